@@ -1,0 +1,24 @@
+#include "base/dtype.h"
+
+const sgk_dtype_info sgk_dtypes[SGK_DTYPES] = {
+    [SGK_F32]  = { "f32",  { kDLFloat,         32, 1 }, 4 },
+    [SGK_F64]  = { "f64",  { kDLFloat,         64, 1 }, 8 },
+    [SGK_F16]  = { "f16",  { kDLFloat,         16, 1 }, 2 },
+    [SGK_BF16] = { "bf16", { kDLBfloat,        16, 1 }, 2 },
+    [SGK_E4M3] = { "e4m3", { kDLFloat8_e4m3fn,  8, 1 }, 1 },
+    [SGK_E5M2] = { "e5m2", { kDLFloat8_e5m2,    8, 1 }, 1 },
+    [SGK_I8]   = { "i8",   { kDLInt,            8, 1 }, 1 },
+    [SGK_U8]   = { "u8",   { kDLUInt,           8, 1 }, 1 },
+    [SGK_I32]  = { "i32",  { kDLInt,           32, 1 }, 4 },
+    [SGK_I64]  = { "i64",  { kDLInt,           64, 1 }, 8 },
+    [SGK_BOOL] = { "bool", { kDLBool,           8, 1 }, 1 },
+};
+
+int sgk_dtype_of(DLDataType type)
+{
+    for (int i = 0; i < SGK_DTYPES; ++i) {
+        const DLDataType dl = sgk_dtypes[i].dl;
+        if (dl.code == type.code && dl.bits == type.bits && dl.lanes == type.lanes) return i;
+    }
+    return -1;
+}

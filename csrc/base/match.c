@@ -1,0 +1,284 @@
+#include "base/match.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int64_t sgk_stride(const DLTensor *t, int dim)
+{
+    if (dim < 0) dim += t->ndim;
+    if (t->strides) return t->strides[dim];
+    int64_t stride = 1;
+    for (int d = t->ndim - 1; d > dim; --d) stride *= t->shape[d];
+    return stride;
+}
+
+int64_t sgk_numel(const DLTensor *t)
+{
+    int64_t n = 1;
+    for (int d = 0; d < t->ndim; ++d) n *= t->shape[d];
+    return n;
+}
+
+/* Stride of dimensions [0, last] seen as one. Dimensions of size 1 have no say. */
+int64_t sgk_fold_stride(const DLTensor *t, int inner)
+{
+    for (int d = t->ndim - inner - 1; d >= 0; --d)
+        if (t->shape[d] != 1) return sgk_stride(t, d);
+    return 0;
+}
+
+static bool folds(const DLTensor *t, int inner)
+{
+    int64_t expected = -1;
+    for (int d = t->ndim - inner - 1; d >= 0; --d) {
+        if (t->shape[d] == 1) continue;
+        if (expected >= 0 && sgk_stride(t, d) != expected) return false;
+        expected = sgk_stride(t, d) * t->shape[d];
+    }
+    return true;
+}
+
+static const char *dtype_list(unsigned dtypes, char *text, size_t size)
+{
+    size_t n = 0;
+    text[0] = 0;
+    for (int i = 0; i < SGK_DTYPES; ++i)
+        if (dtypes >> i & 1 && n < size)
+            n += (size_t)snprintf(text + n, size - n, "%s%s", n ? " or " : "", sgk_dtypes[i].name);
+    return text;
+}
+
+static sgk_status refuse_dtype(const sgk_match *m, const DLTensor *t, const char *name, unsigned dtypes)
+{
+    char wanted[80], found[48];
+    const int dtype = sgk_dtype_of(t->dtype);
+    if (dtype >= 0) snprintf(found, sizeof found, "%s", sgk_dtypes[dtype].name);
+    else snprintf(found, sizeof found, "DLPack code %d with %d bits", t->dtype.code, t->dtype.bits);
+    return sgk_error(SGK_BAD_ARG, "%s: %s has dtype %s, expected %s", m->op, name, found, dtype_list(dtypes, wanted, sizeof wanted));
+}
+
+static const char *device_name(DLDevice d, char text[32])
+{
+    if (d.device_type == kDLCPU) snprintf(text, 32, "the CPU");
+    else if (d.device_type == kDLCUDA) snprintf(text, 32, "CUDA device %d", d.device_id);
+    else snprintf(text, 32, "a device of DLPack type %d", (int)d.device_type);
+    return text;
+}
+
+static sgk_status match_device(sgk_match *m, const DLTensor *t, const char *name)
+{
+    DLDevice device = t->device;
+    if (device.device_type == kDLCUDAHost) device.device_type = kDLCPU;
+    if (device.device_type == kDLCPU) device.device_id = 0;
+    char here[32], there[32];
+    SGK_REQUIRE(device.device_type == kDLCPU || (device.device_type == kDLCUDA && device.device_id >= 0), SGK_BAD_ARG,
+                "%s: %s is on %s, expected the CPU or a CUDA device", m->op, name, device_name(device, here));
+    if (m->count == 0) {
+        m->device = device;
+        return SGK_OK;
+    }
+    SGK_REQUIRE(device.device_type == m->device.device_type && device.device_id == m->device.device_id, SGK_BAD_ARG,
+                "%s: %s is on %s, expected %s like %s", m->op, name, device_name(device, here), device_name(m->device, there), m->seen[0].name);
+    return SGK_OK;
+}
+
+/* One dimension of the pattern against one size. Advances *p past it. */
+static sgk_status match_size(sgk_match *m, const char *name, const char *shape, const char **p, int dim, int64_t size)
+{
+    int64_t want;
+    if (**p >= 'A' && **p <= 'Z') {
+        const int letter = *(*p)++ - 'A';
+        if (!(m->bound >> letter & 1)) {
+            m->bound |= 1u << letter;
+            m->dim[letter] = size;
+        }
+        want = m->dim[letter];
+    } else {
+        want = strtoll(*p, (char **)p, 10);
+    }
+    SGK_REQUIRE(size == want, SGK_BAD_ARG, "%s: %s has size %lld in dimension %d, expected %lld from [%s]",
+                m->op, name, (long long)size, dim, (long long)want, shape);
+    return SGK_OK;
+}
+
+static sgk_status match_shape(sgk_match *m, const DLTensor *t, const char *name, const char *shape, bool *any_last_stride)
+{
+    int wanted = 0;
+    for (const char *p = shape; *p; ++p) wanted += *p != ' ' && *p != '*' && *p != '~' && (p == shape || p[-1] == ' ' || p[-1] == '*');
+    const bool fold = shape[0] == '*';
+    SGK_REQUIRE(fold ? t->ndim >= wanted : t->ndim == wanted, SGK_BAD_ARG, "%s: %s has %d dimension%s, expected %s%d: [%s]",
+                m->op, name, t->ndim, t->ndim == 1 ? "" : "s", fold ? "at least " : "", wanted, shape);
+    const char *p = shape + fold;
+    int d = 0;
+    if (fold) {
+        const int inner = wanted - 1;
+        int64_t size = 1;
+        for (; d < t->ndim - inner; ++d) size *= t->shape[d];
+        SGK_REQUIRE(folds(t, inner), SGK_BAD_ARG, "%s: %s has leading dimensions that are not evenly spaced in memory, expected rows with one stride: [%s]",
+                    m->op, name, shape);
+        SGK_TRY(match_size(m, name, shape, &p, 0, size));
+    }
+    for (;;) {
+        while (*p == ' ') ++p;
+        if (*p == '~') *any_last_stride = true, ++p;
+        if (!*p) break;
+        SGK_TRY(match_size(m, name, shape, &p, d, t->shape[d]));
+        ++d;
+    }
+    return SGK_OK;
+}
+
+/* Bytes from the first to behind the last element. */
+static int64_t span_bytes(const DLTensor *t, int size)
+{
+    int64_t last = 0;
+    for (int d = 0; d < t->ndim; ++d) last += (t->shape[d] - 1) * sgk_stride(t, d);
+    return (last + 1) * size;
+}
+
+/* True when no two index tuples meet: with the dimensions in order of stride, each step is at least as wide as all inside it. */
+static bool places_distinct(const DLTensor *t)
+{
+    int64_t reach = 0, stride_done = -1;
+    for (int round = 0; round < t->ndim; ++round) {
+        int next = -1;
+        int64_t least = INT64_MAX;
+        for (int d = 0; d < t->ndim; ++d) {
+            const int64_t s = sgk_stride(t, d);
+            if (t->shape[d] > 1 && s > stride_done && s < least) least = s, next = d;
+        }
+        if (next < 0) {                                     /* what is left has size 1 or a stride seen before */
+            int wide = 0;
+            for (int d = 0; d < t->ndim; ++d) wide += t->shape[d] > 1;
+            return round == wide;
+        }
+        if (least <= reach) return false;
+        reach += (t->shape[next] - 1) * least;
+        stride_done = least;
+    }
+    return true;
+}
+
+static sgk_status match_memory(const sgk_match *m, const DLTensor *t, const char *name, bool written, bool any_last_stride,
+                               int size, uintptr_t *begin, uintptr_t *end)
+{
+    *begin = *end = 0;
+    int64_t n = 1;
+    for (int d = 0; d < t->ndim; ++d) {
+        SGK_REQUIRE(t->shape[d] >= 0, SGK_BAD_ARG, "%s: %s has size %lld in dimension %d, expected at least 0",
+                    m->op, name, (long long)t->shape[d], d);
+        SGK_REQUIRE(!__builtin_mul_overflow(n, t->shape[d], &n) && n <= INT64_MAX / 16, SGK_BAD_ARG,
+                    "%s: %s has more elements than 64 bits count, expected fewer", m->op, name);
+    }
+    if (n == 0) return SGK_OK;
+    SGK_REQUIRE(t->data, SGK_BAD_ARG, "%s: %s has %lld elements and a null data pointer, expected memory", m->op, name, (long long)n);
+    for (int d = 0; d < t->ndim; ++d)
+        SGK_REQUIRE(t->shape[d] == 1 || (sgk_stride(t, d) >= 0 && sgk_stride(t, d) <= INT64_MAX / 16 / t->shape[d]), SGK_BAD_ARG,
+                    "%s: %s has stride %lld in dimension %d, expected a stride from 0 to what 64 bits address",
+                    m->op, name, (long long)sgk_stride(t, d), d);
+    if (t->ndim && !any_last_stride)
+        SGK_REQUIRE(t->shape[t->ndim - 1] == 1 || sgk_stride(t, -1) == 1, SGK_BAD_ARG,
+                    "%s: %s has stride %lld in its last dimension, expected 1", m->op, name, (long long)sgk_stride(t, -1));
+    const uintptr_t data = (uintptr_t)t->data + t->byte_offset;
+    SGK_REQUIRE(data % (uintptr_t)size == 0, SGK_BAD_ARG, "%s: %s is at address 0x%llx, expected a multiple of its element size %d",
+                m->op, name, (unsigned long long)data, size);
+    if (written)
+        SGK_REQUIRE(places_distinct(t), SGK_BAD_ARG, "%s: %s is written and has several elements in one place, expected strides that keep them apart",
+                    m->op, name);
+    *begin = data;
+    *end = data + (uintptr_t)span_bytes(t, size);
+    return SGK_OK;
+}
+
+sgk_status sgk_match_tensor(sgk_match *m, const DLTensor *t, const char *name, const char *shape, unsigned dtypes, bool written)
+{
+    SGK_REQUIRE(t, SGK_BAD_ARG, "%s: %s is null, expected a tensor [%s]", m->op, name, shape);
+    SGK_REQUIRE(t->ndim >= 0 && (t->ndim == 0 || t->shape), SGK_BAD_ARG, "%s: %s has %d dimensions and no sizes, expected [%s]", m->op, name, t->ndim, shape);
+    SGK_TRY(match_device(m, t, name));
+    const int dtype = sgk_dtype_of(t->dtype);
+    if (dtype < 0 || !(dtypes >> dtype & 1)) return refuse_dtype(m, t, name, dtypes);
+    if (m->count == 0) m->dtype = (sgk_dtype)dtype;
+    bool any_last_stride = false;
+    SGK_TRY(match_shape(m, t, name, shape, &any_last_stride));
+    uintptr_t begin, end;
+    SGK_TRY(match_memory(m, t, name, written, any_last_stride, sgk_dtypes[dtype].size, &begin, &end));
+    SGK_REQUIRE(m->count < SGK_MATCH_TENSORS, SGK_FAILED, "%s: more than %d tensors", m->op, SGK_MATCH_TENSORS);
+    m->seen[m->count++] = (sgk_matched){ t, name, written, 0, begin, end };
+    return SGK_OK;
+}
+
+void sgk_match_same(sgk_match *m, const DLTensor *a, const DLTensor *b)
+{
+    for (int i = 0; i < m->count; ++i)
+        for (int j = 0; j < m->count; ++j)
+            if (m->seen[i].tensor == a && m->seen[j].tensor == b && i != j) m->seen[i].same = j + 1;
+}
+
+static bool identical(const sgk_matched *a, const sgk_matched *b)
+{
+    const DLTensor *s = a->tensor, *t = b->tensor;
+    if (a->begin != b->begin || a->end != b->end || s->ndim != t->ndim) return false;
+    for (int d = 0; d < s->ndim; ++d)
+        if (s->shape[d] != t->shape[d] || (s->shape[d] > 1 && sgk_stride(s, d) != sgk_stride(t, d))) return false;
+    return s->dtype.bits == t->dtype.bits;
+}
+
+/* Bytes of the widest step of a tensor, and what lies within one such step. */
+static int64_t widest_step(const sgk_matched *a, int64_t *inside)
+{
+    const DLTensor *t = a->tensor;
+    const int64_t size = t->dtype.bits / 8;
+    int widest = -1;
+    for (int d = 0; d < t->ndim; ++d)
+        if (t->shape[d] > 1 && (widest < 0 || sgk_stride(t, d) > sgk_stride(t, widest))) widest = d;
+    if (widest < 0) return 0;
+    const int64_t step = sgk_stride(t, widest) * size;
+    *inside = (int64_t)(a->end - a->begin) - (t->shape[widest] - 1) * step;
+    return step;
+}
+
+/* Rows of a and rows of b lie side by side: slices of one tensor along a dimension that is not the first. */
+static bool interleaved(const sgk_matched *a, const sgk_matched *b)
+{
+    int64_t in_a, in_b;
+    const int64_t step = widest_step(a, &in_a);
+    if (step <= 0 || widest_step(b, &in_b) != step) return false;
+    const int64_t distance = (int64_t)(b->begin - a->begin) % step;
+    const int64_t offset = distance < 0 ? distance + step : distance;
+    return offset >= in_a && offset + in_b <= step;
+}
+
+sgk_status sgk_match_done(const sgk_match *m)
+{
+    for (int i = 0; i < m->count; ++i) {
+        const sgk_matched *a = &m->seen[i];
+        if (!a->written) continue;
+        for (int j = 0; j < m->count; ++j) {
+            const sgk_matched *b = &m->seen[j];
+            if (i == j || (b->written && j < i) || a->begin >= b->end || b->begin >= a->end) continue;
+            if ((a->same == j + 1 || b->same == i + 1) && identical(a, b)) continue;
+            if (interleaved(a, b)) continue;
+            return sgk_error(SGK_BAD_ARG, "%s: %s is written and overlaps %s in memory, expected separate memory%s", m->op, a->name, b->name,
+                             a->same == j + 1 || b->same == i + 1 ? " or exactly the same" : "");
+        }
+    }
+    return SGK_OK;
+}
+
+sgk_status sgk_match_dense(const sgk_match *m, const DLTensor *t, const char *name)
+{
+    int64_t expected = 1;
+    for (int d = t->ndim - 1; d >= 0; --d) {
+        SGK_REQUIRE(t->shape[d] <= 1 || sgk_stride(t, d) == expected || sgk_numel(t) == 0, SGK_BAD_ARG, "%s: %s has stride %lld in dimension %d, expected %lld (contiguous)",
+                    m->op, name, (long long)sgk_stride(t, d), d, (long long)expected);
+        expected *= t->shape[d];
+    }
+    return SGK_OK;
+}
+
+sgk_status sgk_match_finite(const sgk_match *m, double value, const char *name, double least)
+{
+    SGK_REQUIRE(isfinite(value) && value >= least, SGK_BAD_ARG, "%s: %s is %g, expected a finite number of at least %g", m->op, name, value, least);
+    return SGK_OK;
+}

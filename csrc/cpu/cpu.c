@@ -1,0 +1,83 @@
+#include "cpu/cpu.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static _Atomic unsigned mask = ~0u;
+
+static const struct { const char *name; unsigned flags; } levels[] = {
+    { "ref",        0 },
+    { "avx2",       SGK_CPU_AVX2 },
+    { "avx512",     SGK_CPU_AVX2 | SGK_CPU_AVX512 },
+    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16 },
+};
+enum { LEVELS = sizeof levels / sizeof *levels };
+
+static unsigned detect(void)
+{
+    unsigned f = 0;
+#if defined(__x86_64__)
+    /* __builtin_cpu_supports() also asks the OS (XGETBV) whether it saves the wide registers. */
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) f |= SGK_CPU_AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) f |= SGK_CPU_AVX512;
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) f |= SGK_CPU_AVX512BF16;
+#endif
+    return f;
+}
+
+/* SGK_CPU=avx2 means: nothing above avx2. */
+static unsigned allowed_by_environment(void)
+{
+    const char *wanted = getenv("SGK_CPU");
+    if (!wanted || !*wanted) return ~0u;
+    for (int i = 0; i < LEVELS; ++i)
+        if (!strcmp(wanted, levels[i].name)) return levels[i].flags;
+    fprintf(stderr, "sgl_kernel: SGK_CPU is '%s', expected ref, avx2, avx512 or avx512bf16; using all this CPU has\n", wanted);
+    return ~0u;
+}
+
+void sgk_cpu_mask(unsigned m) { mask = m; }
+
+unsigned sgk_cpu_flags(void)
+{
+    static _Atomic unsigned known = 1u << 31;               /* bit 31: not asked yet */
+    unsigned f = known;
+    if (f >> 31) known = f = detect() & allowed_by_environment();
+    return f & mask;
+}
+
+const char *sgk_cpu_level_name(void)
+{
+    const unsigned flags = sgk_cpu_flags();
+    int best = 0;
+    for (int i = 0; i < LEVELS; ++i)
+        if (!(levels[i].flags & ~flags)) best = i;
+    return levels[best].name;
+}
+
+const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impl)
+{
+    const unsigned flags = sgk_cpu_flags();
+    while (impl->needs & ~flags) ++impl;
+    return impl;
+}
+
+typedef struct { sgk_cpu_fn *run; const void *args; } cpu_job;
+
+static void run_range(int64_t begin, int64_t end, void *context)
+{
+    const cpu_job *job = context;
+    job->run(job->args, begin, end);
+}
+
+sgk_status sgk_cpu_run(const char *op, const sgk_cpu_impl *impls, const void *args, int64_t n, int64_t grain, const sgk_exec *exec)
+{
+    const sgk_cpu_impl *impl = sgk_cpu_pick(impls);
+    if (sgk_log_wanted(exec))
+        sgk_log(exec, "%s: cpu, %s%s", op, impl->level, impl != impls ? " (the better levels are not on this CPU or were switched off)" : "");
+    cpu_job job = { impl->run, args };
+    sgk_parallel_for(exec, 0, n, grain, run_range, &job);
+    return SGK_OK;
+}

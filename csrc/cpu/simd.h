@@ -1,0 +1,148 @@
+/*
+ * f32 lanes of whatever width this file is compiled for: vf, VF of them. Loads and stores convert from and to the float formats.
+ * The format is a constant argument, so that the compiler makes one tight loop for each.
+ */
+#ifndef SGK_SIMD_H
+#define SGK_SIMD_H
+#include <immintrin.h>
+#include <string.h>
+#include "base/convert.h"
+#include "cpu/cpu.h"
+
+#if defined(__AVX512F__)
+
+typedef __m512 vf;
+enum { VF = 16 };
+SGK_INLINE vf    vf_zero(void)              { return _mm512_setzero_ps(); }
+SGK_INLINE vf    vf_set(float x)            { return _mm512_set1_ps(x); }
+SGK_INLINE vf    vf_add(vf a, vf b)         { return _mm512_add_ps(a, b); }
+SGK_INLINE vf    vf_sub(vf a, vf b)         { return _mm512_sub_ps(a, b); }
+SGK_INLINE vf    vf_mul(vf a, vf b)         { return _mm512_mul_ps(a, b); }
+SGK_INLINE vf    vf_div(vf a, vf b)         { return _mm512_div_ps(a, b); }
+SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return _mm512_fmadd_ps(a, b, c); }
+SGK_INLINE vf    vf_min(vf a, vf b)         { return _mm512_min_ps(a, b); }
+SGK_INLINE vf    vf_max(vf a, vf b)         { return _mm512_max_ps(a, b); }
+SGK_INLINE vf    vf_round(vf a)             { return _mm512_roundscale_ps(a, 8); }
+SGK_INLINE vf    vf_pow2(vf a, vf whole)    { return _mm512_scalef_ps(a, whole); }          /* a * 2^whole */
+SGK_INLINE float vf_sum(vf a)               { return _mm512_reduce_add_ps(a); }
+SGK_INLINE float vf_most(vf a)              { return _mm512_reduce_max_ps(a); }
+SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm512_loadu_ps(p); }
+SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm512_storeu_ps(p, v); }
+SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+SGK_INLINE void  vf_store_f16(uint16_t *p, vf v)   { _mm256_storeu_si256((void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
+SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+}
+/* Not VCVTNEPS2BF16: that one turns subnormal numbers into zero. */
+SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
+{
+    const __m512i u = _mm512_castps_si512(v), lsb = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), lsb), 16);
+    const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, r, quiet)));
+}
+
+#else
+
+typedef __m256 vf;
+enum { VF = 8 };
+SGK_INLINE vf    vf_zero(void)              { return _mm256_setzero_ps(); }
+SGK_INLINE vf    vf_set(float x)            { return _mm256_set1_ps(x); }
+SGK_INLINE vf    vf_add(vf a, vf b)         { return _mm256_add_ps(a, b); }
+SGK_INLINE vf    vf_sub(vf a, vf b)         { return _mm256_sub_ps(a, b); }
+SGK_INLINE vf    vf_mul(vf a, vf b)         { return _mm256_mul_ps(a, b); }
+SGK_INLINE vf    vf_div(vf a, vf b)         { return _mm256_div_ps(a, b); }
+SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return _mm256_fmadd_ps(a, b, c); }
+SGK_INLINE vf    vf_min(vf a, vf b)         { return _mm256_min_ps(a, b); }
+SGK_INLINE vf    vf_max(vf a, vf b)         { return _mm256_max_ps(a, b); }
+SGK_INLINE vf    vf_round(vf a)             { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/* a * 2^whole in two steps, so that results down to the subnormals come out. */
+SGK_INLINE vf vf_pow2(vf a, vf whole)
+{
+    const __m256i n = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(whole, _mm256_set1_ps(252)), _mm256_set1_ps(-252)));
+    const __m256i half = _mm256_srai_epi32(n, 1), rest = _mm256_sub_epi32(n, half);
+    const __m256i bias = _mm256_set1_epi32(127);
+    const __m256 x = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+    const __m256 y = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(a, x), y);
+}
+SGK_INLINE float vf_sum(vf a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+SGK_INLINE float vf_most(vf a)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm256_loadu_ps(p); }
+SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm256_storeu_ps(p, v); }
+SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+SGK_INLINE void  vf_store_f16(uint16_t *p, vf v)   { _mm_storeu_si128((void *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
+SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
+}
+SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
+{
+    const __m256i u = _mm256_castps_si256(v), lsb = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    const __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), lsb), 16);
+    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
+    const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    const __m256i w = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(nan));
+    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08)));
+}
+
+#endif
+
+/* VF elements at p[i]. */
+SGK_INLINE vf vf_load(sgk_dtype t, const void *p, int64_t i)
+{
+    return t == SGK_F32 ? vf_load_f32((const float *)p + i) : t == SGK_F16 ? vf_load_f16((const uint16_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
+}
+SGK_INLINE void vf_store(sgk_dtype t, void *p, int64_t i, vf v)
+{
+    if (t == SGK_F32) vf_store_f32((float *)p + i, v);
+    else if (t == SGK_F16) vf_store_f16((uint16_t *)p + i, v);
+    else vf_store_bf16((uint16_t *)p + i, v);
+}
+
+/* The first n < VF elements at p[i]; the other lanes are 0. Touches nothing behind them. */
+SGK_INLINE vf vf_load_part(sgk_dtype t, const void *p, int64_t i, int64_t n)
+{
+    float lanes[VF] = { 0 };
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    memcpy(lanes, (const char *)p + i * size, (size_t)(n * size));
+    return vf_load(t, lanes, 0);
+}
+SGK_INLINE void vf_store_part(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
+{
+    float lanes[VF];
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    vf_store(t, lanes, 0, v);
+    memcpy((char *)p + i * size, lanes, (size_t)(n * size));
+}
+
+/* e^x, within 2 units in the last place; 0 below -104, infinity above 88.7. NaN stays NaN.
+ * 2^k e^r with |r| <= ln 2 / 2, and a polynomial for e^r (Cody and Waite's reduction in two steps). */
+SGK_INLINE vf vf_exp(vf x)
+{
+    const vf clamped = vf_max(vf_set(-104.0f), vf_min(vf_set(88.8f), x));   /* min and max give their second operand where one is NaN */
+    const vf k = vf_round(vf_mul(clamped, vf_set(1.44269504f)));
+    const vf r = vf_fma(k, vf_set(1.428606765e-06f), vf_fma(k, vf_set(-0.693145752f), clamped));
+    vf p = vf_set(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set(5.0000001201e-1f));
+    p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set(1)));
+    return vf_pow2(p, k);
+}
+
+#endif

@@ -1,0 +1,212 @@
+"""Serves requests on a model: admits them to the paged KV cache, prefills in chunks, decodes in a batch, samples."""
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+from sgl_kernel import softmax, top_k_top_p_sampling_from_probs
+
+from llama import Batch, InputError, KVCache, free_bytes, gib
+
+
+@dataclass(eq=False)
+class Request:
+    prompt: list                  # token ids
+    max_new_tokens: int = 128
+    temperature: float = 0.0      # 0: always the likeliest token
+    top_k: int = 0                # 0: all tokens
+    top_p: float = 1.0
+    seed: int = 0                 # each request draws from its own generator, so its text does not depend on the others
+    stop: frozenset = frozenset()
+    output: list = field(default_factory=list)
+    finish: str = None            # "stop" or "length", once finished
+    pages: list = None            # of the cache, while running
+    cached: int = 0               # tokens in the cache
+    generator: torch.Generator = None
+
+    @property
+    def prefilling(self):
+        return self.cached < len(self.prompt)
+
+
+@dataclass
+class Meter:
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def report(self):
+        rate = self.tokens / self.seconds if self.seconds else 0.0
+        return {"tokens": self.tokens, "seconds": round(self.seconds, 6), "tokens_per_second": round(rate, 1)}
+
+
+class DecodeGraphs:
+    """The decode step recorded as CUDA graphs, one for each of a few batch sizes.
+
+    A graph replays fixed addresses, so its inputs live in static buffers. A smaller batch is padded with rows
+    that read and write page 0 only.
+    """
+
+    def __init__(self, model, cache, max_batch, table_width):
+        self.sizes = [1]
+        while self.sizes[-1] < max_batch:
+            self.sizes.append(2 * self.sizes[-1])
+        n, device, pool = self.sizes[-1], model.device, None
+        ints = dict(dtype=torch.int64, device=device)
+        tokens, positions, slots = torch.zeros(3, n, **ints)
+        starts = torch.arange(n + 1, dtype=torch.int32, device=device)
+        lengths = torch.ones(n, dtype=torch.int32, device=device)
+        table = torch.zeros(n, table_width, dtype=torch.int32, device=device)
+        self.recorded, self.table = {}, None
+        for n in reversed(self.sizes):      # the largest first: the smaller ones fit into its memory pool
+            batch = Batch(tokens[:n], positions[:n], slots[:n], starts[:n + 1], lengths[:n], table[:n], max_seqlen_q=1)
+            model.forward(batch, cache)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                logits = model.forward(batch, cache)
+            pool = graph.pool()
+            self.recorded[n] = graph, batch, logits
+
+    def padded(self, count):
+        return next(size for size in self.sizes if size >= count)
+
+    def run(self, batch):
+        graph, static, logits = self.recorded[len(batch.tokens)]
+        for name in ("tokens", "positions", "slots", "cache_seqlens"):
+            getattr(static, name).copy_(getattr(batch, name))
+        if batch.page_table is not self.table:
+            static.page_table.copy_(batch.page_table)
+            self.table = batch.page_table
+        graph.replay()
+        return logits
+
+
+class Engine:
+    """`step()` until it is no longer `busy`; prompts go before decoding, first come first served."""
+
+    def __init__(self, model, requests, page_size=16, max_batch=32, prefill_chunk=2048, kv_tokens=None):
+        self.model, self.page_size, self.prefill_chunk = model, page_size, prefill_chunk
+        self.max_batch = max(1, min(max_batch, len(requests)))
+        needs = sorted(map(self.pages_needed, requests), reverse=True) or [1]
+        self.cache = KVCache(model.config, 1 + self.choose_pages(needs, kv_tokens), page_size, model.dtype, model.device)
+        self.free = list(range(1, self.cache.pages))
+        self.waiting, self.running = deque(requests), []
+        self.table_width, self.table_of, self.table = needs[0], None, None
+        self.prefill, self.decode = Meter(), Meter()
+        self.graphs = None
+        if model.device.type == "cuda":
+            self.graphs = DecodeGraphs(model, self.cache, self.max_batch, self.table_width)
+
+    def pages_needed(self, request):
+        return -(-(len(request.prompt) + request.max_new_tokens) // self.page_size)
+
+    def choose_pages(self, needs, kv_tokens):
+        """Enough for all that may run at once, less where memory or `kv_tokens` says so, but never less than one request."""
+        page = self.page_size * KVCache.bytes_per_token(self.model.config, self.model.dtype)
+        pages = sum(needs[:self.max_batch])
+        limit = int(0.9 * free_bytes(self.model.device)) // page - 1
+        if kv_tokens is not None:
+            limit = min(limit, kv_tokens // self.page_size)
+        if limit < needs[0]:
+            raise InputError(f"too little memory for the KV cache: the longest request needs {needs[0] * self.page_size} tokens "
+                             f"({gib(needs[0] * page)}), there is room for {max(0, limit) * self.page_size}")
+        return min(pages, limit)
+
+    @property
+    def busy(self):
+        return bool(self.waiting or self.running)
+
+    def step(self):
+        """Run one batch; returns the requests that got a token, which is the last of their output."""
+        start = time.perf_counter()
+        self.admit()
+        work, meter = self.next_chunk(), self.prefill
+        if not work:
+            work, meter = [(request, 1) for request in self.running], self.decode
+        pad = self.graphs.padded(len(work)) - len(work) if self.graphs and meter is self.decode else 0
+        batch = self.make_batch(work, pad)
+        if self.graphs and meter is self.decode:
+            logits = self.graphs.run(batch)
+        else:
+            logits = self.model.forward(batch.to(self.model.device), self.cache)
+        for request, count in work:
+            request.cached += count
+        served = [request for request, _ in work if not request.prefilling]
+        for request, token in zip(served, self.sample(served, logits)):
+            self.give(request, token)
+        meter.tokens += sum(count for _, count in work)
+        meter.seconds += time.perf_counter() - start
+        return served
+
+    def admit(self):
+        """A request gets all the pages it can ever need, so that none has to be stopped half way."""
+        while self.waiting and len(self.running) < self.max_batch and self.pages_needed(self.waiting[0]) <= len(self.free):
+            request = self.waiting.popleft()
+            request.pages = [self.free.pop() for _ in range(self.pages_needed(request))]
+            request.generator = torch.Generator(self.model.device).manual_seed(request.seed)
+            self.running.append(request)
+
+    def next_chunk(self):
+        """The next prompt tokens to prefill, at most `prefill_chunk` over all requests."""
+        work, room = [], self.prefill_chunk
+        for request in self.running:
+            count = min(len(request.prompt) - request.cached, room)
+            if count > 0:
+                work.append((request, count))
+                room -= count
+        return work
+
+    def make_batch(self, work, pad=0):
+        tokens, positions, slots, starts, lengths, rows = [], [], [], [0], [], []
+        for request, count in work:
+            begin, end = request.cached, request.cached + count
+            tokens += request.prompt[begin:end] if request.prefilling else request.output[-1:]
+            positions += range(begin, end)
+            slots += [request.pages[i // self.page_size] * self.page_size + i % self.page_size for i in range(begin, end)]
+            starts.append(len(tokens))
+            lengths.append(end)
+            if end >= len(request.prompt):
+                rows.append(len(tokens) - 1)
+        for _ in range(pad):
+            tokens.append(0), positions.append(0), slots.append(0), lengths.append(1)
+            starts.append(len(tokens))
+        return Batch(torch.tensor(tokens), torch.tensor(positions), torch.tensor(slots),
+                     torch.tensor(starts, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32),
+                     self.page_table([request for request, _ in work], pad), max(count for _, count in work),
+                     None if len(rows) + pad == len(tokens) else torch.tensor(rows, dtype=torch.int64))
+
+    def page_table(self, requests, pad):
+        """Pages are given once, so the table changes only when the batch does."""
+        if self.table_of != (requests, pad):
+            self.table_of = requests, pad
+            self.table = torch.zeros(len(requests) + pad, self.table_width, dtype=torch.int32)
+            for row, request in zip(self.table, requests):
+                row[:len(request.pages)] = torch.tensor(request.pages)
+        return self.table
+
+    @torch.inference_mode()
+    def sample(self, requests, logits):
+        if not requests:
+            return []
+        logits = logits[:len(requests)]
+        if all(request.temperature == 0 for request in requests):
+            temperature = 0.0
+        else:
+            temperature = torch.tensor([request.temperature for request in requests], device=logits.device)
+        probs = softmax(logits, temperature)
+        tokens = top_k_top_p_sampling_from_probs(probs, 1, 1.0)
+        for i, request in enumerate(requests):
+            if request.temperature > 0:
+                tokens[i:i + 1] = top_k_top_p_sampling_from_probs(
+                    probs[i:i + 1], request.top_k or probs.shape[1], request.top_p, generator=request.generator)
+        return tokens.tolist()
+
+    def give(self, request, token):
+        request.output.append(token)
+        if token in request.stop:
+            request.finish = "stop"
+        elif len(request.output) == request.max_new_tokens:
+            request.finish = "length"
+        if request.finish:
+            self.running.remove(request)
+            self.free += request.pages
+            request.pages = None

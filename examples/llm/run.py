@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Continue prompts with a Llama from a Hugging Face directory, on the operators of sgl_kernel alone."""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+try:
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import DecodeStream
+
+    from engine import Engine, Request
+    from llama import InputError, Model
+except ImportError as error:
+    print(f"run.py: error: {error}; `make build` sets everything up", file=sys.stderr)
+    sys.exit(2)
+
+PROMPTS = ["And it came to pass in those days, that", "The LORD is my"]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+# What a request may set, with the values it may take.
+LIMITS = {"max_new_tokens": (int, 1, 2**31 - 1), "temperature": (float, 0, 1e4), "top_k": (int, 0, 2**31 - 1),
+          "top_p": (float, 1e-6, 1), "seed": (int, 0, 2**63 - 1)}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(message)
+
+
+def parse(argv):
+    parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("model", nargs="?", type=Path, default=Path(__file__).parent / "model", help="directory of the model")
+    add("--prompt", action="append", default=[], help="may be given several times")
+    add("--prompt-file", type=Path, help="one prompt a line; in a .jsonl file an object with prompt and, for this "
+                                         "request alone, max_new_tokens, temperature, top_k, top_p, seed")
+    add("--max-new-tokens", type=int, default=128)
+    add("--temperature", type=float, help="0 takes the likeliest token; unset, generation_config.json decides")
+    add("--top-k", type=int, help="draw from the k likeliest tokens, 0: from all; unset as above")
+    add("--top-p", type=float, help="draw from the likeliest tokens that sum to p; unset as above")
+    add("--seed", type=int, default=0, help="of the first prompt; the next one takes the next seed")
+    add("--ignore-eos", action="store_true", help="do not stop at the end-of-text token")
+    add("--device", choices=["cpu", "cuda"], help="unset: cuda where there is one, otherwise cpu")
+    add("--dtype", choices=DTYPES, help="unset: that of the checkpoint")
+    add("--max-batch", type=int, default=32, help="requests that run at once")
+    add("--prefill-chunk", type=int, default=2048, help="prompt tokens in one forward pass")
+    add("--page-size", type=int, default=16, help="tokens in a page of the KV cache")
+    add("--kv-tokens", type=int, help="limit of the KV cache; unset: what the prompts need, within free memory")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+    args = parser.parse_args(argv)
+    for name in ("max_batch", "prefill_chunk", "page_size", "kv_tokens"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, but torch finds no CUDA device here")
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return args
+
+
+def read_prompts(args):
+    """[(text, what this request alone sets)]"""
+    prompts = [(text, {}) for text in args.prompt]
+    if args.prompt_file:
+        try:
+            lines = args.prompt_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {args.prompt_file}: {error}") from None
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            own = {"prompt": line}
+            if args.prompt_file.suffix == ".jsonl":
+                try:
+                    own = json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{args.prompt_file}, line {number} is not valid JSON: {error}") from None
+            if not isinstance(own, dict) or not isinstance(own.get("prompt"), str) or own.keys() - LIMITS - {"prompt"}:
+                raise InputError(f"{args.prompt_file}, line {number}: expected an object with prompt and any of {', '.join(LIMITS)}")
+            prompts.append((own.pop("prompt"), own))
+        if not prompts:
+            raise InputError(f"{args.prompt_file} has no prompt")
+    return prompts or [(text, {}) for text in PROMPTS]
+
+
+def make_requests(args, model, tokenizer, prompts):
+    requests, config = [], model.config
+    for number, (text, own) in enumerate(prompts):
+        values = {"max_new_tokens": args.max_new_tokens, "seed": args.seed + number, **config.sampling}
+        values |= {name: value for name in ("temperature", "top_k", "top_p") if (value := getattr(args, name)) is not None}
+        values |= own
+        for name, (kind, low, high) in LIMITS.items():
+            value = values.setdefault(name, getattr(Request, name))
+            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+                raise InputError(f"{name} of prompt {number + 1} is {value}, expected {kind.__name__} from {low} to {high}")
+        ids = tokenizer.encode(text).ids
+        if not 0 < len(ids) < model.max_len:
+            raise InputError(f"prompt {number + 1} has {len(ids)} tokens, the model takes 1 to {model.max_len - 1}")
+        if max(ids) >= config.vocab:
+            raise InputError(f"tokenizer.json gives token {max(ids)}, the model has {config.vocab}; they do not belong together")
+        values["max_new_tokens"] = min(values["max_new_tokens"], model.max_len - len(ids))
+        requests.append(Request(ids, stop=frozenset() if args.ignore_eos else config.eos, **values))
+    return requests
+
+
+class Printer:
+    """Writes the texts in the order of their prompts: the first unfinished one grows, the later ones wait."""
+
+    def __init__(self, prompts, tokenizer, requests, quiet):
+        self.tokenizer, self.requests, self.quiet = tokenizer, requests, quiet
+        self.prompts = [text for text, _ in prompts]
+        self.texts = [""] * len(requests)
+        self.streams = [DecodeStream(ids=request.prompt, skip_special_tokens=True) for request in requests]
+        self.current, self.written = 0, -1
+
+    def update(self, request):
+        i = self.requests.index(request)
+        self.texts[i] += self.streams[i].step(self.tokenizer, request.output[-1]) or ""
+        while not self.quiet and self.current < len(self.requests):
+            if self.written < 0:
+                print(f"[{self.current + 1}] {self.prompts[self.current]}", end="")
+                self.written = 0
+            print(self.texts[self.current][self.written:], end="", flush=True)
+            self.written = len(self.texts[self.current])
+            if not self.requests[self.current].finish:
+                break
+            print("\n")
+            self.current, self.written = self.current + 1, -1
+
+
+def run(args):
+    try:
+        tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    except Exception as error:      # the library raises nothing more precise
+        raise InputError(f"cannot read {args.model / 'tokenizer.json'}: {error}") from None
+    prompts = read_prompts(args)
+    model = Model(args.model, args.device, DTYPES.get(args.dtype))
+    requests = make_requests(args, model, tokenizer, prompts)
+    engine = Engine(model, requests, args.page_size, args.max_batch, args.prefill_chunk, args.kv_tokens)
+    printer = Printer(prompts, tokenizer, requests, quiet=args.json)
+    while engine.busy:
+        for request in engine.step():
+            printer.update(request)
+
+    report = {"model": str(args.model), "parameters": model.config.parameters, "device": args.device,
+              "dtype": str(model.dtype).removeprefix("torch."), "prefill": engine.prefill.report(), "decode": engine.decode.report()}
+    if args.json:
+        report["results"] = [
+            {"prompt": prompt, "text": text, "tokens": request.output, "finish": request.finish, "prompt_tokens": len(request.prompt),
+             **{name: getattr(request, name) for name in LIMITS}}
+            for (prompt, _), text, request in zip(prompts, printer.texts, requests)]
+        print(json.dumps(report, indent=1))
+    else:
+        rates = "; ".join(f"{what} {m['tokens']} tokens in {m['seconds']:.3f} s, {m['tokens_per_second']:.0f} tokens/s"
+                          for what in ("prefill", "decode") for m in [report[what]])
+        print(f"{model.config.parameters / 1e6:.1f} M parameters in {report['dtype']} on {args.device}: {rates}", file=sys.stderr)
+
+
+def main(argv=None):
+    try:
+        run(parse(argv))
+    except InputError as error:
+        print(f"run.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
