@@ -170,6 +170,33 @@ def test_chunked_prefill_logits(folders, device):
         assert generate(model, [Request(ids, max_new_tokens=1)], prefill_chunk=chunk) == [[int(whole[-1].argmax())]]
 
 
+class PaddedDecode(engine_module.DecodeGraphs):
+    """Decodes as the graphs do, padding included, but step by step: what a CPU can show of them."""
+
+    def __init__(self, model, cache):
+        self.model, self.cache, self.sizes, self.seen = model, cache, [4, 16], set()
+
+    def run(self, batch):
+        self.seen.add(len(batch.tokens))
+        return self.model.forward(batch.to(self.model.device), self.cache)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_padding_does_not_change_the_text(folders, device):
+    model = Model(folders["llama3"], device, torch.float32)
+
+    def requests():
+        return [Request(ids, max_new_tokens=12 + 3 * i) for i, ids in enumerate(prompts(20, 3, 9, 30, 1))]
+
+    padded = Engine(model, requests())
+    kept = list(padded.waiting)
+    padded.graphs = PaddedDecode(model, padded.cache)
+    while padded.busy:
+        padded.step()
+    assert padded.graphs.seen == {4, 16}
+    assert [request.output for request in kept] == generate(model, requests())
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_seeds(folders, device):
     """A seed gives the same text again, whoever else runs; another seed another one; top_k = 1 is greedy."""
@@ -203,7 +230,9 @@ def test_stop(folders, device):
     free = greedy(model, ids, 20)
     stop = free[6]
     requests = [Request(list(ids), max_new_tokens=20, stop=frozenset([stop, 5])), Request(list(ids), max_new_tokens=20)]
+    requests.append(Request(list(ids), max_new_tokens=20, stop=frozenset(range(VOCAB))))
     outputs = generate(model, requests)
+    assert outputs[2] == free[:1] and requests[2].finish == "stop"
     assert outputs[0] == free[:free.index(stop) + 1] and requests[0].finish == "stop"
     assert outputs[1] == free and requests[1].finish == "length"
 
@@ -253,6 +282,7 @@ def test_json_output(folders, capsys, tmp_path, device):
     report = json.loads(capsys.readouterr().out)
     assert [len(result["tokens"]) for result in report["results"]] == [9, 5, 9]
     assert [result["temperature"] for result in report["results"]] == [0, 0.9, 0]
+    assert [result["seed"] for result in report["results"]] == [0, 4, 2]
     assert report["prefill"]["tokens"] == sum(result["prompt_tokens"] for result in report["results"])
     assert report["decode"]["tokens"] == 8 + 4 + 8 and report["decode"]["tokens_per_second"] > 0
     tokenizer = tokenizers.Tokenizer.from_file(str(folders["llama3"] / "tokenizer.json"))

@@ -26,6 +26,8 @@ SGK_INLINE vf    vf_round(vf a)             { return _mm512_roundscale_ps(a, 8);
 SGK_INLINE vf    vf_pow2(vf a, vf whole)    { return _mm512_scalef_ps(a, whole); }          /* a * 2^whole */
 SGK_INLINE float vf_sum(vf a)               { return _mm512_reduce_add_ps(a); }
 SGK_INLINE float vf_most(vf a)              { return _mm512_reduce_max_ps(a); }
+SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm512_permute_ps(a, 0xb1); }          /* lanes 0 and 1, 2 and 3, ... change places */
+SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }  /* bit i: lanes i are equal; NaN equals nothing */
 SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm512_loadu_ps(p); }
 SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm512_storeu_ps(p, v); }
 SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
@@ -80,6 +82,8 @@ SGK_INLINE float vf_most(vf a)
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm256_permute_ps(a, 0xb1); }
+SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm256_loadu_ps(p); }
 SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm256_storeu_ps(p, v); }
 SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
@@ -134,7 +138,7 @@ SGK_INLINE vf vf_exp(vf x)
 {
     const vf clamped = vf_max(vf_set(-104.0f), vf_min(vf_set(88.8f), x));   /* min and max give their second operand where one is NaN */
     const vf k = vf_round(vf_mul(clamped, vf_set(1.44269504f)));
-    const vf r = vf_fma(k, vf_set(1.428606765e-06f), vf_fma(k, vf_set(-0.693145752f), clamped));
+    const vf r = vf_fma(k, vf_set(-1.428606765e-06f), vf_fma(k, vf_set(-0.693145752f), clamped));
     vf p = vf_set(1.9875691500e-4f);
     p = vf_fma(p, r, vf_set(1.3981999507e-3f));
     p = vf_fma(p, r, vf_set(8.3334519073e-3f));

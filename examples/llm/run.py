@@ -162,6 +162,11 @@ def main(argv=None):
     except InputError as error:
         print(f"run.py: error: {error}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError:
+        print("run.py: error: the GPU ran out of memory; lower --prefill-chunk, --max-batch or --kv-tokens", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -294,6 +294,7 @@ def save(out, state, tokenizer):
     out.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.to("cpu", torch.bfloat16).contiguous() for k, v in state.items()}
     safetensors.torch.save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)       # safetensors writes it for its owner alone
     tokenizer.save(str(out / "tokenizer.json"))
     write_json(out / "config.json", CONFIG)
     write_json(out / "generation_config.json", {

@@ -1,0 +1,150 @@
+/* Which cases ran, what failed, and which operator has no check. */
+#include <stdlib.h>
+#include "harness.h"
+#include "sgk_config.h"
+
+enum { CPU = 1, CUDA = 2 };
+static check_operator operators[] = {
+#define OP(name, devices, schema, call) { #name, devices, 0, 0, 0, 0 },
+#define OVERLOAD(name, overload, devices, schema, call)
+#include "ops.def"
+#undef OP
+#undef OVERLOAD
+    { NULL, 0, 0, 0, 0, 0 },
+};
+
+char label[LABEL];
+bool case_failed, listing;
+const char *only[64];
+int  only_count, case_number, resume_after;
+
+static int cases, failed_cases;
+static struct { char label[LABEL], level[16]; char *text; } *failures;
+static int failure_count, failure_room;
+
+static bool expecting;                      /* the self-test */
+static char expected_text[8192];
+
+/* The operator whose name the case begins with; the longest of them. */
+check_operator *operator_named(const char *case_label)
+{
+    check_operator *best = NULL;
+    size_t longest = 0;
+    for (check_operator *o = operators; o->name; ++o) {
+        const size_t n = strlen(o->name);
+        if (!strncmp(case_label, o->name, n) && case_label[n] == '_' && n > longest) best = o, longest = n;
+    }
+    return best;
+}
+
+const char *operator_of_case(void)
+{
+    const check_operator *o = operator_named(label);
+    return o ? o->name : NULL;
+}
+
+bool wanted(const char *case_label)
+{
+    if (!only_count) return true;
+    for (int i = 0; i < only_count; ++i)
+        if (strstr(case_label, only[i])) return true;
+    return false;
+}
+
+bool check_case(const char *format, ...)
+{
+    char name[LABEL];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(name, sizeof name, format, arguments);
+    va_end(arguments);
+    if (!wanted(name)) return false;
+    check_operator *o = operator_named(name);
+    if (++case_number <= resume_after) return false;
+    if (o) o->cases++, o->gpu_cases += level && level->gpu;
+    cases++;
+    if (listing) return false;
+    snprintf(label, sizeof label, "%s", name);
+    case_failed = false;
+    random_start_case(name);
+    return true;
+}
+
+void fail(const char *format, ...)
+{
+    char text[1200];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (expecting) {
+        const size_t used = strlen(expected_text);
+        snprintf(expected_text + used, sizeof expected_text - used, "%s\n", text);
+        case_failed = true;
+        return;
+    }
+    printf("FAILURE: %s at %s: %s\n", label, level ? level->name : "start", text);
+    fflush(stdout);
+    if (!case_failed) {
+        failed_cases++;
+        check_operator *o = operator_named(label);
+        if (o) o->failures++;
+    }
+    case_failed = true;
+    if (failure_count == failure_room) {
+        failure_room = failure_room ? 2 * failure_room : 64;
+        failures = realloc(failures, (size_t)failure_room * sizeof *failures);
+        if (!failures) abort();
+    }
+    snprintf(failures[failure_count].label, LABEL, "%s", label);
+    snprintf(failures[failure_count].level, 16, "%s", level ? level->name : "start");
+    failures[failure_count++].text = strdup(text);
+}
+
+void check_that(bool holds, const char *format, ...)
+{
+    if (holds) return;
+    char text[1000];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    fail("%s", text);
+}
+
+/* What the whole run must have reached; asked only when nothing was left out. */
+void report_missing_checks(void)
+{
+    for (check_operator *o = operators; o->name; ++o) {
+        snprintf(label, sizeof label, "%s_", o->name);
+        case_failed = false;
+        if (!o->cases) fail("operator %s has no check", o->name);
+        else if (!o->refused) fail("operator %s has no case that breaks its arguments (all are too large or have none)", o->name);
+    }
+}
+
+void report_list(void)
+{
+    int total = 0;
+    for (const check_operator *o = operators; o->name; ++o) {
+        printf("%-44s %s%s %5d case%s\n", o->name, o->devices & CPU ? "cpu " : "    ", o->devices & CUDA ? "cuda" : "    ", o->cases, o->cases == 1 ? "" : "s");
+        total += o->cases;
+    }
+    printf("%d cases of operators, %d of other parts\n", total, cases - total);
+}
+
+int  report_failures(void) { return failed_cases; }
+void report_counts(int *all, int *failed) { *all = cases, *failed = failed_cases; }
+
+void report_start_expecting(void)
+{
+    expecting = true;
+    expected_text[0] = 0;
+}
+
+bool report_stop_expecting(const char *words, char *got, size_t size)
+{
+    expecting = false;
+    snprintf(got, size, "%s", expected_text);
+    return words ? strstr(expected_text, words) != NULL : !expected_text[0];
+}

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Everything that needs a GPU, on the build at hand: checks, sanitizers, the Python tests; and a result file.
+
+usage: test_gpu.py [--build DIR] [--out DIR] [--only STAGE ...]      stages: check memcheck racecheck c pytest bench
+"""
+import argparse
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def device():
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()[0].split(", ")
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        sys.exit("test_gpu: no NVIDIA GPU answers nvidia-smi; these checks need one")
+
+
+def commit():
+    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return done.stdout.strip() or os.environ.get("SGK_COMMIT", "unknown")
+
+
+def sanitizer(tool, check):
+    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    return [program, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", check, "--small", "--level=cuda"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--out", default=None, help="where logs and results go; default: BUILD/gpu")
+    parser.add_argument("--only", nargs="*", default=["check", "memcheck", "racecheck", "c", "pytest", "bench"])
+    arguments = parser.parse_args()
+    build = os.path.abspath(arguments.build)
+    out = os.path.abspath(arguments.out or os.path.join(build, "gpu"))
+    os.makedirs(out, exist_ok=True)
+    name, driver = device()
+    check = os.path.join(build, "sgk-check")
+    example = os.path.join(build, "example-c")
+    environment = dict(os.environ, SGK_LIBRARY=os.path.join(build, "libsgl_kernel.so"), PYTHONUNBUFFERED="1",
+                       PYTHONPATH=os.pathsep.join(filter(None, [os.path.join(ROOT, "python"), os.environ.get("PYTHONPATH")])))
+    commands = {
+        "check": [check, "--level=cuda"],
+        "memcheck": sanitizer("memcheck", check),
+        "racecheck": sanitizer("racecheck", check),
+        "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
+        "pytest": [sys.executable, "-m", "pytest", "-x", "--durations=5", "-p", "no:cacheprovider", os.path.join(ROOT, "tests")],
+        "bench": [check, "--bench", "--level=cuda", f"--json={out}/bench.json"],
+    }
+    result = {"date": datetime.date.today().isoformat(), "device": name, "driver": driver, "commit": commit(), "stages": []}
+    for stage in arguments.only:
+        start = time.time()
+        print(f"=== {stage}", flush=True)
+        with open(os.path.join(out, f"{stage}.log"), "w") as log:
+            process = subprocess.Popen(commands[stage], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            lines = []
+            for line in process.stdout:
+                log.write(line)
+                lines.append(line)
+            code = process.wait()
+        tail = lines[-40:] if code else lines[-6:]
+        print("".join(tail), end="")
+        seconds = round(time.time() - start, 1)
+        print(f"=== {stage}: {'passed' if code == 0 else f'FAILED with exit code {code}'}, {seconds} s", flush=True)
+        result["stages"].append({"stage": stage, "passed": code == 0, "seconds": seconds, "last_line": lines[-1].strip() if lines else ""})
+    with open(os.path.join(out, "test_gpu.json"), "w") as file:
+        json.dump(result, file, indent=1)
+    sys.exit(not all(stage["passed"] for stage in result["stages"]))
+
+
+if __name__ == "__main__":
+    main()
