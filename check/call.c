@@ -11,10 +11,11 @@ check_slot slots[MAX_SLOTS];
 int        slot_count;
 bool       in_reference;
 double     reference_seconds;
-check_switches_t check_switches;
+check_options check_switches;
 
 static sgk_exec exec;
 const sgk_exec *check_exec = &exec;
+bool            call_succeeded;
 static int      current = -1, step, fill;
 static size_t   needed;                     /* workspace, as the query said */
 
@@ -264,6 +265,7 @@ static void first_end(sgk_status status)
         fail("%s", sgk_last_error());
         stop();
     }
+    call_succeeded = status == SGK_OK;
 }
 
 static bool again_begin(void)
@@ -441,10 +443,12 @@ static bool breaks_begin(void)
     return true;
 }
 
+/* A message begins with the operator's name, or with a beginning of it: one C function may serve several operators, and says its own. */
 static bool names_operator(void)
 {
-    const char *name = operator_of_case();
-    return !name || strstr(sgk_last_error(), name);
+    const char *name = operator_of_case(), *message = sgk_last_error();
+    const size_t said = strcspn(message, ":");
+    return !name || (said > 0 && !strncmp(name, message, said));
 }
 
 static void breaks_end(sgk_status status)
@@ -518,9 +522,9 @@ bool check_next(void)
     if (current < 0) {
         current = step = 0;
         needed = 0;
+        call_succeeded = false;
         reference_seconds = 0;
     }
-    slot_count = current < PHASES && phases[current].begin == breaks_begin && step == 0 ? slot_count : 0;
     for (; current < PHASES; ++current, step = 0) {
         if (current >= 2 && case_failed && !breaking()) break;       /* a wrong result: later phases would say it again */
         if (phases[current].begin()) {

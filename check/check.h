@@ -55,6 +55,9 @@ check_tensor *check_unaligned(check_tensor *t);         /* moves the data off 16
 double        check_get(const check_tensor *t, int64_t i);              /* element i in row-major order, as it was before the call */
 void          check_set(check_tensor *t, int64_t i, double value);      /* before CHECK_CALL */
 
+void          check_set_code(check_tensor *t, int64_t i, uint32_t code);        /* the very bits of element i */
+bool          check_on_gpu(void);               /* the version under test is the GPU's */
+
 /* Ways to break an argument, to declare those that are legal for it: check_legal(key, CHECK_NULL | CHECK_SIZE(0)). */
 enum {
     CHECK_NULL = 1 << 0, CHECK_NDIM = 1 << 1, CHECK_DTYPE = 1 << 2, CHECK_DEVICE = 1 << 3, CHECK_STRIDE = 1 << 4,
@@ -66,9 +69,18 @@ void check_legal(check_tensor *t, unsigned ways);
 
 extern const sgk_exec *check_exec;                      /* the last argument of the call */
 
+/* What this case wants of every call; check_case sets it back. */
+typedef struct {
+    sgk_switch pdl, batch_invariant, check_indices;     /* as in sgk_exec */
+    bool       no_graph;                                /* the operator's contract says that it cannot be captured */
+    bool       keep_arguments;                          /* do not break them: another case of the operator does */
+} check_options;
+extern check_options check_switches;
+
 /* Inside CHECK_CALL: the tensor as the phase under way sees it. T(NULL) is NULL. */
-#define T(t) check_view(t)
+#define T(t) check_view_named(t, #t)
 const DLTensor *check_view(check_tensor *t);
+const DLTensor *check_view_named(check_tensor *t, const char *name);
 
 /* Evaluates the call once for each phase. */
 #define CHECK_CALL(call) while (check_next()) check_result(call)
@@ -86,6 +98,7 @@ void check_max(check_tensor *t, double absolute);               /* max |new - re
 void check_equal(check_tensor *t);                              /* the reference's very bytes */
 void check_that(bool holds, const char *format, ...) __attribute__((format(printf, 2, 3)));     /* any other property */
 double check_result_of(const check_tensor *t, int64_t i);       /* element i after the call under test */
+double check_reference_of(const check_tensor *t, int64_t i);    /* and after the reference */
 void check_done(double bytes, double operations);               /* prints the figure when benching, frees the tensors */
 
 #endif

@@ -44,6 +44,7 @@ void tensor_restore(const check_tensor *t, char *block, int fill);              
 bool tensor_same(const check_tensor *t, const char *data, const char *other);   /* the elements' bytes */
 bool tensor_surrounded(const check_tensor *t, const char *block, int fill, char *where, size_t size);
 void tensor_arm(const check_tensor *t, char *block, bool on);                   /* address sanitizer: only elements may be touched */
+extern bool tensor_arming;                  /* not in the self-test: the sanitizer would end it */
 void tensors_free(void);
 size_t tensors_bytes(void);
 
@@ -74,7 +75,7 @@ enum { FILL_FIRST = 0xff, FILL_AGAIN = 0x5a };
 void call_forget(void);                     /* the call under way is over, also after a crash */
 void call_prepare(int fill);                /* all tensors as before the call */
 bool call_wrote_nothing(void);
-void call_release_thread_state(void);
+extern bool call_succeeded;                 /* there is a result to judge */
 
 /* ---- broken arguments (breaks.c) --------------------------------------------------------------------------------- */
 void       *tensor_place(const check_tensor *t);        /* its first element, as the call under way sees it (call.c) */
@@ -86,14 +87,13 @@ const char *breaks_text(int which);
 bool        breaks_device(int which);
 
 /* ---- report (report.c) ------------------------------------------------------------------------------------------- */
-typedef struct { const char *name; unsigned devices; int cases, refused, gpu_cases, failures; } check_operator;
+typedef struct { const char *name, *call; unsigned devices; int cases, refused, gpu_cases, failures; } check_operator;
 extern char label[LABEL];
 extern bool case_failed;
 const char *operator_of_case(void);         /* its name, or NULL */
 check_operator *operator_named(const char *case_label);
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void report_missing_checks(void);
-int  report_failures(void);
 void report_counts(int *cases, int *failed);
 void report_list(void);
 void report_start_expecting(void);          /* the self-test: failures are collected instead of reported */
@@ -110,10 +110,52 @@ void   bench_start(void);
 bool   bench_more(void);                    /* another call is wanted */
 void   bench_called(void);
 void   bench_figure(double bytes, double operations);
-void   bench_ceilings(void);
+void   bench_json(FILE *f);                 /* the members of an object */
 extern double reference_seconds;
 
+/* ---- the GPU (gpu.c): device 0, one stream of ours; functions that can fail leave the reason in gpu_error() ------- */
+bool        gpu_present(void);
+const char *gpu_error(void);
+const char *gpu_name(void);
+void       *gpu_stream(void);
+void        gpu_put(check_tensor *t);       /* the block `now` to the device */
+void        gpu_get(check_tensor *t);       /* and back */
+void        gpu_drop(check_tensor *t);
+bool        gpu_wait(void);
+void       *gpu_scratch(size_t bytes);      /* lives until the next gpu_wait() */
+void       *gpu_workspace(size_t bytes, int fill);      /* with guards; one at a time */
+bool        gpu_workspace_intact(size_t bytes, int fill);
+bool        gpu_capture_begin(void);
+bool        gpu_capture_end(void);
+bool        gpu_graph_launch(void);
+void        gpu_graph_free(void);
+
+void        gpu_watch_launches(void);       /* from now on */
+void        gpu_report_rows(void);          /* each row that fits this GPU and was never launched is a failure */
+void        gpu_stamp(int which, int end);  /* a pair of events: the start (0) and the end (1) of number `which` */
+double      gpu_elapsed(int which);         /* seconds; waits */
+int64_t     gpu_l2_bytes(void);
+size_t      gpu_free_bytes(void);
+void       *gpu_grab(size_t bytes);
+void        gpu_give_back(void *memory);
+void        gpu_copy(void *to, const void *from, size_t bytes);
+
+/* ---- which version ran (versions.c) ------------------------------------------------------------------------------ */
+extern bool versions_wanted;
+void versions_listen(sgk_exec *exec);
+void versions_print(FILE *json);
+
 /* ---- JSON (json.c) ----------------------------------------------------------------------------------------------- */
-void json_text(FILE *f, const char *text);
+void json_text(FILE *f, const char *text);          /* quoted and escaped */
+void json_number(FILE *f, double number);           /* null where it is not finite */
+bool report_json(const char *path);
+void report_json_failures(FILE *f);
+
+/* ---- what the harness checks besides operators ------------------------------------------------------------------- */
+extern bool check_exhaustive;
+void check_base(void) __attribute__((weak));
+void check_formats(void) __attribute__((weak));
+int  self_test(void);                               /* the program's exit status */
+bool run_guarded(const char *family, void (*check)(void));      /* false: it crashed */
 
 #endif

@@ -211,6 +211,8 @@ check_tensor *check_unaligned(check_tensor *t)
 
 double check_get(const check_tensor *t, int64_t i)              { return load_as_f64(t->saved, tensor_offset(t, i), t->dtype); }
 void   check_set(check_tensor *t, int64_t i, double value)      { store_f64(t->saved, tensor_offset(t, i), t->dtype, value); }
+void   check_set_code(check_tensor *t, int64_t i, uint32_t code) { memcpy(t->saved + (size_t)tensor_offset(t, i) * t->element, &code, t->element < 4 ? t->element : 4); }
+bool   check_on_gpu(void)                                       { return level->gpu; }
 double check_result_of(const check_tensor *t, int64_t i)        { return load_as_f64(t->first, tensor_offset(t, i), t->dtype); }
 double check_reference_of(const check_tensor *t, int64_t i)     { return load_as_f64(tensor_data(t, t->ref), tensor_offset(t, i), t->dtype); }
 void   check_legal(check_tensor *t, unsigned ways)              { t->legal |= ways; }
@@ -286,6 +288,8 @@ bool tensor_surrounded(const check_tensor *t, const char *block, int fill, char 
     return true;
 }
 
+bool tensor_arming = true;
+
 void tensor_arm(const check_tensor *t, char *block, bool on)
 {
 #if defined(__SANITIZE_ADDRESS__)
@@ -293,6 +297,7 @@ void tensor_arm(const check_tensor *t, char *block, bool on)
         ASAN_UNPOISON_MEMORY_REGION(block, tensor_block_size(t));
         return;
     }
+    if (!tensor_arming) return;
     /* A granule of the sanitizer is 8 bytes that are good up to a point: poison from the end of a row to the next one. */
     char *data = tensor_data(t, block);
     ASAN_POISON_MEMORY_REGION(block, GUARD + t->shift);

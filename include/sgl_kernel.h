@@ -2,5 +2,12 @@
 #ifndef SGL_KERNEL_H
 #define SGL_KERNEL_H
 #include "sgl_kernel/base.h"
+#include "sgl_kernel/convert.h"
+#include "sgl_kernel/act.h"
+#include "sgl_kernel/attention.h"
+#include "sgl_kernel/gemm.h"
+#include "sgl_kernel/kvcache.h"
 #include "sgl_kernel/norm.h"
+#include "sgl_kernel/rope.h"
+#include "sgl_kernel/sampling.h"
 #endif

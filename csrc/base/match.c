@@ -107,8 +107,8 @@ static sgk_status match_shape(sgk_match *m, const DLTensor *t, const char *name,
     int wanted = 0;
     for (const char *p = shape; *p; ++p) wanted += *p != ' ' && *p != '*' && *p != '~' && (p == shape || p[-1] == ' ' || p[-1] == '*');
     const bool fold = shape[0] == '*';
-    SGK_REQUIRE(fold ? t->ndim >= wanted : t->ndim == wanted, SGK_BAD_ARG, "%s: %s has %d dimension%s, expected %s%d: [%s]",
-                m->op, name, t->ndim, t->ndim == 1 ? "" : "s", fold ? "at least " : "", wanted, shape);
+    SGK_REQUIRE(fold ? t->ndim >= wanted - 1 : t->ndim == wanted, SGK_BAD_ARG, "%s: %s has %d dimension%s, expected %s%d: [%s]",
+                m->op, name, t->ndim, t->ndim == 1 ? "" : "s", fold ? "at least " : "", wanted - fold, shape);
     const char *p = shape + fold;
     int d = 0;
     if (fold) {
@@ -224,29 +224,38 @@ static bool identical(const sgk_matched *a, const sgk_matched *b)
     return s->dtype.bits == t->dtype.bits;
 }
 
-/* Bytes of the widest step of a tensor, and what lies within one such step. */
-static int64_t widest_step(const sgk_matched *a, int64_t *inside)
+/* Bytes of the widest step below `limit` of a tensor, and what lies within one such step. 0: there is none. */
+static int64_t widest_step(const sgk_matched *a, int64_t limit, int64_t *inside)
 {
     const DLTensor *t = a->tensor;
     const int64_t size = t->dtype.bits / 8;
-    int widest = -1;
-    for (int d = 0; d < t->ndim; ++d)
-        if (t->shape[d] > 1 && (widest < 0 || sgk_stride(t, d) > sgk_stride(t, widest))) widest = d;
-    if (widest < 0) return 0;
-    const int64_t step = sgk_stride(t, widest) * size;
-    *inside = (int64_t)(a->end - a->begin) - (t->shape[widest] - 1) * step;
+    int64_t step = 0;
+    *inside = size;
+    for (int d = 0; d < t->ndim; ++d) {
+        const int64_t s = sgk_stride(t, d) * size;
+        if (t->shape[d] > 1 && s < limit && s > step) step = s;
+    }
+    for (int d = 0; d < t->ndim; ++d) {
+        const int64_t s = sgk_stride(t, d) * size;
+        if (t->shape[d] > 1 && s < step) *inside += (t->shape[d] - 1) * s;
+    }
     return step;
 }
 
-/* Rows of a and rows of b lie side by side: slices of one tensor along a dimension that is not the first. */
+/* Rows of a and rows of b lie side by side: slices of one tensor along a dimension that is not the first. From the widest step inwards:
+ * where both take the same step, and a step of both fits in it, what happens inside one step decides. */
 static bool interleaved(const sgk_matched *a, const sgk_matched *b)
 {
-    int64_t in_a, in_b;
-    const int64_t step = widest_step(a, &in_a);
-    if (step <= 0 || widest_step(b, &in_b) != step) return false;
-    const int64_t distance = (int64_t)(b->begin - a->begin) % step;
-    const int64_t offset = distance < 0 ? distance + step : distance;
-    return offset >= in_a && offset + in_b <= step;
+    if (b->begin < a->begin) return interleaved(b, a);
+    int64_t in_a, in_b, offset = (int64_t)(b->begin - a->begin), limit = INT64_MAX;
+    for (;;) {
+        const int64_t step = widest_step(a, limit, &in_a);
+        if (step <= 0 || widest_step(b, limit, &in_b) != step) return false;
+        offset %= step;
+        if (offset + in_b > step || in_a > step) return false;
+        if (offset >= in_a) return true;
+        limit = step;
+    }
 }
 
 sgk_status sgk_match_done(const sgk_match *m)

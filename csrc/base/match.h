@@ -11,7 +11,7 @@
  * A shape is a list of dimensions:
  *     N      a letter takes its value where it is first seen and must agree afterwards
  *     64     that very size
- *     *N     any number of leading dimensions, folded into one: they must be evenly spaced in memory
+ *     *N     any number of leading dimensions, or none (N is 1), folded into one: they must be evenly spaced in memory
  * The last dimension must be dense (stride 1) unless it is followed by ~ ("B H~"); the others may have any stride that is not negative.
  * A tensor that is written must not have two elements in one place.
  */

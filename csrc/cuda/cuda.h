@@ -29,7 +29,7 @@ int        sgk_cuda_count(void);
 const char *sgk_cuda_absence(void);
 
 typedef struct {
-    int64_t  grid[3];           /* checked against the hardware's limits; 0 counts as 1. A grid with a size of -1 is refused */
+    int64_t  grid[3];           /* blocks, checked against the hardware's limits; 0 in x launches nothing, 0 in y or z counts as 1 */
     unsigned block[3];          /* threads; 0 counts as 1 */
     unsigned shared_memory;     /* dynamic, in bytes */
     unsigned cluster;           /* blocks in a cluster along x; 0: none */
@@ -42,6 +42,10 @@ typedef struct {
  */
 sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch *launch, int ordinal, const sgk_exec *exec,
                            const void *args, size_t args_size);
+
+/* Called after every launch when not NULL, with the row that ran: how the check knows that every row was reached. Set it while nothing
+ * else launches. */
+extern void (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
 
 /* The build can run on this device: its pack serves it. Launchers pass over rows where this is false. */
 static inline bool sgk_kernel_fits(const sgk_kernel *kernel, const sgk_cuda_device *device)

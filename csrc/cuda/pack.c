@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
+#define ZSTD_STATIC_LINKING_ONLY      /* ZSTD_createDDict_byReference */
 #include <zstd.h>
 
 const sgk_arch sgk_archs[] = {
@@ -191,6 +192,8 @@ void sgk_pack_close(sgk_pack *p)
 }
 
 size_t sgk_pack_count(const sgk_pack *p) { return (size_t)p->header->entries; }
+
+uint64_t sgk_pack_sources(const sgk_pack *p) { return p->header->sources; }
 
 const char *sgk_pack_key(const sgk_pack *p, size_t i) { return p->keys + p->entries[i].key; }
 

@@ -33,6 +33,7 @@ typedef struct {
     uint64_t keys_offset, keys_size;
     uint64_t dictionary_offset, dictionary_size;
     uint64_t frames_offset;                 /* up to the end of the file */
+    uint64_t sources;                       /* hash of the keys and objects it was made from */
     uint64_t checksum;                      /* of [0, frames_offset) with this field 0 */
 } sgk_pack_header;
 
@@ -65,6 +66,7 @@ typedef struct sgk_pack sgk_pack;
 sgk_status sgk_pack_open(const char *op, const char *path, const char *arch, sgk_pack **pack);
 void       sgk_pack_close(sgk_pack *pack);
 size_t     sgk_pack_count(const sgk_pack *pack);
+uint64_t   sgk_pack_sources(const sgk_pack *pack);
 const char *sgk_pack_key(const sgk_pack *pack, size_t i);
 /* Unpacks one kernel into memory the caller frees; a PTX image is ended by a 0. */
 sgk_status sgk_pack_get(const char *op, const sgk_pack *pack, const char *key, void **image, size_t *size);

@@ -6,6 +6,7 @@
 #include "base/types.h"
 
 #define DEVICE static __device__ __forceinline__
+#define INF    __uint_as_float(0x7f800000)
 
 typedef float f32;
 struct f16  { uint16_t bits; };

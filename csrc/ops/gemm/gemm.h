@@ -15,6 +15,7 @@ struct linear_args {
 struct linear_cpu_args {
     struct linear_args a;
     int64_t parts;
+    int64_t row_blocks;                                         /* each of LINEAR_BLOCK_ROWS rows at most */
     void   *scratch;                                            /* NULL: rows are few, and all is read where it lies */
 };
 

@@ -1,0 +1,318 @@
+/*
+ * Figures.
+ *
+ * On the CPU: batches long enough for the clock. On the GPU two figures, with the second-level cache emptied before each call where the
+ * tensors would fit into it: between events, and as nodes of a graph, which is how a serving engine calls.
+ * Each stands beside its limit time L = E + bytes / ceiling: E is an empty kernel as a graph node (0 on the CPU), the ceiling the copy
+ * bandwidth C, or the read bandwidth R for an operator that writes next to nothing. All three are measured in this run.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <time.h>
+#include "harness.h"
+#include "sgk_config.h"
+#if SGK_HAVE_PROBE
+#include "ops/probe/probe.h"
+#include "ops/probe/probe_ops.h"
+#endif
+
+typedef struct { double copy, read, empty; size_t bytes; bool known; } ceilings;   /* bytes a second; seconds */
+static ceilings cpu_ceilings, gpu_ceilings;
+
+typedef struct { char label[LABEL], level[16]; double seconds, graph, spread, bytes, operations, limit, reference; bool gpu; } figure;
+static figure *figures;
+static int     figure_count, figure_room;
+
+enum { BATCHES = 21, NODES = 10, REPLAYS = 11 };
+static double  times[BATCHES], batch_start, total_start, graph_seconds;
+static int     batches;
+static int64_t calls, batch_calls;
+static bool    calibrated, in_graph, flushing;
+
+double clock_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int count)
+{
+    qsort(values, (size_t)count, sizeof *values, by_value);
+    return values[count / 2];
+}
+
+/* ---- ceilings of this machine ---- */
+#if SGK_HAVE_PROBE
+static DLTensor words(void *memory, int64_t *count, bool gpu)
+{
+    return (DLTensor){ .data = memory, .device = { gpu ? kDLCUDA : kDLCPU, 0 }, .ndim = 1, .dtype = sgk_dtypes[SGK_I32].dl, .shape = count };
+}
+
+static void need(sgk_status status)
+{
+    if (status == SGK_OK) return;
+    printf("FAILURE: the ceilings of this machine cannot be measured: %s\n", sgk_last_error());
+    exit(1);
+}
+
+enum { COPY, DRIVER_COPY, READ };
+static double bandwidth(int what, char *memory, size_t bytes, bool gpu)
+{
+    int64_t  count = (int64_t)(bytes / 4), blocks = count / PROBE_BLOCK;
+    DLTensor from = words(memory, &count, gpu), to = words(memory + bytes, &count, gpu), sums = words(memory + bytes, &blocks, gpu);
+    sgk_exec exec = SGK_EXEC_INIT;
+    if (gpu) exec.stream = gpu_stream();
+    double seconds[9];
+    for (int i = -2; i < 9; ++i) {                          /* two to warm up */
+        const double start = clock_now();
+        if (gpu) gpu_stamp(0, 0);
+        if (what == COPY) need(sgk_probe_copy(&to, &from, &exec));
+        else if (what == READ) need(sgk_probe_read(&sums, &from, &exec));
+        else gpu_copy(memory + bytes, memory, bytes);
+        if (gpu) gpu_stamp(0, 1);
+        const double elapsed = gpu ? gpu_elapsed(0) : clock_now() - start;
+        if (i >= 0) seconds[i] = elapsed;
+    }
+    return (double)bytes * (what == READ ? 1 : 2) / median(seconds, 9);
+}
+
+/* NODES calls as nodes of a graph: seconds of one. */
+static double replayed(void)
+{
+    double seconds[REPLAYS];
+    for (int i = -2; i < REPLAYS; ++i) {
+        gpu_stamp(0, 0);
+        if (!gpu_graph_launch()) return NAN;
+        gpu_stamp(0, 1);
+        const double elapsed = gpu_elapsed(0);
+        if (i >= 0) seconds[i] = elapsed;
+    }
+    return median(seconds, REPLAYS) / NODES;
+}
+
+static double empty_node(char *memory)
+{
+    int64_t  one = 1;
+    DLTensor grid = words(memory, &one, true);
+    grid.dtype = sgk_dtypes[SGK_F32].dl;
+    sgk_exec exec = SGK_EXEC_INIT;
+    exec.stream = gpu_stream();
+    need(sgk_probe_empty(&grid, &exec));
+    if (!gpu_wait() || !gpu_capture_begin()) return NAN;
+    for (int i = 0; i < NODES; ++i) need(sgk_probe_empty(&grid, &exec));
+    if (!gpu_capture_end()) return NAN;
+    const double seconds = replayed();
+    gpu_graph_free();
+    return seconds;
+}
+
+/* Empties the second-level cache: reads twice its size, which leaves nothing to be written back. */
+static char *flush_memory;
+static size_t flush_bytes;
+static double flush_seconds;                                /* as a graph node */
+
+static void flush(void)
+{
+    int64_t  count = (int64_t)(flush_bytes / 4), blocks = count / PROBE_BLOCK;
+    DLTensor from = words(flush_memory, &count, true), sums = words(flush_memory + flush_bytes, &blocks, true);
+    sgk_exec exec = SGK_EXEC_INIT;
+    exec.stream = gpu_stream();
+    need(sgk_probe_read(&sums, &from, &exec));
+}
+
+static void prepare_flush(void)
+{
+    if (flush_memory) return;
+    flush_bytes = (size_t)(2 * gpu_l2_bytes() / (4 * PROBE_BLOCK) + 1) * 4 * PROBE_BLOCK;
+    flush_memory = gpu_grab(flush_bytes + flush_bytes / PROBE_BLOCK);
+    flush();
+    if (!gpu_wait() || !gpu_capture_begin()) return;
+    for (int i = 0; i < NODES; ++i) flush();
+    if (!gpu_capture_end()) return;
+    flush_seconds = replayed();
+    gpu_graph_free();
+}
+
+static void measure(ceilings *c, bool gpu)
+{
+    c->known = true;
+    char *memory;
+    if (gpu) {
+        c->bytes = (size_t)2 << 30;
+        while (2 * c->bytes > gpu_free_bytes() / 2) c->bytes /= 2;
+        memory = gpu_grab(2 * c->bytes);
+    } else {
+        c->bytes = (size_t)1 << 30;
+        while (!(memory = aligned_alloc(4096, 2 * c->bytes))) c->bytes /= 2;
+        memset(memory, 0x3c, 2 * c->bytes);
+    }
+    sgk_cpu_mask(~0u);
+    c->copy = bandwidth(COPY, memory, c->bytes, gpu);
+    if (gpu) c->copy = fmax(c->copy, bandwidth(DRIVER_COPY, memory, c->bytes, gpu));
+    c->read = bandwidth(READ, memory, c->bytes, gpu);
+    c->empty = gpu ? empty_node(memory) : 0;
+    sgk_cpu_mask(level->flags);
+    if (gpu) gpu_give_back(memory);
+    else free(memory);
+    printf("  %s: copy %.1f GB/s, read %.1f GB/s at %zu MB", gpu ? gpu_name() : "CPU", c->copy * 1e-9, c->read * 1e-9, c->bytes >> 20);
+    if (gpu) printf(", an empty kernel in a graph %.2f us", c->empty * 1e6);
+    else printf(", %d threads", sgk_num_threads(NULL));
+    printf("\n");
+}
+#else
+static void   flush(void) {}
+static void   prepare_flush(void) {}
+static double flush_seconds;
+static double replayed(void) { return NAN; }
+static void   measure(ceilings *c, bool gpu) { (void)gpu, c->known = true; }      /* without the probe family there is no limit to show */
+#endif
+
+/* ---- the calls of one case ---- */
+void bench_start(void)
+{
+    ceilings *c = level->gpu ? &gpu_ceilings : &cpu_ceilings;
+    if (!c->known) measure(c, level->gpu);
+    batches = 0, calls = 0, batch_calls = 1, calibrated = false, graph_seconds = NAN;
+    if (level->gpu) {
+        flushing = (int64_t)tensors_bytes() < 4 * gpu_l2_bytes();
+        if (flushing) prepare_flush();
+        in_graph = !check_switches.no_graph && gpu_wait() && gpu_capture_begin();
+    }
+    batch_start = total_start = clock_now();
+}
+
+static bool more_on_gpu(void)
+{
+    if (in_graph && calls == NODES) {
+        if (gpu_capture_end()) {
+            graph_seconds = replayed() - (flushing ? flush_seconds : 0);
+            gpu_graph_free();
+        }
+        in_graph = false;
+        calls = 0;
+    }
+    if (!in_graph && calls == BATCHES) {
+        for (int i = 0; i < BATCHES; ++i) times[i] = gpu_elapsed(i);
+        batches = BATCHES;
+        return false;
+    }
+    if (flushing) flush();
+    if (!in_graph) gpu_stamp((int)calls, 0);
+    return true;
+}
+
+/* At most a second a case, but five batches. */
+bool bench_more(void)
+{
+    if (level->gpu) return more_on_gpu();
+    return batches < BATCHES && (batches < 5 || clock_now() - total_start < 1.0);
+}
+
+void bench_called(void)
+{
+    if (level->gpu) {
+        if (!in_graph) gpu_stamp((int)calls, 1);
+        ++calls;
+        return;
+    }
+    if (++calls < batch_calls) return;
+    const double elapsed = clock_now() - batch_start;
+    if (!calibrated && elapsed < 2e-3) batch_calls *= 2;
+    else if (!calibrated) calibrated = true;            /* this batch has warmed the caches and is not counted */
+    else times[batches++] = elapsed / (double)batch_calls;
+    calls = 0;
+    batch_start = clock_now();
+}
+
+/* ---- what came out ---- */
+static double limit_seconds(double bytes)
+{
+    const ceilings *c = level->gpu ? &gpu_ceilings : &cpu_ceilings;
+    size_t written = 0;
+    for (int i = 0; i < tensor_count; ++i)
+        if (tensors[i].written) written += tensors[i].span;
+    const double ceiling = 10 * written < tensors_bytes() ? c->read : c->copy;
+    return ceiling > 0 && bytes > 0 ? c->empty + bytes / ceiling : NAN;
+}
+
+static double best_time(const figure *f) { return isfinite(f->graph) ? f->graph : f->seconds; }
+
+void bench_figure(double bytes, double operations)
+{
+    if (!check_benching || case_failed || batches < 5) return;
+    if (figure_count == figure_room) {
+        figure_room = figure_room ? 2 * figure_room : 64;
+        figures = realloc(figures, (size_t)figure_room * sizeof *figures);
+        if (!figures) abort();
+    }
+    figure *f = &figures[figure_count++];
+    *f = (figure){ .seconds = median(times, batches), .graph = graph_seconds, .bytes = bytes, .operations = operations,
+                   .limit = limit_seconds(bytes), .reference = reference_seconds, .gpu = level->gpu };
+    f->spread = (times[batches * 3 / 4] - times[batches / 4]) / 2 / f->seconds;
+    snprintf(f->label, LABEL, "%s", label);
+    snprintf(f->level, sizeof f->level, "%s", level->name);
+    batches = 0;
+    printf("  %-44s %-10s %10.2f us", f->label, f->level, f->seconds * 1e6);
+    if (f->gpu) printf(", in a graph %8.2f us", f->graph * 1e6);
+    printf(" +/- %2.0f%% %8.1f GB/s %9.1f GFLOP/s", 100 * f->spread, bytes / best_time(f) * 1e-9, operations / best_time(f) * 1e-9);
+    if (isfinite(f->limit)) printf("  %4.0f%% of the limit", 100 * f->limit / best_time(f));
+    printf("  %.1f x ref\n", f->reference / best_time(f));
+    fflush(stdout);
+}
+
+static void member(FILE *f, const char *name, double value)
+{
+    fprintf(f, ", \"%s\": ", name);
+    json_number(f, value);
+}
+
+static void ceilings_json(FILE *f, const char *name, const ceilings *c)
+{
+    fprintf(f, "\"%s\": ", name);
+    if (!c->known || !c->bytes) {
+        fprintf(f, "null");
+        return;
+    }
+    fprintf(f, "{\"bytes\": %zu", c->bytes);
+    member(f, "copy_gigabytes_per_second", c->copy * 1e-9);
+    member(f, "read_gigabytes_per_second", c->read * 1e-9);
+    member(f, "empty_microseconds", c->empty * 1e6);
+    fprintf(f, "}");
+}
+
+void bench_json(FILE *f)
+{
+    fprintf(f, "  \"ceilings\": {");
+    ceilings_json(f, "cpu", &cpu_ceilings);
+    fprintf(f, ", ");
+    ceilings_json(f, "gpu", &gpu_ceilings);
+    fprintf(f, "},\n  \"rows\": [");
+    for (int i = 0; i < figure_count; ++i) {
+        const figure *r = &figures[i];
+        fprintf(f, "%s\n    {\"case\": ", i ? "," : "");
+        json_text(f, r->label);
+        fprintf(f, ", \"level\": ");
+        json_text(f, r->level);
+        fprintf(f, ", \"device\": ");
+        json_text(f, r->gpu ? gpu_name() : "cpu");
+        member(f, "microseconds", r->seconds * 1e6);
+        member(f, "microseconds_graph", r->graph * 1e6);
+        member(f, "spread", r->spread);
+        member(f, "bytes", r->bytes);
+        member(f, "operations", r->operations);
+        member(f, "gigabytes_per_second", r->bytes / best_time(r) * 1e-9);
+        member(f, "gigaflops", r->operations / best_time(r) * 1e-9);
+        member(f, "limit_microseconds", r->limit * 1e6);
+        member(f, "share", r->limit / best_time(r));
+        member(f, "times_reference", r->reference / best_time(r));
+        fprintf(f, "}");
+    }
+    fprintf(f, "]\n");
+}

@@ -1,0 +1,247 @@
+/* sgk-check: options, and the walk over levels and families. */
+#include <getopt.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+#include "check/pack_check.h"
+#include "harness.h"
+#include "sgk_config.h"
+
+bool               check_small, check_benching;
+uint64_t           check_seed;
+const check_level *level;
+bool               first_level;
+
+static const check_level levels[] = {
+    { "ref",        0,                                                           false },
+    { "avx2",       SGK_CPU_AVX2,                                                false },
+    { "avx512",     SGK_CPU_AVX2 | SGK_CPU_AVX512,                               false },
+    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16,          false },
+    { "cuda",       SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16,          true },
+};
+enum { LEVELS = sizeof levels / sizeof *levels };
+static bool level_asked[LEVELS], any_level_asked;
+
+/* Weak: a family without a check is reported by name instead of by the linker. */
+#define FAMILY(name) void check_##name(void) __attribute__((weak));
+SGK_FAMILIES(FAMILY)
+#undef FAMILY
+
+static const struct { const char *name; void (*check)(void); } families[] = {
+    { "base", check_base }, { "formats", check_formats },
+#define FAMILY(name) { #name, check_##name },
+    SGK_FAMILIES(FAMILY)
+#undef FAMILY
+};
+enum { FAMILIES = sizeof families / sizeof *families };
+
+/* ---- a crash is a failed case with a name ---- */
+static sigjmp_buf crash;
+static pthread_t  main_thread;
+
+/* Where the run can go on it does. It cannot when another thread died, which the main thread waits for, when the C library found its heap
+ * broken (SIGABRT; it holds its locks then), and when a case does not end (SIGALRM). */
+static void on_crash(int signal_number)
+{
+    if (pthread_equal(pthread_self(), main_thread) && signal_number != SIGABRT && signal_number != SIGALRM) siglongjmp(crash, signal_number);
+    char text[LABEL + 100];
+    const int n = snprintf(text, sizeof text, "FAILURE: %s at %s: %s%s; the run ends here\n", label, level ? level->name : "start",
+                           signal_number == SIGALRM ? "does not end" : strsignal(signal_number),
+                           pthread_equal(pthread_self(), main_thread) ? "" : " in another thread");
+    if (write(STDOUT_FILENO, text, (size_t)n) < 0) { }
+    _exit(1);
+}
+
+static void catch_crashes(void)
+{
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)     /* their reports say more */
+    static char stack[1 << 16];
+    sigaltstack(&(stack_t){ .ss_sp = stack, .ss_size = sizeof stack }, NULL);
+    static const int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGALRM };
+    fflush(stdout);
+    struct sigaction action = { .sa_handler = on_crash, .sa_flags = SA_ONSTACK | SA_NODEFER };
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; ++i) sigaction(signals[i], &action, NULL);
+#else
+    (void)on_crash;
+#endif
+}
+
+bool run_guarded(const char *family, void (*check)(void))
+{
+    case_number = 0;
+    random_start_family(family);
+    const int signal_number = sigsetjmp(crash, 1);
+    if (signal_number) {
+        fail("crashed with signal %d (%s)", signal_number, strsignal(signal_number));
+        call_forget();
+        tensors_free();
+        return false;
+    }
+    check();
+    return true;
+}
+
+/* Once more from the case behind a crash, until the family ends by itself. */
+static void run_family(const char *family, void (*check)(void))
+{
+    int before, failed_before, after, failed_after;
+    report_counts(&before, &failed_before);
+    const double start = clock_now();
+    resume_after = 0;
+    while (!run_guarded(family, check)) resume_after = case_number;
+    resume_after = 0;
+    report_counts(&after, &failed_after);
+    if (after > before && !listing && !versions_wanted) {
+        printf("%-12s %-11s %5d cases, %d failed, %.1f s\n", family, level->name, after - before, failed_after - failed_before, clock_now() - start);
+        fflush(stdout);
+    }
+}
+
+static bool level_present(const check_level *l, unsigned have)
+{
+    if (!l->gpu) return !(l->flags & ~have);
+    return gpu_present();
+}
+
+static void run_levels(unsigned have)
+{
+    sgk_cpu_mask(~0u);
+    const char *best = sgk_cpu_level_name();
+    first_level = true;
+    for (int l = 0; l < LEVELS; ++l) {
+        if (any_level_asked && !level_asked[l]) continue;
+        if (!level_present(&levels[l], have)) {
+            printf("%s: not on this machine%s%s\n", levels[l].name, levels[l].gpu ? ": " : "", levels[l].gpu ? gpu_error() : "");
+            continue;
+        }
+        /* Which version would run: on the best CPU level and on the GPU. */
+        if (versions_wanted && !any_level_asked && !levels[l].gpu && strcmp(levels[l].name, best)) continue;
+        level = &levels[l];
+        sgk_cpu_mask(level->flags);
+        if (level->gpu) gpu_watch_launches();
+        for (int f = 0; f < FAMILIES; ++f) {
+            if (level->gpu && f < 2) continue;              /* base and formats are about the CPU */
+            if (families[f].check) run_family(families[f].name, families[f].check);
+            else if (first_level && !only_count) snprintf(label, sizeof label, "%s", families[f].name), case_failed = false, fail("family %s has no check", families[f].name);
+        }
+        first_level = false;
+        if (listing) break;
+        if (level->gpu && !only_count && !versions_wanted) gpu_report_rows();
+    }
+}
+
+/* ---- options ---- */
+static void usage(FILE *f)
+{
+    fprintf(f, "sgk-check [options]: compares every operator with its reference on this machine\n"
+               "  --only=TEXT      cases whose name contains TEXT (may be repeated)\n"
+               "  --level=LEVEL    ref, avx2, avx512, avx512bf16 or cuda (may be repeated; all by default)\n"
+               "  --seed=N         the random numbers of an earlier run\n"
+               "  --threads=N      threads of the library's own pool\n"
+               "  --small          the smallest shapes that reach every branch, for sanitizers\n"
+               "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
+               "  --bench          figures, and the large shapes\n"
+               "  --list           operators and their number of cases\n"
+               "  --versions       which version of each operator runs on each device, and why\n"
+               "  --self-test      broken functions that must be reported\n"
+               "  --pack=FILE      damages copies of a pack in every way: each must be refused\n"
+               "  --json=FILE      results\n");
+}
+
+static uint64_t number(const char *option, const char *text)
+{
+    char *end;
+    const unsigned long long n = strtoull(text, &end, 0);
+    if (*text && !*end) return n;
+    fprintf(stderr, "sgk-check: --%s=%s is no number\n", option, text);
+    exit(2);
+}
+
+static void ask_level(const char *name)
+{
+    for (int l = 0; l < LEVELS; ++l)
+        if (!strcmp(name, levels[l].name)) {
+            level_asked[l] = any_level_asked = true;
+            return;
+        }
+    fprintf(stderr, "sgk-check: --level=%s is none of ref, avx2, avx512, avx512bf16, cuda\n", name);
+    exit(2);
+}
+
+bool check_exhaustive;
+
+static int report_pack(const char *path)
+{
+#if SGK_HAVE_CUDA
+    const int failures = check_pack(path, 300);
+    printf("%s: %d of its damaged copies were not refused as they should\n", path, failures);
+    return failures != 0;
+#else
+    printf("sgk-check: --pack=%s: this build has no GPU code\n", path);
+    return 2;
+#endif
+}
+
+int main(int argc, char **argv)
+{
+    enum { ONLY = 1, LEVEL, SEED, THREADS, SMALL, EXHAUSTIVE, BENCH, LIST, VERSIONS, SELF_TEST, JSON, PACK, PRINT_THREADS, HELP };
+    static const struct option options[] = {
+        { "only", required_argument, NULL, ONLY },       { "level", required_argument, NULL, LEVEL },   { "seed", required_argument, NULL, SEED },
+        { "threads", required_argument, NULL, THREADS }, { "small", no_argument, NULL, SMALL },         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
+        { "bench", no_argument, NULL, BENCH },           { "list", no_argument, NULL, LIST },           { "versions", no_argument, NULL, VERSIONS },
+        { "self-test", no_argument, NULL, SELF_TEST },   { "json", required_argument, NULL, JSON },     { "help", no_argument, NULL, HELP },
+        { "print-threads", no_argument, NULL, PRINT_THREADS },
+        { "pack", required_argument, NULL, PACK },       { NULL, 0, NULL, 0 },
+    };
+    check_seed = (uint64_t)time(NULL);
+    bool self_testing = false;
+    const char *json = NULL;
+    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (option) {
+        case ONLY:
+            if (only_count < 64) only[only_count++] = optarg;
+            break;
+        case LEVEL:      ask_level(optarg); break;
+        case SEED:       check_seed = number("seed", optarg); break;
+        case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
+        case SMALL:      check_small = true; break;
+        case EXHAUSTIVE: check_exhaustive = true; break;
+        case BENCH:      check_benching = true; break;
+        case LIST:       listing = true; break;
+        case VERSIONS:   versions_wanted = true; break;
+        case SELF_TEST:  self_testing = true; break;
+        case PACK:       return report_pack(optarg);
+        case PRINT_THREADS: printf("%d\n", sgk_num_threads(NULL)); return 0;      /* for the check of SGK_NUM_THREADS */
+        case JSON:       json = optarg; break;
+        case HELP:       usage(stdout); return 0;
+        default:         usage(stderr); return 2;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "sgk-check: %s is no option\n", argv[optind]);
+        return 2;
+    }
+    main_thread = pthread_self();
+    sgk_cpu_mask(~0u);
+    const unsigned have = sgk_cpu_flags();
+    catch_crashes();
+    printf("seed %llu\n", (unsigned long long)check_seed);
+    if (self_testing) return self_test();
+
+    run_levels(have);
+    if (listing) {
+        report_list();
+        return 0;
+    }
+    if (versions_wanted) versions_print(NULL);
+    if (!only_count && !versions_wanted) report_missing_checks();
+    if (json && !report_json(json)) return 1;
+    int cases, failed;
+    report_counts(&cases, &failed);
+    if (!cases) printf("no case is named like that\n");
+    printf("%d cases, %d failed\n", cases, failed);
+    return failed != 0 || !cases;
+}

@@ -1,0 +1,83 @@
+/* Verdicts on what the call under test wrote. */
+#include <math.h>
+#include <unistd.h>
+#include "harness.h"
+
+typedef struct {
+    double  error, norm, most;          /* sums of squares, largest difference */
+    int64_t at;                         /* where it is */
+    int64_t wrong_kind;                 /* NaN or infinity in one, not in the other; -1: nowhere */
+} difference;
+
+static difference compare(const check_tensor *t)
+{
+    difference d = { .at = -1, .wrong_kind = -1 };
+    for (int64_t r = 0, i = 0, rows = tensor_rows(t), length = tensor_row_length(t); r < rows; ++r) {
+        const int64_t at = tensor_row_offset(t, r);
+        for (int64_t c = 0; c < length; ++c, ++i) {
+            const double want = load_as_f64(tensor_data(t, t->ref), at + c, t->dtype), got = load_as_f64(t->first, at + c, t->dtype);
+            if (isfinite(want) && isfinite(got)) {
+                const double off = fabs(got - want);
+                d.error += off * off, d.norm += want * want;
+                if (off > d.most || d.at < 0) d.most = off, d.at = i;
+            } else if (!(isnan(want) && isnan(got)) && want != got && d.wrong_kind < 0) {
+                d.wrong_kind = i;
+            }
+        }
+    }
+    return d;
+}
+
+/* False when a wrong kind of number was reported. */
+static bool kinds_agree(const check_tensor *t, const difference *d)
+{
+    if (d->wrong_kind < 0) return true;
+    fail("element %lld is %g, the reference has %g", (long long)d->wrong_kind, check_result_of(t, d->wrong_kind), check_reference_of(t, d->wrong_kind));
+    return false;
+}
+
+/* After a call that failed, or did not run, there is nothing to compare. */
+static bool judged(void) { return call_succeeded; }
+
+void check_close(check_tensor *t, double relative_l2)
+{
+    if (!judged()) return;
+    const difference d = compare(t);
+    if (!kinds_agree(t, &d)) return;
+    const double error = d.norm > 0 ? sqrt(d.error / d.norm) : sqrt(d.error);
+    if (!(error <= relative_l2))        /* written so that NaN fails */
+        fail("error %.3g, allowed %.3g; worst is element %lld: %.9g, the reference has %.9g", error, relative_l2, (long long)d.at,
+             check_result_of(t, d.at), check_reference_of(t, d.at));
+}
+
+void check_max(check_tensor *t, double absolute)
+{
+    if (!judged()) return;
+    const difference d = compare(t);
+    if (!kinds_agree(t, &d)) return;
+    if (!(d.most <= absolute))
+        fail("element %lld is %.9g, the reference has %.9g: off by %.3g, allowed %.3g", (long long)d.at, check_result_of(t, d.at),
+             check_reference_of(t, d.at), d.most, absolute);
+}
+
+void check_equal(check_tensor *t)
+{
+    if (!judged() || tensor_same(t, t->first, tensor_data(t, t->ref))) return;
+    for (int64_t i = 0, n = tensor_count_elements(t); i < n; ++i) {
+        const size_t at = (size_t)tensor_offset(t, i) * t->element;
+        if (!memcmp(t->first + at, tensor_data(t, t->ref) + at, t->element)) continue;
+        fail("element %lld is %.17g, the reference has %.17g (bytes must be equal)", (long long)i, check_result_of(t, i), check_reference_of(t, i));
+        return;
+    }
+}
+
+void check_done(double bytes, double operations)
+{
+    call_forget();
+    bench_figure(bytes, operations);
+    for (int i = 0; i < tensor_count; ++i)
+        if (tensors[i].device) gpu_drop(&tensors[i]);
+    tensors_free();
+    random_end_case();
+    alarm(0);
+}

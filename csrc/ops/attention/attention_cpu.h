@@ -1,0 +1,45 @@
+/* The work of one call on the CPU: pieces that any thread may take, in any order, with the same result. */
+#ifndef SGK_ATTENTION_CPU_H
+#define SGK_ATTENTION_CPU_H
+#include "attention.h"
+
+/*
+ * The rows of a sequence under one key head are its queries times the group's query heads: row r is query r / group, head
+ * r % group of the group. An item is one block of rows under one key head over one span of keys. Only sequences whose rows make a single
+ * block are cut into spans, always at the same places; the thread that ends the last span of a unit (sequence, key head) combines them.
+ */
+enum {
+    ATTENTION_ROWS = 64,            /* rows in a block */
+    ATTENTION_KEYS = 64,            /* keys that are looked at together */
+    ATTENTION_SPAN = 512,           /* keys in a span, a multiple of ATTENTION_KEYS */
+    ATTENTION_FEW_ROWS = 16,        /* up to here a row's dot products read the keys as they lie */
+};
+
+struct attention_plan {             /* one sequence */
+    struct attention_sequence sequence;
+    int32_t blocks, spans;
+    int64_t first_item;             /* items of a sequence: [kv_heads][blocks][spans] */
+    int64_t partials;               /* first float of its partial results, [kv_heads][spans][rows][padded dim + 2] */
+    int64_t first_unit;             /* its counters, [kv_heads]; only where spans > 1 */
+};
+
+struct attention_work {
+    struct attention_args a;
+    const struct attention_plan *plan;
+    int64_t items;
+    int32_t padded_dim, max_rows;   /* the head size rounded up to 16; rows of the largest block */
+    int64_t *next;                  /* the first item that nobody has taken */
+    int32_t *left;                  /* for each unit: spans that are not done */
+    float   *partials;
+    char    *buffers;               /* one for each thread */
+    int64_t  buffer_bytes;
+};
+
+/* Bytes of a thread's buffer, and its parts in floats: a multiple of 16 each. */
+static inline int64_t attention_buffer_floats(int32_t padded_dim, int32_t max_rows)
+{
+    const int64_t rows = (max_rows + 15) / 16 * 16;
+    return 2 * rows * padded_dim + rows * ATTENTION_KEYS + 4 * rows + 2 * (int64_t)ATTENTION_KEYS * padded_dim;
+}
+
+#endif

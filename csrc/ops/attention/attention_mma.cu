@@ -1,0 +1,296 @@
+/*
+ * Attention on the matrix units, f16 and bf16. A row is a query under one of the group's heads; a block takes ROWS of them under one
+ * key head, and one part of the keys. It goes over the keys in tiles, keeps a running maximum and sum for each row, and never
+ * stores a score.
+ *
+ *     moved        q and out once; k and v once for each block of rows, for a whole group of heads together
+ *     operations   4 * DIM a row and key
+ *
+ *   T                 f16 or bf16
+ *   DIM               head sizes up to here, a multiple of 32; smaller ones are filled up with zeros
+ *   WARPS_M, WARPS_N  warps along the rows, 16 each, and along the keys of a tile. With several along the keys each has sums of its own,
+ *                     added in a fixed order at the end
+ *   TILE              keys in a tile, a multiple of 16 * WARPS_N
+ *
+ * Shared memory, in rows of DIM whose 16-byte pieces are swizzled so that the 8 rows of an ldmatrix touch all banks:
+ *
+ *     q [ROWS] | k [2][TILE] | v [2][TILE]            tile t lies in half t % 2; afterwards the same memory holds the f32 sums
+ */
+#include "attention.h"
+#include "cp_async.cuh"
+#include "launch.cuh"
+#include "mma.cuh"
+
+#define THREADS   (32 * WARPS_M * WARPS_N)
+#define ROWS      (16 * WARPS_M)
+#define MINE      (TILE / WARPS_N)              /* keys of a tile that a warp takes */
+#define PIECES    (DIM / 8)                     /* 16-byte pieces in a row */
+#define ROW_BYTES (2 * DIM)
+#define SUM_ROW   (DIM + 8)                     /* floats in a row of sums: 8 more spread the rows over the banks */
+#define HOLD_Q    (DIM <= 128 && WARPS_M > 1)   /* q stays in registers: where out does not need them, and tiles bring more products than bytes */
+#define BLOCKS    (DIM > 128 ? 1 : WARPS_M == 1 ? 3 : 2)                /* on a multiprocessor: as many as shared memory lets in on sm_90 */
+
+#if DIM % 64 == 0
+#define SPAN 8                                  /* pieces that change places among themselves */
+#define SWIZZLE(row) ((row) & 7)
+#else
+#define SPAN 4
+#define SWIZZLE(row) ((row) >> 1 & 3)           /* rows of 192 bytes: two of them fill the banks */
+#endif
+
+extern __shared__ __align__(128) unsigned char memory[];
+
+DEVICE uint32_t piece_at(uint32_t base, int row, int piece) { return base + row * ROW_BYTES + ((piece ^ SWIZZLE(row)) << 4); }
+
+/* Where this lane's line of a matrix lies for 16 columns at a time: columns 16 d are at at[d % (SPAN / 2)] + STEP(d), and 16 rows further
+ * 16 ROW_BYTES further, because the swizzle repeats. Few addresses then serve all products. */
+#define STEP(d) ((d) / (SPAN / 2) * SPAN * 16)
+DEVICE void matrix_at(uint32_t at[SPAN / 2], uint32_t base, int row, int piece)
+{
+    #pragma unroll
+    for (int d = 0; d < SPAN / 2; ++d) at[d] = piece_at(base, row, 2 * d + piece);
+}
+
+DEVICE float ex2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* `at` has the rows' offsets in elements; negative ones, and pieces behind the head size, become zeros. */
+DEVICE void load_tile(uint32_t to, const T *from, const int64_t *at, int dim)
+{
+    #pragma unroll
+    for (int i = 0; i < TILE * PIECES / THREADS; ++i) {
+        const int row = (i * THREADS + (int)threadIdx.x) / PIECES, piece = (i * THREADS + (int)threadIdx.x) % PIECES;
+        const bool inside = at[row] >= 0 && piece * 8 < dim;
+        cp_async16(piece_at(to, row, piece), inside ? from + at[row] + piece * 8 : from, inside);
+    }
+}
+
+/* Where key first + threadIdx.x of a tile lies, in two steps: the page is asked for early and used when it has come. */
+DEVICE int find_page(const attention_args *a, const attention_sequence *s, int n, int first, int end)
+{
+    const int key = first + (int)threadIdx.x;
+    return (int)threadIdx.x < TILE && key < end ? attention_page_of(a, n, s->leftpad + key) : 0;
+}
+
+DEVICE void find_row(const attention_args *a, const attention_sequence *s, int64_t *key_at, int64_t *value_at, int page, int first, int end)
+{
+    if ((int)threadIdx.x >= TILE) return;
+    const int key = first + (int)threadIdx.x;
+    const attention_place p = attention_place_in(a, s, page, s->leftpad + key);
+    const bool inside = key < end && p.batch >= 0;
+    key_at[threadIdx.x]   = inside ? p.batch * a->k_batch_stride + p.row * a->k_row_stride : -1;
+    value_at[threadIdx.x] = inside ? p.batch * a->v_batch_stride + p.row * a->v_row_stride : -1;
+}
+
+extern "C" __global__ __launch_bounds__(THREADS, BLOCKS)
+void attention_mma(const __grid_constant__ attention_args a)
+{
+    __shared__ int64_t key_at[2][TILE], value_at[2][TILE];
+    __shared__ float   warp_most[WARPS_N][ROWS], warp_sum_of[WARPS_N][ROWS];
+
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;
+    const int g = lane / 4, t = lane % 4;                               /* as in mma.cuh */
+
+    /* The last rows of a sequence see most keys when causal: they go first. */
+    unsigned block = blockIdx.x;
+    const int row_block = a.row_blocks - 1 - (int)(block % a.row_blocks);
+    block /= a.row_blocks;
+    const int split = (int)(block % a.splits);
+    block /= a.splits;
+    const int kv_head = (int)(block % a.kv_heads), n = (int)(block / a.kv_heads);
+
+    pdl_wait();
+    const attention_sequence s = attention_sequence_of(&a, n);
+    const int rows = s.sq * a.group, row0 = row_block * ROWS;
+    if (row0 >= rows) return;
+    const int row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
+    const attention_keys keys = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
+    const int tiles = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
+
+    const T *k = (const T *)a.k + kv_head * a.k_head_stride, *v = (const T *)a.v + kv_head * a.v_head_stride;
+    const uint32_t q_base = shared_address(memory), k_base = q_base + ROWS * ROW_BYTES, v_base = k_base + 2 * TILE * ROW_BYTES;
+
+    /* Threads below TILE look up where the rows of tile 0 and tile 1 are. */
+    find_row(&a, &s, key_at[0], value_at[0], find_page(&a, &s, n, keys.begin, keys.end), keys.begin, keys.end);
+    find_row(&a, &s, key_at[1], value_at[1], find_page(&a, &s, n, keys.begin + TILE, keys.end), keys.begin + TILE, keys.end);
+
+    for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
+        const int row = i / PIECES, piece = i % PIECES, r = row0 + row;
+        const bool inside = r < rows && piece * 8 < a.dim;
+        const int64_t at = n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
+        cp_async16(piece_at(q_base, row, piece), inside ? (const T *)a.q + at + piece * 8 : (const T *)a.q, inside);
+    }
+    __syncthreads();
+    if (tiles > 0) load_tile(k_base, k, key_at[0], a.dim);
+    cp_async_commit();
+    if (tiles > 0) load_tile(v_base, v, value_at[0], a.dim);
+    cp_async_commit();
+
+    /* This thread's two rows, and the keys they see. */
+    int least[2], behind[2];
+    #pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int r = row0 + 16 * warp_m + g + 8 * i;
+        const attention_keys sees = attention_keys_of(&a, &s, r / a.group);
+        least[i] = sees.begin, behind[i] = r >= rows ? 0 : sees.end < keys.end ? sees.end : keys.end;
+    }
+    const float scale = a.scale * 1.4426950408889634f;                  /* scores in powers of two */
+
+    float out[DIM / 8][4], most[2] = { -INF, -INF }, sum[2] = { 0, 0 };
+    #pragma unroll
+    for (int d = 0; d < DIM / 8; ++d) out[d][0] = out[d][1] = out[d][2] = out[d][3] = 0;
+
+    const int matrix = lane / 8, line = lane % 8;                       /* of an ldmatrix: whose address this lane gives */
+    uint32_t q_at[SPAN / 2], k_at[SPAN / 2], v_at[SPAN / 2];
+    matrix_at(q_at, q_base, 16 * warp_m + (matrix & 1) * 8 + line, matrix >> 1);
+    matrix_at(k_at, k_base, MINE * warp_n + (matrix >> 1) * 8 + line, matrix & 1);
+    matrix_at(v_at, v_base, MINE * warp_n + (matrix & 1) * 8 + line, matrix >> 1);
+#if HOLD_Q
+    uint32_t held[DIM / 16][4];
+#endif
+
+    for (int tile = 0; tile < tiles; ++tile) {
+        const uint32_t half = (tile & 1) * TILE * ROW_BYTES, other = TILE * ROW_BYTES - half;
+        __syncthreads();                                                /* all are done with the tile before this one */
+        if (tile + 1 < tiles) load_tile(k_base + other, k, key_at[(tile + 1) & 1], a.dim);
+        cp_async_commit();
+        if (tile + 1 < tiles) load_tile(v_base + other, v, value_at[(tile + 1) & 1], a.dim);
+        cp_async_commit();
+        const int after = keys.begin + (tile + 2) * TILE, page = find_page(&a, &s, n, after, keys.end);
+
+        cp_async_wait(3);
+        __syncthreads();                                                /* the keys are there */
+#if HOLD_Q
+        if (tile == 0) {
+            #pragma unroll
+            for (int d = 0; d < DIM / 16; ++d) ldmatrix_x4(held[d], q_at[d % (SPAN / 2)] + STEP(d));
+        }
+#endif
+        float score[MINE / 8][4];
+        #pragma unroll
+        for (int j = 0; j < MINE / 8; ++j) score[j][0] = score[j][1] = score[j][2] = score[j][3] = 0;
+        #pragma unroll
+        for (int d = 0; d < DIM / 16; ++d) {
+#if HOLD_Q
+            const uint32_t *q = held[d];
+#else
+            uint32_t q[4];
+            ldmatrix_x4(q, q_at[d % (SPAN / 2)] + STEP(d));
+#endif
+            #pragma unroll
+            for (int j = 0; j < MINE / 16; ++j) {
+                uint32_t b[4];
+                ldmatrix_x4(b, k_at[d % (SPAN / 2)] + half + STEP(d) + 16 * j * ROW_BYTES);
+                mma_m16n8k16(score[2 * j], q, b, (const T *)0);
+                mma_m16n8k16(score[2 * j + 1], q, b + 2, (const T *)0);
+            }
+        }
+
+        const int first = keys.begin + tile * TILE + MINE * warp_n;     /* this warp's first key */
+        const bool partial = first < max(least[0], least[1]) || first + MINE > min(behind[0], behind[1]);
+        float now[2] = { most[0], most[1] };
+        #pragma unroll
+        for (int j = 0; j < MINE / 8; ++j) {
+            #pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int key = first + 8 * j + 2 * t + (e & 1);
+                score[j][e] *= scale;
+                if (partial && (key < least[e >> 1] || key >= behind[e >> 1])) score[j][e] = -INF;
+                now[e >> 1] = fmaxf(now[e >> 1], score[j][e]);
+            }
+        }
+        float base[2];
+        #pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            now[i] = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 1));
+            now[i] = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 2));
+            base[i] = now[i] == -INF ? 0 : now[i];                 /* no key seen so far: -inf - -inf is no number */
+            const float alpha = ex2(most[i] - base[i]);
+            most[i] = now[i];
+            sum[i] *= alpha;
+            #pragma unroll
+            for (int d = 0; d < DIM / 8; ++d) out[d][2 * i] *= alpha, out[d][2 * i + 1] *= alpha;
+        }
+        uint32_t p[MINE / 8][2];                                        /* two of them are A of a product with 16 keys */
+        #pragma unroll
+        for (int j = 0; j < MINE / 8; ++j) {
+            #pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                score[j][e] = ex2(score[j][e] - base[e >> 1]);
+                sum[e >> 1] += score[j][e];
+            }
+            p[j][0] = pack2(score[j][0], score[j][1], (const T *)0);
+            p[j][1] = pack2(score[j][2], score[j][3], (const T *)0);
+        }
+
+        cp_async_wait(2);
+        __syncthreads();                                                /* the values are there */
+        #pragma unroll
+        for (int j = 0; j < MINE / 16; ++j) {
+            const uint32_t weight[4] = { p[2 * j][0], p[2 * j][1], p[2 * j + 1][0], p[2 * j + 1][1] };
+            #pragma unroll
+            for (int d = 0; d < DIM / 16; ++d) {
+                uint32_t b[4];
+                ldmatrix_x4_trans(b, v_at[d % (SPAN / 2)] + half + STEP(d) + 16 * j * ROW_BYTES);
+                mma_m16n8k16(out[2 * d], weight, b, (const T *)0);
+                mma_m16n8k16(out[2 * d + 1], weight, b + 2, (const T *)0);
+            }
+        }
+        find_row(&a, &s, key_at[tile & 1], value_at[tile & 1], page, after, keys.end);      /* nobody reads this half any more */
+    }
+    cp_async_wait(0);
+    __syncthreads();
+
+    /* Sums to shared memory; then each thread takes 8 columns of a row, over all warps that have a share in it. */
+    float *sums = (float *)memory;
+    #pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int row = 16 * warp_m + g + 8 * i;
+        sum[i] += __shfl_xor_sync(~0u, sum[i], 1);
+        sum[i] += __shfl_xor_sync(~0u, sum[i], 2);
+        if (t == 0) warp_most[warp_n][row] = most[i], warp_sum_of[warp_n][row] = sum[i];
+        #pragma unroll
+        for (int d = 0; d < DIM / 8; ++d)
+            *(float2 *)&sums[(warp_n * ROWS + row) * SUM_ROW + 8 * d + 2 * t] = make_float2(out[d][2 * i], out[d][2 * i + 1]);
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
+        const int row = i / PIECES, column = i % PIECES * 8, r = row0 + row;
+        if (r >= rows || column >= a.dim) continue;
+        float all_most = warp_most[0][row], all_sum = 0, total[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
+        #pragma unroll
+        for (int w = 1; w < WARPS_N; ++w) all_most = fmaxf(all_most, warp_most[w][row]);
+        #pragma unroll
+        for (int w = 0; w < WARPS_N; ++w) {
+            const float weight = warp_most[w][row] == -INF ? 0 : ex2(warp_most[w][row] - all_most);
+            const float4 *from = (const float4 *)&sums[(w * ROWS + row) * SUM_ROW + column];
+            const float4 x = from[0], y = from[1];
+            all_sum += weight * warp_sum_of[w][row];
+            total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
+            total[4] += weight * y.x, total[5] += weight * y.y, total[6] += weight * y.z, total[7] += weight * y.w;
+        }
+        const float inverse = all_sum == 0 ? 0 : 1 / all_sum;
+        #pragma unroll
+        for (int e = 0; e < 8; ++e) total[e] *= inverse;
+        const int query = r / a.group, h = kv_head * a.group + r % a.group;
+        const float lse = (all_most + log2f(all_sum)) * 0.6931471805599453f;
+        if (a.splits == 1) {
+            T *to = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
+            *(uint4 *)to = pack16(total, (const T *)0);
+            if (column == 0 && a.softmax_lse)
+                a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;
+        } else {
+            const int64_t at = (((int64_t)split * a.batch + n) * a.heads + h) * a.max_q + query;
+            float4 *to = (float4 *)(a.partial_out + at * a.dim + column);
+            to[0] = make_float4(total[0], total[1], total[2], total[3]);
+            to[1] = make_float4(total[4], total[5], total[6], total[7]);
+            if (column == 0) a.partial_lse[at] = all_sum == 0 ? -INF : lse;
+        }
+    }
+    pdl_release();
+}

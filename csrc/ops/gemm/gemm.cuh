@@ -1,0 +1,28 @@
+/* What the linear kernels share: which tile a block has, the bias, the store. T is the kernel's format. */
+#pragma once
+#include "gemm.h"
+#include "types.cuh"
+
+/* Tiles go down the rows in bands of 8 before they go on to the next columns: what runs at one time shares weights and input in L2. */
+DEVICE void linear_tile(const linear_args *a, int bm, int bn, int64_t *m0, int64_t *n0)
+{
+    const int64_t down = (a->rows + bm - 1) / bm, across = (a->columns + bn - 1) / bn, id = blockIdx.x;
+    const int64_t band = id / (8 * across), rest = id % (8 * across), high = down - band * 8 < 8 ? down - band * 8 : 8;
+    *m0 = (band * 8 + rest % high) * bm;
+    *n0 = rest / high * bn;
+}
+
+/* 0 without a bias, and beyond the last column. */
+DEVICE float linear_bias(const linear_args *a, int64_t n)
+{
+    if (!a->bias || n >= a->columns) return 0;
+    return a->bias_dtype == SGK_F32 ? ((const float *)a->bias)[n] : to_f32(((const T *)a->bias)[n]);
+}
+
+DEVICE void linear_store(const linear_args *a, int64_t m, int64_t n, float v)
+{
+    if (m >= a->rows || n >= a->columns) return;
+    const int64_t to = m * a->out_stride + n;
+    if (a->out_dtype == SGK_F32) ((float *)a->out)[to] = v;
+    else from_f32((T *)a->out + to, v);
+}

@@ -1,0 +1,145 @@
+#include "check/check.h"
+
+/*
+ * One rounding to the format of out, and f32 sums of K products: their error grows with the root of K, and on the matrix units, which
+ * cut instead of rounding, faster.
+ */
+static double tolerance(sgk_dtype dtype, sgk_dtype out, int64_t depth)
+{
+    return check_tolerance(out) + (dtype == SGK_F32 ? 0x1p-24 : 0x1p-22) * sqrt((double)depth);
+}
+
+enum { NO_BIAS, BIAS, BIAS_F32 };
+
+static void check_linear(sgk_dtype dtype, sgk_dtype out_dtype, int with_bias, int64_t rows, int64_t columns, int64_t depth, bool dense)
+{
+    static const char *const bias_names[] = { "", "_bias", "_bias_f32" };
+    if (!check_case("linear_%s_%s%s_%lldx%lldx%lld%s", check_dtype(dtype), check_dtype(out_dtype), bias_names[with_bias],
+                    (long long)rows, (long long)columns, (long long)depth, dense ? "_dense" : "")) return;
+    check_tensor *input  = dense ? check_input_dense(dtype, 2, rows, depth) : check_input(dtype, 2, rows, depth);
+    check_tensor *weight = dense ? check_input_dense(dtype, 2, columns, depth) : check_input(dtype, 2, columns, depth);
+    check_tensor *bias   = with_bias ? check_input(with_bias == BIAS ? dtype : SGK_F32, 1, columns) : NULL;
+    check_tensor *out    = check_output(out_dtype, 2, rows, columns);
+    check_legal(input, CHECK_NDIM);
+    check_legal(out, CHECK_NDIM | (out_dtype != dtype ? CHECK_DTYPE : 0));          /* may have the input's format as well */
+    if (bias) check_legal(bias, CHECK_NULL | (with_bias == BIAS_F32 ? CHECK_DTYPE : 0));
+
+    CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
+    check_close(out, tolerance(dtype, out_dtype, depth));
+
+    const double m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
+    check_done((m * k + n * k) * size + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
+}
+
+/* Leading dimensions fold, and addresses need no alignment beyond the element's. */
+static void check_linear_folded(sgk_dtype dtype)
+{
+    if (!check_case("linear_%s_folded_unaligned", check_dtype(dtype))) return;
+    check_tensor *input  = check_unaligned(check_input(dtype, 3, (int64_t)2, (int64_t)3, (int64_t)72));
+    check_tensor *weight = check_unaligned(check_input(dtype, 2, (int64_t)21, (int64_t)72));
+    check_tensor *bias   = check_unaligned(check_input(dtype, 1, (int64_t)21));
+    check_tensor *out    = check_unaligned(check_output(dtype, 3, (int64_t)2, (int64_t)3, (int64_t)21));
+    check_legal(input, CHECK_NDIM);
+    check_legal(out, CHECK_NDIM);
+    check_legal(bias, CHECK_NULL);
+
+    CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
+    check_close(out, tolerance(dtype, dtype, 72));
+    check_done(0, 0);
+}
+
+/* All rows at once, then every sixth of them alone. */
+enum { APART = 6 };
+static sgk_status all_and_alone(const DLTensor *out, const DLTensor *alone, const DLTensor *input, const DLTensor *weight, const sgk_exec *exec)
+{
+    const sgk_status status = sgk_linear(out, input, weight, NULL, exec);
+    if (status != SGK_OK || exec->workspace_query) return status;
+    for (int64_t i = 0; i < alone->shape[0]; ++i) {
+        int64_t sizes_in[] = { 1, input->shape[1] }, sizes_out[] = { 1, out->shape[1] };
+        DLTensor x = *input, y = *alone;
+        x.shape = sizes_in, y.shape = sizes_out;
+        x.byte_offset += (uint64_t)(i * APART * input->strides[0] * x.dtype.bits / 8);
+        y.byte_offset += (uint64_t)(i * alone->strides[0] * y.dtype.bits / 8);
+        const sgk_status each = sgk_linear(&y, &x, weight, NULL, exec);
+        if (each != SGK_OK) return each;
+    }
+    return SGK_OK;
+}
+
+/* Batch invariant: a row's bits are the same whether it comes alone or among others. */
+static void check_linear_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
+{
+    enum { ROWS = 37 };
+    if (!check_case("linear_%s_batch_invariant_%lldx%lld", check_dtype(dtype), (long long)columns, (long long)depth)) return;
+    check_switches.batch_invariant = SGK_ON;
+    check_switches.keep_arguments = true;
+    check_tensor *input  = check_input_dense(dtype, 2, (int64_t)ROWS, depth);
+    check_tensor *weight = check_input_dense(dtype, 2, columns, depth);
+    check_tensor *out    = check_output(SGK_F32, 2, (int64_t)ROWS, columns);
+    check_tensor *alone  = check_output(SGK_F32, 2, (int64_t)ROWS / APART + 1, columns);
+
+    CHECK_CALL(all_and_alone(T(out), T(alone), T(input), T(weight), check_exec));
+    check_close(out, tolerance(dtype, SGK_F32, depth));
+    for (int64_t i = 0; i <= ROWS / APART; ++i)
+        for (int64_t n = 0; n < columns; ++n) {
+            const double among = check_result_of(out, i * APART * columns + n), by_itself = check_result_of(alone, i * columns + n);
+            check_that(among == by_itself, "row %lld differs in column %lld: %.9g among others, %.9g alone", (long long)(i * APART), (long long)n, among, by_itself);
+        }
+    check_done(0, 0);
+}
+
+static void check_linear_refused(sgk_dtype dtype)
+{
+    if (!check_case("linear_%s_refused", check_dtype(dtype))) return;
+    const sgk_dtype other = dtype == SGK_F16 ? SGK_BF16 : SGK_F16;
+    check_tensor *input = check_input(dtype, 2, (int64_t)3, (int64_t)8);
+    check_tensor *weight = check_input(dtype, 2, (int64_t)4, (int64_t)8);
+    check_tensor *other_weight = check_input(other, 2, (int64_t)4, (int64_t)8);
+    check_tensor *bias = check_input(other, 1, (int64_t)4);
+    check_tensor *out = check_output(dtype, 2, (int64_t)3, (int64_t)4);
+    check_tensor *other_out = check_output(other, 2, (int64_t)3, (int64_t)4);
+    CHECK_REFUSED(SGK_BAD_ARG, "weight has dtype", sgk_linear(T(out), T(input), T(other_weight), NULL, check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "bias has dtype", sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "out has dtype", sgk_linear(T(other_out), T(input), T(weight), NULL, check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "out has size 4 in dimension 1, expected 3", sgk_linear(T(out), T(input), T(input), NULL, check_exec));
+    check_done(0, 0);
+}
+
+void check_gemm(void)
+{
+    static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
+    static const struct { int64_t m, n, k; } shapes[] = {
+        { 0, 5, 7 }, { 3, 0, 7 }, { 3, 5, 0 }, { 40, 5, 0 }, { 1, 1, 1 }, { 2, 17, 31 }, { 3, 5, 512 }, { 6, 70, 513 }, { 7, 33, 1025 },
+        { 24, 19, 64 }, { 25, 65, 100 }, { 64, 3, 2100 }, { 67, 130, 530 }, { 500, 9, 40 },
+    };
+    /* Aligned and dense, for the GPU's builds: each vector build with an odd number of columns, then the tiles from small to large. */
+    static const struct { int64_t m, n, k; } dense[] = {
+        { 1, 77, 1032 }, { 3, 35, 520 }, { 8, 21, 264 }, { 16, 100, 1160 }, { 32, 2200, 264 }, { 500, 570, 72 }, { 1000, 570, 40 }, { 1000, 1150, 136 },
+    };
+    for (int f = 0; f < 3; ++f) {
+        const sgk_dtype t = formats[f];
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i)
+            check_linear(t, i % 2 ? t : SGK_F32, (int)(i + (size_t)f) % 3, shapes[i].m, shapes[i].n, shapes[i].k, false);
+        for (size_t i = 0; i < sizeof dense / sizeof *dense; ++i) {
+            const bool large = dense[i].m >= 32, deep = t == SGK_BF16 && !check_small;
+            if (large && t == SGK_F32) continue;                        /* no matrix units */
+            check_linear(t, i % 2 ? SGK_F32 : t, (int)(i + (size_t)f) % 3, dense[i].m, dense[i].n, large && !deep ? 24 : dense[i].k, true);
+        }
+        for (int bias = NO_BIAS; bias <= BIAS_F32; ++bias) {
+            check_linear(t, t, bias, 5, 12, 40, false);
+            if (t != SGK_F32) check_linear(t, SGK_F32, bias, 5, 12, 40, false);
+        }
+        check_linear_folded(t);
+        check_linear_invariant(t, 75, 1288);
+        check_linear_invariant(t, 10, 2077);
+        check_linear_refused(t);
+    }
+    if (check_benching) {
+        for (int f = 0; f < 3; ++f) {
+            check_linear(formats[f], formats[f], NO_BIAS, 1, 2048, 256, true);
+            check_linear(formats[f], formats[f], NO_BIAS, 1, 4096, 4096, true);
+            check_linear(formats[f], formats[f], NO_BIAS, 16, 4096, 4096, true);
+            check_linear(formats[f], formats[f], NO_BIAS, 512, 4096, 4096, true);
+        }
+    }
+}

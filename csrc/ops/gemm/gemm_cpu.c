@@ -1,0 +1,264 @@
+/*
+ * out = input weight^T on the CPU. Rows of both operands run along K, so that lanes run along K as well: a tile of up to
+ * TILE_ROWS x 4 outputs keeps one vector of partial sums for each output, and nothing has to be transposed.
+ *
+ *     sum(m, n) = the sum over chunks of K, in order, of
+ *                     the sum over lanes (a fixed tree) of
+ *                         the sum over steps of the chunk, in order, of input[m, k] * weight[n, k]
+ *
+ * This order is the same for every tile height, for packed and unpacked operands, and for every cut into parts: an output's bits
+ * depend on its row, its column of weights and the CPU level alone.
+ *
+ * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32 (as bf16 where
+ * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows.
+ */
+#include "cpu/simd.h"
+#include "gemm.h"
+
+#if defined(__AVX512BF16__)
+enum { BF16_PAIRS = 1 };            /* VDPBF16PS: two products a lane */
+#else
+enum { BF16_PAIRS = 0 };
+#endif
+#if defined(__AVX512F__)
+enum { TILE_ROWS = 6 };
+#else
+enum { TILE_ROWS = 3 };
+#endif
+enum { TILE_COLUMNS = 4, GROUP_COLUMNS = 8, AHEAD_BYTES = 512 };
+
+/* How format t is kept when packed, and the elements of a step and of a chunk. */
+SGK_INLINE sgk_dtype packed(sgk_dtype t) { return t == SGK_BF16 && BF16_PAIRS ? SGK_BF16 : SGK_F32; }
+SGK_INLINE int64_t step_of(sgk_dtype t)  { return packed(t) == SGK_BF16 ? 2 * VF : VF; }
+SGK_INLINE int64_t chunk_of(sgk_dtype t) { return LINEAR_STEP_BYTES / (packed(t) == SGK_BF16 ? 2 : 4); }
+SGK_INLINE int64_t size_of(sgk_dtype t)  { return t == SGK_F32 ? 4 : 2; }
+SGK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* One step at p[k]: f32 lanes, or pairs of bf16 in the lanes of a vf. */
+SGK_INLINE vf load_step(sgk_dtype t, const void *p, int64_t k)
+{
+#if defined(__AVX512BF16__)
+    if (t == SGK_BF16) return _mm512_loadu_ps((const uint16_t *)p + k);
+#endif
+    return vf_load(t, p, k);
+}
+
+/* The first n elements of a step; zeros behind them. */
+SGK_INLINE vf load_step_part(sgk_dtype t, const void *p, int64_t k, int64_t n)
+{
+#if defined(__AVX512F__)
+    if (t == SGK_F32) return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), (const float *)p + k);
+#endif
+#if defined(__AVX512BF16__)
+    if (t == SGK_BF16) return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((1u << n) - 1, (const uint16_t *)p + k));
+#endif
+    return vf_load_part(t, p, k, n);
+}
+
+SGK_INLINE vf multiply_add(sgk_dtype t, vf x, vf w, vf sum)
+{
+#if defined(__AVX512BF16__)
+    if (t == SGK_BF16) return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
+#endif
+    (void)t;
+    return vf_fma(x, w, sum);
+}
+
+/* The sums over the lanes of four vectors, in this order: lanes 2 apart, 1 apart, then quarters of the vector. */
+SGK_INLINE __m128 sum_lanes4(vf a, vf b, vf c, vf d)
+{
+#if defined(__AVX512F__)
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 s = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+#else
+    const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const __m256 h = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+#endif
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
+
+/* sums[r][0..3] += the products of n <= chunk elements of `rows` rows of x and four rows of w. */
+SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums)
+{
+    vf sum[TILE_ROWS][TILE_COLUMNS];
+    #pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+        #pragma GCC unroll 4
+        for (int c = 0; c < TILE_COLUMNS; ++c) sum[r][c] = vf_zero();
+
+    const int64_t step = step_of(t), whole = n - n % step;
+    for (int64_t k = 0; k < whole; k += step) {
+        vf v[TILE_ROWS];
+        #pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r) v[r] = load_step(t, x + r * x_bytes, k);
+        #pragma GCC unroll 4
+        for (int c = 0; c < TILE_COLUMNS; ++c) {
+            const vf u = load_step(t, w[c], k);
+            if (rows <= 4) _mm_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES, _MM_HINT_T0);      /* few rows wait for memory */
+            #pragma GCC unroll 6
+            for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
+        }
+    }
+    if (whole < n) {
+        vf v[TILE_ROWS];
+        #pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r) v[r] = load_step_part(t, x + r * x_bytes, whole, n - whole);
+        #pragma GCC unroll 4
+        for (int c = 0; c < TILE_COLUMNS; ++c) {
+            const vf u = load_step_part(t, w[c], whole, n - whole);
+            #pragma GCC unroll 6
+            for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
+        }
+    }
+    #pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r) {
+        float *to = sums + r * LINEAR_BLOCK;
+        _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sum_lanes4(sum[r][0], sum[r][1], sum[r][2], sum[r][3])));
+    }
+}
+
+SGK_INLINE void tile_any(sgk_dtype t, int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums)
+{
+    switch (rows) {
+    case 1: tile(t, 1, x, x_bytes, w, n, sums); break;
+    case 2: tile(t, 2, x, x_bytes, w, n, sums); break;
+    case 3: tile(t, 3, x, x_bytes, w, n, sums); break;
+#if defined(__AVX512F__)
+    case 4: tile(t, 4, x, x_bytes, w, n, sums); break;
+    case 5: tile(t, 5, x, x_bytes, w, n, sums); break;
+    case 6: tile(t, 6, x, x_bytes, w, n, sums); break;
+#endif
+    }
+}
+
+/* One function a format, shared by both ways below. */
+static __attribute__((noinline)) void tile_f32(int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums)
+{
+    tile_any(SGK_F32, rows, x, x_bytes, w, n, sums);
+}
+static __attribute__((noinline)) void tile_f16(int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums)
+{
+    tile_any(SGK_F16, rows, x, x_bytes, w, n, sums);
+}
+static __attribute__((noinline)) void tile_bf16(int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums)
+{
+    tile_any(SGK_BF16, rows, x, x_bytes, w, n, sums);
+}
+typedef void tile_fn(int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums);
+SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t == SGK_F16 ? tile_f16 : tile_bf16; }
+
+SGK_INLINE void store_rows(sgk_dtype t, const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, const float *sums)
+{
+    float bias[LINEAR_BLOCK];
+    if (a->bias)
+        for (int64_t c = 0; c < columns; ++c) bias[c] = load_f32(a->bias_dtype, a->bias, n + c);
+    for (int64_t r = 0; r < rows; ++r, sums += LINEAR_BLOCK)
+        for (int64_t c = 0; c < columns; c += VF) {
+            const int64_t to = (m + r) * a->out_stride + n + c, rest = columns - c;
+            vf v = vf_load_f32(sums + c);                       /* a row of sums is whole */
+            if (a->bias) v = vf_add(v, vf_load_f32(bias + c));
+            if (rest >= VF) vf_store(t, a->out, to, v);
+            else vf_store_part(t, a->out, to, rest, v);
+        }
+}
+
+/* Adds the bias, rounds, and stores. */
+static void finish(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, const float *sums)
+{
+    if (a->out_dtype == SGK_F32)      store_rows(SGK_F32,  a, m, rows, n, columns, sums);
+    else if (a->out_dtype == SGK_F16) store_rows(SGK_F16,  a, m, rows, n, columns, sums);
+    else                              store_rows(SGK_BF16, a, m, rows, n, columns, sums);
+}
+
+/* Columns [first, last) of all rows, every operand read where it lies. */
+static void few_rows(const struct linear_args *a, int64_t first, int64_t last)
+{
+    const int64_t size = size_of(a->dtype), chunk = chunk_of(a->dtype), x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
+    tile_fn *const run = tile_of(a->dtype);
+    float sums[LINEAR_FEW_ROWS * LINEAR_BLOCK];
+    for (int64_t n = first; n < last; n += LINEAR_BLOCK) {
+        const int64_t columns = least(LINEAR_BLOCK, last - n);
+        memset(sums, 0, (size_t)a->rows * LINEAR_BLOCK * sizeof *sums);
+        for (int64_t c = 0; c < columns; c += TILE_COLUMNS) {
+            const char *w[TILE_COLUMNS];                        /* beyond the last column: that one again, and nobody looks at the sum */
+            for (int64_t i = 0; i < TILE_COLUMNS; ++i) w[i] = (const char *)a->weight + (n + least(c + i, columns - 1)) * w_bytes;
+            for (int64_t m = 0; m < a->rows; m += TILE_ROWS)
+                for (int64_t k = 0; k < a->depth; k += chunk) {
+                    const char *const piece[TILE_COLUMNS] = { w[0] + k * size, w[1] + k * size, w[2] + k * size, w[3] + k * size };
+                    run(least(TILE_ROWS, a->rows - m), (const char *)a->input + m * x_bytes + k * size, x_bytes, piece, least(chunk, a->depth - k),
+                        sums + m * LINEAR_BLOCK + c);
+                }
+        }
+        finish(a, 0, a->rows, n, columns, sums);
+    }
+}
+
+/* n elements of a row as the tiles take them, with zeros up to the end of the last step. */
+SGK_INLINE void pack_row_of(sgk_dtype t, char *to, const char *from, int64_t n)
+{
+    const int64_t step = step_of(t), whole = n - n % step, bytes = size_of(packed(t));
+    for (int64_t k = 0; k < whole; k += step) vf_store_f32((float *)(to + k * bytes), load_step(t, from, k));
+    if (whole < n) vf_store_f32((float *)(to + whole * bytes), load_step_part(t, from, whole, n - whole));
+}
+
+static void pack_rows(sgk_dtype t, char *to, const char *from, int64_t from_bytes, int64_t rows, int64_t n)
+{
+    for (int64_t r = 0; r < rows; ++r, to += LINEAR_STEP_BYTES, from += from_bytes) {
+        if (t == SGK_F32)      pack_row_of(SGK_F32,  to, from, n);
+        else if (t == SGK_F16) pack_row_of(SGK_F16,  to, from, n);
+        else                   pack_row_of(SGK_BF16, to, from, n);
+    }
+}
+
+/* Rows [m, m + rows) by columns [n, n + columns) of the output. */
+static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
+{
+    const int64_t size = size_of(a->dtype), chunk = chunk_of(a->dtype), step = step_of(a->dtype);
+    const int64_t x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
+    tile_fn *const run = tile_of(packed(a->dtype));
+    char  *const w = scratch;                                                           /* [LINEAR_BLOCK][LINEAR_STEP_BYTES] */
+    char  *const x = w + LINEAR_BLOCK * LINEAR_STEP_BYTES;                              /* [LINEAR_FEW_ROWS][LINEAR_STEP_BYTES] */
+    float *const sums = (float *)(void *)(x + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES);     /* [rows][LINEAR_BLOCK] */
+
+    memset(sums, 0, (size_t)rows * LINEAR_BLOCK * sizeof *sums);
+    for (int64_t k = 0; k < a->depth; k += chunk) {
+        const int64_t n_k = least(chunk, a->depth - k), n_padded = (n_k + step - 1) / step * step;
+        pack_rows(a->dtype, w, (const char *)a->weight + n * w_bytes + k * size, w_bytes, columns, n_k);
+        for (int64_t r = 0; r < rows; r += LINEAR_FEW_ROWS) {
+            const int64_t some = least(LINEAR_FEW_ROWS, rows - r);
+            pack_rows(a->dtype, x, (const char *)a->input + (m + r) * x_bytes + k * size, x_bytes, some, n_k);
+            for (int64_t g = 0; g < columns; g += GROUP_COLUMNS)            /* a group of weights stays in the first-level cache */
+                for (int64_t i = 0; i < some; i += TILE_ROWS)
+                    for (int64_t c = g; c < least(g + GROUP_COLUMNS, columns); c += TILE_COLUMNS) {
+                        const char *piece[TILE_COLUMNS];
+                        for (int64_t j = 0; j < TILE_COLUMNS; ++j) piece[j] = w + least(c + j, columns - 1) * LINEAR_STEP_BYTES;
+                        run(least(TILE_ROWS, some - i), x + i * LINEAR_STEP_BYTES, LINEAR_STEP_BYTES, piece, n_padded, sums + (r + i) * LINEAR_BLOCK + c);
+                    }
+        }
+    }
+    finish(a, m, rows, n, columns, sums);
+}
+
+/* The p-th of `parts` equal shares of [0, n). */
+SGK_INLINE int64_t share(int64_t n, int64_t p, int64_t parts) { return n / parts * p + least(p, n % parts); }
+
+void SGK_CPU_FN(linear)(const void *args, int64_t begin, int64_t end)
+{
+    const struct linear_cpu_args *cpu = args;
+    const struct linear_args *a = &cpu->a;
+    if (!cpu->scratch) {
+        const int64_t tiles = (a->columns + VF - 1) / VF;
+        few_rows(a, share(tiles, begin, cpu->parts) * VF, least(share(tiles, end, cpu->parts) * VF, a->columns));
+        return;
+    }
+    const int64_t across = (a->columns + LINEAR_BLOCK - 1) / LINEAR_BLOCK;
+    for (int64_t p = begin; p < end; ++p)
+        for (int64_t i = share(across * cpu->row_blocks, p, cpu->parts); i < share(across * cpu->row_blocks, p + 1, cpu->parts); ++i) {
+            const int64_t n = i % across * LINEAR_BLOCK;
+            const int64_t m = share(a->rows, i / across, cpu->row_blocks), behind = share(a->rows, i / across + 1, cpu->row_blocks);
+            block(a, m, behind - m, n, least(LINEAR_BLOCK, a->columns - n), (char *)cpu->scratch + p * LINEAR_SCRATCH);
+        }
+}

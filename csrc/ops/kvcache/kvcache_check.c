@@ -1,0 +1,55 @@
+#include "check/check.h"
+
+/* Places from 0 to slots - 1, none twice. */
+static check_tensor *places(sgk_dtype index, int64_t tokens, int64_t slots)
+{
+    check_tensor *t = check_index(index, 0, 0, 1, tokens);
+    for (int64_t i = 0, slot = check_int(0, (int)(slots / (tokens + 1))); i < tokens; ++i, slot += check_int(1, (int)(slots / (tokens + 1)))) check_set(t, tokens - 1 - i, (double)slot);
+    return t;
+}
+
+static void check_store(sgk_dtype dtype, sgk_dtype index, int64_t tokens, int64_t heads, int64_t dim, int64_t v_dim, bool aligned)
+{
+    if (!check_case("store_kv_cache_%s_%s_%lldx%lldx%lld_%lld%s", check_dtype(dtype), check_dtype(index), (long long)tokens, (long long)heads, (long long)dim,
+                    (long long)v_dim, aligned ? "" : "_unaligned")) return;
+    const int64_t slots = 3 * tokens + 5;
+    check_tensor *k_cache = check_inout(dtype, 3, slots, heads, dim), *v_cache = check_inout(dtype, 3, slots, heads, v_dim);
+    check_tensor *k = check_input(dtype, 3, tokens, heads, dim), *v = check_input(dtype, 3, tokens, heads, v_dim), *out_loc = places(index, tokens, slots);
+    if (!aligned) check_unaligned(v);
+
+    CHECK_CALL(sgk_store_kv_cache(T(k_cache), T(v_cache), T(out_loc), T(k), T(v), check_exec));
+    check_equal(k_cache);
+    check_equal(v_cache);
+    check_done(2 * (double)(tokens * heads * (dim + v_dim)) * sgk_dtype_size(dtype), 0);
+}
+
+/* Rows of k with heads apart go to a cache that has them flat, or in other dimensions. */
+static void check_store_flat(sgk_dtype dtype)
+{
+    if (!check_case("store_kv_cache_%s_flat", check_dtype(dtype))) return;
+    check_tensor *k_cache = check_inout_dense(dtype, 2, (int64_t)40, (int64_t)48), *v_cache = check_inout_dense(dtype, 4, (int64_t)40, (int64_t)3, (int64_t)4, (int64_t)4);
+    check_tensor *k = check_input(dtype, 3, (int64_t)6, (int64_t)3, (int64_t)16), *v = check_input(dtype, 3, (int64_t)6, (int64_t)3, (int64_t)16);
+    check_tensor *out_loc = places(SGK_I64, 6, 40);
+
+    CHECK_CALL(sgk_store_kv_cache(T(k_cache), T(v_cache), T(out_loc), T(k), T(v), check_exec));
+    check_equal(k_cache);
+    check_equal(v_cache);
+    check_done(0, 0);
+}
+
+void check_kvcache(void)
+{
+    static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3, SGK_U8 };
+    for (size_t f = 0; f < sizeof formats / sizeof *formats; ++f) {
+        check_store(formats[f], f % 2 ? SGK_I32 : SGK_I64, check_small ? 3 : check_int(1, 70), 2, 64, 64, true);
+        check_store(formats[f], SGK_I32, 5, 1, 576, 512, true);
+        check_store(formats[f], SGK_I64, 4, 3, 7, 5, true);
+        check_store(formats[f], SGK_I64, 4, 2, 32, 32, false);
+        check_store_flat(formats[f]);
+    }
+    check_store(SGK_BF16, SGK_I64, 0, 2, 64, 64, true);
+    if (check_benching) {
+        check_store(SGK_BF16, SGK_I64, 64, 8, 128, 128, true);
+        check_store(SGK_BF16, SGK_I64, 8192, 8, 128, 128, true);
+    }
+}

@@ -1,0 +1,145 @@
+#include "sampling.h"
+#include <float.h>
+#include "base/convert.h"
+#include "base/match.h"
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
+#include "sgl_kernel/sampling.h"
+
+SGK_CPU_DECL(softmax);
+SGK_CPU_DECL(top_k_top_p);
+static const sgk_cpu_impl softmax_cpu[]     = SGK_CPU_IMPLS(softmax);
+static const sgk_cpu_impl top_k_top_p_cpu[] = SGK_CPU_IMPLS(top_k_top_p);
+
+/* Every build of sampling_softmax.cu. The last of a format takes any row. */
+typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, warps; } softmax_build;
+
+#define BUILD(type, dtype, piece, warps) \
+    { SGK_KERNEL("sampling/sampling_softmax.cu", "softmax", "-DT=" type " -DPIECE=" #piece " -DWARPS=" #warps, SGK_GENERAL), dtype, piece, warps }
+#define BUILDS(type, dtype, piece) BUILD(type, dtype, piece, 8), BUILD(type, dtype, piece, 32), BUILD(type, dtype, 1, 16)
+
+static softmax_build softmax_builds[] = { BUILDS("f32", SGK_F32, 4), BUILDS("f16", SGK_F16, 8), BUILDS("bf16", SGK_BF16, 8) };
+
+/* Every build of sampling_top.cu. */
+static struct { sgk_kernel kernel; int64_t longest_row; } top_k_top_p_builds[] = {
+    { SGK_KERNEL("sampling/sampling_top.cu", "top_k_top_p", "-DWIDE=0", SGK_GENERAL), 1 << 20   },
+    { SGK_KERNEL("sampling/sampling_top.cu", "top_k_top_p", "-DWIDE=1", SGK_GENERAL), INT64_MAX },
+};
+
+const sgk_kernel_table sampling_kernels[] = { SGK_KERNEL_TABLE(softmax_builds), SGK_KERNEL_TABLE(top_k_top_p_builds), { 0 } };
+
+static bool in_pieces(const void *data, int64_t elements, sgk_dtype dtype)
+{
+    return (uintptr_t)data % 16 == 0 && elements * sgk_dtype_size(dtype) % 16 == 0;
+}
+
+static softmax_build *choose_softmax(const struct softmax_args *a)
+{
+    const bool vectors = in_pieces(a->logits, a->logits_stride, a->dtype) && in_pieces(a->out, a->out_stride, SGK_F32) && in_pieces(NULL, a->dim, a->dtype);
+    softmax_build *b = softmax_builds;
+    for (;; ++b) {
+        if (b->dtype != a->dtype) continue;
+        if (b->piece == 1) return b;
+        if (vectors && (b->warps == 32 || a->dim <= 8192)) return b;
+    }
+}
+
+/* Temperatures and shares of a tensor: on the CPU they can be read. */
+static sgk_status check_not_negative(const char *op, const DLTensor *t, const char *name, bool finite)
+{
+    const float *values = sgk_data(t);
+    for (int64_t i = 0; i < t->shape[0]; ++i)
+        SGK_REQUIRE(values[i] >= 0 && (!finite || values[i] <= FLT_MAX), SGK_BAD_ARG, "%s: %s has %g at [%lld], expected a %snumber of at least 0",
+                    op, name, values[i], (long long)i, finite ? "finite " : "");
+    return SGK_OK;
+}
+
+sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, const DLTensor *temperature_arr, double temperature_val, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "softmax" };
+    SGK_MATCH(&m,     logits,          "N V", SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, out,             "N V", 1u << SGK_F32);
+    SGK_MATCH_OPT(&m, temperature_arr, "N",   1u << SGK_F32);
+    sgk_match_same(&m, out, logits);
+    if (!temperature_arr) SGK_MATCH_FINITE(&m, temperature_val, 0);
+    SGK_REQUIRE(temperature_arr || temperature_val <= FLT_MAX, SGK_BAD_ARG, "softmax: temperature_val is %g, expected at most %g", temperature_val, FLT_MAX);
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
+
+    const struct softmax_args a = {
+        .out = sgk_data(out), .logits = sgk_data(logits), .temperature_arr = sgk_data(temperature_arr),
+        .rows = SGK_DIM(&m, 'N'), .dim = SGK_DIM(&m, 'V'),
+        .out_stride = sgk_stride(out, 0), .logits_stride = sgk_stride(logits, 0),
+        .dtype = m.dtype, .temperature = (float)temperature_val,
+    };
+    if (a.rows == 0 || a.dim == 0) return SGK_OK;
+    if (sgk_on_gpu(&m)) {
+        softmax_build *b = choose_softmax(&a);
+        SGK_LOG_BUILD(exec, m.op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
+        const sgk_launch shape = { .grid = { a.rows }, .block = { 32u * (unsigned)b->warps } };
+        return sgk_cuda_launch(m.op, &b->kernel, &shape, m.device.device_id, exec, &a, sizeof a);
+    }
+    if (temperature_arr) SGK_TRY(check_not_negative(m.op, temperature_arr, "temperature_arr", true));
+    return sgk_cpu_run(m.op, softmax_cpu, &a, a.rows, sgk_cpu_grain(a.dim * 12), exec);
+}
+
+static sgk_status check_indices(const sgk_match *m, const struct top_k_top_p_args *a)
+{
+    for (int64_t i = 0; i < a->draws; ++i) {
+        const int64_t at = load_index(a->indices, i, a->indices_wide ? SGK_I64 : SGK_I32);
+        SGK_REQUIRE(at >= 0 && at < a->rows, SGK_BAD_ARG, "%s: maybe_indices has %lld at [%lld], expected 0 to %lld, the rows of probs",
+                    m->op, (long long)at, (long long)i, (long long)a->rows - 1);
+    }
+    return SGK_OK;
+}
+
+/* 63 - the bits of n: n weights of so many bits sum to less than 2^63. */
+static int32_t weight_bits(int64_t n)
+{
+    int32_t bits = 63;
+    for (; n; n >>= 1) --bits;
+    return bits;
+}
+
+sgk_status sgk_top_k_top_p_sampling_from_probs(const DLTensor *probs, const DLTensor *output, const DLTensor *maybe_indices,
+                                               const DLTensor *maybe_top_k_arr, int64_t top_k_val,
+                                               const DLTensor *maybe_top_p_arr, double top_p_val, bool joint,
+                                               const DLTensor *seed, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "top_k_top_p_sampling_from_probs" };
+    SGK_MATCH(&m,     probs,           "R V", 1u << SGK_F32);
+    SGK_MATCH_OUT(&m, output,          "N",   1u << SGK_I32);
+    SGK_MATCH_OPT(&m, maybe_indices,   "N",   SGK_ANY_INDEX);
+    SGK_MATCH_OPT(&m, maybe_top_k_arr, "N",   SGK_ANY_INDEX);
+    SGK_MATCH_OPT(&m, maybe_top_p_arr, "N",   1u << SGK_F32);
+    SGK_MATCH(&m,     seed,            "S",   1u << SGK_I64);
+    const int64_t draws = SGK_DIM(&m, 'N'), rows = SGK_DIM(&m, 'R'), dim = SGK_DIM(&m, 'V'), seeds = SGK_DIM(&m, 'S');
+    SGK_REQUIRE(maybe_indices || draws == rows, SGK_BAD_ARG, "%s: output has size %lld in dimension 0, expected %lld like probs where there are no indices",
+                m.op, (long long)draws, (long long)rows);
+    SGK_REQUIRE(seeds == 1 || seeds == draws, SGK_BAD_ARG, "%s: seed has size %lld in dimension 0, expected 1 or %lld like output",
+                m.op, (long long)seeds, (long long)draws);
+    SGK_REQUIRE(draws == 0 || (dim >= 1 && dim <= INT32_MAX), SGK_BAD_ARG, "%s: probs has size %lld in dimension 1, expected 1 to %d", m.op, (long long)dim, INT32_MAX);
+    SGK_REQUIRE(maybe_top_p_arr || top_p_val >= 0, SGK_BAD_ARG, "%s: top_p_val is %g, expected a number of at least 0", m.op, top_p_val);
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
+
+    const struct top_k_top_p_args a = {
+        .probs = sgk_data(probs), .output = sgk_data(output), .indices = sgk_data(maybe_indices),
+        .top_k_arr = sgk_data(maybe_top_k_arr), .top_p_arr = sgk_data(maybe_top_p_arr), .seed = sgk_data(seed),
+        .draws = draws, .rows = rows, .dim = dim, .probs_stride = sgk_stride(probs, 0),
+        .top_k = top_k_val, .top_p = (float)top_p_val, .joint = joint, .one_seed = seeds == 1,
+        .indices_wide = maybe_indices && sgk_dtype_at(maybe_indices) == SGK_I64,
+        .top_k_wide = maybe_top_k_arr && sgk_dtype_at(maybe_top_k_arr) == SGK_I64,
+        .weight_bits = weight_bits(dim),
+    };
+    if (draws == 0) return SGK_OK;
+    if (sgk_on_gpu(&m)) {
+        sgk_kernel *kernel = &top_k_top_p_builds[dim > top_k_top_p_builds[0].longest_row].kernel;
+        SGK_LOG_BUILD(exec, m.op, kernel, "");
+        const sgk_launch shape = { .grid = { draws }, .block = { 512 } };
+        return sgk_cuda_launch(m.op, kernel, &shape, m.device.device_id, exec, &a, sizeof a);
+    }
+    if (maybe_indices) SGK_TRY(check_indices(&m, &a));
+    if (maybe_top_p_arr) SGK_TRY(check_not_negative(m.op, maybe_top_p_arr, "maybe_top_p_arr", false));
+    return sgk_cpu_run(m.op, top_k_top_p_cpu, &a, draws, sgk_cpu_grain(dim * 16), exec);
+}

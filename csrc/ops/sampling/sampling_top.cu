@@ -1,0 +1,262 @@
+/*
+ * A draw from the likeliest entries of a row, one block a row. Thresholds come from histograms over the key's bits, 11 then 10 then 10 of
+ * them; all sums are integers, so the order in which threads add makes no difference. Reads the row once for its maximum, three times
+ * for each threshold asked for and once to draw, all but the first from the second-level cache; bound by that, and by additions in
+ * shared memory where many entries fall into one bin.
+ *
+ *   WIDE  0: histograms of 32-bit counters, a weight cut in halves of 12 bits, for rows of up to 2^20 entries;
+ *         1: of 64-bit counters, for any row
+ */
+#include "sampling.h"
+#include "sampling_draw.h"
+#include "launch.cuh"
+#include "types.cuh"
+
+#define WARPS   16
+#define THREADS (32 * WARPS)
+#define STEPS   4                                       /* loads in flight in a thread, of four entries each */
+#define BINS    2048
+#define EACH    (BINS / THREADS)                        /* bins of a thread */
+#define TILE    (4 * THREADS)                           /* entries the block takes at once */
+
+typedef struct {
+    const uint32_t *probs;
+    int64_t         dim;
+    uint32_t        top_key;
+    int32_t         weight_bits;
+    bool            vectors;                            /* the row starts at a multiple of 16 bytes */
+} row_t;
+
+typedef struct {
+#if WIDE
+    unsigned long long sum[BINS];
+#else
+    uint32_t low[BINS], high[BINS];
+#endif
+    uint64_t warp_sum[WARPS];
+    uint64_t above;                                     /* what the bins above the one found hold */
+    uint32_t bin;
+} shared_t;
+
+/* Four keys from entry i on; 0 behind `end`. */
+DEVICE void load_keys(uint32_t key[4], const row_t *r, int64_t i, int64_t end)
+{
+    if (r->vectors && i + 4 <= end) {
+        const uint4 u = *(const uint4 *)(r->probs + i);
+        key[0] = key_of(u.x), key[1] = key_of(u.y), key[2] = key_of(u.z), key[3] = key_of(u.w);
+        return;
+    }
+    #pragma unroll
+    for (int j = 0; j < 4; ++j) key[j] = i + j < end ? key_of(r->probs[i + j]) : 0;
+}
+
+/* An inclusive sum over the threads before and with this one, and over all of them. */
+DEVICE uint64_t block_scan(uint64_t v, shared_t *s, uint64_t *total)
+{
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    #pragma unroll
+    for (int o = 1; o < 32; o <<= 1) {
+        const uint64_t before = __shfl_up_sync(~0u, v, o);
+        if (lane >= o) v += before;
+    }
+    __syncthreads();                                    /* warp_sum may still be read for the scan before */
+    if (lane == 31) s->warp_sum[warp] = v;
+    __syncthreads();
+    *total = 0;
+    for (int w = 0; w < WARPS; ++w) {
+        if (w == warp) v += *total;
+        *total += s->warp_sum[w];
+    }
+    return v;
+}
+
+DEVICE uint32_t largest_key(const row_t *r, shared_t *s)
+{
+    uint32_t most = 0;
+    for (int64_t i = 4 * threadIdx.x; i < r->dim; i += STEPS * TILE) {
+        uint32_t key[STEPS][4];
+        #pragma unroll
+        for (int n = 0; n < STEPS; ++n) load_keys(key[n], r, i + n * TILE, r->dim);
+        #pragma unroll
+        for (int n = 0; n < STEPS; ++n)
+            most = max(most, max(max(key[n][0], key[n][1]), max(key[n][2], key[n][3])));
+    }
+    most = __reduce_max_sync(~0u, most);
+    if (threadIdx.x % 32 == 0) s->warp_sum[threadIdx.x / 32] = most;
+    __syncthreads();
+    for (int w = 0; w < WARPS; ++w) most = max(most, (uint32_t)s->warp_sum[w]);
+    return most;
+}
+
+DEVICE void clear_bins(shared_t *s)
+{
+    for (int b = threadIdx.x; b < BINS; b += THREADS) {
+#if WIDE
+        s->sum[b] = 0;
+#else
+        s->low[b] = s->high[b] = 0;
+#endif
+    }
+}
+
+DEVICE void add_to_bin(shared_t *s, uint32_t bin, uint32_t amount)
+{
+#if WIDE
+    atomicAdd(&s->sum[bin], (unsigned long long)amount);
+#else
+    atomicAdd(&s->low[bin], amount & 0xfff);
+    if (amount >> 12) atomicAdd(&s->high[bin], amount >> 12);
+#endif
+}
+
+DEVICE uint64_t bin_sum(const shared_t *s, uint32_t bin)
+{
+#if WIDE
+    return s->sum[bin];
+#else
+    return ((uint64_t)s->high[bin] << 12) + s->low[bin];
+#endif
+}
+
+/*
+ * The largest key from which on the positive entries number `need` or more (0 where there are fewer); with by_weight: from which on they
+ * weigh a share top_p of all from `floor` on. Only entries >= floor are looked at. All keys of a bin have one exponent, so a bin
+ * adds small weights, and the shift comes last.
+ */
+DEVICE uint32_t threshold(const row_t *r, shared_t *s, bool by_weight, uint32_t floor, uint64_t need, float top_p)
+{
+    uint32_t prefix = 0;
+    int known = 31;
+    for (int level = 0; level < 3; ++level) {
+        const int bits = level == 0 ? 11 : 10, shift = known - bits;
+        __syncthreads();                                /* bins and result of the level before have been read */
+        clear_bins(s);
+        if (threadIdx.x == 0) s->bin = ~0u;
+        __syncthreads();
+        for (int64_t i = 4 * threadIdx.x; i < r->dim; i += STEPS * TILE) {
+            uint32_t key[STEPS][4];
+            #pragma unroll
+            for (int n = 0; n < STEPS; ++n) load_keys(key[n], r, i + n * TILE, r->dim);
+            #pragma unroll
+            for (int n = 0; n < 4 * STEPS; ++n) {
+                const uint32_t k = key[n / 4][n % 4];
+                if (k == 0 || k < floor || k >> known != prefix) continue;
+                const uint32_t amount = by_weight ? small_weight(k, weight_shift(k, r->top_key, r->weight_bits)) : 1;
+                if (amount) add_to_bin(s, k >> shift & ((1u << bits) - 1), amount);
+            }
+        }
+        __syncthreads();
+
+        /* Thread t has bins EACH t to EACH t + EACH - 1, counted from the top. */
+        uint64_t v[EACH], mine = 0, total;
+        #pragma unroll
+        for (int j = 0; j < EACH; ++j) {
+            const uint32_t bin = BINS - 1 - EACH * threadIdx.x - j;
+            const uint64_t sum = bin >> bits ? 0 : bin_sum(s, bin);
+            const int up = by_weight ? weight_shift((prefix << bits | bin) << shift, r->top_key, r->weight_bits) : 0;
+            v[j] = sum ? sum << max(up, 0) : 0;         /* the shift means nothing above the largest key */
+            mine += v[j];
+        }
+        uint64_t upto = block_scan(mine, s, &total) - mine;
+        if (by_weight && level == 0) need = share_of(total, top_p);
+        #pragma unroll
+        for (int j = 0; j < EACH; ++j) {
+            if (upto < need && need <= upto + v[j]) {   /* in one thread, or none */
+                s->bin = BINS - 1 - EACH * threadIdx.x - j;
+                s->above = upto;
+            }
+            upto += v[j];
+        }
+        __syncthreads();
+        if (s->bin == ~0u) return 0;                    /* fewer positive entries than asked for */
+        prefix = prefix << bits | s->bin;
+        need -= s->above;
+        known = shift;
+    }
+    return prefix;
+}
+
+DEVICE uint64_t weight_from(const row_t *r, const uint32_t key[4], uint32_t least)
+{
+    uint64_t sum = 0;
+    #pragma unroll
+    for (int j = 0; j < 4; ++j)
+        if (key[j] >= least) sum += weight_of(key[j], r->top_key, r->weight_bits);
+    return sum;
+}
+
+/* Each warp sums a stretch of the row; the block then searches the stretch in which the draw falls, tile by tile. */
+DEVICE void draw(const row_t *r, shared_t *s, uint32_t least, uint64_t seed, uint64_t counter, int32_t *output)
+{
+    const int64_t stretch = (r->dim + TILE - 1) / TILE * (TILE / WARPS);
+    const int64_t begin = (int64_t)(threadIdx.x / 32) * stretch, end = min(begin + stretch, r->dim);
+    uint64_t sum = 0;
+    for (int64_t i = begin + 4 * (threadIdx.x % 32); i < end; i += STEPS * 128) {
+        uint32_t key[STEPS][4];
+        #pragma unroll
+        for (int n = 0; n < STEPS; ++n) load_keys(key[n], r, i + n * 128, end);
+        #pragma unroll
+        for (int n = 0; n < STEPS; ++n) sum += weight_from(r, key[n], least);
+    }
+    #pragma unroll
+    for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) s->warp_sum[threadIdx.x / 32] = sum;
+    __syncthreads();
+
+    uint64_t kept = 0;
+    for (int w = 0; w < WARPS; ++w) kept += s->warp_sum[w];
+    uint64_t place = draw_below(kept, seed, counter);
+    int w = 0;
+    while (place >= s->warp_sum[w]) place -= s->warp_sum[w++];      /* ends: place < kept */
+
+    for (int64_t tile = w * stretch;; tile += TILE) {
+        const int64_t i = tile + 4 * threadIdx.x;
+        uint32_t key[4];
+        load_keys(key, r, i, min((w + 1) * stretch, r->dim));
+        uint64_t total;
+        const uint64_t mine = weight_from(r, key, least), before = block_scan(mine, s, &total) - mine;
+        if (place >= before && place - before < mine) { /* one thread of the block */
+            uint64_t left = place - before;
+            int j = 0;
+            #pragma unroll
+            for (int n = 0; n < 3; ++n) {
+                const uint64_t weight = key[n] >= least ? weight_of(key[n], r->top_key, r->weight_bits) : 0;
+                if (j == n && left >= weight) left -= weight, ++j;
+            }
+            *output = (int32_t)(i + j);
+        }
+        if (place < total) break;
+        place -= total;
+    }
+}
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void top_k_top_p(const __grid_constant__ top_k_top_p_args a)
+{
+    __shared__ shared_t s;
+    const int64_t i = blockIdx.x;
+
+    pdl_wait();
+    const int64_t at = a.indices ? load_index(a.indices, i, a.indices_wide) : i;
+    const int64_t k = a.top_k_arr ? load_index(a.top_k_arr, i, a.top_k_wide) : a.top_k;
+    const float   p = a.top_p_arr ? a.top_p_arr[i] : a.top_p;
+    if (at < 0 || at >= a.rows) {
+        if (threadIdx.x == 0) a.output[i] = -1;
+        return;
+    }
+    row_t r = { a.probs + at * a.probs_stride, a.dim, 0, a.weight_bits, false };
+    r.vectors = (uint64_t)r.probs % 16 == 0;
+    r.top_key = largest_key(&r, &s);
+    if (r.top_key == 0) {
+        if (threadIdx.x == 0) a.output[i] = 0;
+        return;
+    }
+
+    uint32_t least = 0;
+    if (k == 1)                    least = r.top_key;
+    else if (k > 0 && k < r.dim)   least = threshold(&r, &s, false, 0, (uint64_t)k, 0);
+    if (p < 1 && k != 1)           least = max(least, threshold(&r, &s, true, a.joint ? 0 : least, 0, p));   /* k = 1 leaves nothing to drop */
+    draw(&r, &s, least, (uint64_t)a.seed[a.one_seed ? 0 : i], (uint64_t)(a.one_seed ? i : 0), &a.output[i]);
+    pdl_release();
+}

@@ -1,0 +1,77 @@
+/* Scaled dot-product attention over dense, packed and paged keys and values. */
+#ifndef SGL_KERNEL_ATTENTION_H
+#define SGL_KERNEL_ATTENTION_H
+#include <stdbool.h>
+#include "base.h"
+
+/**
+ * What sgk_flash_attn may be told beyond q, k and v. Fill with SGK_FLASH_ATTN_OPTIONS_INIT and set what differs.
+ * Tensors are i32 and may be NULL unless another type is named; B is the number of sequences.
+ */
+typedef struct sgk_flash_attn_options {
+    size_t size;                        /* sizeof(sgk_flash_attn_options) as the caller compiled it: it may grow at its end */
+
+    /* Keys and values to append first: [B, N, K, D], or [N, K, D] with cu_seqlens_k_new; dtype of q. Token t of sequence n goes to
+     * place seqused_k[n] + t of its cache. Both or neither; they need seqused_k. */
+    const DLTensor *k_new, *v_new;
+
+    const DLTensor *cu_seqlens_q;       /* [B + 1]: sequence n has rows cu_seqlens_q[n] .. cu_seqlens_q[n + 1] - 1 of q [T, H, D] */
+    const DLTensor *cu_seqlens_k;       /* [B + 1]: the same for k, v [S, K, D]; excludes page_table and kv_batch_idx */
+    const DLTensor *cu_seqlens_k_new;   /* [B + 1]: the same for k_new, v_new; without them ignored */
+    const DLTensor *seqused_q;          /* [B]: only so many queries count; later rows of out and softmax_lse are left as they are */
+    const DLTensor *seqused_k;          /* [B]: how much of the cache is filled, before anything is appended. NULL: all of it */
+    const DLTensor *page_table;         /* [B, P]: place j of sequence n is row j % page_size of page page_table[n, j / page_size] */
+    const DLTensor *kv_batch_idx;       /* [B]: the row of k and v that holds sequence n's cache. NULL: row n */
+    const DLTensor *leftpad_k;          /* [B]: the place of sequence n's key 0 */
+
+    const DLTensor *q_v;                                    /* not supported yet, like all down to sinks */
+    const DLTensor *rotary_cos, *rotary_sin, *seqlens_rotary;
+    const DLTensor *q_descale, *k_descale, *v_descale;
+    const DLTensor *sinks;
+
+    int64_t max_seqlen_q;               /* the longest sequence of q; needed with cu_seqlens_q. -1: not given */
+    int64_t max_seqlen_k;               /* of k; needed with cu_seqlens_k. -1: not given */
+    double  softmax_scale;              /* 0: 1 / sqrt(D) */
+    bool    causal;
+    int64_t window_size_left, window_size_right;            /* -1: no limit */
+    int64_t attention_chunk;                                /* not supported yet: 0 */
+    double  softcap;                                        /* not supported yet: 0 */
+    bool    rotary_interleaved;
+    int64_t num_splits;                 /* parts that a sequence's keys are cut into on the GPU, at most 256; 0: chosen by the library */
+} sgk_flash_attn_options;
+
+#define SGK_FLASH_ATTN_OPTIONS_INIT { .size = sizeof(sgk_flash_attn_options), .max_seqlen_q = -1, .max_seqlen_k = -1, \
+                                      .window_size_left = -1, .window_size_right = -1, .rotary_interleaved = true }
+
+/**
+ * out[i] = sum_j p_ij v[j],   p_ij = exp(s_ij - softmax_lse[i]),   s_ij = softmax_scale * q[i] . k[j],
+ * softmax_lse[i] = ln sum_j exp(s_ij), for each sequence and head; query head h reads key head h / (H / K).
+ *
+ * (T. Dao: FlashAttention-2, 2023, for the order of the work: one pass over the keys with a running maximum.)
+ *
+ * A sequence has sq queries (seqused_q at most) and sk keys: what is filled, less leftpad_k, and what is appended. Query i
+ * stands at c = i + sk - sq, so that the last query and the last key are aligned, and sees key j when
+ *
+ *     c - window_size_left <= j <= c + window_size_right        and, causal, j <= c
+ *
+ * A query that sees no key gets out 0 and softmax_lse -inf; where k and v have room for no key at all, +inf.
+ *
+ * @param out          [B, Q, H, D] or [T, H, D], as q; rows and heads may be strided
+ * @param softmax_lse  [B, H, Q] or [H, T], f32; may be NULL
+ * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16; D a multiple of 8 up to 256; all but D may be strided
+ * @param k, v         dense [C, S, K, D] with C = B unless kv_batch_idx is given; with cu_seqlens_k [S, K, D]; with page_table
+ *                     [pages, page_size, K, D], any page_size; dtype of q; H a multiple of K; all but D may be strided.
+ *                     Written only where k_new is appended
+ * @param options      NULL: none
+ *
+ * Sums are f32, p is rounded to the dtype on its way through the GPU's matrix units, and out is rounded once. On the CPU a sequence's
+ * numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
+ *
+ * On the CPU all index tensors are bounds-checked before anything is written. On the GPU lengths are cut to what the tensors hold,
+ * and a page or cache row that does not exist reads as zeros and is never written.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_lse,
+                                  const DLTensor *q, const DLTensor *k, const DLTensor *v,
+                                  const sgk_flash_attn_options *options, const sgk_exec *exec);
+#endif

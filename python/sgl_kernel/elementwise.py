@@ -1,0 +1,65 @@
+"""Norms, gated activations, rotary embedding."""
+from __future__ import annotations
+
+from typing import Optional
+
+from sgl_kernel._ops import operator, provided_by, torch
+from sgl_kernel.utils import is_arch_support_pdl
+
+_rmsnorm = operator("rmsnorm")
+_fused_add_rmsnorm = operator("fused_add_rmsnorm")
+_silu_and_mul = operator("silu_and_mul")
+_rotary_embedding = operator("rotary_embedding")
+
+
+def _pdl(enable_pdl, tensor):
+    """Programmatic dependent launch is on by default where the GPU has it; a CPU tensor must not wake the GPU to find out."""
+    return tensor.is_cuda and is_arch_support_pdl() if enable_pdl is None else enable_pdl
+
+
+@provided_by("norm")
+def rmsnorm(
+    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
+    enable_pdl: Optional[bool] = None,
+) -> torch.Tensor:
+    """out[i] = input[i] * weight / sqrt(mean(input[i] ** 2) + eps)"""
+    if out is None:
+        out = torch.empty_like(input)
+    _rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
+    return out
+
+
+@provided_by("norm")
+def fused_add_rmsnorm(
+    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded"""
+    _fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+
+
+def _gated_output(input, out):
+    if input.shape[-1] * input.dtype.itemsize % 16 != 0:
+        raise ValueError("The pointers must be multiple of 16 bytes.")
+    if out is None:
+        return torch.empty(input.shape[:-1] + (input.shape[-1] // 2,), dtype=input.dtype, device=input.device)
+    assert input.ndim == out.ndim, f"{input.ndim} != {out.ndim}"
+    assert input.shape[:-1] == out.shape[:-1], f"{input.shape[:-1]} != {out.shape[:-1]}"
+    assert input.shape[-1] == 2 * out.shape[-1], f"{input.shape[-1]} != {2 * out.shape[-1]}"
+    return out
+
+
+@provided_by("act")
+def silu_and_mul(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
+    """out = silu(first half of input's last dimension) * second half"""
+    out = _gated_output(input, out)
+    _silu_and_mul(out, input)
+    return out
+
+
+@provided_by("rope")
+def rotary_embedding(
+    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, head_size: int, cos_sin_cache: torch.Tensor,
+    is_neox: bool = True,
+):
+    """Rotates query and key, which may be None, in place by their positions."""
+    _rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)

@@ -1,0 +1,75 @@
+"""A call of every operator, for the tests that hold for all of them.
+
+SAMPLES[operator](n, device) makes the positional arguments of a legal call whose result depends on nothing but them; sizes
+that follow n are those that torch.compile must keep dynamic.
+"""
+import torch
+
+F32 = torch.float32
+
+
+def random(*shape, device, dtype=F32, seed=0):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator).to(device, dtype)
+
+
+def ints(values, device, dtype=torch.int32):
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def rope(n, device):
+    angle = random(64, 8, device="cpu")
+    return [torch.arange(n, device=device) % 64, random(n, 4 * 16, device=device), random(n, 2 * 16, device=device, seed=1), 16,
+            torch.cat((angle.cos(), angle.sin()), 1).to(device), True]
+
+
+def store(n, device):
+    return [torch.zeros(64, 2, 16, device=device), torch.zeros(64, 2, 16, device=device), torch.arange(n, device=device) * 2,
+            random(n, 2, 16, device=device), random(n, 2, 16, device=device, seed=1)]
+
+
+def attention(n, device):
+    """One sequence of n queries and 2 n keys, packed."""
+    q, k, v = random(n, 4, 16, device=device), random(2 * n, 2, 16, device=device, seed=1), random(2 * n, 2, 16, device=device, seed=2)
+    out, lse = torch.empty_like(q), torch.empty(4, n, device=device)
+    return [out, lse, q, k, v, None, ints([0, n], device), ints([0, 2 * n], device), None, None, n, 2 * n, None, None, None, None, None, None,
+            None, True, -1, -1, 0, 0.0, 1, None]
+
+
+def attention_append(n, device):
+    """Two sequences whose cache takes one new token each."""
+    q = random(2, 1, 4, 16, device=device)
+    k, v = random(2, 2 * n, 2, 16, device=device, seed=1), random(2, 2 * n, 2, 16, device=device, seed=2)
+    k_new, v_new = random(2, 1, 2, 16, device=device, seed=3), random(2, 1, 2, 16, device=device, seed=4)
+    return [torch.empty_like(q), torch.empty(2, 4, 1, device=device), q, k, v, k_new, v_new, None, None, None, None, ints([3, n], device), None,
+            None, None, None, None, None, None, None, None, None, None, True, -1, -1, 0, 0.0, True, 1, None]
+
+
+def sampling(n, device):
+    """Top-k of 1, so that the seeds that torch draws do not matter."""
+    return [random(n, 40, device=device).softmax(1), torch.full((n,), -1, dtype=torch.int32, device=device), None, None, 1.0, None, 0.9, True, None]
+
+
+def sampling_seeded(n, device):
+    return [random(n, 40, device=device).softmax(1), torch.full((n,), -1, dtype=torch.int32, device=device), None, None, 10, None, 0.9, False,
+            torch.tensor([12345], device=device)]
+
+
+def softmax(n, device):
+    return [torch.empty(n, 40, device=device), random(n, 40, device=device), None, 0.7]
+
+
+SAMPLES = {
+    "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
+    "fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1), random(48, device=device), 1e-6, False],
+    "silu_and_mul": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device)],
+    "silu_and_mul.v0_1_8": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), 0],
+    "rotary_embedding": rope,
+    "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],
+    "store_kv_cache": store,
+    "flash_attn": attention,
+    "flash_attn_append": attention_append,
+    "softmax": softmax,
+    "top_k_top_p_sampling_from_probs": sampling,
+    "top_k_top_p_sampling_from_probs_seeded": sampling_seeded,
+}

@@ -1,0 +1,59 @@
+"""The command sgl-kernel: info, check, bench."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+import sgl_kernel  # noqa: E402
+from sgl_kernel import _library  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not _library.find("bin/sgk-check", "sgk-check").exists() or "norm" in _library.families_left_out,
+                                reason="this build has no sgk-check or no norms")
+
+
+def sgl_kernel_command(*arguments):
+    return subprocess.run([sys.executable, "-m", "sgl_kernel", *arguments], capture_output=True, text=True, timeout=500)
+
+
+def test_version():
+    assert sgl_kernel_command("--version").stdout == f"sgl-kernel {sgl_kernel.__version__}\n"
+
+
+def test_info():
+    result = sgl_kernel_command("info", "--only=rmsnorm")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"sgl-kernel {sgl_kernel.__version__}, {_library.path}\n")
+    for word in ("CPU level", "GPU", "packs", "torch", "operators registered", "fused_add_rmsnorm"):
+        assert word in result.stdout, result.stdout
+
+
+def test_info_as_json():
+    result = sgl_kernel_command("info", "--only=rmsnorm", "--json")
+    facts = json.loads(result.stdout)
+    assert facts["version"] == sgl_kernel.__version__
+    assert {"rmsnorm", "fused_add_rmsnorm"} <= {v["operator"] for v in facts["versions"]}
+
+
+def test_check_passes_its_options_and_code_on():
+    result = sgl_kernel_command("check", "--list")
+    assert result.returncode == 0 and "rmsnorm" in result.stdout
+    assert sgl_kernel_command("check", "--no-such-option").returncode == 2
+
+
+def test_bench(tmp_path):
+    written, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    result = sgl_kernel_command("bench", "--only=rmsnorm_f32", "--level=avx2", "--level=ref", f"--json={written}", f"--plot={picture}")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(written.read_text())
+    assert found["rows"] and all("rmsnorm" in row["case"] for row in found["rows"])
+    assert "rmsnorm" in result.stdout and "GB/s" in result.stdout
+    pytest.importorskip("matplotlib")
+    assert os.path.getsize(picture) > 5000
+
+
+def test_unknown_argument_is_one_sentence():
+    result = sgl_kernel_command("info", "--nonsense")
+    assert result.returncode == 2 and result.stderr.endswith("error: unknown arguments: --nonsense\n")

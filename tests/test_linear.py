@@ -1,0 +1,119 @@
+"""linear next to torch: formats, shapes that fold, odd sizes, empty ones, and what is refused."""
+import pytest
+
+torch = pytest.importorskip("torch")
+from sgl_kernel import linear  # noqa: E402
+
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}     # relative l2: one rounding, and f32 sums
+FORMATS = list(TOLERANCE)
+
+
+def random(*shape, dtype, device, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + len(shape))).to(device, dtype)
+
+
+def wanted(input, weight, bias=None):
+    product = input.double() @ weight.double().T
+    return product if bias is None else product + bias.double()
+
+
+def assert_near(found, right, tolerance):
+    assert found.shape == right.shape
+    error = (found.double() - right).norm() / right.norm()
+    assert error <= tolerance                       # fails for NaN
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 7, 40, 200])
+@pytest.mark.parametrize("columns, depth", [(64, 256), (33, 1031), (300, 129)])
+def test_product(device, dtype, rows, columns, depth):
+    x, w = random(rows, depth, dtype=dtype, device=device), random(columns, depth, dtype=dtype, device=device, seed=7)
+    assert_near(linear(x, w), wanted(x, w), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("bias_dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("out_dtype", FORMATS, ids=str)
+def test_formats(device, dtype, bias_dtype, out_dtype):
+    x, w = random(5, 72, dtype=dtype, device=device), random(19, 72, dtype=dtype, device=device)
+    bias = random(19, dtype=bias_dtype, device=device)
+    out = torch.empty(5, 19, dtype=out_dtype, device=device)
+    if {bias_dtype, out_dtype} <= {dtype, torch.float32}:
+        assert linear(x, w, bias, out=out) is out
+        assert_near(out, wanted(x, w, bias), max(TOLERANCE[out_dtype], TOLERANCE[torch.float32]))
+    else:
+        with pytest.raises(RuntimeError, match="linear: (bias|out) has dtype"):
+            linear(x, w, bias, out=out)
+
+
+def test_shapes(device):
+    x, w = random(2, 3, 4, 48, dtype=torch.float32, device=device), random(9, 48, dtype=torch.float32, device=device)
+    assert_near(linear(x, w), wanted(x, w), 1e-6)
+    assert_near(linear(x[0, 0, 0], w), wanted(x[0, 0, 0], w), 1e-6)                             # a vector
+    assert_near(linear(x[0, :, 1], w), wanted(x[0, :, 1], w), 1e-6)                             # rows with a stride
+    assert_near(linear(x[:1, 1:, 0, 5:17], w[::2, 5:17]), wanted(x[:1, 1:, 0, 5:17], w[::2, 5:17]), 1e-6)
+    repeated = x[0, 0, :1].expand(6, 48)
+    assert_near(linear(repeated, w), wanted(repeated, w), 1e-6)
+    wide = torch.full((4, 20), 5.0, device=device)
+    linear(x[0, 0], w, out=wide[:, 3:12])
+    assert_near(wide[:, 3:12], wanted(x[0, 0], w), 1e-6)
+    assert (wide[:, :3] == 5).all() and (wide[:, 12:] == 5).all()
+
+
+def test_empty(device):
+    x, w, bias = (torch.zeros(s, device=device) for s in [(3, 0), (4, 0), (4,)])
+    assert linear(x[:0], w).shape == (0, 4) and linear(x, w[:0]).shape == (3, 0)
+    assert linear(x, w).eq(0).all() and linear(x, w, bias + 2).eq(2).all()
+    assert linear(torch.zeros(50, 0, device=device), w, bias - 1).eq(-1).all()
+
+
+def test_true_f32(device):
+    """TF32 has 10 bits of fraction: 1 + 2^-12 would be 1."""
+    x = torch.full((64, 64), 1 + 2.0**-12, device=device)
+    assert linear(x, torch.ones_like(x)).eq(64 * (1 + 2.0**-12)).all()
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_threads(dtype):
+    """The bits do not depend on the number of threads."""
+    x, w = random(70, 520, dtype=dtype, device="cpu"), random(210, 520, dtype=dtype, device="cpu")
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results += [(linear(x, w), linear(x[:3], w))]
+    finally:
+        torch.set_num_threads(before)
+    for many, few in results[1:]:
+        assert torch.equal(many, results[0][0]) and torch.equal(few, results[0][1])
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_rows_do_not_know_each_other(dtype):
+    """On the CPU always; on the GPU with SGK_BATCH_INVARIANT=1, which sgk-check covers."""
+    x, w = random(70, 1100, dtype=dtype, device="cpu"), random(50, 1100, dtype=dtype, device="cpu")
+    together = linear(x, w)
+    for first, last in [(0, 1), (5, 9), (30, 69)]:
+        assert torch.equal(linear(x[first:last], w), together[first:last])
+
+
+def test_refused(device):
+    x, w = torch.zeros(3, 8, device=device), torch.zeros(4, 8, device=device)
+    with pytest.raises(RuntimeError, match="linear: weight has size 7 in dimension 1, expected 8"):
+        linear(x, w[:, :7])
+    with pytest.raises(RuntimeError, match="linear: bias has size 3 in dimension 0, expected 4"):
+        linear(x, w, torch.zeros(3, device=device))
+    with pytest.raises(RuntimeError, match="linear: out is written and overlaps input"):
+        linear(x, w, out=x[:, :4])
+    with pytest.raises(RuntimeError, match="linear: input has leading dimensions that are not evenly spaced"):
+        linear(torch.zeros(4, 3, 8, device=device)[:, :2], w)
+    with pytest.raises(RuntimeError, match="linear: input has stride 3 in its last dimension, expected 1"):
+        linear(torch.zeros(8, 3, device=device).T, w)
+    with pytest.raises(RuntimeError, match="linear: input has dtype f64"):
+        linear(x.double(), w)
+
+
+def test_gradients_are_not_lost_silently():
+    x, w = torch.zeros(3, 8, requires_grad=True), torch.zeros(4, 8)
+    assert not linear(x, w).requires_grad

@@ -1,0 +1,200 @@
+"""Names, schemas and Python signatures equal those of the releases (tests/api/), but for the differences listed here with their reason."""
+import ast
+import importlib
+import inspect
+import pkgutil
+import textwrap
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import sgl_kernel  # noqa: E402
+from sgl_kernel import _library  # noqa: E402
+
+API = Path(__file__).parent / "api"
+RELEASES = ["0.4.3", "0.3.21", "0.1.8"]       # the newest first
+CPU_RELEASE = "cpu-0.4.3"
+
+# Operators that no release has.
+OWN_OPERATORS = {
+    "linear": "input @ weight.T + bias, which the releases leave to torch",
+    "softmax": "softmax with temperature, which the releases leave to torch",
+    "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
+    "flash_attn_append": "the same, with new keys and values written into the cache",
+    "top_k_top_p_sampling_from_probs_seeded": "the released operator with its seeds as a tensor, for graphs and for torch before 2.13",
+}
+# Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
+OWN_MARKS = {
+    "store_kv_cache": {"k_cache", "v_cache"},
+    "top_k_top_p_sampling_from_probs": {"output"},
+}
+# Public Python functions that no release has.
+OWN_FUNCTIONS = {
+    "gemm.linear": "as the operator",
+    "sampling.softmax": "as the operator",
+}
+# Parameters of ours behind the released ones, keyword only.
+OWN_PARAMETERS = {
+    "sampling.top_k_top_p_sampling_from_probs": {"seed"},
+}
+# What 0.1.8 and 0.3.21 call otherwise, and how that call is served.
+OLDER_PYTHON = {}
+
+
+# ---- operators -------------------------------------------------------------------------------------------------------------------
+
+def released_schemas(release):
+    schemas = [torch._C.parse_schema(line) for line in (API / f"schemas-{release}.txt").read_text().splitlines() if line]
+    return {schema.name: schema for schema in schemas}
+
+
+RELEASED = {release: released_schemas(release) for release in [*RELEASES, CPU_RELEASE]}
+UNION = set().union(*RELEASED.values())
+OURS = {}
+for operator_name, operator_overload in _library.torch_operators():
+    OURS.setdefault(operator_name, {})[operator_overload] = getattr(getattr(torch.ops.sgl_kernel, operator_name), operator_overload or "default")._schema
+
+
+def call_of(schema):
+    """All that a caller sees of a schema: names, types, defaults, results."""
+    arguments = [(a.name, str(a.type), a.kwarg_only, a.default_value if a.has_default_value() else "required") for a in schema.arguments]
+    return arguments, [str(r.type) for r in schema.returns]
+
+
+def marks(schema):
+    return {a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write}
+
+
+def releases_of(name):
+    """The release that `.default` follows, and those whose call differs from every newer one's."""
+    found = [release for release in [*RELEASES, CPU_RELEASE] if name in RELEASED[release]]
+    distinct = []
+    for release in found:
+        if all(call_of(RELEASED[release][name]) != call_of(RELEASED[other][name]) for other in distinct):
+            distinct.append(release)
+    return distinct
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_schema(name):
+    if name not in UNION:
+        assert name in OWN_OPERATORS, f"{name} is in no release and not listed as our own"
+        assert set(OURS[name]) == {""}
+        return
+    distinct = releases_of(name)
+    overloads = {"" if i == 0 else "v" + release.replace(".", "_"): release for i, release in enumerate(distinct)}
+    assert set(OURS[name]) == set(overloads), f"overloads of {name}: a call that an older release takes is one of its own"
+    for overload, release in overloads.items():
+        ours, theirs = OURS[name][overload], RELEASED[release][name]
+        assert call_of(ours) == call_of(theirs), f"{name}.{overload or 'default'} differs from release {release}"
+        assert marks(ours) - marks(theirs) <= OWN_MARKS.get(name, set()), f"{name} marks arguments that release {release} does not"
+        assert marks(theirs) <= marks(ours), f"{name} lacks marks of release {release}"
+
+
+def test_lists_of_differences_hold_what_is_true():
+    for name in OWN_OPERATORS:
+        assert name not in UNION, f"{name} is in a release"
+    for name, arguments in OWN_MARKS.items():
+        newest = RELEASED[releases_of(name)[0]][name]
+        assert not arguments & marks(newest), f"{name}: the release marks these itself"
+
+
+def test_done(capsys):
+    done = set(OURS) & UNION
+    older = sum(len(overloads) - 1 for overloads in OURS.values())
+    with capsys.disabled():
+        print(f"\noperators: {len(done)} of the {len(UNION)} released names are done, {older} of their older schemas, "
+              f"and {len(set(OURS) - UNION)} of our own: {', '.join(sorted(set(OURS) - UNION))}")
+    assert done
+
+
+# ---- Python ----------------------------------------------------------------------------------------------------------------------
+
+def released_functions(release):
+    """{"elementwise.rmsnorm": its ast.FunctionDef, or the name it is an alias of}"""
+    functions = {}
+    for line in (API / f"python-{release}.txt").read_text().splitlines():
+        if not line or line.endswith("(class)"):
+            continue
+        if " = " in line.split("(")[0]:
+            name, target = line.split(" = ")
+            functions[name.removeprefix("sgl_kernel.")] = target
+            continue
+        path, _, signature = line.partition("(")
+        module, _, name = path.removeprefix("sgl_kernel.").rpartition(".")
+        functions[f"{module}.{name}"] = ast.parse(f"def {name}({signature}: ...").body[0]
+    return functions
+
+
+def parameters_of_ast(definition):
+    a = definition.args
+    defaults = [None] * (len(a.args) - len(a.defaults)) + [ast.unparse(d) for d in a.defaults]
+    listed = [(p.arg, "any", d, p.annotation) for p, d in zip(a.args, defaults)]
+    listed += [(p.arg, "keyword", d and ast.unparse(d), p.annotation) for p, d in zip(a.kwonlyargs, a.kw_defaults)]
+    return listed, definition.returns
+
+
+def definition_of(function):
+    """A function's own source line, read as the releases' lines are."""
+    source = inspect.getsource(inspect.unwrap(function))
+    return next(node for node in ast.walk(ast.parse(textwrap.dedent(source))) if isinstance(node, ast.FunctionDef))
+
+
+def text(annotation):
+    return annotation and ast.unparse(annotation)
+
+
+PYTHON = {release: released_functions(release) for release in RELEASES}
+MODULES = [m.name for m in pkgutil.iter_modules(sgl_kernel.__path__) if not m.name.startswith("_") and m.name != "cli"]
+FUNCTIONS = {}
+for module_name in MODULES:
+    module = importlib.import_module(f"sgl_kernel.{module_name}")
+    for function_name, function in inspect.getmembers(module, inspect.isfunction):
+        if function.__module__ == module.__name__ and (not function_name.startswith("_") or f"{module_name}.{function_name}" in PYTHON["0.4.3"]):
+            FUNCTIONS[f"{module_name}.{function_name}"] = function
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signature(name):
+    newest = next((PYTHON[release][name] for release in RELEASES if name in PYTHON[release]), None)
+    if newest is None:
+        assert name in OWN_FUNCTIONS, f"{name} is in no release and not listed as our own"
+        return
+    if isinstance(newest, str):     # an alias
+        assert FUNCTIONS[name] is getattr(inspect.getmodule(FUNCTIONS[name]), newest)
+        return
+    (ours, our_return), (theirs, their_return) = parameters_of_ast(definition_of(FUNCTIONS[name])), parameters_of_ast(newest)
+    ours = [p for p in ours if p[1] != "keyword" or p[0] not in OWN_PARAMETERS.get(name, ())]
+
+    def value(default):
+        return default and ast.literal_eval(default)
+
+    assert [p[:2] for p in ours] == [p[:2] for p in theirs], "names, order and kind of the parameters"
+    assert [value(p[2]) for p in ours] == [value(p[2]) for p in theirs], "defaults"
+    assert [text(p[3]) for p in ours] == [text(p[3]) for p in theirs], "annotations"
+    assert text(our_return) == text(their_return), "the result's annotation"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_older_calls_are_understood(name):
+    """Every call that an older release took binds to our parameters with the same meaning."""
+    ours, _ = parameters_of_ast(definition_of(FUNCTIONS[name]))
+    names = [p[0] for p in ours]
+    for release in RELEASES:
+        older = PYTHON[release].get(name)
+        if older is None or isinstance(older, str) or name in OLDER_PYTHON:
+            continue
+        theirs, _ = parameters_of_ast(older)
+        assert {p[0] for p in theirs} <= set(names), f"release {release}"
+        required = [p[0] for p in theirs if p[1] == "any" and p[2] is None]
+        assert names[:len(required)] == required, f"release {release}: positional arguments"
+        assert all(p[2] is not None or p[0] in {q[0] for q in theirs} for p in ours), f"release {release}: new required parameters"
+
+
+def test_public_names_are_at_the_root():
+    module_only = {"flash_attn", "memory", "utils", "testing", "test_utils", "kvcacheio"}
+    for name in FUNCTIONS:
+        module_name, _, function_name = name.partition(".")
+        if module_name not in module_only:
+            assert getattr(sgl_kernel, function_name) is FUNCTIONS[name], f"sgl_kernel.{function_name}"
