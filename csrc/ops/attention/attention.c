@@ -328,7 +328,7 @@ static sgk_status run_cpu(const call *c, const struct attention_args *a, const s
     struct attention_work w = { .a = *a, .padded_dim = (a->dim + 15) / 16 * 16 };
     int32_t heads = ATTENTION_ROWS;
     plan_size size = make_plan(a, w.padded_dim, heads, NULL);
-    int64_t slots = size.bytes / 65536 + 1;         /* fewer threads where a piece would be over before another thread has woken up */
+    int64_t slots = size.bytes / 262144 + 1;         /* fewer threads where a piece would be over before another thread has woken up */
     if (slots > sgk_num_threads(exec)) slots = sgk_num_threads(exec);
     while (slots > 1 && heads > 1 && size.items < 4 * slots) size = make_plan(a, w.padded_dim, heads /= 2, NULL);
     if (slots > size.items) slots = size.items;

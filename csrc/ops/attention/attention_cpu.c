@@ -34,25 +34,25 @@ typedef struct { const void *key[KEYS], *value[KEYS]; } places;        /* of a b
 SGK_INLINE void tile(sgk_dtype t, const int rows, const int vecs, float *c, int64_t c_stride, const float *a, int64_t a_row, int64_t a_column,
                      const void *const *b, int64_t column, int64_t depth, bool add)
 {
-    vf total[4][4];
+    vf total[4][8];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < vecs; ++v) total[r][v] = add ? vf_load_f32(c + r * c_stride + v * VF) : vf_zero();
     for (int64_t k = 0; k < depth; ++k) {
-        vf x[4];
-#pragma GCC unroll 4
+        vf x[8];
+#pragma GCC unroll 8
         for (int v = 0; v < vecs; ++v) x[v] = vf_load(t, b[k], column + v * VF);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf y = vf_set(a[r * a_row + k * a_column]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < vecs; ++v) total[r][v] = vf_fma(x[v], y, total[r][v]);
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < vecs; ++v) vf_store_f32(c + r * c_stride + v * VF, total[r][v]);
 }
 
@@ -72,6 +72,11 @@ SGK_INLINE void multiply(sgk_dtype t, float *c, int64_t c_stride, int64_t rows, 
                          const void *const *b, int64_t offset, int64_t depth, bool add)
 {
     int64_t column = 0;
+    if (rows <= 2)                                                      /* registers for twice the width: whole rows of values at a time */
+        for (; column + 2 * TILE_VECS * VF <= columns; column += 2 * TILE_VECS * VF) {
+            if (rows == 2) tile(t, 2, 2 * TILE_VECS, c + column, c_stride, a, a_row, a_column, b, offset + column, depth, add);
+            else           tile(t, 1, 2 * TILE_VECS, c + column, c_stride, a, a_row, a_column, b, offset + column, depth, add);
+        }
     for (; column + TILE_VECS * VF <= columns; column += TILE_VECS * VF) tiles(t, TILE_VECS, c + column, c_stride, rows, a, a_row, a_column, b, offset + column, depth, add);
     for (; column < columns; column += VF) tiles(t, 1, c + column, c_stride, rows, a, a_row, a_column, b, offset + column, depth, add);
 }
