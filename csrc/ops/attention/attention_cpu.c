@@ -34,11 +34,11 @@ typedef struct { const void *key[KEYS], *value[KEYS]; } places;        /* of a b
 SGK_INLINE void tile(sgk_dtype t, const int rows, const int vecs, float *c, int64_t c_stride, const float *a, int64_t a_row, int64_t a_column,
                      const void *const *b, int64_t column, int64_t depth, bool add)
 {
-    vf total[4][8];
+    vf total[16];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < vecs; ++v) total[r][v] = add ? vf_load_f32(c + r * c_stride + v * VF) : vf_zero();
+        for (int v = 0; v < vecs; ++v) total[r * vecs + v] = add ? vf_load_f32(c + r * c_stride + v * VF) : vf_zero();
     for (int64_t k = 0; k < depth; ++k) {
         vf x[8];
 #pragma GCC unroll 8
@@ -47,13 +47,13 @@ SGK_INLINE void tile(sgk_dtype t, const int rows, const int vecs, float *c, int6
         for (int r = 0; r < rows; ++r) {
             const vf y = vf_set(a[r * a_row + k * a_column]);
 #pragma GCC unroll 8
-            for (int v = 0; v < vecs; ++v) total[r][v] = vf_fma(x[v], y, total[r][v]);
+            for (int v = 0; v < vecs; ++v) total[r * vecs + v] = vf_fma(x[v], y, total[r * vecs + v]);
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
-        for (int v = 0; v < vecs; ++v) vf_store_f32(c + r * c_stride + v * VF, total[r][v]);
+        for (int v = 0; v < vecs; ++v) vf_store_f32(c + r * c_stride + v * VF, total[r * vecs + v]);
 }
 
 SGK_INLINE void tiles(sgk_dtype t, const int vecs, float *c, int64_t c_stride, int64_t rows, const float *a, int64_t a_row, int64_t a_column,
