@@ -34,7 +34,7 @@ bool gpu_present(void)
         snprintf(error, sizeof error, "%s", sgk_cuda_absence());
         return false;
     }
-    return done(sgk_cuda_get_device("sgk-check", 0, &device)) && done(sgk_cuda_stream(0, &stream));
+    return done(sgk_cuda_get_device("sgk-check", 0, &device)) && done(sgk_cuda_make_current(0)) && done(sgk_cuda_stream(0, &stream));
 }
 
 /* ---- memory ---- */

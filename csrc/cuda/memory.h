@@ -4,6 +4,9 @@
 #include "base/status.h"
 #include "cuda/cuda.h"
 
+/* Makes the device's primary context the thread's current one, as a program that uses one GPU does. */
+sgk_status sgk_cuda_make_current(int ordinal);
+
 sgk_status sgk_cuda_alloc(int ordinal, size_t bytes, void **memory);        /* aligned to 256 bytes at least */
 sgk_status sgk_cuda_free(int ordinal, void *memory);                        /* waits for the device */
 sgk_status sgk_cuda_memory(int ordinal, size_t *free_bytes, size_t *total_bytes);

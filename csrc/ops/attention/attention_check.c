@@ -173,7 +173,8 @@ static void make_keys(tensors *t, const int used[BATCH])
 
 /* Scores of d products have an error of some 2^-24 sqrt(d) times their size, which the inputs' large values bring to 100 and more, and
  * exp() hands it on. In f16 and bf16 p is rounded on the GPU, and out everywhere. */
-static double tolerance(sgk_dtype dtype) { return dtype == SGK_F32 ? 1.2e-5 : 1.5 * check_tolerance(dtype); }
+/* f32: a score of 100 (the inputs have some large numbers) is known to 1e-5 before the exponential, and so is the weight after it. */
+static double tolerance(sgk_dtype dtype) { return dtype == SGK_F32 ? 4e-5 : 1.5 * check_tolerance(dtype); }
 
 static void check_shape(const char *name, const shape *s)
 {
