@@ -46,12 +46,18 @@ static void check_fused_add_rmsnorm(sgk_dtype dtype, int64_t rows, int64_t dim, 
 void check_norm(void)
 {
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
-    static const int64_t some[] = { 0, 1, 7, 8, 64, 111, 128, 1000, 1024, 4096, 7168, 8192, 16384, 40000, 65536 };
-    static const int64_t few[]  = { 1, 111, 512, 2048, 4096, 8192, 16384, 40000 };     /* one for each build of each format */
+    static const int64_t pieces[] = { 128, 256, 512, 1024, 2048, 4096, 4097 };         /* 16 bytes each: a row that fills each build, and one too long */
+    static const int64_t some[] = { 0, 1, 7, 8, 64, 111, 128, 1000, 4096, 7168, 40000, 65536 };
+    static const int64_t few[]  = { 1, 111 };
     const int64_t *dims = check_small ? few : some;
     const size_t count = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
 
     for (size_t f = 0; f < 3; ++f) {
+        for (size_t i = 0; i < sizeof pieces / sizeof *pieces; ++i) {
+            const int64_t dim = pieces[i] * 16 / sgk_dtype_size(formats[f]);
+            check_rmsnorm(formats[f], 2, dim, true);
+            check_fused_add_rmsnorm(formats[f], 2, dim, true);
+        }
         for (size_t i = 0; i < count; ++i) {
             check_rmsnorm(formats[f], check_small ? 2 : check_int(1, 5), dims[i], true);
             check_fused_add_rmsnorm(formats[f], check_small ? 2 : check_int(1, 5), dims[i], true);
