@@ -1,14 +1,18 @@
-"""Norms, gated activations, rotary embedding."""
+"""Norms, activations, rotary embedding, concatenations and small copies."""
 from __future__ import annotations
 
 from typing import Optional
 
-from sgl_kernel._ops import operator, provided_by, torch
+from sgl_kernel._ops import operator, provided_by, register_fake, torch
 from sgl_kernel.utils import is_arch_support_pdl
 
 _rmsnorm = operator("rmsnorm")
 _fused_add_rmsnorm = operator("fused_add_rmsnorm")
 _silu_and_mul = operator("silu_and_mul")
+_silu_and_mul_experts = operator("silu_and_mul_experts")
+_gelu_and_mul = operator("gelu_and_mul")
+_gelu_tanh_and_mul = operator("gelu_tanh_and_mul")
+_gelu_quick = operator("gelu_quick")
 _rotary_embedding = operator("rotary_embedding")
 
 
@@ -37,9 +41,13 @@ def fused_add_rmsnorm(
     _fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
 
 
-def _gated_output(input, out):
+def _require_pieces(input):
     if input.shape[-1] * input.dtype.itemsize % 16 != 0:
         raise ValueError("The pointers must be multiple of 16 bytes.")
+
+
+def _gated_output(input, out):
+    _require_pieces(input)
     if out is None:
         return torch.empty(input.shape[:-1] + (input.shape[-1] // 2,), dtype=input.dtype, device=input.device)
     assert input.ndim == out.ndim, f"{input.ndim} != {out.ndim}"
@@ -49,11 +57,50 @@ def _gated_output(input, out):
 
 
 @provided_by("act")
-def silu_and_mul(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
-    """out = silu(first half of input's last dimension) * second half"""
+def silu_and_mul(
+    input: torch.Tensor, out: torch.Tensor = None, *, expert_ids: Optional[torch.Tensor] = None, expert_step: int = 1,
+) -> torch.Tensor:
+    """out = silu(first half of input's last dimension) * second half. Row t keeps what it holds where expert_ids[t // expert_step] is -1."""
     out = _gated_output(input, out)
-    _silu_and_mul(out, input)
+    if expert_ids is None:
+        _silu_and_mul(out, input)
+    else:
+        _silu_and_mul_experts(out, input, expert_ids, expert_step)
     return out
+
+
+@provided_by("act")
+def gelu_tanh_and_mul(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
+    """out = gelu(first half of input's last dimension, by its tanh approximation) * second half"""
+    out = _gated_output(input, out)
+    _gelu_tanh_and_mul(out, input)
+    return out
+
+
+@provided_by("act")
+def gelu_and_mul(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
+    """out = gelu(first half of input's last dimension) * second half"""
+    out = _gated_output(input, out)
+    _gelu_and_mul(out, input)
+    return out
+
+
+@provided_by("act")
+def gelu_quick(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
+    """out = input / (1 + exp(-1.702 * input))"""
+    _require_pieces(input)
+    if out is None:
+        out = torch.empty_like(input)
+    assert input.shape == out.shape, f"{input.shape} != {out.shape}"
+    _gelu_quick(out, input)
+    return out
+
+
+@register_fake("silu_and_mul_cpu")
+@register_fake("gelu_and_mul_cpu")
+@register_fake("gelu_tanh_and_mul_cpu")
+def _gated_cpu_fake(input):
+    return input.new_empty(input.shape[:-1] + (input.shape[-1] // 2,))
 
 
 @provided_by("rope")
