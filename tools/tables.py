@@ -5,7 +5,7 @@ usage: tables.py            rewrite the tables
        tables.py --check    fail when a table is not what the code and the results say
 
 operators     from csrc/ops.def and the files of each family
-performance   from the newest file benchmark/results/*.json of each device
+performance   from the newest file benchmark/results/*.json of each device (record_results.py writes them)
 """
 import glob
 import json
@@ -40,19 +40,47 @@ def base(name):
 
 
 def performance():
+    """What moves or computes enough to be judged: 8 MB or more."""
     newest = {}
     for path in sorted(glob.glob(os.path.join(ROOT, "benchmark/results/*.json"))):
         result = json.load(open(path))
-        if "table" in result:
-            newest[result["device"]] = result
+        newest[result["device"]] = result
     lines = []
     for device, result in sorted(newest.items()):
-        lines += [f"**{device}**, {result['date']}, commit {result['commit']}, `{result['command']}`. {result['note']}", ""]
-        header = result["table"]["header"]
-        lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-        lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in result["table"]["rows"]]
-        lines.append("")
+        lines += [f"**{device}**, {result['date']}, commit {result['commit']}."]
+        lines += bench_table(result["bench"]) + llm_table(result.get("llm"))
     return lines[:-1] or ["No results yet."]
+
+
+def bench_table(bench):
+    on_gpu = bool(bench["ceilings"]["gpu"])
+    ceilings = bench["ceilings"]["gpu" if on_gpu else "cpu"]
+    text = (f"`sgk-check --bench`: copy {ceilings['copy_gigabytes_per_second']:.0f} GB/s, read {ceilings['read_gigabytes_per_second']:.0f} GB/s "
+            f"at {ceilings['bytes'] >> 20} MB")
+    if on_gpu:
+        text += (f", an empty kernel in a graph {ceilings['empty_microseconds']:.2f} us; a call from C {ceilings['call_microseconds']:.2f} us, "
+                 f"the driver's launch alone {ceilings['driver_launch_microseconds']:.2f} us")
+    lines = [text + ". L = empty kernel + bytes / ceiling; the share is L over the time in a graph.", ""]
+    lines += ["| case | us | us in a graph | GB/s | GFLOP/s | share of L |", "|---|---|---|---|---|---|"]
+    for row in bench["rows"]:
+        if (row["bytes"] or 0) < 8e6 or row["case"].startswith("probe_"):
+            continue
+        graph = row["microseconds_graph"]
+        share = f"{row['share']:.2f}" if row["share"] else ""
+        lines.append(f"| {row['case']} | {row['microseconds']:.1f} | {f'{graph:.1f}' if graph else ''} | {row['gigabytes_per_second']:.0f} "
+                     f"| {row['gigaflops']:.0f} | {share} |")
+    return lines + [""]
+
+
+def llm_table(llm):
+    if not llm:
+        return []
+    lines = [f"`benchmark/bench_llm.py`: the example and transformers {llm['transformers']} on the shipped model ({llm['parameters'] / 1e6:.1f} million parameters, "
+             f"{llm['dtype']}, {llm['device']}, {llm['threads']} threads), tokens per second, medians of {llm['rounds']} rounds in turn.", ""]
+    lines += ["| phase | batch | ours | transformers | ratio |", "|---|---|---|---|---|"]
+    for row in llm["results"]:
+        lines.append(f"| {row['phase']} | {row['batch']} | {row['tokens_per_second']['ours']:.0f} | {row['tokens_per_second']['transformers']:.0f} | {row['ratio']:.2f} |")
+    return lines + [""]
 
 
 def main():

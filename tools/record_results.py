@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Puts the results of one run on one machine into benchmark/results/DATE-DEVICE.json, from which tables.py prints.
+
+usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--tests TEST_GPU.json]
+
+BENCH.json is what `sgk-check --bench --json` wrote, LLM.json what `benchmark/bench_llm.py --json` did, TEST_GPU.json what tools/test_gpu.py did.
+"""
+import argparse
+import datetime
+import json
+import os
+import re
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commit", required=True, help="what was built")
+    parser.add_argument("--date", default=datetime.date.today().isoformat())
+    for name in ("bench", "llm", "tests"):
+        parser.add_argument("--" + name, type=argparse.FileType())
+    arguments = parser.parse_args()
+    result = {"date": arguments.date, "commit": arguments.commit}
+    for name in ("bench", "llm", "tests"):
+        file = getattr(arguments, name)
+        if file:
+            result[name] = json.load(file)
+    device = result["bench"]["gpu"] or "CPU " + result["bench"]["cpu"]
+    result = {"device": device} | result
+    path = os.path.join(ROOT, "benchmark/results", f"{arguments.date}-{re.sub('[^a-z0-9]+', '-', device.lower())}.json")
+    with open(path, "w") as file:
+        json.dump(result, file, indent=1)
+        file.write("\n")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
