@@ -59,9 +59,26 @@ def softmax(n, device):
     return [torch.empty(n, 40, device=device), random(n, 40, device=device), None, 0.7]
 
 
+def rows(n, device):
+    """Rows to normalise, and a weight."""
+    return random(n, 48, device=device, seed=1), random(48, device=device)
+
+
 SAMPLES = {
     "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
     "fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1), random(48, device=device), 1e-6, False],
+    "gemma_rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), *rows(n, device), 1e-6, False],
+    "gemma_fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), *rows(n, device), 1e-6, False],
+    "rmsnorm_cpu": lambda n, device: [*rows(n, device), 1e-6],
+    "gemma_rmsnorm_cpu": lambda n, device: [*rows(n, device), 1e-6],
+    "gemma3_rmsnorm_cpu": lambda n, device: [random(2, 3, n, 48, device=device), random(48, device=device), 1e-6],
+    "gemma4_rmsnorm_cpu": lambda n, device: [*rows(n, device), 1e-6, 0.5, True],
+    "l2norm_cpu": lambda n, device: [random(n, 48, device=device), 1e-6],
+    "fused_add_rmsnorm_cpu": lambda n, device: [random(n, 48, device=device), *rows(n, device), 1e-6],
+    "gemma_fused_add_rmsnorm_cpu": lambda n, device: [random(n, 48, device=device), *rows(n, device), 1e-6],
+    "fused_rmsnorm_gated_cpu": lambda n, device: [*rows(n, device), random(n, 48, device=device, seed=2), 1e-6],
+    "layernorm_cpu": lambda n, device: [*rows(n, device), random(48, device=device, seed=2), 1e-6],
+    "fused_add_layernorm_cpu": lambda n, device: [random(n, 48, device=device), *rows(n, device), None, 1e-6],
     "silu_and_mul": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device)],
     "silu_and_mul.v0_1_8": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), 0],
     "silu_and_mul_experts": lambda n, device: [torch.zeros(n, 24, device=device), random(n, 48, device=device), ints([3, -1] * n, device), 2],

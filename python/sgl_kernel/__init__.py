@@ -14,6 +14,8 @@ from sgl_kernel.elementwise import (
     gelu_and_mul,
     gelu_quick,
     gelu_tanh_and_mul,
+    gemma_fused_add_rmsnorm,
+    gemma_rmsnorm,
     rmsnorm,
     rotary_embedding,
     silu_and_mul,

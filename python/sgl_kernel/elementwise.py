@@ -8,6 +8,8 @@ from sgl_kernel.utils import is_arch_support_pdl
 
 _rmsnorm = operator("rmsnorm")
 _fused_add_rmsnorm = operator("fused_add_rmsnorm")
+_gemma_rmsnorm = operator("gemma_rmsnorm")
+_gemma_fused_add_rmsnorm = operator("gemma_fused_add_rmsnorm")
 _silu_and_mul = operator("silu_and_mul")
 _silu_and_mul_experts = operator("silu_and_mul_experts")
 _gelu_and_mul = operator("gelu_and_mul")
@@ -39,6 +41,38 @@ def fused_add_rmsnorm(
 ) -> None:
     """residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded"""
     _fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+
+
+@provided_by("norm")
+def gemma_rmsnorm(
+    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
+    enable_pdl: Optional[bool] = None,
+) -> torch.Tensor:
+    """out[i] = input[i] * (1 + weight) / sqrt(mean(input[i] ** 2) + eps)"""
+    if out is None:
+        out = torch.empty_like(input)
+    _gemma_rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
+    return out
+
+
+@provided_by("norm")
+def gemma_fused_add_rmsnorm(
+    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """residual += input; input = gemma_rmsnorm(residual), the norm taken before the sum is rounded"""
+    _gemma_fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+
+
+@register_fake("rmsnorm_cpu")
+@register_fake("gemma_rmsnorm_cpu")
+@register_fake("gemma3_rmsnorm_cpu")
+@register_fake("gemma4_rmsnorm_cpu")
+@register_fake("l2norm_cpu")
+@register_fake("fused_rmsnorm_gated_cpu")
+@register_fake("layernorm_cpu")
+@register_fake("fused_add_layernorm_cpu")
+def _norm_cpu_fake(input, *_):
+    return input.new_empty(input.shape)
 
 
 def _require_pieces(input):

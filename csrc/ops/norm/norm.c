@@ -1,3 +1,4 @@
+#include <math.h>
 #include "norm.h"
 #include "base/match.h"
 #include "cpu/cpu.h"
@@ -6,104 +7,237 @@
 
 SGK_CPU_DECL(rmsnorm);
 SGK_CPU_DECL(fused_add_rmsnorm);
-static const sgk_cpu_impl rmsnorm_cpu[]           = SGK_CPU_IMPLS(rmsnorm);
-static const sgk_cpu_impl fused_add_rmsnorm_cpu[] = SGK_CPU_IMPLS(fused_add_rmsnorm);
+SGK_CPU_DECL(fused_rmsnorm_gated);
+SGK_CPU_DECL(layernorm);
+SGK_CPU_DECL(fused_add_layernorm);
+
+/* By form. */
+static const sgk_cpu_impl cpu_impls[][sizeof (sgk_cpu_impl[])SGK_CPU_IMPLS(rmsnorm) / sizeof(sgk_cpu_impl)] = {
+    SGK_CPU_IMPLS(rmsnorm), SGK_CPU_IMPLS(fused_add_rmsnorm), SGK_CPU_IMPLS(fused_rmsnorm_gated), SGK_CPU_IMPLS(layernorm), SGK_CPU_IMPLS(fused_add_layernorm),
+};
 
 /*
- * Every build of norm.cu. VECS is how many 16-byte pieces of a row a thread keeps in registers; a row of up to
- * 32 * WARPS * VECS pieces fits. 0 keeps nothing and reads the row twice: any length, any alignment.
+ * Every build of norm.cu, the narrowest first. A row of up to `lanes * vecs` 16-byte pieces stays in the registers of its threads; with
+ * 0 they keep nothing and read the row again in each pass: any length, any alignment. The rarer forms have fewer builds.
  */
-#define BUILD(entry, type, dtype, warps, vecs) \
-    { SGK_KERNEL("norm/norm.cu", entry, "-DT=" type " -DWARPS=" #warps " -DVECS=" #vecs, SGK_GENERAL), dtype, warps, vecs }
-#define BUILDS(entry, type, dtype) \
-    BUILD(entry, type, dtype, 1, 4), BUILD(entry, type, dtype, 4, 2), BUILD(entry, type, dtype, 8, 2), \
-    BUILD(entry, type, dtype, 8, 4), BUILD(entry, type, dtype, 16, 4), BUILD(entry, type, dtype, 16, 8), BUILD(entry, type, dtype, 8, 0)
+#define BUILD(form, type, dtype, lanes, vecs) \
+    { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs, SGK_GENERAL), dtype, form, lanes, vecs }
+#define BUILDS(form, type, dtype) \
+    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 2), BUILD(form, type, dtype, 32, 4), \
+    BUILD(form, type, dtype, 128, 2), BUILD(form, type, dtype, 256, 2), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), \
+    BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 256, 0)
+#define FEW_BUILDS(form, type, dtype) \
+    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 256, 0)
+#define FORMATS(builds, form) builds(form, "f32", SGK_F32), builds(form, "f16", SGK_F16), builds(form, "bf16", SGK_BF16)
 
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int warps, vecs; } norm_build;
+typedef struct { sgk_kernel kernel; sgk_dtype dtype; int form, lanes, vecs; } norm_build;
 
-static norm_build rmsnorm_builds[] = {
-    BUILDS("rmsnorm", "f32", SGK_F32), BUILDS("rmsnorm", "f16", SGK_F16), BUILDS("rmsnorm", "bf16", SGK_BF16),
+static norm_build norm_builds[] = {
+    FORMATS(BUILDS, NORM_RMS), FORMATS(BUILDS, NORM_RMS_ADD),
+    FORMATS(FEW_BUILDS, NORM_RMS_GATED), FORMATS(FEW_BUILDS, NORM_LAYER), FORMATS(FEW_BUILDS, NORM_LAYER_ADD),
 };
-static norm_build fused_add_rmsnorm_builds[] = {
-    BUILDS("fused_add_rmsnorm", "f32", SGK_F32), BUILDS("fused_add_rmsnorm", "f16", SGK_F16), BUILDS("fused_add_rmsnorm", "bf16", SGK_BF16),
-};
 
-const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(rmsnorm_builds), SGK_KERNEL_TABLE(fused_add_rmsnorm_builds), { 0 } };
+const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(norm_builds), { 0 } };
 
-/* The first build of this format that takes the row; the last one takes any. `vectors`: rows are 16-byte pieces throughout. */
-static norm_build *choose(norm_build *builds, size_t count, sgk_dtype dtype, int64_t dim, bool vectors)
+/* Sizes and strides of the rows. Dimensions that are evenly spaced in every tensor become one. `other` may be NULL. */
+static void set_rows(struct norm_args *a, const DLTensor *output, const DLTensor *input, const DLTensor *other)
 {
-    for (size_t i = 0; i < count; ++i) {
-        norm_build *b = &builds[i];
-        if (b->dtype != dtype) continue;
-        if (b->vecs == 0) return b;
-        const int64_t pieces = dim * sgk_dtype_size(dtype) / 16;
-        if (vectors && pieces <= 32 * (int64_t)b->warps * b->vecs) return b;
+    const DLTensor *tensors[] = { output, input, other };
+    int64_t *strides[] = { a->output_stride, a->input_stride, a->other_stride };
+    int64_t size[3] = { 1, 1, 1 };
+    int used = 0;
+    a->rows = 1;
+    for (int d = 0; d < input->ndim - 1; ++d) {
+        const int64_t n = input->shape[d];
+        a->rows *= n;
+        if (n == 1) continue;
+        bool folds = used > 0;
+        for (int k = 0; k < 3; ++k)
+            if (folds && tensors[k]) folds = strides[k][used - 1] == n * sgk_stride(tensors[k], d);
+        if (folds) size[used - 1] *= n;
+        else size[used++] = n;
+        for (int k = 0; k < 3; ++k)
+            if (tensors[k]) strides[k][used - 1] = sgk_stride(tensors[k], d);
+    }
+    a->middle = size[1], a->last = size[2];
+}
+
+/* Every row begins at a multiple of 16 bytes. */
+static bool in_pieces(const void *data, const int64_t *stride, int64_t size)
+{
+    return (uintptr_t)data % 16 == 0 && stride[0] * size % 16 == 0 && stride[1] * size % 16 == 0 && stride[2] * size % 16 == 0;
+}
+
+/* The first build of this form and format that takes the row; the last one takes any. */
+static norm_build *choose(const struct norm_args *a, int form)
+{
+    static const int64_t none[3];
+    const int64_t size = sgk_dtype_size(a->dtype), pieces = a->dim * size / 16;
+    const bool vectors = a->dim * size % 16 == 0 && in_pieces(a->input, a->input_stride, size) && in_pieces(a->output, a->output_stride, size) &&
+                         in_pieces(a->other, a->other_stride, size) && in_pieces(a->weight, none, size) && in_pieces(a->bias, none, size);
+    for (size_t i = 0; i < sizeof norm_builds / sizeof *norm_builds; ++i) {
+        norm_build *b = &norm_builds[i];
+        if (b->dtype != a->dtype || b->form != form) continue;
+        if (b->vecs == 0 || (vectors && pieces <= (int64_t)b->lanes * b->vecs)) return b;
     }
     return NULL;
 }
 
-static bool in_pieces(const void *data, int64_t stride, sgk_dtype dtype)
+/* The common end: `moved` elements are read or written for each element of input. */
+static sgk_status run(const sgk_match *m, const struct norm_args *a, int form, int moved, const sgk_exec *exec)
 {
-    return (uintptr_t)data % 16 == 0 && stride * sgk_dtype_size(dtype) % 16 == 0;
+    SGK_NO_SCRATCH(exec);
+    if (a->rows == 0 || a->dim == 0) return SGK_OK;
+    if (!sgk_on_gpu(m)) return sgk_cpu_run(m->op, cpu_impls[form], a, a->rows, sgk_cpu_grain(moved * a->dim * sgk_dtype_size(a->dtype)), exec);
+
+    norm_build *b = choose(a, form);
+    SGK_LOG_BUILD(exec, m->op, &b->kernel, b->vecs ? "" : " (rows longer than any register build or not in 16-byte pieces)");
+    const unsigned threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
+    const int64_t teams = threads / (unsigned)b->lanes;
+    const sgk_launch shape = { .grid = { a->rows / teams + (a->rows % teams != 0) }, .block = { threads } };
+    return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
-static sgk_status launch(const char *op, norm_build *b, int64_t rows, int ordinal, const sgk_exec *exec, const void *args, size_t size)
+/* Two to four dimensions, as many as this tensor has. */
+static const char *shape_of(const DLTensor *t)
 {
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->vecs ? "" : " (rows longer than any register build or not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { rows }, .block = { 32u * (unsigned)b->warps } };
-    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, args, size);
+    return t && t->ndim == 4 ? "A B N D" : t && t->ndim == 3 ? "A N D" : "N D";
+}
+
+/* output = input r (shift + weight). Where `weighted` is false the weight is only checked; without has_weight there is none. */
+static sgk_status rms(const char *op, const DLTensor *output, const DLTensor *input, const DLTensor *weight, bool has_weight, bool weighted,
+                      double shift, double eps, const sgk_exec *exec)
+{
+    sgk_match m = { .op = op };
+    const char *shape = shape_of(input);
+    SGK_MATCH(&m,     input,  shape, SGK_ANY_FLOAT);
+    if (has_weight) SGK_MATCH(&m, weight, "D", 1u << m.dtype);
+    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
+    sgk_match_same(&m, output, input);
+    SGK_MATCH_FINITE(&m, eps, 0);
+    SGK_TRY(sgk_match_done(&m));
+
+    struct norm_args a = {
+        .output = sgk_data(output), .input = sgk_data(input), .weight = weighted ? sgk_data(weight) : NULL,
+        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps, .shift = (float)shift,
+    };
+    set_rows(&a, output, input, NULL);
+    return run(&m, &a, NORM_RMS, 2, exec);
+}
+
+static sgk_status rms_add(const char *op, const DLTensor *input, const DLTensor *residual, const DLTensor *weight, float shift, double eps, const sgk_exec *exec)
+{
+    sgk_match m = { .op = op };
+    const char *shape = shape_of(input);
+    SGK_MATCH_OUT(&m, input,    shape, SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, residual, shape, 1u << m.dtype);
+    SGK_MATCH(&m,     weight,   "D",   1u << m.dtype);
+    SGK_MATCH_FINITE(&m, eps, 0);
+    SGK_TRY(sgk_match_done(&m));
+
+    struct norm_args a = {
+        .output = sgk_data(input), .input = sgk_data(input), .other = sgk_data(residual), .weight = sgk_data(weight),
+        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps, .shift = shift,
+    };
+    set_rows(&a, input, input, residual);
+    return run(&m, &a, NORM_RMS_ADD, 4, exec);
 }
 
 sgk_status sgk_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "rmsnorm" };
-    SGK_MATCH(&m,     input,  "N D", SGK_ANY_FLOAT);
-    SGK_MATCH(&m,     weight, "D",   1u << m.dtype);
-    SGK_MATCH_OUT(&m, output, "N D", 1u << m.dtype);
-    sgk_match_same(&m, output, input);
-    SGK_MATCH_FINITE(&m, eps, 0);
-    SGK_TRY(sgk_match_done(&m));
-    SGK_NO_SCRATCH(exec);
+    return rms("rmsnorm", output, input, weight, true, true, 0, eps, exec);
+}
 
-    const struct rmsnorm_args a = {
-        .output = sgk_data(output), .input = sgk_data(input), .weight = sgk_data(weight),
-        .rows = SGK_DIM(&m, 'N'), .dim = SGK_DIM(&m, 'D'),
-        .output_stride = sgk_stride(output, 0), .input_stride = sgk_stride(input, 0),
-        .dtype = m.dtype, .eps = (float)eps,
-    };
-    if (a.rows == 0 || a.dim == 0) return SGK_OK;
-    if (sgk_on_gpu(&m)) {
-        const bool vectors = in_pieces(a.output, a.output_stride, a.dtype) && in_pieces(a.input, a.input_stride, a.dtype) &&
-                             in_pieces(a.weight, a.dim, a.dtype);
-        norm_build *b = choose(rmsnorm_builds, sizeof rmsnorm_builds / sizeof *rmsnorm_builds, a.dtype, a.dim, vectors);
-        return launch(m.op, b, a.rows, m.device.device_id, exec, &a, sizeof a);
-    }
-    return sgk_cpu_run(m.op, rmsnorm_cpu, &a, a.rows, sgk_cpu_grain(2 * a.dim * sgk_dtype_size(a.dtype)), exec);
+sgk_status sgk_gemma_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, const sgk_exec *exec)
+{
+    return rms("gemma_rmsnorm", output, input, weight, true, true, 1, eps, exec);
+}
+
+sgk_status sgk_gemma3_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, const sgk_exec *exec)
+{
+    return rms("gemma3_rmsnorm", output, input, weight, true, true, 1, eps, exec);
+}
+
+sgk_status sgk_gemma4_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, double scale_shift, bool with_scale,
+                              const sgk_exec *exec)
+{
+    SGK_REQUIRE(isfinite(scale_shift), SGK_BAD_ARG, "gemma4_rmsnorm: scale_shift is %g, expected a finite number", scale_shift);
+    return rms("gemma4_rmsnorm", output, input, weight, true, with_scale, with_scale ? scale_shift : 1, eps, exec);
+}
+
+sgk_status sgk_l2norm(const DLTensor *output, const DLTensor *input, double eps, const sgk_exec *exec)
+{
+    return rms("l2norm", output, input, NULL, false, false, 1, eps, exec);
 }
 
 sgk_status sgk_fused_add_rmsnorm(const DLTensor *input, const DLTensor *residual, const DLTensor *weight, double eps, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "fused_add_rmsnorm" };
-    SGK_MATCH_OUT(&m, input,    "N D", SGK_ANY_FLOAT);
-    SGK_MATCH_OUT(&m, residual, "N D", 1u << m.dtype);
-    SGK_MATCH(&m,     weight,   "D",   1u << m.dtype);
+    return rms_add("fused_add_rmsnorm", input, residual, weight, 0, eps, exec);
+}
+
+sgk_status sgk_gemma_fused_add_rmsnorm(const DLTensor *input, const DLTensor *residual, const DLTensor *weight, double eps, const sgk_exec *exec)
+{
+    return rms_add("gemma_fused_add_rmsnorm", input, residual, weight, 1, eps, exec);
+}
+
+sgk_status sgk_fused_rmsnorm_gated(const DLTensor *output, const DLTensor *input, const DLTensor *weight, const DLTensor *gate, double eps, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "fused_rmsnorm_gated" };
+    const char *shape = shape_of(input);
+    SGK_MATCH(&m,     input,  shape, SGK_ANY_FLOAT);
+    SGK_MATCH(&m,     weight, "D",   1u << m.dtype);
+    SGK_MATCH(&m,     gate,   shape, 1u << m.dtype);
+    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
+    sgk_match_same(&m, output, input);
     SGK_MATCH_FINITE(&m, eps, 0);
     SGK_TRY(sgk_match_done(&m));
-    SGK_NO_SCRATCH(exec);
 
-    const struct fused_add_rmsnorm_args a = {
-        .input = sgk_data(input), .residual = sgk_data(residual), .weight = sgk_data(weight),
-        .rows = SGK_DIM(&m, 'N'), .dim = SGK_DIM(&m, 'D'),
-        .input_stride = sgk_stride(input, 0), .residual_stride = sgk_stride(residual, 0),
-        .dtype = m.dtype, .eps = (float)eps,
+    struct norm_args a = {
+        .output = sgk_data(output), .input = sgk_data(input), .other = sgk_data(gate), .weight = sgk_data(weight),
+        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps,
     };
-    if (a.rows == 0 || a.dim == 0) return SGK_OK;
-    if (sgk_on_gpu(&m)) {
-        const bool vectors = in_pieces(a.input, a.input_stride, a.dtype) && in_pieces(a.residual, a.residual_stride, a.dtype) &&
-                             in_pieces(a.weight, a.dim, a.dtype);
-        norm_build *b = choose(fused_add_rmsnorm_builds, sizeof fused_add_rmsnorm_builds / sizeof *fused_add_rmsnorm_builds, a.dtype, a.dim, vectors);
-        return launch(m.op, b, a.rows, m.device.device_id, exec, &a, sizeof a);
-    }
-    return sgk_cpu_run(m.op, fused_add_rmsnorm_cpu, &a, a.rows, sgk_cpu_grain(4 * a.dim * sgk_dtype_size(a.dtype)), exec);
+    set_rows(&a, output, input, gate);
+    return run(&m, &a, NORM_RMS_GATED, 3, exec);
+}
+
+sgk_status sgk_layernorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, double eps, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "layernorm" };
+    const char *shape = shape_of(input);
+    SGK_MATCH(&m,     input,  shape, SGK_ANY_FLOAT);
+    SGK_MATCH(&m,     weight, "D",   1u << m.dtype);
+    SGK_MATCH_OPT(&m, bias,   "D",   1u << m.dtype);
+    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
+    sgk_match_same(&m, output, input);
+    SGK_MATCH_FINITE(&m, eps, 0);
+    SGK_TRY(sgk_match_done(&m));
+
+    struct norm_args a = {
+        .output = sgk_data(output), .input = sgk_data(input), .weight = sgk_data(weight), .bias = sgk_data(bias),
+        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps,
+    };
+    set_rows(&a, output, input, NULL);
+    return run(&m, &a, NORM_LAYER, 2, exec);
+}
+
+sgk_status sgk_fused_add_layernorm(const DLTensor *output, const DLTensor *input, const DLTensor *residual, const DLTensor *weight, const DLTensor *bias,
+                                   double eps, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "fused_add_layernorm" };
+    const char *shape = shape_of(input);
+    SGK_MATCH(&m,     input,    shape, SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, residual, shape, 1u << m.dtype);
+    SGK_MATCH(&m,     weight,   "D",   1u << m.dtype);
+    SGK_MATCH_OPT(&m, bias,     "D",   1u << m.dtype);
+    SGK_MATCH_OUT(&m, output,   shape, 1u << m.dtype);
+    sgk_match_same(&m, output, input);
+    SGK_MATCH_FINITE(&m, eps, 0);
+    SGK_TRY(sgk_match_done(&m));
+
+    struct norm_args a = {
+        .output = sgk_data(output), .input = sgk_data(input), .other = sgk_data(residual), .weight = sgk_data(weight), .bias = sgk_data(bias),
+        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps,
+    };
+    set_rows(&a, output, input, residual);
+    return run(&m, &a, NORM_LAYER_ADD, 4, exec);
 }

@@ -1,148 +1,191 @@
 /*
- * RMSNorm and its fused-add form, one block a row. The row stays in registers between the two passes, so each element is read once
- * and written once: 2 D (fused: 4 D) elements moved a row and a few operations each. Bound by memory.
+ * Root mean square and layer norms. The row stays in registers between the passes, so each element is read once and written once:
+ * bound by memory. Narrow rows share a block: LANES threads a row, whose sums need shuffles only.
  *
  *   T      f32, f16 or bf16
- *   WARPS  warps in a block
- *   VECS   16-byte pieces a thread keeps; 0 keeps none, reads the row twice, and takes any length and alignment
+ *   FORM   what is computed: NORM_..., in norm.h
+ *   LANES  threads a row: 8, 16 or 32, or a whole block of as many
+ *   VECS   16-byte pieces a thread keeps; 0 keeps none, reads the row again in each pass, and takes any length and alignment
  */
 #include "norm.h"
 #include "launch.cuh"
 #include "reduce.cuh"
 
-#define THREADS (32 * WARPS)
+#define THREADS (LANES > 32 ? LANES : 128)
+#define WARPS   (THREADS / 32)
+#define TEAMS   (THREADS / LANES)                       /* rows a block */
 #define PIECE   (16 / (int)sizeof(T))                   /* elements in a piece */
+#define ADD     (FORM == NORM_RMS_ADD || FORM == NORM_LAYER_ADD)
+#define LAYER   (FORM == NORM_LAYER || FORM == NORM_LAYER_ADD)
+#define GATED   (FORM == NORM_RMS_GATED)
+
+struct places { int64_t output, input, other; };
+
+DEVICE places place(const norm_args &a, int64_t row)
+{
+    if (a.middle == 1 && a.last == 1) return { row * a.output_stride[0], row * a.input_stride[0], row * a.other_stride[0] };
+    int64_t i, j, k;
+    if (a.rows <= 0xffffffff) {                         /* a division of 32 bits costs a fraction of one of 64 */
+        const uint32_t r = (uint32_t)row, last = (uint32_t)a.last, middle = (uint32_t)a.middle, q = r / last;
+        i = q / middle, j = q % middle, k = r % last;
+    } else {
+        const int64_t q = row / a.last;
+        i = q / a.middle, j = q % a.middle, k = row % a.last;
+    }
+    return { i * a.output_stride[0] + j * a.output_stride[1] + k * a.output_stride[2],
+             i * a.input_stride[0] + j * a.input_stride[1] + k * a.input_stride[2],
+             i * a.other_stride[0] + j * a.other_stride[1] + k * a.other_stride[2] };
+}
+
+/* Over the threads of a row, the same value in each of them. `scratch` is used once. */
+DEVICE float row_sum(float v, float *scratch)
+{
+#if LANES > 32
+    return block_sum(v, scratch, WARPS);
+#else
+    #pragma unroll
+    for (int o = LANES / 2; o; o >>= 1) v += __shfl_xor_sync(~0u, v, o);
+    return v;
+#endif
+}
+
+DEVICE float silu(float g) { return g / (1 + __expf(-g)); }
 
 #if VECS == 0
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void rmsnorm(const __grid_constant__ rmsnorm_args a)
-{
-    __shared__ float scratch[WARPS];
-    const T *x = (const T *)a.input + (int64_t)blockIdx.x * a.input_stride;
-    const T *w = (const T *)a.weight;
-    T       *y = (T *)a.output + (int64_t)blockIdx.x * a.output_stride;
-
-    pdl_wait();
-    float sum = 0;
-    for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) {
-        const float v = to_f32(x[d]);
-        sum += v * v;
-    }
-    const float scale = rsqrtf(block_sum(sum, scratch, WARPS) / (float)a.dim + a.eps);
-    for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) from_f32(&y[d], to_f32(x[d]) * scale * to_f32(w[d]));
-    pdl_release();
-}
+DEVICE float value(const T *x, const T *other, int64_t d) { return ADD ? to_f32(x[d]) + to_f32(other[d]) : to_f32(x[d]); }
 
 extern "C" __global__ __launch_bounds__(THREADS)
-void fused_add_rmsnorm(const __grid_constant__ fused_add_rmsnorm_args a)
+void norm_rows(const __grid_constant__ norm_args a)
 {
-    __shared__ float scratch[WARPS];
-    T       *x = (T *)a.input + (int64_t)blockIdx.x * a.input_stride;
-    T       *r = (T *)a.residual + (int64_t)blockIdx.x * a.residual_stride;
-    const T *w = (const T *)a.weight;
+    __shared__ float scratch[2][WARPS];
+    const places at = place(a, blockIdx.x);
+    const T *x = (const T *)a.input + at.input, *w = (const T *)a.weight, *b = (const T *)a.bias;
+    T       *other = (T *)a.other + at.other, *y = (T *)a.output + at.output;
 
     pdl_wait();
-    float sum = 0;
+    float mean = 0, sum = 0;
+    if (LAYER) {
+        for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) sum += value(x, other, d);
+        mean = row_sum(sum, scratch[0]) / (float)a.dim;
+        sum = 0;
+    }
     for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) {
-        const float v = to_f32(x[d]) + to_f32(r[d]);
+        const float v = value(x, other, d) - mean;
         sum += v * v;
     }
-    const float scale = rsqrtf(block_sum(sum, scratch, WARPS) / (float)a.dim + a.eps);
+    const float scale = rsqrtf(row_sum(sum, scratch[1]) / (float)a.dim + a.eps);
     for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) {        /* a thread writes only what it alone reads */
-        const float v = to_f32(x[d]) + to_f32(r[d]);
-        from_f32(&r[d], v);
-        from_f32(&x[d], v * scale * to_f32(w[d]));
+        const float v = value(x, other, d);
+        if (ADD) from_f32(&other[d], v);
+        float u = (v - mean) * scale * (w ? a.shift + to_f32(w[d]) : a.shift);
+        if (GATED) u *= silu(to_f32(other[d]));
+        if (LAYER && b) u += to_f32(b[d]);
+        from_f32(&y[d], u);
     }
     pdl_release();
 }
 
 #else
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void rmsnorm(const __grid_constant__ rmsnorm_args a)
+/* What a thread keeps of a row: the pieces as they came, or the unrounded sums in f32. */
+#if ADD
+typedef struct { float v[PIECE]; } kept;
+DEVICE void keep(kept *k, uint4 x, uint4 other)
 {
-    __shared__ float scratch[WARPS];
-    const uint4 *x = (const uint4 *)((const T *)a.input + (int64_t)blockIdx.x * a.input_stride);
-    const uint4 *w = (const uint4 *)a.weight;
-    uint4       *y = (uint4 *)((T *)a.output + (int64_t)blockIdx.x * a.output_stride);
-    const int pieces = (int)(a.dim / PIECE);
-
-    pdl_wait();
-    uint4 piece[VECS];
+    float u[PIECE];
+    unpack16(k->v, x, (const T *)0);
+    unpack16(u, other, (const T *)0);
     #pragma unroll
-    for (int i = 0; i < VECS; ++i) {                                /* all loads first: VECS of them in flight */
-        const int c = (int)threadIdx.x + i * THREADS;
-        piece[i] = c < pieces ? x[c] : make_uint4(0, 0, 0, 0);
-    }
-    float sum = 0;
-    #pragma unroll
-    for (int i = 0; i < VECS; ++i) {
-        float v[PIECE];
-        unpack16(v, piece[i], (const T *)0);
-        #pragma unroll
-        for (int j = 0; j < PIECE; ++j) sum += v[j] * v[j];
-    }
-    const float scale = rsqrtf(block_sum(sum, scratch, WARPS) / (float)a.dim + a.eps);
-
-    #pragma unroll
-    for (int i = 0; i < VECS; ++i) {
-        const int c = (int)threadIdx.x + i * THREADS;
-        if (c < pieces) {
-            float v[PIECE], g[PIECE];
-            unpack16(v, piece[i], (const T *)0);
-            unpack16(g, w[c], (const T *)0);
-            #pragma unroll
-            for (int j = 0; j < PIECE; ++j) v[j] = v[j] * scale * g[j];
-            y[c] = pack16(v, (const T *)0);
-        }
-    }
-    pdl_release();
+    for (int j = 0; j < PIECE; ++j) k->v[j] += u[j];
 }
-
-/* Keeps the unrounded sum in f32 between the passes. */
-extern "C" __global__ __launch_bounds__(THREADS)
-void fused_add_rmsnorm(const __grid_constant__ fused_add_rmsnorm_args a)
+DEVICE void values(float *v, const kept *k)
 {
-    __shared__ float scratch[WARPS];
-    uint4       *x = (uint4 *)((T *)a.input + (int64_t)blockIdx.x * a.input_stride);
-    uint4       *r = (uint4 *)((T *)a.residual + (int64_t)blockIdx.x * a.residual_stride);
-    const uint4 *w = (const uint4 *)a.weight;
-    const int pieces = (int)(a.dim / PIECE);
+    #pragma unroll
+    for (int j = 0; j < PIECE; ++j) v[j] = k->v[j];
+}
+#else
+typedef uint4 kept;
+DEVICE void keep(kept *k, uint4 x, uint4)         { *k = x; }
+DEVICE void values(float *v, const kept *k)       { unpack16(v, *k, (const T *)0); }
+#endif
+
+/* Weights come with the row while the registers last, so that their latency is hidden in the row's. */
+#define EARLY (VECS <= 4)
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void norm_rows(const __grid_constant__ norm_args a)
+{
+    __shared__ float scratch[2][WARPS];
+    const int     lane = (int)threadIdx.x % LANES;
+    const int64_t row = (int64_t)blockIdx.x * TEAMS + threadIdx.x / LANES;
+    const int     pieces = row < a.rows ? (int)(a.dim / PIECE) : 0;  /* behind the last row: nothing, but its lanes join the shuffles */
+    const places  at = place(a, row);
+    const uint4  *x = (const uint4 *)((const T *)a.input + at.input), *w = (const uint4 *)a.weight, *b = (const uint4 *)a.bias;
+    uint4        *other = (uint4 *)((T *)a.other + at.other), *y = (uint4 *)((T *)a.output + at.output);
+    const uint4   zero = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
-    uint4 piece[VECS], other[VECS];
+    uint4 first[VECS], second[VECS], weight[VECS];
     #pragma unroll
-    for (int i = 0; i < VECS; ++i) {
-        const int c = (int)threadIdx.x + i * THREADS;
-        piece[i] = c < pieces ? x[c] : make_uint4(0, 0, 0, 0);
-        other[i] = c < pieces ? r[c] : make_uint4(0, 0, 0, 0);
+    for (int i = 0; i < VECS; ++i) {                                /* all loads first: VECS of each in flight */
+        const int c = lane + i * LANES;
+        first[i] = c < pieces ? x[c] : zero;
+        second[i] = (ADD || GATED) && c < pieces ? other[c] : zero;
     }
-    float v[VECS][PIECE], sum = 0;
-    #pragma unroll
-    for (int i = 0; i < VECS; ++i) {
-        float u[PIECE];
-        unpack16(v[i], piece[i], (const T *)0);
-        unpack16(u, other[i], (const T *)0);
+    if (EARLY) {
         #pragma unroll
-        for (int j = 0; j < PIECE; ++j) {
-            v[i][j] += u[j];
-            sum += v[i][j] * v[i][j];
-        }
+        for (int i = 0; i < VECS; ++i) weight[i] = w && lane + i * LANES < pieces ? w[lane + i * LANES] : zero;
     }
-    const float scale = rsqrtf(block_sum(sum, scratch, WARPS) / (float)a.dim + a.eps);
+
+    kept part[VECS];
+    float mean = 0, sum = 0;
+    #pragma unroll
+    for (int i = 0; i < VECS; ++i) {
+        keep(&part[i], first[i], second[i]);
+        float v[PIECE];
+        values(v, &part[i]);
+        #pragma unroll
+        for (int j = 0; j < PIECE; ++j) sum += LAYER ? v[j] : v[j] * v[j];
+    }
+    sum = row_sum(sum, scratch[0]);
+    if (LAYER) {
+        mean = sum / (float)a.dim;
+        sum = 0;
+        #pragma unroll
+        for (int i = 0; i < VECS; ++i) {
+            if (lane + i * LANES >= pieces) continue;
+            float v[PIECE];
+            values(v, &part[i]);
+            #pragma unroll
+            for (int j = 0; j < PIECE; ++j) sum += (v[j] - mean) * (v[j] - mean);
+        }
+        sum = row_sum(sum, scratch[1]);
+    }
+    const float scale = rsqrtf(sum / (float)a.dim + a.eps);
 
     #pragma unroll
     for (int i = 0; i < VECS; ++i) {
-        const int c = (int)threadIdx.x + i * THREADS;
-        if (c < pieces) {
-            r[c] = pack16(v[i], (const T *)0);
-            float g[PIECE];
-            unpack16(g, w[c], (const T *)0);
+        const int c = lane + i * LANES;
+        if (c >= pieces) continue;
+        float v[PIECE], g[PIECE];
+        values(v, &part[i]);
+        if (ADD) other[c] = pack16(v, (const T *)0);
+        if (!EARLY) weight[i] = w ? w[c] : zero;
+        unpack16(g, weight[i], (const T *)0);
+        #pragma unroll
+        for (int j = 0; j < PIECE; ++j) v[j] = (v[j] - mean) * scale * (a.shift + g[j]);
+        if (GATED) {
+            unpack16(g, second[i], (const T *)0);
             #pragma unroll
-            for (int j = 0; j < PIECE; ++j) v[i][j] = v[i][j] * scale * g[j];
-            x[c] = pack16(v[i], (const T *)0);
+            for (int j = 0; j < PIECE; ++j) v[j] *= silu(g[j]);
         }
+        if (LAYER && b) {
+            unpack16(g, b[c], (const T *)0);
+            #pragma unroll
+            for (int j = 0; j < PIECE; ++j) v[j] += g[j];
+        }
+        y[c] = pack16(v, (const T *)0);
     }
     pdl_release();
 }

@@ -3,22 +3,26 @@
 #define SGK_NORM_H
 #include "base/types.h"
 
-struct rmsnorm_args {
-    void       *output;
-    const void *input, *weight;
-    int64_t     rows, dim;
-    int64_t     output_stride, input_stride;            /* in elements */
-    sgk_dtype   dtype;
-    float       eps;
-};
+/* The forms; a build is shaped by -DFORM=... */
+#define NORM_RMS        0       /* output = x r (shift + weight) */
+#define NORM_RMS_ADD    1       /* the same of x = input + other; other = x */
+#define NORM_RMS_GATED  2       /* output = x r weight silu(other) */
+#define NORM_LAYER      3       /* output = (x - mean) r weight + bias */
+#define NORM_LAYER_ADD  4       /* the same of x = input + other; other = x */
 
-struct fused_add_rmsnorm_args {
-    void       *input, *residual;
-    const void *weight;
-    int64_t     rows, dim;
-    int64_t     input_stride, residual_stride;          /* in elements */
+/*
+ * Row i is [i / (middle last), i / last % middle, i % last]; its place in a tensor is the sum of these by the tensor's strides. The
+ * launcher folds dimensions that are evenly spaced in every tensor, so middle and last are 1 but for odd strides.
+ */
+struct norm_args {
+    void       *output;
+    const void *input;
+    void       *other;                                  /* residual or gate */
+    const void *weight, *bias;                          /* NULL: 0 */
+    int64_t     rows, middle, last, dim;
+    int64_t     output_stride[3], input_stride[3], other_stride[3];     /* in elements */
     sgk_dtype   dtype;
-    float       eps;
+    float       eps, shift;
 };
 
 #endif
