@@ -30,6 +30,9 @@ OWN_OPERATORS = {
 OWN_MARKS = {
     "store_kv_cache": {"k_cache", "v_cache"},
     "top_k_top_p_sampling_from_probs": {"output"},
+    "shuffle_rows": {"output"},
+    "apply_shuffle_mul_sum": {"output"},
+    "moe_sum_reduce": {"output"},
 }
 # Public Python functions that no release has.
 OWN_FUNCTIONS = {
