@@ -2,7 +2,7 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-from sgl_kernel import apply_shuffle_mul_sum, concat_mla_absorb_q, concat_mla_k, copy_to_gpu_no_ce, moe_sum, moe_sum_reduce, shuffle_rows  # noqa: E402
+from sgl_kernel import apply_shuffle_mul_sum, concat_mla_absorb_q, concat_mla_k, copy_to_gpu_no_ce, downcast_fp8, moe_sum, moe_sum_reduce, shuffle_rows  # noqa: E402
 
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}     # relative l2: one rounding
 FORMATS = list(TOLERANCE)
@@ -56,6 +56,22 @@ def test_copy_to_gpu_no_ce(device, count):
 def test_copy_to_gpu_no_ce_refuses_the_gpu(gpu):
     with pytest.raises(RuntimeError, match="input is on CUDA device 0, expected the CPU"):
         copy_to_gpu_no_ce(torch.zeros(4, dtype=torch.int32, device=gpu), torch.zeros(4, dtype=torch.int32, device=gpu))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("flat", [True, False])
+def test_downcast_fp8(device, dtype, flat):
+    k, v = random(6, 2, 72, dtype=dtype, device=device) * 50, random(6, 2, 72, dtype=dtype, device=device, seed=1)
+    shape = (20, 144) if flat else (20, 2, 72)
+    outs = [torch.zeros(shape, dtype=torch.uint8, device=device).view(torch.float8_e4m3fn) for _ in range(2)]
+    scales = [torch.tensor([s], device=device) for s in (0.11, 3.0)]
+    loc = torch.tensor([5, 0, 9, 2, 3, 7], device=device)
+    downcast_fp8(k, v, *outs, *scales, loc, mult=2, offset=1)
+    for x, scale, out in zip((k, v), scales, outs):
+        wanted = torch.zeros_like(out).view(20, 2, 72).view(torch.uint8)
+        inv = 1 / scale.to(dtype)
+        wanted[loc * 2 + 1] = (x * inv).float().clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.uint8)
+        assert torch.equal(out.view(20, 2, 72).view(torch.uint8), wanted)
 
 
 @pytest.mark.parametrize("dtype", [*FORMATS, torch.float8_e4m3fn, torch.uint8], ids=str)

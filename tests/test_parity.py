@@ -30,6 +30,7 @@ OWN_OPERATORS = {
 OWN_MARKS = {
     "store_kv_cache": {"k_cache", "v_cache"},
     "top_k_top_p_sampling_from_probs": {"output"},
+    "downcast_fp8": {"k_out", "v_out"},
     "shuffle_rows": {"output"},
     "apply_shuffle_mul_sum": {"output"},
     "moe_sum_reduce": {"output"},

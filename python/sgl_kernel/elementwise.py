@@ -17,6 +17,7 @@ _rotary_embedding = operator("rotary_embedding")
 _concat_mla_k = operator("concat_mla_k")
 _concat_mla_absorb_q = operator("concat_mla_absorb_q")
 _copy_to_gpu_no_ce = operator("copy_to_gpu_no_ce")
+_downcast_fp8 = operator("downcast_fp8")
 
 
 def _pdl(enable_pdl, tensor):
@@ -133,3 +134,13 @@ def concat_mla_absorb_q(a: torch.Tensor, b: torch.Tensor):
     out = torch.empty((*a.shape[:-1], a.shape[-1] + b.shape[-1]), dtype=a.dtype, device=a.device)
     _concat_mla_absorb_q(a, b, out)
     return out
+
+
+@provided_by("copy")
+def downcast_fp8(
+    k: torch.Tensor, v: torch.Tensor, k_out: torch.Tensor, v_out: torch.Tensor, k_scale: torch.Tensor, v_scale: torch.Tensor,
+    loc: torch.Tensor, mult: int = 1, offset: int = 0,
+) -> None:
+    """k_out[loc * mult + offset] = e4m3(k / k_scale), saturating; the same for v."""
+    k_out, v_out = (out.view(out.shape[0], *k.shape[1:]) for out in (k_out, v_out))
+    _downcast_fp8(k, v, k_out, v_out, k_scale, v_scale, loc, mult, offset)

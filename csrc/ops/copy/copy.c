@@ -1,13 +1,15 @@
 #include "copy.h"
 #include <string.h>
+#include "base/convert.h"
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "sgl_kernel/copy.h"
 
-/* memcpy is as fast as the machine: the reference is the only version on the CPU. */
-sgk_cpu_fn concat_ref;
-static const sgk_cpu_impl concat_cpu[] = { { "ref", 0, concat_ref } };
+/* memcpy is as fast as the machine, and downcast_fp8 is rare: the reference is the only version on the CPU. */
+sgk_cpu_fn concat_ref, downcast_ref;
+static const sgk_cpu_impl concat_cpu[]   = { { "ref", 0, concat_ref } };
+static const sgk_cpu_impl downcast_cpu[] = { { "ref", 0, downcast_ref } };
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
 typedef struct { sgk_kernel kernel; int piece; } concat_build;
@@ -19,7 +21,17 @@ typedef struct { sgk_kernel kernel; int values; } values_build;
 #define COPY_VALUES(most) { SGK_KERNEL("copy/copy_values.cu", "copy_values", "-DVALUES=" #most, SGK_GENERAL), most }
 static values_build values_builds[] = { COPY_VALUES(80), COPY_VALUES(960) };
 
-const sgk_kernel_table copy_kernels[] = { SGK_KERNEL_TABLE(concat_builds), SGK_KERNEL_TABLE(values_builds), { 0 } };
+/* The last of a format takes any row. */
+typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece; } downcast_build;
+#define DOWNCAST(type, dtype, piece) { SGK_KERNEL("copy/downcast.cu", "downcast_fp8", "-DT=" type " -DPIECE=" #piece, SGK_GENERAL), dtype, piece }
+static downcast_build downcast_builds[] = {
+    DOWNCAST("f16",  SGK_F16,  8), DOWNCAST("f16",  SGK_F16,  1),
+    DOWNCAST("bf16", SGK_BF16, 8), DOWNCAST("bf16", SGK_BF16, 1),
+};
+
+const sgk_kernel_table copy_kernels[] = {
+    SGK_KERNEL_TABLE(concat_builds), SGK_KERNEL_TABLE(values_builds), SGK_KERNEL_TABLE(downcast_builds), { 0 },
+};
 
 /* ---- concat ------------------------------------------------------------------------------------------------------ */
 
@@ -125,4 +137,70 @@ sgk_status sgk_copy_to_gpu_no_ce(const DLTensor *output, const DLTensor *input, 
     if (sgk_on_gpu(&m)) return copy_values_cuda(&m, sgk_data(output), sgk_data(input), count, exec);
     memcpy(sgk_data(output), sgk_data(input), (size_t)count * sizeof(int32_t));
     return SGK_OK;
+}
+
+/* ---- downcast_fp8 ------------------------------------------------------------------------------------------------ */
+
+static sgk_status dense_rows(const sgk_match *m, const DLTensor *t, const char *name)
+{
+    SGK_REQUIRE(t->shape[1] == 1 || sgk_stride(t, 1) == t->shape[2], SGK_BAD_ARG, "%s: %s has stride %lld in dimension 1, expected %lld (dense rows)", m->op, name,
+                (long long)sgk_stride(t, 1), (long long)t->shape[2]);
+    return SGK_OK;
+}
+
+static struct downcast_rows downcast_rows_of(const DLTensor *out, const DLTensor *x, const DLTensor *scale)
+{
+    return (struct downcast_rows){ sgk_data(out), sgk_data(x), sgk_data(scale), out->shape[0] == 1 ? 0 : sgk_stride(out, 0), x->shape[0] == 1 ? 0 : sgk_stride(x, 0) };
+}
+
+/* Eight elements are 16 bytes of x and 8 of out. */
+static bool in_eights(const struct downcast_rows *r, int64_t dim)
+{
+    return (uintptr_t)r->x % 16 == 0 && (uintptr_t)r->out % 8 == 0 && (r->stride | r->out_stride | dim) % 8 == 0;
+}
+
+static sgk_status downcast_cuda(const sgk_match *m, const struct downcast_args *a, const sgk_exec *exec)
+{
+    downcast_build *b = downcast_builds;
+    while (b->dtype != a->dtype || (b->piece > 1 && !(in_eights(&a->rows[0], a->dim) && in_eights(&a->rows[1], a->dim)))) ++b;
+    const int64_t pieces = a->dim / b->piece;
+    SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
+    const sgk_launch shape = { .grid = { a->tokens, 2 }, .block = { pieces > 128 ? 256 : pieces > 32 ? 128 : 32 } };
+    return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
+}
+
+sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const DLTensor *k, const DLTensor *v, const DLTensor *k_scale,
+                            const DLTensor *v_scale, const DLTensor *loc, int64_t mult, int64_t offset, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "downcast_fp8" };
+    const unsigned bytes = 1 << SGK_E4M3 | 1 << SGK_U8;
+    SGK_MATCH(&m, k,         "S H D", 1 << SGK_F16 | 1 << SGK_BF16);
+    SGK_MATCH(&m, v,         "S H D", 1u << m.dtype);
+    SGK_MATCH_OUT(&m, k_out, "R H D", bytes);
+    SGK_MATCH_OUT(&m, v_out, "R H D", 1u << sgk_dtype_at(k_out));
+    SGK_MATCH(&m, k_scale,   "1",     1 << SGK_F32);
+    SGK_MATCH(&m, v_scale,   "1",     1 << SGK_F32);
+    SGK_MATCH(&m, loc,       "S",     SGK_ANY_INDEX);
+    SGK_TRY(dense_rows(&m, k, "k"));
+    SGK_TRY(dense_rows(&m, v, "v"));
+    SGK_TRY(dense_rows(&m, k_out, "k_out"));
+    SGK_TRY(dense_rows(&m, v_out, "v_out"));
+    SGK_REQUIRE(mult >= 0 && mult <= INT32_MAX && offset >= INT32_MIN && offset <= INT32_MAX, SGK_BAD_ARG, "%s: mult is %lld and offset %lld, expected 32-bit numbers, mult not negative",
+                m.op, (long long)mult, (long long)offset);
+    SGK_TRY(sgk_match_done(&m));
+    const struct downcast_args a = {
+        .rows = { downcast_rows_of(k_out, k, k_scale), downcast_rows_of(v_out, v, v_scale) }, .loc = sgk_data(loc),
+        .tokens = SGK_DIM(&m, 'S'), .places = SGK_DIM(&m, 'R'), .dim = SGK_DIM(&m, 'H') * SGK_DIM(&m, 'D'), .mult = mult, .offset = offset,
+        .dtype = m.dtype, .wide_loc = sgk_dtype_at(loc) == SGK_I64,
+    };
+    for (int64_t t = 0; t < a.tokens && !sgk_on_gpu(&m); ++t) {
+        const int64_t at = load_index(a.loc, t, sgk_dtype_at(loc));
+        SGK_REQUIRE(at >= INT32_MIN && at <= INT32_MAX && at * mult + offset >= 0 && at * mult + offset < a.places, SGK_BAD_ARG,
+                    "%s: loc[%lld] is %lld, expected a place from 0 to %lld once it is times %lld plus %lld", m.op, (long long)t, (long long)at,
+                    (long long)a.places - 1, (long long)mult, (long long)offset);
+    }
+    SGK_NO_SCRATCH(exec);
+    if (a.tokens == 0 || a.dim == 0) return SGK_OK;
+    if (sgk_on_gpu(&m)) return downcast_cuda(&m, &a, exec);
+    return sgk_cpu_run(m.op, downcast_cpu, &a, a.tokens, sgk_cpu_grain(6 * a.dim), exec);
 }

@@ -18,4 +18,14 @@ struct concat_args {
 #endif
 struct copy_values_args { int32_t *output; int64_t count; int32_t values[VALUES]; };
 
+/* One of k and v. Rows are dense; strides of rows in elements. */
+struct downcast_rows { void *out; const void *x; const float *scale; int64_t out_stride, stride; };
+struct downcast_args {
+    struct downcast_rows rows[2];
+    const void *loc;
+    int64_t     tokens, places, dim, mult, offset;      /* dim: elements of a row */
+    sgk_dtype   dtype;
+    int32_t     wide_loc;
+};
+
 #endif

@@ -1,3 +1,4 @@
+#include <math.h>
 #include "check/check.h"
 
 static void check_concat_mla_k(sgk_dtype dtype, int64_t tokens, int64_t heads, int64_t nope, int64_t rope, bool aligned)
@@ -74,8 +75,48 @@ static void check_copies_refused(void)
     check_copy_refused("ndim", "input has 0 dimensions", bad);
 }
 
+static void check_downcast_fp8(sgk_dtype dtype, sgk_dtype out, sgk_dtype index, int64_t tokens, int64_t heads, int64_t dim, double scale)
+{
+    if (!check_case("downcast_fp8_%s_%s_%s_%lldx%lldx%lld_%g", check_dtype(dtype), check_dtype(out), check_dtype(index), (long long)tokens, (long long)heads,
+                    (long long)dim, scale)) return;
+    const int64_t mult = 2, offset = 1, places = mult * (2 * tokens + 3);
+    check_tensor *k_out = check_inout_dense(out, 3, places, heads, dim), *v_out = check_inout_dense(out, 3, places, heads, dim);
+    check_tensor *k = check_input_dense(dtype, 3, tokens, heads, dim), *v = check_input_dense(dtype, 3, tokens, heads, dim);
+    check_tensor *k_scale = check_values(SGK_F32, &scale, 1, (int64_t)1), *v_scale = check_values(SGK_F32, (const double[]){ 0.3 }, 1, (int64_t)1);
+    check_tensor *loc = check_index(index, 0, 0, 1, tokens);
+    for (int64_t i = 0; i < tokens; ++i) check_set(loc, i, (double)(2 * (tokens - 1 - i) + check_int(0, 1)));
+    if (tokens) check_set(k, 0, NAN), check_set(k, heads * dim - 1, -INFINITY);
+
+    CHECK_CALL(sgk_downcast_fp8(T(k_out), T(v_out), T(k), T(v), T(k_scale), T(v_scale), T(loc), mult, offset, check_exec));
+    check_equal(k_out);
+    check_equal(v_out);
+    check_done(6 * (double)tokens * (double)(heads * dim), 0);
+}
+
+static void check_downcast_refused(int64_t bad)
+{
+    if (!check_case("downcast_fp8_outside_%lld", (long long)bad)) return;
+    check_tensor *k_out = check_output_dense(SGK_U8, 3, (int64_t)5, (int64_t)2, (int64_t)8), *v_out = check_output_dense(SGK_U8, 3, (int64_t)5, (int64_t)2, (int64_t)8);
+    check_tensor *k = check_input_dense(SGK_BF16, 3, (int64_t)1, (int64_t)2, (int64_t)8), *v = check_input_dense(SGK_BF16, 3, (int64_t)1, (int64_t)2, (int64_t)8);
+    check_tensor *scale = check_values(SGK_F32, (const double[]){ 1 }, 1, (int64_t)1), *loc = check_index(SGK_I64, bad, bad, 1, (int64_t)1);
+    if (!check_on_gpu())
+        CHECK_REFUSED(SGK_BAD_ARG, "downcast_fp8: loc[0] is", sgk_downcast_fp8(T(k_out), T(v_out), T(k), T(v), T(scale), T(scale), T(loc), 1, 0, check_exec));
+    check_done(0, 0);
+}
+
 void check_copy(void)
 {
+    static const sgk_dtype halves[] = { SGK_F16, SGK_BF16 };
+    for (size_t f = 0; f < 2; ++f) {
+        check_downcast_fp8(halves[f], SGK_E4M3, SGK_I64, check_small ? 3 : check_int(1, 40), 8, 128, 1);
+        check_downcast_fp8(halves[f], SGK_U8, SGK_I32, 4, 4, 520, 0.01);
+        check_downcast_fp8(halves[f], SGK_U8, SGK_I64, 5, 3, 7, 37);
+        check_downcast_fp8(halves[f], SGK_E4M3, SGK_I64, 0, 2, 8, 1);
+    }
+    check_downcast_refused(5);
+    check_downcast_refused(-1);
+    if (check_benching) check_downcast_fp8(SGK_BF16, SGK_E4M3, SGK_I64, 8192, 8, 128, 1);
+
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3, SGK_U8 };
     for (size_t f = 0; f < sizeof formats / sizeof *formats; ++f) {
         check_concat_mla_k(formats[f], check_small ? 2 : check_int(1, 40), check_small ? 4 : 128, 128, 64, true);
