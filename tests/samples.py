@@ -55,6 +55,17 @@ def sampling_seeded(n, device):
             torch.tensor([12345], device=device)]
 
 
+def downcast(n, device):
+    k, v = random(n, 2, 8, device=device, dtype=torch.bfloat16), random(n, 2, 8, device=device, dtype=torch.bfloat16, seed=1)
+    outs = [torch.zeros(2 * n + 1, 2, 8, dtype=torch.uint8, device=device) for _ in range(2)]
+    return [k, v, *outs, torch.ones(1, device=device), torch.full((1,), 0.5, device=device), torch.arange(n, device=device), 2, 1]
+
+
+def shuffle_sum(n, device):
+    return [random(3 * n, 24, device=device), torch.empty(n, 24, device=device), ints([(7 * i + 1) % (3 * n) for i in range(3 * n)], device),
+            random(3 * n, device=device)]
+
+
 def softmax(n, device):
     return [torch.empty(n, 40, device=device), random(n, 40, device=device), None, 0.7]
 
@@ -90,6 +101,14 @@ SAMPLES = {
     "gelu_tanh_and_mul.v0_1_8": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), 0],
     "gelu_tanh_and_mul_cpu": lambda n, device: [random(n, 48, device=device)],
     "gelu_quick": lambda n, device: [torch.empty(n, 24, device=device), random(n, 24, device=device)],
+    "concat_mla_k": lambda n, device: [torch.empty(n, 4, 24, device=device), random(n, 4, 16, device=device), random(n, 1, 8, device=device)],
+    "concat_mla_absorb_q": lambda n, device: [random(n, 4, 16, device=device), random(n, 4, 8, device=device), torch.empty(n, 4, 24, device=device)],
+    "copy_to_gpu_no_ce": lambda n, device: [ints(range(1, n + 1), "cpu"), torch.zeros(n, dtype=torch.int32, device=device)],
+    "downcast_fp8": downcast,
+    "shuffle_rows": lambda n, device: [random(9, 24, device=device), ints([(5 * i + 2) % 9 for i in range(n)], device), torch.empty(n, 24, device=device)],
+    "apply_shuffle_mul_sum": shuffle_sum,
+    "moe_sum": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device)],
+    "moe_sum_reduce": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device), 2.5],
     "rotary_embedding": rope,
     "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],
     "store_kv_cache": store,

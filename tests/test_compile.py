@@ -11,6 +11,7 @@ import sgl_kernel  # noqa: E402
 from samples import SAMPLES, random  # noqa: E402
 from sgl_kernel import _library  # noqa: E402
 
+TAKES_SEVERAL_DEVICES = {"copy_to_gpu_no_ce"}
 OPERATORS = [name + (f".{overload}" if overload else "") for name, overload in _library.torch_operators()]
 
 
@@ -149,7 +150,9 @@ def test_none_for_a_tensor(name, device):
     for i, optional in tensors(name, SAMPLES[name](4, device)):
         arguments = SAMPLES[name](4, device)
         arguments[i] = None
-        if not optional:
+        if not any(isinstance(a, torch.Tensor) for a in arguments):
+            refused(operator(name), arguments)      # torch finds no device to ask, and says so itself
+        elif not optional:
             assert refused(operator(name), arguments) == f"{name.partition('.')[0]}: {schema_arguments(name)[i].name} is None, expected a tensor"
 
 
@@ -163,7 +166,13 @@ def test_wrong_dtype(name, device):
 
 
 def test_meta_among_the_arguments(name, device):
-    for i, _ in tensors(name, SAMPLES[name](4, device)):
+    places = tensors(name, SAMPLES[name](4, device))
+    if len(places) == 1 and not written(name):      # a functional operator of one tensor: its fake answers, as it should
+        arguments = SAMPLES[name](4, device)
+        arguments[places[0][0]] = arguments[places[0][0]].to("meta")
+        assert operator(name)(*arguments).is_meta
+        return
+    for i, _ in places:
         arguments = SAMPLES[name](4, device)
         arguments[i] = arguments[i].to("meta")
         refused(operator(name), arguments)      # NotImplementedError is one
@@ -172,7 +181,7 @@ def test_meta_among_the_arguments(name, device):
 def test_mixed_devices(name, gpu):
     arguments = SAMPLES[name](4, gpu)
     places = [i for i, _ in tensors(name, arguments)]
-    if len(places) < 2:
+    if len(places) < 2 or name in TAKES_SEVERAL_DEVICES:
         return
     for i in places:
         arguments = SAMPLES[name](4, gpu)

@@ -31,6 +31,10 @@ OWN_MARKS = {
     "fused_add_layernorm_cpu": {"residual"},
     "store_kv_cache": {"k_cache", "v_cache"},
     "top_k_top_p_sampling_from_probs": {"output"},
+    "downcast_fp8": {"k_out", "v_out"},
+    "shuffle_rows": {"output"},
+    "apply_shuffle_mul_sum": {"output"},
+    "moe_sum_reduce": {"output"},
 }
 # Public Python functions that no release has.
 OWN_FUNCTIONS = {

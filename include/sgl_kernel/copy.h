@@ -36,4 +36,19 @@ SGK_API sgk_status sgk_concat_mla_absorb_q(const DLTensor *out, const DLTensor *
  * Any N: 960 values a launch.
  */
 SGK_API sgk_status sgk_copy_to_gpu_no_ce(const DLTensor *output, const DLTensor *input, const sgk_exec *exec);
+
+/**
+ * k_out[loc[t] * mult + offset] = e4m3(k[t] * inv),   inv = round(1 / round(k_scale));   the same for v
+ *
+ * round() is to the format of k, the product too; the result is kept within -448 to 448, NaN stays NaN.
+ *
+ * @param k_out, v_out      [R, H, D], e4m3 | u8; rows may be strided; must not overlap another argument
+ * @param k, v              [S, H, D], f16 | bf16, of one format; strides as k_out
+ * @param k_scale, v_scale  [1], f32
+ * @param loc               [S], i32 | i64, contiguous; loc[t] * mult + offset in [0, R), no place twice
+ *
+ * A place outside [0, R) is refused on the CPU, before anything is written; on the GPU that row is left out.
+ */
+SGK_API sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const DLTensor *k, const DLTensor *v, const DLTensor *k_scale,
+                                    const DLTensor *v_scale, const DLTensor *loc, int64_t mult, int64_t offset, const sgk_exec *exec);
 #endif

@@ -10,6 +10,10 @@ from sgl_kernel import _library
 __version__ = _library.version
 
 from sgl_kernel.elementwise import (
+    concat_mla_absorb_q,
+    concat_mla_k,
+    copy_to_gpu_no_ce,
+    downcast_fp8,
     fused_add_rmsnorm,
     gelu_and_mul,
     gelu_quick,
@@ -20,8 +24,9 @@ from sgl_kernel.elementwise import (
     rotary_embedding,
     silu_and_mul,
 )
-from sgl_kernel.gemm import linear
+from sgl_kernel.gemm import linear, shuffle_rows
 from sgl_kernel.memory import set_kv_buffer_kernel
+from sgl_kernel.moe import apply_shuffle_mul_sum, moe_sum, moe_sum_reduce
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 
 

@@ -16,6 +16,10 @@ _gelu_and_mul = operator("gelu_and_mul")
 _gelu_tanh_and_mul = operator("gelu_tanh_and_mul")
 _gelu_quick = operator("gelu_quick")
 _rotary_embedding = operator("rotary_embedding")
+_concat_mla_k = operator("concat_mla_k")
+_concat_mla_absorb_q = operator("concat_mla_absorb_q")
+_copy_to_gpu_no_ce = operator("copy_to_gpu_no_ce")
+_downcast_fp8 = operator("downcast_fp8")
 
 
 def _pdl(enable_pdl, tensor):
@@ -144,3 +148,33 @@ def rotary_embedding(
 ):
     """Rotates query and key, which may be None, in place by their positions."""
     _rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+
+
+@provided_by("copy")
+def copy_to_gpu_no_ce(input: torch.Tensor, output: torch.Tensor):
+    """output = input, int32 from the CPU to the GPU as kernel arguments: no copy engine, no wait."""
+    _copy_to_gpu_no_ce(input, output)
+
+
+@provided_by("copy")
+def concat_mla_k(k: torch.Tensor, k_nope: torch.Tensor, k_rope: torch.Tensor):
+    """k = (k_nope, k_rope) along the last dimension; k_rope has one head, which all get."""
+    _concat_mla_k(k, k_nope, k_rope)
+
+
+@provided_by("copy")
+def concat_mla_absorb_q(a: torch.Tensor, b: torch.Tensor):
+    """(a, b) along the last dimension"""
+    out = torch.empty((*a.shape[:-1], a.shape[-1] + b.shape[-1]), dtype=a.dtype, device=a.device)
+    _concat_mla_absorb_q(a, b, out)
+    return out
+
+
+@provided_by("copy")
+def downcast_fp8(
+    k: torch.Tensor, v: torch.Tensor, k_out: torch.Tensor, v_out: torch.Tensor, k_scale: torch.Tensor, v_scale: torch.Tensor,
+    loc: torch.Tensor, mult: int = 1, offset: int = 0,
+) -> None:
+    """k_out[loc * mult + offset] = e4m3(k / k_scale), saturating; the same for v."""
+    k_out, v_out = (out.view(out.shape[0], *k.shape[1:]) for out in (k_out, v_out))
+    _downcast_fp8(k, v, k_out, v_out, k_scale, v_scale, loc, mult, offset)

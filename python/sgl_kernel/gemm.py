@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Matrix products, and the rows that go into them."""
 from __future__ import annotations
 
 from typing import Optional
@@ -6,6 +6,7 @@ from typing import Optional
 from sgl_kernel._ops import operator, provided_by, torch
 
 _linear = operator("linear")
+_shuffle_rows = operator("shuffle_rows")
 
 
 @provided_by("gemm")
@@ -17,3 +18,11 @@ def linear(
         out = torch.empty(input.shape[:-1] + (weight.shape[0],), dtype=input.dtype, device=input.device)
     _linear(out, input, weight, bias)
     return out
+
+
+@provided_by("moe")
+def shuffle_rows(input_tensor, dst2src_map, output_tensor_shape):
+    """A new tensor of that shape: row i is row dst2src_map[i] of input_tensor."""
+    output = torch.empty(output_tensor_shape, dtype=input_tensor.dtype, device=input_tensor.device)
+    _shuffle_rows(input_tensor, dst2src_map, output)
+    return output

@@ -1,0 +1,77 @@
+/*
+ * Sums of each token's expert rows: K rows are read and one is written; bound by memory. The order is j = 0, 1, ... in f32.
+ *
+ * A block is 2^lanes_log2 threads wide along a row and takes as many tokens as its threads allow; a thread makes one piece of output
+ * and has AHEAD rows in flight.
+ *
+ *   T         f32, f16 or bf16
+ *   PIECE     elements a load takes: 16 bytes of them, where rows are in 16-byte pieces; 1 takes any length and alignment
+ *   SHUFFLED  1: a permutation says where the rows of input lie; 0: they lie in order
+ */
+#include "launch.cuh"
+#include "moe.h"
+#include "types.cuh"
+
+#define THREADS 256
+#define AHEAD   8
+
+#if PIECE == 1
+typedef T piece_t;
+DEVICE void   widen(float *v, piece_t p)  { v[0] = to_f32(p); }
+DEVICE piece_t narrow(const float *v)     { T y; from_f32(&y, v[0]); return y; }
+#else
+typedef uint4 piece_t;
+DEVICE void   widen(float *v, piece_t p)  { unpack16(v, p, (const T *)0); }
+DEVICE piece_t narrow(const float *v)     { return pack16(v, (const T *)0); }
+#endif
+
+extern "C" __global__ __launch_bounds__(THREADS)
+void moe_sum(const __grid_constant__ moe_sum_args a)
+{
+    const int64_t  pieces = a.dim / PIECE;
+    const int      lanes = 1 << a.lanes_log2;
+    const uint32_t chunks = (uint32_t)((pieces + lanes - 1) / lanes);
+    const int64_t  token = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
+    const int64_t  c = (int64_t)(blockIdx.x % chunks) * lanes + (threadIdx.x & (lanes - 1));
+    if (token >= a.tokens || c >= pieces) return;
+
+    pdl_wait();
+    float sum[PIECE];
+    #pragma unroll
+    for (int e = 0; e < PIECE; ++e) sum[e] = 0;
+    for (int64_t j0 = 0; j0 < a.terms; j0 += AHEAD) {
+        piece_t p[AHEAD];
+        bool    there[AHEAD];
+        #pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const int64_t j = j0 + i;
+            there[i] = j < a.terms;
+#if SHUFFLED
+            const int64_t row = there[i] ? load_index(a.permutation, token * a.terms + j, a.wide_permutation) : -1;
+            there[i] = row >= 0 && row < a.sources;
+            const int64_t at = row * a.term_stride;
+#else
+            const int64_t at = token * a.token_stride + j * a.term_stride;
+#endif
+            if (there[i]) p[i] = ((const piece_t *)((const T *)a.input + at))[c];
+        }
+        #pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            if (!there[i]) continue;
+            float x[PIECE];
+            widen(x, p[i]);
+#if SHUFFLED
+            const float factor = a.factors ? to_f32(((const T *)a.factors)[token * a.terms + j0 + i]) : 1.0f;
+            #pragma unroll
+            for (int e = 0; e < PIECE; ++e) sum[e] = __fmaf_rn(factor, x[e], sum[e]);
+#else
+            #pragma unroll
+            for (int e = 0; e < PIECE; ++e) sum[e] += x[e];
+#endif
+        }
+    }
+    #pragma unroll
+    for (int e = 0; e < PIECE; ++e) sum[e] *= a.scale;
+    ((piece_t *)((T *)a.output + token * a.output_stride))[c] = narrow(sum);
+    pdl_release();
+}
