@@ -59,6 +59,12 @@ def softmax(n, device):
     return [torch.empty(n, 40, device=device), random(n, 40, device=device), None, 0.7]
 
 
+
+def merge(n, device):
+    return [random(n, 4, 16, device=device), random(n, 4, device=device, seed=1), random(n, 4, 16, device=device, seed=2),
+            random(n, 4, device=device, seed=3), torch.empty(n, 4, 16, device=device), torch.empty(n, 4, device=device)]
+
+
 SAMPLES = {
     "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
     "fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1), random(48, device=device), 1e-6, False],
@@ -69,6 +75,8 @@ SAMPLES = {
     "store_kv_cache": store,
     "flash_attn": attention,
     "flash_attn_append": attention_append,
+    "merge_state": merge,
+    "merge_state_v2": merge,
     "softmax": softmax,
     "top_k_top_p_sampling_from_probs": sampling,
     "top_k_top_p_sampling_from_probs_seeded": sampling_seeded,
