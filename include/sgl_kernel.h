@@ -6,6 +6,7 @@
 #include "sgl_kernel/act.h"
 #include "sgl_kernel/attention.h"
 #include "sgl_kernel/gemm.h"
+#include "sgl_kernel/grammar.h"
 #include "sgl_kernel/kvcache.h"
 #include "sgl_kernel/norm.h"
 #include "sgl_kernel/rope.h"

@@ -65,6 +65,11 @@ def merge(n, device):
             random(n, 4, device=device, seed=3), torch.empty(n, 4, 16, device=device), torch.empty(n, 4, device=device)]
 
 
+
+def bitmask(n, device):
+    return [random(n, 40, device=device), ints([[0x0f0f0f0f, 0x55]], device).repeat(n, 1), None]
+
+
 SAMPLES = {
     "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
     "fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1), random(48, device=device), 1e-6, False],
@@ -77,6 +82,7 @@ SAMPLES = {
     "flash_attn_append": attention_append,
     "merge_state": merge,
     "merge_state_v2": merge,
+    "apply_token_bitmask_inplace_cuda": bitmask,
     "softmax": softmax,
     "top_k_top_p_sampling_from_probs": sampling,
     "top_k_top_p_sampling_from_probs_seeded": sampling_seeded,

@@ -12,6 +12,7 @@ __version__ = _library.version
 from sgl_kernel.attention import merge_state, merge_state_v2
 from sgl_kernel.elementwise import fused_add_rmsnorm, rmsnorm, rotary_embedding, silu_and_mul
 from sgl_kernel.gemm import linear
+from sgl_kernel.grammar import apply_token_bitmask_inplace_cuda
 from sgl_kernel.memory import set_kv_buffer_kernel
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 
