@@ -10,7 +10,8 @@ from sgl_kernel import _library
 __version__ = _library.version
 
 from sgl_kernel.attention import merge_state, merge_state_v2
-from sgl_kernel.elementwise import fused_add_rmsnorm, rmsnorm, rotary_embedding, silu_and_mul
+from sgl_kernel.elementwise import (
+    FusedSetKVBufferArg, apply_rope_with_cos_sin_cache_inplace, fused_add_rmsnorm, rmsnorm, rotary_embedding, silu_and_mul)
 from sgl_kernel.gemm import linear
 from sgl_kernel.grammar import apply_token_bitmask_inplace_cuda
 from sgl_kernel.memory import set_kv_buffer_kernel

@@ -1,6 +1,7 @@
 """Norms, gated activations, rotary embedding."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Optional
 
 from sgl_kernel._ops import operator, provided_by, torch
@@ -10,6 +11,7 @@ _rmsnorm = operator("rmsnorm")
 _fused_add_rmsnorm = operator("fused_add_rmsnorm")
 _silu_and_mul = operator("silu_and_mul")
 _rotary_embedding = operator("rotary_embedding")
+_apply_rope = operator("apply_rope_pos_ids_cos_sin_cache")
 
 
 def _pdl(enable_pdl, tensor):
@@ -63,3 +65,41 @@ def rotary_embedding(
 ):
     """Rotates query and key, which may be None, in place by their positions."""
     _rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+
+
+@dataclass
+class FusedSetKVBufferArg:
+    """Where apply_rope_with_cos_sin_cache_inplace stores keys and values: k_buffer[cache_loc] = rotated key, v_buffer[cache_loc] = value.
+
+    value is [tokens, heads * head_size], the buffers [slots, heads * head_size], cache_loc int64; the scales must be None."""
+    value: torch.Tensor
+    k_buffer: torch.Tensor
+    v_buffer: torch.Tensor
+    k_scale: Optional[float]
+    v_scale: Optional[float]
+    cache_loc: torch.Tensor
+
+
+@provided_by("rope")
+def apply_rope_with_cos_sin_cache_inplace(
+    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, head_size: int, cos_sin_cache: torch.Tensor, is_neox: bool = True,
+    fused_set_kv_buffer_arg: Optional[FusedSetKVBufferArg] = None, enable_pdl: Optional[bool] = None,
+) -> None:
+    """Rotates query and key in place by a cache in float32, and stores keys and values into their buffers where those are given."""
+    if cos_sin_cache.dtype != torch.float32:
+        raise ValueError("cos_sin_cache should be float32")
+
+    def heads(x):
+        return x.view(x.shape[0], -1, head_size)
+
+    fused = fused_set_kv_buffer_arg
+    value = k_buffer = v_buffer = cache_loc = None
+    if fused is not None:
+        assert fused.k_scale is None, "k_scale is not supported"
+        assert fused.v_scale is None, "v_scale is not supported"
+        assert fused.cache_loc.dtype == torch.int64, f"cache_loc is {fused.cache_loc.dtype}, expected torch.int64"
+        value, k_buffer, v_buffer, cache_loc = heads(fused.value), heads(fused.k_buffer), heads(fused.v_buffer), fused.cache_loc
+    if enable_pdl is None:
+        enable_pdl = fused is not None and _pdl(None, query)
+    query, key = heads(query), heads(key)
+    _apply_rope(query, key, query, key, cos_sin_cache, positions.long(), not is_neox, enable_pdl, value, k_buffer, v_buffer, cache_loc)
