@@ -74,6 +74,27 @@ def rows(n, device):
     """Rows to normalise, and a weight."""
     return random(n, 48, device=device, seed=1), random(48, device=device)
 
+def merge(n, device):
+    return [random(n, 4, 16, device=device), random(n, 4, device=device, seed=1), random(n, 4, 16, device=device, seed=2),
+            random(n, 4, device=device, seed=3), torch.empty(n, 4, 16, device=device), torch.empty(n, 4, device=device)]
+
+
+
+def bitmask(n, device):
+    return [random(n, 40, device=device), ints([[0x0f0f0f0f, 0x55]], device).repeat(n, 1), None]
+
+
+
+def apply_rope(n, device, *rest):
+    angle = random(64, 8, device="cpu")
+    q, k = random(n, 4, 16, device=device), random(n, 2, 16, device=device, seed=1)
+    return [q, k, torch.empty_like(q), torch.empty_like(k), torch.cat((angle.cos(), angle.sin()), 1).to(device), torch.arange(n, device=device) % 64, False, *rest]
+
+
+def apply_rope_fused(n, device):
+    return apply_rope(n, device, False, random(n, 2, 16, device=device, seed=2), torch.zeros(64, 2, 16, device=device),
+                      torch.zeros(64, 2, 16, device=device), torch.arange(n, device=device) * 2)
+
 
 SAMPLES = {
     "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
@@ -110,10 +131,15 @@ SAMPLES = {
     "moe_sum": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device)],
     "moe_sum_reduce": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device), 2.5],
     "rotary_embedding": rope,
+    "apply_rope_pos_ids_cos_sin_cache": apply_rope_fused,
+    "apply_rope_pos_ids_cos_sin_cache.v0_1_8": lambda n, device: apply_rope(n, device, 0),
     "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],
     "store_kv_cache": store,
     "flash_attn": attention,
     "flash_attn_append": attention_append,
+    "merge_state": merge,
+    "merge_state_v2": merge,
+    "apply_token_bitmask_inplace_cuda": bitmask,
     "softmax": softmax,
     "top_k_top_p_sampling_from_probs": sampling,
     "top_k_top_p_sampling_from_probs_seeded": sampling_seeded,

@@ -29,6 +29,7 @@ OWN_OPERATORS = {
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
 OWN_MARKS = {
     "fused_add_layernorm_cpu": {"residual"},
+    "apply_token_bitmask_inplace_cuda": {"logits"},
     "store_kv_cache": {"k_cache", "v_cache"},
     "top_k_top_p_sampling_from_probs": {"output"},
     "downcast_fp8": {"k_out", "v_out"},

@@ -74,4 +74,27 @@ typedef struct sgk_flash_attn_options {
 SGK_API sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_lse,
                                   const DLTensor *q, const DLTensor *k, const DLTensor *v,
                                   const sgk_flash_attn_options *options, const sgk_exec *exec);
+
+/**
+ * Merges attention over two disjoint sets of keys, given the natural logarithms of their sums:
+ *
+ *     s_merged = ln(e^s_a + e^s_b),   v_merged = round(v_a e^(s_a - s_merged) + v_b e^(s_b - s_merged))
+ *
+ * A side whose s is infinite has no keys: the result is the other side, whatever the values are. Where neither has any, v_merged is 0 and
+ * s_merged minus infinity.
+ *
+ * @param v_merged  [N, H, D], dtype of v_a; written
+ * @param s_merged  [N, H], f32, any strides; written
+ * @param v_a, v_b  [N, H, D], f32 | f16 | bf16
+ * @param s_a, s_b  [N, H], f32, any strides
+ *
+ * Tokens and heads may have any strides. f32 inside, one rounding at the end.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_merge_state_v2(const DLTensor *v_merged, const DLTensor *s_merged, const DLTensor *v_a, const DLTensor *s_a,
+                                      const DLTensor *v_b, const DLTensor *s_b, const sgk_exec *exec);
+
+/** The same with binary logarithms: s_merged = log2(2^s_a + 2^s_b). */
+SGK_API sgk_status sgk_merge_state(const DLTensor *v_merged, const DLTensor *s_merged, const DLTensor *v_a, const DLTensor *s_a,
+                                   const DLTensor *v_b, const DLTensor *s_b, const sgk_exec *exec);
 #endif

@@ -9,7 +9,10 @@ from sgl_kernel import _library
 
 __version__ = _library.version
 
+from sgl_kernel.attention import merge_state, merge_state_v2
 from sgl_kernel.elementwise import (
+    FusedSetKVBufferArg,
+    apply_rope_with_cos_sin_cache_inplace,
     concat_mla_absorb_q,
     concat_mla_k,
     copy_to_gpu_no_ce,
@@ -25,6 +28,7 @@ from sgl_kernel.elementwise import (
     silu_and_mul,
 )
 from sgl_kernel.gemm import linear, shuffle_rows
+from sgl_kernel.grammar import apply_token_bitmask_inplace_cuda
 from sgl_kernel.memory import set_kv_buffer_kernel
 from sgl_kernel.moe import apply_shuffle_mul_sum, moe_sum, moe_sum_reduce
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs

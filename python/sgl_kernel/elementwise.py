@@ -1,6 +1,7 @@
 """Norms, activations, rotary embedding, concatenations and small copies."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Optional
 
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
@@ -20,6 +21,7 @@ _concat_mla_k = operator("concat_mla_k")
 _concat_mla_absorb_q = operator("concat_mla_absorb_q")
 _copy_to_gpu_no_ce = operator("copy_to_gpu_no_ce")
 _downcast_fp8 = operator("downcast_fp8")
+_apply_rope = operator("apply_rope_pos_ids_cos_sin_cache")
 
 
 def _pdl(enable_pdl, tensor):
@@ -178,3 +180,39 @@ def downcast_fp8(
     """k_out[loc * mult + offset] = e4m3(k / k_scale), saturating; the same for v."""
     k_out, v_out = (out.view(out.shape[0], *k.shape[1:]) for out in (k_out, v_out))
     _downcast_fp8(k, v, k_out, v_out, k_scale, v_scale, loc, mult, offset)
+@dataclass
+class FusedSetKVBufferArg:
+    """Where apply_rope_with_cos_sin_cache_inplace stores keys and values: k_buffer[cache_loc] = rotated key, v_buffer[cache_loc] = value.
+
+    value is [tokens, heads * head_size], the buffers [slots, heads * head_size], cache_loc int64; the scales must be None."""
+    value: torch.Tensor
+    k_buffer: torch.Tensor
+    v_buffer: torch.Tensor
+    k_scale: Optional[float]
+    v_scale: Optional[float]
+    cache_loc: torch.Tensor
+
+
+@provided_by("rope")
+def apply_rope_with_cos_sin_cache_inplace(
+    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, head_size: int, cos_sin_cache: torch.Tensor, is_neox: bool = True,
+    fused_set_kv_buffer_arg: Optional[FusedSetKVBufferArg] = None, enable_pdl: Optional[bool] = None,
+) -> None:
+    """Rotates query and key in place by a cache in float32, and stores keys and values into their buffers where those are given."""
+    if cos_sin_cache.dtype != torch.float32:
+        raise ValueError("cos_sin_cache should be float32")
+
+    def heads(x):
+        return x.view(x.shape[0], -1, head_size)
+
+    fused = fused_set_kv_buffer_arg
+    value = k_buffer = v_buffer = cache_loc = None
+    if fused is not None:
+        assert fused.k_scale is None, "k_scale is not supported"
+        assert fused.v_scale is None, "v_scale is not supported"
+        assert fused.cache_loc.dtype == torch.int64, f"cache_loc is {fused.cache_loc.dtype}, expected torch.int64"
+        value, k_buffer, v_buffer, cache_loc = heads(fused.value), heads(fused.k_buffer), heads(fused.v_buffer), fused.cache_loc
+    if enable_pdl is None:
+        enable_pdl = fused is not None and _pdl(None, query)
+    query, key = heads(query), heads(key)
+    _apply_rope(query, key, query, key, cos_sin_cache, positions.long(), not is_neox, enable_pdl, value, k_buffer, v_buffer, cache_loc)

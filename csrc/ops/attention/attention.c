@@ -1,4 +1,5 @@
 #include "attention.h"
+#include "attention_merge.h"
 #include <math.h>
 #include <string.h>
 #include "attention_cpu.h"
@@ -51,7 +52,8 @@ static append_build append_builds[] = {
 };
 
 const sgk_kernel_table attention_kernels[] = {
-    SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), { 0 }
+    SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds),
+    SGK_KERNEL_TABLE(merge_state_builds), { 0 }
 };
 
 #define COUNT(array) (sizeof (array) / sizeof *(array))

@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include "attention_merge.h"
 #include "check/check.h"
 
 enum { BATCH = 8 };                         /* the most sequences of a case */
@@ -276,6 +277,7 @@ void check_attention(void)
         check_shape("invariant", &(shape){ .dtype = SGK_BF16, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 2, .queries = few ? 1 : 20, .keys = 2100, .cache = DENSE,
                                            .seqused_k = true, .lse = true, .left = -1, .right = -1, .causal = true, .invariant = true });
     check_refusals();
+    check_merge_state();
     if (!check_benching) return;
     for (size_t f = 0; f < 3; ++f) {
         check_shape("decode", &(shape){ .dtype = formats[f], .heads = 32, .kv_heads = 8, .dim = 128, .batch = 4, .queries = 1, .keys = 4096, .cache = PAGED,

@@ -1,4 +1,5 @@
 #include "check/check.h"
+#include "rope_apply.h"
 
 typedef struct {
     sgk_dtype dtype, positions;
@@ -90,6 +91,7 @@ void check_rope(void)
             check_rotary_embedding((rope_case){ t, SGK_I64, 2, 2, 2, 1200, 1100, n, false, false });
             check_rotary_embedding((rope_case){ t, SGK_I64, check_int(20, 60), 32, 8, 128, 128, n, false, false });
         }
+    check_apply_rope();
     check_rotary_embedding_out_of_range(97);
     check_rotary_embedding_out_of_range(-1);
     if (check_benching) {
