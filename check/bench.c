@@ -1,8 +1,8 @@
 /*
  * Figures.
  *
- * On the CPU: batches long enough for the clock. On the GPU two figures, with the second-level cache emptied before each call where the
- * tensors would fit into it: between events, and as nodes of a graph, which is how a serving engine calls.
+ * On the CPU: batches long enough for the clock. On the GPU two figures: between events, and as nodes of a graph, which is how a serving
+ * engine calls. The second-level cache is emptied before each call where the tensors would fit into it; tensors of less than 8 MB stay in it.
  * Each stands beside its limit time L = E + bytes / ceiling: E is an empty kernel as a graph node (0 on the CPU), the ceiling the copy
  * bandwidth C, or the read bandwidth R for an operator that writes next to nothing. All three are measured in this run.
  */
@@ -16,7 +16,12 @@
 #include "ops/probe/probe_ops.h"
 #endif
 
-typedef struct { double copy, read, empty; size_t bytes; bool known; } ceilings;   /* bytes a second; seconds */
+typedef struct {
+    double copy, read;              /* bytes a second */
+    double empty, call, bare;       /* seconds: a graph node; host time of a call, and of the driver's launch alone */
+    size_t bytes;
+    bool   known;
+} ceilings;
 static ceilings cpu_ceilings, gpu_ceilings;
 
 typedef struct { char label[LABEL], level[16]; double seconds, graph, spread, bytes, operations, limit, reference; bool gpu; } figure;
@@ -24,6 +29,7 @@ static figure *figures;
 static int     figure_count, figure_room;
 
 enum { BATCHES = 21, NODES = 10, REPLAYS = 11 };
+enum { WARM_BYTES = 8 << 20 };         /* below, emptying the cache takes so long beside the call that its spread would hide the figure */
 static double  times[BATCHES], batch_start, total_start, graph_seconds;
 static int     batches;
 static int64_t calls, batch_calls;
@@ -113,6 +119,25 @@ static double empty_node(char *memory)
     return seconds;
 }
 
+/* Host time of one call that enqueues a small kernel: through the library, or the driver's launch alone. Few enough at a time that the
+ * GPU's queue never fills up. */
+static double call_cost(char *memory, bool bare)
+{
+    enum { CALLS = 200, ROUNDS = 25 };
+    int64_t  count = 1024;
+    DLTensor from = words(memory, &count, true), to = words(memory + 4096, &count, true);
+    sgk_exec exec = SGK_EXEC_INIT;
+    exec.stream = gpu_stream();
+    double seconds[ROUNDS];
+    for (int r = -2; r < ROUNDS; ++r) {
+        const double start = clock_now();
+        for (int i = 0; i < CALLS; ++i) need(bare ? sgk_probe_copy_bare(memory + 4096, memory, count, exec.stream) : sgk_probe_copy(&to, &from, &exec));
+        if (r >= 0) seconds[r] = (clock_now() - start) / CALLS;
+        if (!gpu_wait()) return NAN;
+    }
+    return median(seconds, ROUNDS);
+}
+
 /* Empties the second-level cache: reads twice its size, which leaves nothing to be written back. */
 static char *flush_memory;
 static size_t flush_bytes;
@@ -158,11 +183,12 @@ static void measure(ceilings *c, bool gpu)
     if (gpu) c->copy = fmax(c->copy, bandwidth(DRIVER_COPY, memory, c->bytes, gpu));
     c->read = bandwidth(READ, memory, c->bytes, gpu);
     c->empty = gpu ? empty_node(memory) : 0;
+    if (gpu) c->call = call_cost(memory, false), c->bare = call_cost(memory, true);
     sgk_cpu_mask(level->flags);
     if (gpu) gpu_give_back(memory);
     else free(memory);
     printf("  %s: copy %.1f GB/s, read %.1f GB/s at %zu MB", gpu ? gpu_name() : "CPU", c->copy * 1e-9, c->read * 1e-9, c->bytes >> 20);
-    if (gpu) printf(", an empty kernel in a graph %.2f us", c->empty * 1e6);
+    if (gpu) printf(", an empty kernel in a graph %.2f us, a call from C %.2f us, the driver's launch alone %.2f us", c->empty * 1e6, c->call * 1e6, c->bare * 1e6);
     else printf(", %d threads", sgk_num_threads(NULL));
     printf("\n");
 }
@@ -181,7 +207,7 @@ void bench_start(void)
     if (!c->known) measure(c, level->gpu);
     batches = 0, calls = 0, batch_calls = 1, calibrated = false, graph_seconds = NAN;
     if (level->gpu) {
-        flushing = (int64_t)tensors_bytes() < 4 * gpu_l2_bytes();
+        flushing = (int64_t)tensors_bytes() >= WARM_BYTES && (int64_t)tensors_bytes() < 4 * gpu_l2_bytes();
         if (flushing) prepare_flush();
         in_graph = !check_switches.no_graph && gpu_wait() && gpu_capture_begin();
     }
@@ -284,6 +310,8 @@ static void ceilings_json(FILE *f, const char *name, const ceilings *c)
     member(f, "copy_gigabytes_per_second", c->copy * 1e-9);
     member(f, "read_gigabytes_per_second", c->read * 1e-9);
     member(f, "empty_microseconds", c->empty * 1e6);
+    member(f, "call_microseconds", c->call * 1e6);
+    member(f, "driver_launch_microseconds", c->bare * 1e6);
     fprintf(f, "}");
 }
 

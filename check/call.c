@@ -507,6 +507,7 @@ static void stop(void)     { current = PHASES; }
 
 void call_forget(void)
 {
+    gpu_capture_abandon();
     in_reference = false;
     current = -1, step = 0;
     for (int i = 0; i < tensor_count; ++i) {

@@ -34,7 +34,7 @@ bool gpu_present(void)
         snprintf(error, sizeof error, "%s", sgk_cuda_absence());
         return false;
     }
-    return done(sgk_cuda_get_device("sgk-check", 0, &device)) && done(sgk_cuda_stream(0, &stream));
+    return done(sgk_cuda_get_device("sgk-check", 0, &device)) && done(sgk_cuda_make_current(0)) && done(sgk_cuda_stream(0, &stream));
 }
 
 /* ---- memory ---- */
@@ -171,9 +171,21 @@ void gpu_copy(void *to, const void *from, size_t bytes)            { must(sgk_cu
 
 /* ---- graphs ---- */
 static sgk_cuda_graph *graph;
+static bool            capturing;
 
-bool gpu_capture_begin(void) { return done(sgk_cuda_graph_begin(0, stream)); }
-bool gpu_capture_end(void)   { return done(sgk_cuda_graph_end(0, stream, &graph)); }
+bool gpu_capture_begin(void) { return capturing = done(sgk_cuda_graph_begin(0, stream)); }
+
+bool gpu_capture_end(void)
+{
+    capturing = false;
+    return done(sgk_cuda_graph_end(0, stream, &graph));
+}
+
+void gpu_capture_abandon(void)
+{
+    if (capturing && gpu_capture_end()) gpu_graph_free();
+}
+
 bool gpu_graph_launch(void)  { return done(sgk_cuda_graph_replay(graph, stream)); }
 
 void gpu_graph_free(void)

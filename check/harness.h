@@ -93,7 +93,7 @@ extern bool case_failed;
 const char *operator_of_case(void);         /* its name, or NULL */
 check_operator *operator_named(const char *case_label);
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
-void report_missing_checks(void);
+void report_missing_checks(void);           /* what the whole run must have reached */
 void report_counts(int *cases, int *failed);
 void report_list(void);
 void report_start_expecting(void);          /* the self-test: failures are collected instead of reported */
@@ -127,6 +127,7 @@ void       *gpu_workspace(size_t bytes, int fill);      /* with guards; one at a
 bool        gpu_workspace_intact(size_t bytes, int fill);
 bool        gpu_capture_begin(void);
 bool        gpu_capture_end(void);
+void        gpu_capture_abandon(void);      /* where a call failed or crashed inside */
 bool        gpu_graph_launch(void);
 void        gpu_graph_free(void);
 

@@ -241,7 +241,7 @@ int main(int argc, char **argv)
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);
-    if (!cases) printf("no case is named like that\n");
+    if (!cases) printf("no case was run\n");
     printf("%d cases, %d failed\n", cases, failed);
     return failed != 0 || !cases;
 }

@@ -127,13 +127,14 @@ static bool same_function(const check_operator *a, const check_operator *b)
 void report_missing_checks(void)
 {
     for (check_operator *o = operators; o->name; ++o) {
-        int refused = 0, found = 0;
+        int refused = 0, found = 0, on_gpu = 0;
         for (const check_operator *other = operators; other->name; ++other)
-            if (same_function(o, other)) found += other->cases, refused += other->refused;
+            if (same_function(o, other)) found += other->cases, refused += other->refused, on_gpu += other->gpu_cases;
         snprintf(label, sizeof label, "%s_", o->name);
         case_failed = false;
         if (!found) fail("operator %s has no check", o->name);
         else if (!refused) fail("operator %s has no case that breaks its arguments (all are too large or have none)", o->name);
+        else if (level && level->gpu && o->devices & CUDA && !on_gpu) fail("operator %s has no case on the GPU", o->name);
     }
 }
 

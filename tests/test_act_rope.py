@@ -1,8 +1,8 @@
-"""silu_and_mul and rotary_embedding next to torch."""
+"""Activations and rotary_embedding next to torch."""
 import pytest
 
 torch = pytest.importorskip("torch")
-from sgl_kernel import rotary_embedding, silu_and_mul  # noqa: E402
+from sgl_kernel import gelu_and_mul, gelu_quick, gelu_tanh_and_mul, rotary_embedding, silu_and_mul  # noqa: E402
 
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}     # relative l2: one rounding
 FORMATS = list(TOLERANCE)
@@ -18,22 +18,67 @@ def assert_near(found, right, dtype):
     assert error <= TOLERANCE[dtype]                # fails for NaN
 
 
-# ---- silu_and_mul ----------------------------------------------------------------------------------------------------------------
+# ---- activations -----------------------------------------------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    silu_and_mul: torch.nn.functional.silu,
+    gelu_and_mul: torch.nn.functional.gelu,
+    gelu_tanh_and_mul: lambda a: torch.nn.functional.gelu(a, approximate="tanh"),
+}
+
+
+def gated(function, x):
+    a, b = x.double().chunk(2, dim=-1)
+    return ACTIVATIONS[function](a) * b
+
 
 def silu_and_mul_wanted(x):
-    a, b = x.double().chunk(2, dim=-1)
-    return torch.nn.functional.silu(a) * b
+    return gated(silu_and_mul, x)
+
+
+@pytest.mark.parametrize("function", list(ACTIVATIONS), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("shape", [(16,), (3, 256), (2, 5, 22016), (4, 1, 7, 48)], ids=str)
+def test_gated_activation(device, function, dtype, shape):
+    x = random(*shape, dtype=dtype, device=device)
+    out = function(x)
+    assert out.dtype == dtype
+    assert_near(out, gated(function, x), dtype)
+    given = torch.empty_like(out)
+    assert function(x, given) is given and torch.equal(given, out)
+    assert torch.equal(getattr(torch.ops.sgl_kernel, function.__name__ + "_cpu")(x), out)
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
-@pytest.mark.parametrize("shape", [(16,), (3, 256), (2, 5, 22016), (4, 1, 7, 48)], ids=str)
-def test_silu_and_mul(device, dtype, shape):
+@pytest.mark.parametrize("shape", [(16,), (3, 256), (2, 5, 11008)], ids=str)
+def test_gelu_quick(device, dtype, shape):
     x = random(*shape, dtype=dtype, device=device)
-    out = silu_and_mul(x)
-    assert out.dtype == dtype
-    assert_near(out, silu_and_mul_wanted(x), dtype)
-    given = torch.empty_like(out)
-    assert silu_and_mul(x, given) is given and torch.equal(given, out)
+    wanted = x.double() * torch.sigmoid(1.702 * x.double())
+    assert_near(gelu_quick(x), wanted, dtype)
+    assert gelu_quick(x, x) is x
+    assert_near(x, wanted, dtype)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_silu_and_mul_leaves_rows_of_other_experts(device, step, index):
+    x = random(11, 64, dtype=torch.float32, device=device)
+    ids = torch.tensor([2, -1, 0, 5, -1, -1, 1, 1, -1, 0, 3], dtype=index, device=device)
+    out = torch.full((11, 32), 7.0, device=device)
+    assert silu_and_mul(x, out, expert_ids=ids, expert_step=step) is out
+    kept = ids[torch.arange(11, device=device) // step] == -1
+    assert (out[kept] == 7).all() and torch.equal(out[~kept], silu_and_mul(x)[~kept])
+    with pytest.raises(RuntimeError, match="expert_ids has size 2, expected at least 11 for 11 rows in steps of 1"):
+        silu_and_mul(x, out, expert_ids=ids[:2])
+
+
+@pytest.mark.parametrize("function", list(ACTIVATIONS), ids=lambda f: f.__name__)
+def test_functional_activation_of_odd_rows(device, function):
+    op = getattr(torch.ops.sgl_kernel, function.__name__ + "_cpu")
+    x = random(3, 2 * 11009, dtype=torch.bfloat16, device=device)
+    assert_near(op(x), gated(function, x), torch.bfloat16)
+    with pytest.raises(RuntimeError, match="input has size 5 in its last dimension, expected 2 x 2"):
+        op(x[:, :5])
 
 
 def test_silu_and_mul_of_strided_rows(device):

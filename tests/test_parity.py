@@ -22,6 +22,8 @@ OWN_OPERATORS = {
     "softmax": "softmax with temperature, which the releases leave to torch",
     "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
     "flash_attn_append": "the same, with new keys and values written into the cache",
+    "silu_and_mul_experts": "silu_and_mul for rows of the experts that are here, which the engine compiles for itself",
+    "gelu_quick": "released for ROCm alone",
     "top_k_top_p_sampling_from_probs_seeded": "the released operator with its seeds as a tensor, for graphs and for torch before 2.13",
 }
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
@@ -34,9 +36,11 @@ OWN_MARKS = {
 OWN_FUNCTIONS = {
     "gemm.linear": "as the operator",
     "sampling.softmax": "as the operator",
+    "elementwise.gelu_quick": "as the operator",
 }
 # Parameters of ours behind the released ones, keyword only.
 OWN_PARAMETERS = {
+    "elementwise.silu_and_mul": {"expert_ids", "expert_step"},
     "sampling.top_k_top_p_sampling_from_probs": {"seed"},
 }
 # What 0.1.8 and 0.3.21 call otherwise, and how that call is served.

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Not in sgk_match itself: setting 1.4 KB to zero for every call would cost as much as all checks together. */
+static _Thread_local sgk_matched matched[SGK_MATCH_TENSORS];
+
 int64_t sgk_stride(const DLTensor *t, int dim)
 {
     if (dim < 0) dim += t->ndim;
@@ -203,6 +206,7 @@ sgk_status sgk_match_tensor(sgk_match *m, const DLTensor *t, const char *name, c
     SGK_TRY(match_shape(m, t, name, shape, &any_last_stride));
     uintptr_t begin, end;
     SGK_TRY(match_memory(m, t, name, written, any_last_stride, sgk_dtypes[dtype].size, &begin, &end));
+    m->seen = matched;
     SGK_REQUIRE(m->count < SGK_MATCH_TENSORS, SGK_FAILED, "%s: more than %d tensors", m->op, SGK_MATCH_TENSORS);
     m->seen[m->count++] = (sgk_matched){ t, name, written, 0, begin, end };
     return SGK_OK;

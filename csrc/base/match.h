@@ -42,7 +42,7 @@ typedef struct {
     DLDevice    device;             /* of the first tensor; all must agree */
     sgk_dtype   dtype;              /* of the first tensor */
     int         count;
-    sgk_matched seen[SGK_MATCH_TENSORS];
+    sgk_matched *seen;              /* [count], this thread's: a matcher is done before the thread's next one begins */
 } sgk_match;
 
 sgk_status sgk_match_tensor(sgk_match *m, const DLTensor *t, const char *name, const char *shape, unsigned dtypes, bool written);

@@ -37,8 +37,9 @@ const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impls);
 /* Runs items [0, n) of the best version in parallel, `grain` items at least a range. The usual end of an operator on the CPU. */
 sgk_status sgk_cpu_run(const char *op, const sgk_cpu_impl *impls, const void *args, int64_t n, int64_t grain, const sgk_exec *exec);
 
-/* Enough work for a range when an item touches `bytes` bytes (or does as many operations). */
-static inline int64_t sgk_cpu_grain(int64_t bytes) { return bytes > 0 ? 1 + 32768 / bytes : 32768; }
+/* Enough work for a range when an item touches `bytes` bytes (or does as many operations). Waking a thread takes 2 us on an idle
+ * machine and a time slice, a thousand times that, on a busy one: what takes a few microseconds is not worth it. */
+static inline int64_t sgk_cpu_grain(int64_t bytes) { return bytes > 0 ? 1 + 131072 / bytes : 131072; }
 
 /* rmsnorm -> rmsnorm_avx2 in the file that is being compiled with -DSGK_CPU_LEVEL=avx2. */
 #define SGK_CAT_(a, b) a##_##b

@@ -22,6 +22,7 @@ sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch 
                            const void *args, size_t args_size) { return absent(op); }
 sgk_status sgk_cuda_tensor_map(const char *op, const char *name, const sgk_tensor_map *shape, CUtensorMap *map) { return absent(op); }
 
+sgk_status sgk_cuda_make_current(int ordinal)                                                   { return absent("make_current"); }
 sgk_status sgk_cuda_alloc(int ordinal, size_t bytes, void **memory)                             { return absent("alloc"); }
 sgk_status sgk_cuda_free(int ordinal, void *memory)                                             { return absent("free"); }
 sgk_status sgk_cuda_memory(int ordinal, size_t *free_bytes, size_t *total_bytes)                { return absent("memory"); }
@@ -41,6 +42,7 @@ sgk_status sgk_cuda_graph_capture(int ordinal, void *stream, sgk_cuda_graph_body
 sgk_status sgk_cuda_graph_begin(int ordinal, void *stream)                                      { return absent("graph"); }
 sgk_status sgk_cuda_graph_end(int ordinal, void *stream, sgk_cuda_graph **graph)                { return absent("graph"); }
 sgk_status sgk_cuda_graph_replay(const sgk_cuda_graph *graph, void *stream)                     { return absent("graph"); }
+sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *launch, void *stream, const void *args) { return absent("launch"); }
 void       sgk_cuda_graph_free(sgk_cuda_graph *graph)                                           { }
 
 #endif

@@ -199,4 +199,13 @@ sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch 
     return load_and_run(op, kernel, device, &config, l->cluster, args, args_size, exec);
 }
 
+sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *l, void *stream, const void *args)
+{
+    SGK_REQUIRE(kernel->instances, SGK_FAILED, "launch: kernel %s (%s) has not been loaded", kernel->entry, kernel->defines);
+    const CUlaunchConfig config = { .grid = { (unsigned)l->grid[0], 1, 1 }, .block = { l->block[0], 1, 1 }, .stream = stream };
+    void *parameters[] = { (void *)(uintptr_t)args };
+    const CUresult result = sgk_cuda_driver.cuLaunchKernelEx(&config, kernel->instances->function, parameters, NULL);
+    return result ? refused("launch", kernel, kernel->instances->ordinal, "cuLaunchKernelEx", result) : SGK_OK;
+}
+
 #endif

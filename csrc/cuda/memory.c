@@ -24,6 +24,12 @@ static sgk_status fail(const char *op, const char *call, CUresult result)
     return sgk_error(sgk_cuda_error_status(result), "%s: %.*s: %s", op, (int)strcspn(call, "("), call, sgk_cuda_error_text(result, text));
 }
 
+sgk_status sgk_cuda_make_current(int ordinal)
+{
+    sgk_cuda_entered entered;           /* entered and never left */
+    return sgk_cuda_enter("make_current", ordinal, &entered);
+}
+
 sgk_status sgk_cuda_alloc(int ordinal, size_t bytes, void **memory)
 {
     CUdeviceptr p;

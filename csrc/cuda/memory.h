@@ -2,6 +2,10 @@
 #ifndef SGK_MEMORY_H
 #define SGK_MEMORY_H
 #include "base/status.h"
+#include "cuda/cuda.h"
+
+/* Makes the device's primary context the thread's current one, as a program that uses one GPU does. */
+sgk_status sgk_cuda_make_current(int ordinal);
 
 sgk_status sgk_cuda_alloc(int ordinal, size_t bytes, void **memory);        /* aligned to 256 bytes at least */
 sgk_status sgk_cuda_free(int ordinal, void *memory);                        /* waits for the device */
@@ -32,5 +36,8 @@ sgk_status sgk_cuda_graph_begin(int ordinal, void *stream);
 sgk_status sgk_cuda_graph_end(int ordinal, void *stream, sgk_cuda_graph **graph);
 sgk_status sgk_cuda_graph_replay(const sgk_cuda_graph *graph, void *stream);
 void       sgk_cuda_graph_free(sgk_cuda_graph *graph);
+
+/* cuLaunchKernelEx and nothing else, of a row that the current context has loaded: what a call would cost without this library. */
+sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *launch, void *stream, const void *args);
 
 #endif

@@ -199,7 +199,7 @@ int torch_dtype_of(torch_frame *f, int argument)
     const DLTensor *t = f->given[argument];
     const int dtype = t ? sgk_dtype_of(t->dtype) : -1;
     if (t && dtype < 0)
-        refuse(f, SGK_BAD_ARG, "%s: %s has DLPack's dtype code %d with %d bits, expected one of this library's number formats", f->op->name,
+        refuse(f, SGK_BAD_ARG, "%s: %s has dtype DLPack code %d with %d bits, expected one of this library's number formats", f->op->name,
                name_of(&f->op->schema.arg[argument], -1).text, t->dtype.code, t->dtype.bits);
     return dtype;
 }
@@ -278,6 +278,17 @@ const DLTensor *torch_new_like(torch_frame *f, int result, int argument)
 {
     const DLTensor *t = f->given[argument];
     return t ? torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, t->shape) : NULL;
+}
+
+const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim, int64_t size)
+{
+    const DLTensor *t = f->given[argument];
+    if (!t) return NULL;
+    int64_t sizes[8];
+    for (int d = 0; d < t->ndim && d < 8; ++d) sizes[d] = t->shape[d];
+    if (dim < 0) dim += t->ndim;
+    if (dim >= 0 && dim < t->ndim && dim < 8) sizes[dim] = size;       /* a rank that is wrong is for the C call to refuse */
+    return torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, sizes);
 }
 
 int64_t *torch_numbers(torch_frame *f, size_t count)

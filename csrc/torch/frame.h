@@ -59,6 +59,8 @@ void torch_watch_forks(void);
 /* ---- what the macros of ops.def read ---- */
 const DLTensor *torch_new(torch_frame *f, int result, int item, int dtype, int ndim, const int64_t *sizes);
 const DLTensor *torch_new_like(torch_frame *f, int result, int argument);
+/* Like the argument, but for the size of one dimension. */
+const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim, int64_t size);
 const DLTensor *torch_seeds(torch_frame *f, int generator, int64_t count);
 int64_t         torch_size(const torch_frame *f, int argument, int dim);
 int             torch_dtype_of(torch_frame *f, int argument);

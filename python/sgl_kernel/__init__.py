@@ -10,11 +10,18 @@ from sgl_kernel import _library
 __version__ = _library.version
 
 from sgl_kernel.elementwise import (
-    fused_add_rmsnorm, gemma_fused_add_rmsnorm, gemma_rmsnorm, rmsnorm, rotary_embedding, silu_and_mul,
+    fused_add_rmsnorm,
+    gelu_and_mul,
+    gelu_quick,
+    gelu_tanh_and_mul,
+    gemma_fused_add_rmsnorm,
+    gemma_rmsnorm,
+    rmsnorm,
+    rotary_embedding,
+    silu_and_mul,
 )
 from sgl_kernel.gemm import linear
 from sgl_kernel.memory import set_kv_buffer_kernel
-from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 
 

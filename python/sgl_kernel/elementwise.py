@@ -1,4 +1,4 @@
-"""Norms, gated activations, rotary embedding."""
+"""Norms, activations, rotary embedding, concatenations and small copies."""
 from __future__ import annotations
 
 from typing import Optional
@@ -11,6 +11,10 @@ _fused_add_rmsnorm = operator("fused_add_rmsnorm")
 _gemma_rmsnorm = operator("gemma_rmsnorm")
 _gemma_fused_add_rmsnorm = operator("gemma_fused_add_rmsnorm")
 _silu_and_mul = operator("silu_and_mul")
+_silu_and_mul_experts = operator("silu_and_mul_experts")
+_gelu_and_mul = operator("gelu_and_mul")
+_gelu_tanh_and_mul = operator("gelu_tanh_and_mul")
+_gelu_quick = operator("gelu_quick")
 _rotary_embedding = operator("rotary_embedding")
 
 
@@ -71,9 +75,13 @@ def _norm_cpu_fake(input, *_):
     return input.new_empty(input.shape)
 
 
-def _gated_output(input, out):
+def _require_pieces(input):
     if input.shape[-1] * input.dtype.itemsize % 16 != 0:
         raise ValueError("The pointers must be multiple of 16 bytes.")
+
+
+def _gated_output(input, out):
+    _require_pieces(input)
     if out is None:
         return torch.empty(input.shape[:-1] + (input.shape[-1] // 2,), dtype=input.dtype, device=input.device)
     assert input.ndim == out.ndim, f"{input.ndim} != {out.ndim}"
@@ -83,11 +91,50 @@ def _gated_output(input, out):
 
 
 @provided_by("act")
-def silu_and_mul(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
-    """out = silu(first half of input's last dimension) * second half"""
+def silu_and_mul(
+    input: torch.Tensor, out: torch.Tensor = None, *, expert_ids: Optional[torch.Tensor] = None, expert_step: int = 1,
+) -> torch.Tensor:
+    """out = silu(first half of input's last dimension) * second half. Row t keeps what it holds where expert_ids[t // expert_step] is -1."""
     out = _gated_output(input, out)
-    _silu_and_mul(out, input)
+    if expert_ids is None:
+        _silu_and_mul(out, input)
+    else:
+        _silu_and_mul_experts(out, input, expert_ids, expert_step)
     return out
+
+
+@provided_by("act")
+def gelu_tanh_and_mul(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
+    """out = gelu(first half of input's last dimension, by its tanh approximation) * second half"""
+    out = _gated_output(input, out)
+    _gelu_tanh_and_mul(out, input)
+    return out
+
+
+@provided_by("act")
+def gelu_and_mul(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
+    """out = gelu(first half of input's last dimension) * second half"""
+    out = _gated_output(input, out)
+    _gelu_and_mul(out, input)
+    return out
+
+
+@provided_by("act")
+def gelu_quick(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
+    """out = input / (1 + exp(-1.702 * input))"""
+    _require_pieces(input)
+    if out is None:
+        out = torch.empty_like(input)
+    assert input.shape == out.shape, f"{input.shape} != {out.shape}"
+    _gelu_quick(out, input)
+    return out
+
+
+@register_fake("silu_and_mul_cpu")
+@register_fake("gelu_and_mul_cpu")
+@register_fake("gelu_tanh_and_mul_cpu")
+def _gated_cpu_fake(input):
+    return input.new_empty(input.shape[:-1] + (input.shape[-1] // 2,))
 
 
 @provided_by("rope")

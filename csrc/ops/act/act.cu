@@ -1,5 +1,6 @@
 /*
- * Gated activations: reads 2 D elements a row and writes D. Bound by memory, so a thread has all its loads in flight before it uses one.
+ * Activations: gated ones read 2 D elements a row and write D, plain ones read and write D. Bound by memory, so a thread has all its
+ * loads in flight before it uses one.
  *
  * A block is 2^lanes_log2 threads wide along a row and takes as many rows as its threads allow:
  *
@@ -7,9 +8,11 @@
  *     row 0   | thread 0 1 2 .. | again, STEPS times |   the block of chunk 1 |
  *     row 1   | thread lanes .. |
  *
+ *   ACT     silu, gelu, gelu_tanh or gelu_quick
+ *   GATED   1: the second half of a row multiplies what ACT makes of the first; 0: ACT alone
  *   T       f32, f16 or bf16
- *   PIECE   elements a load takes: 16 bytes of them, where halves of rows are in 16-byte pieces; 1 takes any length and alignment
- *   STEPS   pieces of each half a thread does
+ *   PIECE   elements a load takes: 16 bytes of them, where (halves of) rows are in 16-byte pieces; 1 takes any length and alignment
+ *   STEPS   pieces (of each half) a thread does
  */
 #include "act.h"
 #include "launch.cuh"
@@ -17,36 +20,57 @@
 
 #define THREADS 256
 
-/* Clamped, so that -infinity gives -0; the comparison is false for NaN, which stays. */
-DEVICE float silu(float a)
+/* a / (1 + e^x). Clamped, so that -infinity gives -0; the comparison is false for NaN, which stays. */
+DEVICE float over_one_plus_exp(float a, float x)
 {
     a = a < -3e38f ? -3e38f : a;
-    return __fdividef(a, 1.0f + __expf(-a));
+    return __fdividef(a, 1.0f + __expf(x));
+}
+
+DEVICE float silu(float a)       { return over_one_plus_exp(a, -a); }
+DEVICE float gelu_quick(float a) { return over_one_plus_exp(a, -1.702f * a); }
+DEVICE float gelu_tanh(float a)  { return over_one_plus_exp(a, a * __fmaf_rn(a * a, GELU_TANH_3, GELU_TANH_1)); }
+
+/* See act.h. A comparison and not a minimum or maximum, so that NaN stays. */
+DEVICE float gelu(float a)
+{
+    const float x = fabsf(a) > 30.0f ? 30.0f : fabsf(a);
+    const float t = __fdividef(1.0f, __fmaf_rn(ERFC_P, x, 1.0f));
+    float p = ERFC_8;
+    p = __fmaf_rn(p, t, ERFC_7);
+    p = __fmaf_rn(p, t, ERFC_6);
+    p = __fmaf_rn(p, t, ERFC_5);
+    p = __fmaf_rn(p, t, ERFC_4);
+    p = __fmaf_rn(p, t, ERFC_3);
+    p = __fmaf_rn(p, t, ERFC_2);
+    p = __fmaf_rn(p, t, ERFC_1);
+    p = __fmaf_rn(p, t, ERFC_0);
+    return (a < 0.0f ? 0.0f : a) - 0.5f * x * (p * t * __expf(-0.5f * x * x));
 }
 
 #if PIECE == 1
 typedef T piece_t;
-DEVICE piece_t silu_and_mul_piece(piece_t a, piece_t b)
+DEVICE piece_t act_piece(piece_t a, piece_t b)
 {
     T y;
-    from_f32(&y, silu(to_f32(a)) * to_f32(b));
+    from_f32(&y, GATED ? ACT(to_f32(a)) * to_f32(b) : ACT(to_f32(a)));
     return y;
 }
 #else
 typedef uint4 piece_t;
-DEVICE piece_t silu_and_mul_piece(piece_t a, piece_t b)
+DEVICE piece_t act_piece(piece_t a, piece_t b)
 {
     float x[PIECE], y[PIECE];
     unpack16(x, a, (const T *)0);
     unpack16(y, b, (const T *)0);
     #pragma unroll
-    for (int i = 0; i < PIECE; ++i) x[i] = silu(x[i]) * y[i];
+    for (int i = 0; i < PIECE; ++i) x[i] = GATED ? ACT(x[i]) * y[i] : ACT(x[i]);
     return pack16(x, (const T *)0);
 }
 #endif
 
 extern "C" __global__ __launch_bounds__(THREADS)
-void silu_and_mul(const __grid_constant__ silu_and_mul_args a)
+void activation(const __grid_constant__ act_args a)
 {
     const int64_t  pieces = a.dim / PIECE;
     const int      lanes = 1 << a.lanes_log2;
@@ -59,16 +83,20 @@ void silu_and_mul(const __grid_constant__ silu_and_mul_args a)
     piece_t       *y = (piece_t *)((T *)a.out + row * a.out_stride);
 
     pdl_wait();
+    if (a.expert_ids && load_index(a.expert_ids, row / a.expert_step, a.wide_ids) == -1) return;
     piece_t p[STEPS], q[STEPS];
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
         const int64_t c = first + i * lanes;
-        if (c < pieces) p[i] = x[c], q[i] = x[pieces + c];
+        if (c < pieces) {
+            p[i] = x[c];
+            q[i] = GATED ? x[pieces + c] : p[i];
+        }
     }
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
         const int64_t c = first + i * lanes;
-        if (c < pieces) y[c] = silu_and_mul_piece(p[i], q[i]);
+        if (c < pieces) y[c] = act_piece(p[i], q[i]);
     }
     pdl_release();
 }

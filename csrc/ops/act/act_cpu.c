@@ -2,32 +2,71 @@
 #include "act.h"
 #include "cpu/simd.h"
 
-/* The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
-SGK_INLINE vf silu(vf a)
+enum act { SILU, GELU, GELU_TANH, GELU_QUICK };
+
+/* a / (1 + e^x). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
+SGK_INLINE vf over_one_plus_exp(vf a, vf x)
 {
-    a = vf_max(vf_set(-FLT_MAX), a);
-    return vf_div(a, vf_add(vf_set(1), vf_exp(vf_sub(vf_zero(), a))));
+    return vf_div(vf_max(vf_set(-FLT_MAX), a), vf_add(vf_set(1), vf_exp(x)));
 }
 
-SGK_INLINE void silu_and_mul_blocks(sgk_dtype t, const struct silu_and_mul_args *a, int64_t begin, int64_t end)
+/* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
+SGK_INLINE vf gelu(vf a)
 {
+    const vf x = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
+    const vf t = vf_div(vf_set(1), vf_fma(vf_set(ERFC_P), x, vf_set(1)));
+    vf p = vf_set(ERFC_8);
+    p = vf_fma(p, t, vf_set(ERFC_7));
+    p = vf_fma(p, t, vf_set(ERFC_6));
+    p = vf_fma(p, t, vf_set(ERFC_5));
+    p = vf_fma(p, t, vf_set(ERFC_4));
+    p = vf_fma(p, t, vf_set(ERFC_3));
+    p = vf_fma(p, t, vf_set(ERFC_2));
+    p = vf_fma(p, t, vf_set(ERFC_1));
+    p = vf_fma(p, t, vf_set(ERFC_0));
+    const vf half_x = vf_mul(vf_set(0.5f), x), tail = vf_mul(vf_mul(p, t), vf_exp(vf_mul(half_x, vf_sub(vf_zero(), x))));
+    return vf_sub(vf_max(vf_zero(), a), vf_mul(half_x, tail));
+}
+
+SGK_INLINE vf act(enum act which, vf a)
+{
+    switch (which) {
+    case SILU:       return over_one_plus_exp(a, vf_sub(vf_zero(), a));
+    case GELU:       return gelu(a);
+    case GELU_TANH:  return over_one_plus_exp(a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3), vf_set(GELU_TANH_1))));
+    case GELU_QUICK: return over_one_plus_exp(a, vf_mul(a, vf_set(-1.702f)));
+    }
+    return a;
+}
+
+SGK_INLINE void act_blocks(enum act which, sgk_dtype t, const struct act_args *a, int64_t begin, int64_t end)
+{
+    const bool gated = which != GELU_QUICK;
     const int64_t blocks = (a->dim + ACT_BLOCK - 1) / ACT_BLOCK;
     for (int64_t n = begin; n < end; ++n) {
-        const int64_t in = n / blocks * a->input_stride, gate = in + a->dim, out = n / blocks * a->out_stride;
+        const int64_t row = n / blocks, in = row * a->input_stride, gate = in + a->dim, out = row * a->out_stride;
         const int64_t first = n % blocks * ACT_BLOCK, last = first + ACT_BLOCK < a->dim ? first + ACT_BLOCK : a->dim;
+        if (a->expert_ids && load_index(a->expert_ids, row / a->expert_step, a->wide_ids ? SGK_I64 : SGK_I32) == -1) continue;
         int64_t d = first;
-        for (; d + VF <= last; d += VF)
-            vf_store(t, a->out, out + d, vf_mul(silu(vf_load(t, a->input, in + d)), vf_load(t, a->input, gate + d)));
-        if (d < last)
-            vf_store_part(t, a->out, out + d, last - d,
-                          vf_mul(silu(vf_load_part(t, a->input, in + d, last - d)), vf_load_part(t, a->input, gate + d, last - d)));
+        for (; d + VF <= last; d += VF) {
+            const vf y = act(which, vf_load(t, a->input, in + d));
+            vf_store(t, a->out, out + d, gated ? vf_mul(y, vf_load(t, a->input, gate + d)) : y);
+        }
+        if (d < last) {
+            const vf y = act(which, vf_load_part(t, a->input, in + d, last - d));
+            vf_store_part(t, a->out, out + d, last - d, gated ? vf_mul(y, vf_load_part(t, a->input, gate + d, last - d)) : y);
+        }
     }
 }
 
-void SGK_CPU_FN(silu_and_mul)(const void *args, int64_t begin, int64_t end)
+SGK_INLINE void act_rows(enum act which, const struct act_args *a, int64_t begin, int64_t end)
 {
-    const struct silu_and_mul_args *a = args;
-    if (a->dtype == SGK_F32)      silu_and_mul_blocks(SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) silu_and_mul_blocks(SGK_F16,  a, begin, end);
-    else                          silu_and_mul_blocks(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32)      act_blocks(which, SGK_F32,  a, begin, end);
+    else if (a->dtype == SGK_F16) act_blocks(which, SGK_F16,  a, begin, end);
+    else                          act_blocks(which, SGK_BF16, a, begin, end);
 }
+
+void SGK_CPU_FN(silu_and_mul)(const void *args, int64_t begin, int64_t end)      { act_rows(SILU, args, begin, end); }
+void SGK_CPU_FN(gelu_and_mul)(const void *args, int64_t begin, int64_t end)      { act_rows(GELU, args, begin, end); }
+void SGK_CPU_FN(gelu_tanh_and_mul)(const void *args, int64_t begin, int64_t end) { act_rows(GELU_TANH, args, begin, end); }
+void SGK_CPU_FN(gelu_quick)(const void *args, int64_t begin, int64_t end)        { act_rows(GELU_QUICK, args, begin, end); }

@@ -281,28 +281,41 @@ static void append_rows(int64_t begin, int64_t end, void *context)
     }
 }
 
-/* Cuts the call into items, and counts what they need. `plan` may be NULL to count alone. */
+/* The most key heads that an item takes: their rows fit a block, and a block of their keys and values the second-level cache. */
+static int32_t most_heads(const struct attention_args *a, int64_t rows)
+{
+    if (rows < 1 || rows > ATTENTION_FEW_ROWS) return 1;
+    const int64_t bytes = 2 * (int64_t)ATTENTION_KEYS * a->dim * sgk_dtype_size(a->dtype);
+    int64_t heads = ATTENTION_ROWS / rows;
+    if (heads > 262144 / bytes) heads = 262144 / bytes;
+    if (heads > a->kv_heads) heads = a->kv_heads;
+    return heads > 1 ? (int32_t)heads : 1;
+}
+
+/* Cuts the call into items of at most `heads` key heads, and counts what they need. `plan` may be NULL to count alone. */
 typedef struct { int64_t items, partials, units, bytes; int32_t max_rows; } plan_size;
 
-static plan_size make_plan(const struct attention_args *a, int32_t padded_dim, struct attention_plan *plan)
+static plan_size make_plan(const struct attention_args *a, int32_t padded_dim, int32_t heads, struct attention_plan *plan)
 {
     plan_size size = { 0 };
     for (int32_t n = 0; n < a->batch; ++n) {
         const struct attention_sequence s = attention_sequence_of(a, n);
         const int64_t rows = (int64_t)s.sq * a->group;
         struct attention_plan p = { .sequence = s, .blocks = (int32_t)((rows + ATTENTION_ROWS - 1) / ATTENTION_ROWS), .spans = 1,
+                                    .heads = at_most(most_heads(a, rows), heads),
                                     .first_item = size.items, .partials = size.partials, .first_unit = size.units };
         if (p.blocks == 1) {
             const int32_t keys = attention_keys_of(a, &s, s.sq - 1).end - attention_keys_of(a, &s, 0).begin;
             if (keys > ATTENTION_SPAN) p.spans = (keys + ATTENTION_SPAN - 1) / ATTENTION_SPAN;
         }
-        size.items += (int64_t)a->kv_heads * p.blocks * p.spans;
+        const int64_t units = (a->kv_heads + p.heads - 1) / p.heads, most = p.heads * (rows < ATTENTION_ROWS ? rows : ATTENTION_ROWS);
+        size.items += units * p.blocks * p.spans;
         size.bytes += (int64_t)a->kv_heads * p.blocks * s.sk * a->dim * 2 * sgk_dtype_size(a->dtype);
         if (p.spans > 1) {
             size.partials += (int64_t)a->kv_heads * p.spans * rows * (padded_dim + 2);
-            size.units += a->kv_heads;
+            size.units += units;
         }
-        if (rows > size.max_rows) size.max_rows = at_most(rows, ATTENTION_ROWS);
+        if (most > size.max_rows) size.max_rows = (int32_t)most;
         if (plan) plan[n] = p;
     }
     return size;
@@ -313,10 +326,12 @@ static int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 static sgk_status run_cpu(const call *c, const struct attention_args *a, const sgk_exec *exec)
 {
     struct attention_work w = { .a = *a, .padded_dim = (a->dim + 15) / 16 * 16 };
-    const plan_size size = make_plan(a, w.padded_dim, NULL);
-    int64_t slots = size.bytes / 65536 + 1;         /* fewer threads where a piece would be over before another thread has woken up */
-    if (slots > size.items) slots = size.items;
+    int32_t heads = ATTENTION_ROWS;
+    plan_size size = make_plan(a, w.padded_dim, heads, NULL);
+    int64_t slots = size.bytes / 262144 + 1;         /* fewer threads where a piece would be over before another thread has woken up */
     if (slots > sgk_num_threads(exec)) slots = sgk_num_threads(exec);
+    while (slots > 1 && heads > 1 && size.items < 4 * slots) size = make_plan(a, w.padded_dim, heads /= 2, NULL);
+    if (slots > size.items) slots = size.items;
     w.items = size.items;
     w.max_rows = size.max_rows;
     w.buffer_bytes = attention_buffer_floats(w.padded_dim, w.max_rows) * (int64_t)sizeof(float);
@@ -335,10 +350,10 @@ static sgk_status run_cpu(const call *c, const struct attention_args *a, const s
     w.partials = (float *)memory,   memory += partial_bytes;
     w.buffers = memory;
     *w.next = 0;
-    make_plan(a, w.padded_dim, plan);
+    make_plan(a, w.padded_dim, heads, plan);
     for (int32_t n = 0; n < a->batch; ++n)
         if (plan[n].spans > 1)
-            for (int32_t h = 0; h < a->kv_heads; ++h) w.left[plan[n].first_unit + h] = plan[n].spans;
+            for (int32_t h = 0; h < a->kv_heads; h += plan[n].heads) w.left[plan[n].first_unit + h / plan[n].heads] = plan[n].spans;
 
     if (a->max_new) {
         struct attention_args appending = *a;

@@ -12,14 +12,14 @@
 
 enum { KEYS = ATTENTION_KEYS, TILE_VECS = VF == 16 ? 4 : 2 };
 
-typedef struct {                    /* one block of rows over one span of keys */
+typedef struct {                    /* one block of rows under one key head, over one span of keys */
     const struct attention_args *a;
     const struct attention_sequence *s;
     int32_t n, kv_head, row, rows;  /* of the sequence: rows [row, row + rows) */
     int32_t begin, end;             /* keys that any of them sees, within the span */
     int32_t dim;                    /* padded: columns of q and out */
     bool    few;
-    float  *q;                      /* times scale; few: [rows][dim]; many: transposed, [dim][lanes] */
+    float  *q;                      /* few: [rows][dim]; many: times scale and transposed, [dim][lanes] */
     float  *out;                    /* [rows][dim] */
     float  *scores;                 /* few: [rows][KEYS]; many: [KEYS][lanes] */
     float  *most, *sum, *alpha;     /* of a row so far: the largest score, the sum of e^(score - most); what the last block's rise scales by */
@@ -34,26 +34,26 @@ typedef struct { const void *key[KEYS], *value[KEYS]; } places;        /* of a b
 SGK_INLINE void tile(sgk_dtype t, const int rows, const int vecs, float *c, int64_t c_stride, const float *a, int64_t a_row, int64_t a_column,
                      const void *const *b, int64_t column, int64_t depth, bool add)
 {
-    vf total[4][4];
+    vf total[16];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; ++v) total[r][v] = add ? vf_load_f32(c + r * c_stride + v * VF) : vf_zero();
+#pragma GCC unroll 8
+        for (int v = 0; v < vecs; ++v) total[r * vecs + v] = add ? vf_load_f32(c + r * c_stride + v * VF) : vf_zero();
     for (int64_t k = 0; k < depth; ++k) {
-        vf x[4];
-#pragma GCC unroll 4
+        vf x[8];
+#pragma GCC unroll 8
         for (int v = 0; v < vecs; ++v) x[v] = vf_load(t, b[k], column + v * VF);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf y = vf_set(a[r * a_row + k * a_column]);
-#pragma GCC unroll 4
-            for (int v = 0; v < vecs; ++v) total[r][v] = vf_fma(x[v], y, total[r][v]);
+#pragma GCC unroll 8
+            for (int v = 0; v < vecs; ++v) total[r * vecs + v] = vf_fma(x[v], y, total[r * vecs + v]);
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; ++v) vf_store_f32(c + r * c_stride + v * VF, total[r][v]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vecs; ++v) vf_store_f32(c + r * c_stride + v * VF, total[r * vecs + v]);
 }
 
 SGK_INLINE void tiles(sgk_dtype t, const int vecs, float *c, int64_t c_stride, int64_t rows, const float *a, int64_t a_row, int64_t a_column,
@@ -67,13 +67,18 @@ SGK_INLINE void tiles(sgk_dtype t, const int vecs, float *c, int64_t c_stride, i
     if (rows & 1) tile(t, 1, vecs, c, c_stride, a, a_row, a_column, b, column, depth, add);
 }
 
-/* `columns` is a multiple of VF. */
+/* `columns` is a multiple of VF; B's columns begin at `offset`. */
 SGK_INLINE void multiply(sgk_dtype t, float *c, int64_t c_stride, int64_t rows, int64_t columns, const float *a, int64_t a_row, int64_t a_column,
-                         const void *const *b, int64_t depth, bool add)
+                         const void *const *b, int64_t offset, int64_t depth, bool add)
 {
     int64_t column = 0;
-    for (; column + TILE_VECS * VF <= columns; column += TILE_VECS * VF) tiles(t, TILE_VECS, c + column, c_stride, rows, a, a_row, a_column, b, column, depth, add);
-    for (; column < columns; column += VF) tiles(t, 1, c + column, c_stride, rows, a, a_row, a_column, b, column, depth, add);
+    if (rows <= 2)                                                      /* registers for twice the width: whole rows of values at a time */
+        for (; column + 2 * TILE_VECS * VF <= columns; column += 2 * TILE_VECS * VF) {
+            if (rows == 2) tile(t, 2, 2 * TILE_VECS, c + column, c_stride, a, a_row, a_column, b, offset + column, depth, add);
+            else           tile(t, 1, 2 * TILE_VECS, c + column, c_stride, a, a_row, a_column, b, offset + column, depth, add);
+        }
+    for (; column + TILE_VECS * VF <= columns; column += TILE_VECS * VF) tiles(t, TILE_VECS, c + column, c_stride, rows, a, a_row, a_column, b, offset + column, depth, add);
+    for (; column < columns; column += VF) tiles(t, 1, c + column, c_stride, rows, a, a_row, a_column, b, offset + column, depth, add);
 }
 
 /* ---- few rows: scores by dot products ------------------------------------------------------------------------------- */
@@ -92,18 +97,34 @@ SGK_INLINE __m128 sum4(vf a, vf b, vf c, vf d)
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* Scores of `rows` rows with four keys. */
-SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q, int64_t dim, const void *const *key)
+/* Scores of `rows` rows with four keys whose elements begin at `offset`. */
+SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q, int64_t dim, const void *const *key, int64_t offset, float scale)
 {
     vf total[4][4];
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) total[r][j] = vf_zero();
+#if defined(__AVX512BF16__)
+    if (t == SGK_BF16) {                                                /* load_queries left q in bf16, in rows of `dim` floats all the same */
+        for (int64_t d = 0; d < dim; d += 32) {
+            const __mmask32 there = dim - d >= 32 ? ~0u : 0xffffu;
+            __m512bh k[4];
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) k[j] = (__m512bh)_mm512_maskz_loadu_epi16(there, (const uint16_t *)key[j] + offset + d);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) {
+                const __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(there, (const uint16_t *)(q + r * dim) + d);
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; ++j) total[r][j] = _mm512_dpbf16_ps(total[r][j], x, k[j]);
+            }
+        }
+    } else
+#endif
     for (int64_t d = 0; d < dim; d += VF) {
         vf k[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) k[j] = vf_load(t, key[j], d);
+        for (int j = 0; j < 4; ++j) k[j] = vf_load(t, key[j], offset + d);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             const vf x = vf_load_f32(q + r * dim + d);
@@ -113,24 +134,29 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q,
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
-        _mm_storeu_ps(scores + r * KEYS, sum4(total[r][0], total[r][1], total[r][2], total[r][3]));
+        _mm_storeu_ps(scores + r * KEYS, _mm_mul_ps(_mm_set1_ps(scale), sum4(total[r][0], total[r][1], total[r][2], total[r][3])));
 }
 
 SGK_INLINE void prefetch(const void *row, int64_t bytes)
 {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)row + i, 0, 3);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)row + i, 0, 2);
 }
 
-/* While the keys are worked on, the block's values are on their way. */
-SGK_INLINE void score_few(sgk_dtype t, const piece *p, const void *const *key, const void *const *value, int32_t keys)
+/* While one block is worked on, the next one is on its way to the second-level cache; rows of a cache are too far apart for the
+ * processor to guess. The head's elements are at key_offset and value_offset in the rows. */
+SGK_INLINE void score_few(sgk_dtype t, const piece *p, const void *const *key, int64_t key_offset, int64_t value_offset, int32_t keys,
+                          const places *next, int32_t more)
 {
-    const int64_t bytes = p->a->dim * (t == SGK_F32 ? 4 : 2);
+    const int64_t size = t == SGK_F32 ? 4 : 2, bytes = p->a->dim * size;
     for (int32_t j = 0; j < keys; j += 4) {                             /* places are filled up to a multiple of four */
-        for (int i = 0; i < 4; ++i) prefetch(value[j + i], bytes);
+        for (int32_t i = j; i < j + 4 && i < more; ++i) {
+            prefetch((const char *)next->key[i] + key_offset * size, bytes);
+            prefetch((const char *)next->value[i] + value_offset * size, bytes);
+        }
         int32_t r = 0;
-        for (; r + 4 <= p->rows; r += 4) dots(t, 4, p->scores + r * KEYS + j, p->q + r * p->dim, p->dim, key + j);
-        if (p->rows & 2) dots(t, 2, p->scores + r * KEYS + j, p->q + r * p->dim, p->dim, key + j), r += 2;
-        if (p->rows & 1) dots(t, 1, p->scores + r * KEYS + j, p->q + r * p->dim, p->dim, key + j);
+        for (; r + 4 <= p->rows; r += 4) dots(t, 4, p->scores + r * KEYS + j, p->q + r * p->dim, p->dim, key + j, key_offset, p->a->scale);
+        if (p->rows & 2) dots(t, 2, p->scores + r * KEYS + j, p->q + r * p->dim, p->dim, key + j, key_offset, p->a->scale), r += 2;
+        if (p->rows & 1) dots(t, 1, p->scores + r * KEYS + j, p->q + r * p->dim, p->dim, key + j, key_offset, p->a->scale);
     }
 }
 
@@ -229,51 +255,79 @@ SGK_INLINE void load_queries(sgk_dtype t, const piece *p)
 {
     const struct attention_args *a = p->a;
     float *row = p->few ? p->q : p->out;                                /* many: by way of out, which is still free */
-    for (int32_t r = 0; r < p->rows; ++r) {
+    for (int32_t r = 0; r < p->rows; ++r, row += p->dim) {
         const int32_t i = (p->row + r) / a->group, h = p->kv_head * a->group + (p->row + r) % a->group;
         const int64_t at = p->n * a->q_batch_stride + (p->s->q_begin + i) * a->q_row_stride + h * a->q_head_stride;
-        widen(t, row + r * p->dim, (const char *)a->q + at * (t == SGK_F32 ? 4 : 2), a->dim, p->dim);
-        for (int32_t d = 0; d < p->dim; d += VF) vf_store_f32(row + r * p->dim + d, vf_mul(vf_set(a->scale), vf_load_f32(row + r * p->dim + d)));
+        const void *from = (const char *)a->q + at * (t == SGK_F32 ? 4 : 2);
+#if defined(__AVX512BF16__)
+        if (t == SGK_BF16 && p->few) {
+            memcpy(row, from, (size_t)a->dim * 2);                      /* as dots() wants them */
+            continue;
+        }
+#endif
+        widen(t, row, from, a->dim, p->dim);
     }
     if (!p->few)
         for (int32_t d = 0; d < p->dim; ++d)
-            for (int64_t r = 0; r < p->lanes; ++r) p->q[d * p->lanes + r] = r < p->rows ? row[r * p->dim + d] : 0;
+            for (int64_t r = 0; r < p->lanes; ++r) p->q[d * p->lanes + r] = r < p->rows ? p->out[r * p->dim + d] * a->scale : 0;
     for (int64_t i = 0; i < p->rows * (int64_t)p->dim; i += VF) vf_store_f32(p->out + i, vf_zero());
-    for (int64_t r = 0; r < p->lanes; ++r) p->most[r] = -INFINITY, p->sum[r] = 0;
+    for (int64_t r = 0; r < (p->few ? p->rows : p->lanes); ++r) p->most[r] = -INFINITY, p->sum[r] = 0;
 }
 
-SGK_INLINE void attend(sgk_dtype t, piece *p)
+/* The same rows under the h-th key head from p's. */
+SGK_INLINE piece under_head(const piece *p, int32_t h)
 {
-    const int64_t size = t == SGK_F32 ? 4 : 2, bytes = p->a->dim * size;
-    load_queries(t, p);
-    const void *query_at[256], *wide_at[KEYS];
-    if (!p->few) {
-        for (int32_t d = 0; d < p->dim; ++d) query_at[d] = p->q + d * p->lanes;
-        for (int32_t j = 0; j < KEYS; ++j) wide_at[j] = p->value + j * p->dim;
+    piece x = *p;
+    x.kv_head += h;
+    x.q += h * (int64_t)p->rows * p->dim, x.out += h * (int64_t)p->rows * p->dim;
+    x.most += h * p->rows, x.sum += h * p->rows;
+    return x;
+}
+
+static int32_t at_most_keys(int32_t keys) { return keys < KEYS ? keys : KEYS; }
+
+/* Head by head in each block of keys, while the block is in the cache. */
+SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads)
+{
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    for (int32_t h = 0; h < heads; ++h) {
+        const piece x = under_head(p, h);
+        load_queries(t, &x);
     }
     places at[2];
     int which = 0;
-    int32_t keys = p->end - p->begin < KEYS ? p->end - p->begin : KEYS;
+    int32_t keys = at_most_keys(p->end - p->begin);
     if (keys > 0) find(p, &at[which], size, p->begin, keys);
     for (int32_t first = p->begin; first < p->end; which ^= 1) {
-        const int32_t next = first + keys, more = p->end - next < KEYS ? p->end - next : KEYS;
-        const void *const *key = at[which].key, *const *value = at[which].value;
+        const int32_t next = first + keys, more = at_most_keys(p->end - next);
         if (more > 0) find(p, &at[which ^ 1], size, next, more);
-        if (p->few) {
-            score_few(t, p, key, value, keys);
-            soften_few(p, first, keys);
-            for (int32_t j = 0; j < more; ++j) prefetch(at[which ^ 1].key[j], bytes);
-            multiply(t, p->out, p->dim, p->rows, p->dim, p->scores, KEYS, 1, value, keys, true);
-        } else {
-            for (int32_t j = 0; j < keys; ++j) {
-                widen(t, p->key + j * p->dim, key[j], p->a->dim, p->dim);
-                widen(t, p->value + j * p->dim, value[j], p->a->dim, p->dim);
-            }
-            multiply(SGK_F32, p->scores, p->lanes, keys, p->lanes, p->key, p->dim, 1, query_at, p->a->dim, false);
-            soften_many(p, first, keys);
-            multiply(SGK_F32, p->out, p->dim, p->rows, p->dim, p->scores, 1, p->lanes, wide_at, keys, true);
+        for (int32_t h = 0; h < heads; ++h) {
+            const piece x = under_head(p, h);
+            score_few(t, &x, at[which].key, h * p->a->k_head_stride, h * p->a->v_head_stride, keys, &at[which ^ 1], more);
+            soften_few(&x, first, keys);
+            multiply(t, x.out, x.dim, x.rows, x.dim, x.scores, KEYS, 1, at[which].value, h * p->a->v_head_stride, keys, true);
         }
         first = next, keys = more;
+    }
+}
+
+SGK_INLINE void attend_many(sgk_dtype t, const piece *p)
+{
+    load_queries(t, p);
+    const void *query_at[256], *wide_at[KEYS];
+    for (int32_t d = 0; d < p->dim; ++d) query_at[d] = p->q + d * p->lanes;
+    for (int32_t j = 0; j < KEYS; ++j) wide_at[j] = p->value + j * p->dim;
+    places at;
+    for (int32_t first = p->begin, keys; first < p->end; first += keys) {
+        keys = at_most_keys(p->end - first);
+        find(p, &at, t == SGK_F32 ? 4 : 2, first, keys);
+        for (int32_t j = 0; j < keys; ++j) {
+            widen(t, p->key + j * p->dim, at.key[j], p->a->dim, p->dim);
+            widen(t, p->value + j * p->dim, at.value[j], p->a->dim, p->dim);
+        }
+        multiply(SGK_F32, p->scores, p->lanes, keys, p->lanes, p->key, p->dim, 1, query_at, 0, p->a->dim, false);
+        soften_many(p, first, keys);
+        multiply(SGK_F32, p->out, p->dim, p->rows, p->dim, p->scores, 1, p->lanes, wide_at, 0, keys, true);
     }
 }
 
@@ -299,9 +353,8 @@ SGK_INLINE void keep_partial(const piece *p, float *to)
     memcpy(to + p->rows * (p->dim + 1), p->sum, (size_t)p->rows * 4);
 }
 
-SGK_INLINE void combine(sgk_dtype t, const piece *p, const float *partials, int32_t spans)
+SGK_INLINE void combine(sgk_dtype t, const piece *p, const float *partials, int64_t step, int32_t spans)
 {
-    const int64_t step = p->rows * (int64_t)(p->dim + 2);
     for (int32_t r = 0; r < p->rows; ++r) {
         const float *mosts = partials + p->rows * p->dim + r, *sums = mosts + p->rows;
         float most = -INFINITY, sum = 0, lanes[VF];
@@ -323,8 +376,9 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
 {
     const struct attention_args *a = &w->a;
     const int32_t span = (int32_t)(item % plan->spans), block = (int32_t)(item / plan->spans % plan->blocks);
-    const int32_t kv_head = (int32_t)(item / plan->spans / plan->blocks);
+    const int32_t unit = (int32_t)(item / plan->spans / plan->blocks), kv_head = unit * plan->heads;
     const int32_t rows = plan->sequence.sq * a->group, row = block * ATTENTION_ROWS;
+    const int32_t heads = a->kv_heads - kv_head < plan->heads ? a->kv_heads - kv_head : plan->heads;
     piece p = { .a = a, .s = &plan->sequence, .n = n, .kv_head = kv_head, .row = row, .dim = w->padded_dim,
                 .rows = rows - row < ATTENTION_ROWS ? rows - row : ATTENTION_ROWS };
     p.few = p.rows <= ATTENTION_FEW_ROWS && a->dim % VF == 0;
@@ -347,14 +401,21 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
     p.key = buffer,                 buffer += KEYS * w->padded_dim;
     p.value = buffer;
 
-    attend(t, &p);
-    if (plan->spans == 1) {
-        for (int32_t r = 0; r < p.rows; ++r) finish_row(t, &p, r, p.out + r * p.dim, p.most[r], p.sum[r]);
-        return;
+    if (p.few) attend_few(t, &p, heads);
+    const int64_t partial_size = (int64_t)p.rows * (w->padded_dim + 2);
+    float *partials = w->partials + plan->partials + kv_head * plan->spans * partial_size;
+    for (int32_t h = 0; h < heads; ++h) {
+        piece x = under_head(&p, p.few ? h : 0);
+        x.kv_head = kv_head + h;
+        if (!p.few) attend_many(t, &x);                                 /* heads is 1, unless the head size is no multiple of VF */
+        if (plan->spans > 1) keep_partial(&x, partials + (h * plan->spans + span) * partial_size);
+        else for (int32_t r = 0; r < x.rows; ++r) finish_row(t, &x, r, x.out + r * x.dim, x.most[r], x.sum[r]);
     }
-    float *partials = w->partials + plan->partials + (int64_t)kv_head * plan->spans * rows * (w->padded_dim + 2);
-    keep_partial(&p, partials + span * (int64_t)p.rows * (p.dim + 2));
-    if (__atomic_sub_fetch(&w->left[plan->first_unit + kv_head], 1, __ATOMIC_ACQ_REL) == 0) combine(t, &p, partials, plan->spans);
+    if (plan->spans == 1 || __atomic_sub_fetch(&w->left[plan->first_unit + unit], 1, __ATOMIC_ACQ_REL)) return;
+    for (int32_t h = 0; h < heads; ++h) {
+        p.kv_head = kv_head + h;
+        combine(t, &p, partials + h * plan->spans * partial_size, partial_size, plan->spans);
+    }
 }
 
 SGK_INLINE void run_items(sgk_dtype t, const struct attention_work *w, float *buffer)

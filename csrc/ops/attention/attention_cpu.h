@@ -5,8 +5,10 @@
 
 /*
  * The rows of a sequence under one key head are its queries times the group's query heads: row r is query r / group, head
- * r % group of the group. An item is one block of rows under one key head over one span of keys. Only sequences whose rows make a single
- * block are cut into spans, always at the same places; the thread that ends the last span of a unit (sequence, key head) combines them.
+ * r % group of the group. An item is one block of rows under some key heads over one span of keys: under one head, or where rows are few
+ * under as many as leave enough items for all threads, because their keys lie side by side in memory. Only sequences whose rows make
+ * a single block are cut into spans, always at the same places; the thread that ends the last span of some heads combines them. No
+ * number depends on how many heads an item has.
  */
 enum {
     ATTENTION_ROWS = 64,            /* rows in a block */
@@ -18,18 +20,19 @@ enum {
 struct attention_plan {             /* one sequence */
     struct attention_sequence sequence;
     int32_t blocks, spans;
-    int64_t first_item;             /* items of a sequence: [kv_heads][blocks][spans] */
+    int32_t heads;                  /* key heads of an item */
+    int64_t first_item;             /* items of a sequence: [kv_heads / heads, rounded up][blocks][spans] */
     int64_t partials;               /* first float of its partial results, [kv_heads][spans][rows][padded dim + 2] */
-    int64_t first_unit;             /* its counters, [kv_heads]; only where spans > 1 */
+    int64_t first_unit;             /* its counters, one for each of its kv_heads / heads; only where spans > 1 */
 };
 
 struct attention_work {
     struct attention_args a;
     const struct attention_plan *plan;
     int64_t items;
-    int32_t padded_dim, max_rows;   /* the head size rounded up to 16; rows of the largest block */
+    int32_t padded_dim, max_rows;   /* the head size rounded up to 16; rows of the largest item, all heads together */
     int64_t *next;                  /* the first item that nobody has taken */
-    int32_t *left;                  /* for each unit: spans that are not done */
+    int32_t *left;                  /* for each counter: spans that are not done */
     float   *partials;
     char    *buffers;               /* one for each thread */
     int64_t  buffer_bytes;

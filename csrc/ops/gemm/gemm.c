@@ -42,8 +42,8 @@ const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_K
 static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Waking a thread costs as much as reading this many bytes of weights from the cache, or so many operations. */
-enum { LINEAR_GRAIN_BYTES = 96 * 1024, LINEAR_GRAIN_OPERATIONS = 1024 * 1024 };
+/* Reading this many bytes of weights from the cache, or so many operations, is worth waking a thread for (see sgk_cpu_grain). */
+enum { LINEAR_GRAIN_BYTES = 384 * 1024, LINEAR_GRAIN_OPERATIONS = 4 * 1024 * 1024 };
 
 static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLDevice device, const sgk_exec *exec)
 {

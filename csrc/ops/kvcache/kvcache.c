@@ -104,7 +104,7 @@ sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, 
     SGK_NO_SCRATCH(exec);
 
     const int64_t size = sgk_dtype_size(m.dtype);
-    const struct store_kv_cache_args a = {
+    struct store_kv_cache_args a = {
         .rows = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
         .out_loc = sgk_data(out_loc), .index = sgk_dtype_at(out_loc), .tokens = SGK_DIM(&m, 'N'), .slots = SGK_DIM(&m, 'S'),
     };
@@ -114,7 +114,12 @@ sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, 
         store_build *b = store_builds;
         while (!in_pieces(&a.rows[0], b->piece) || !in_pieces(&a.rows[1], b->piece)) ++b;
         SGK_LOG_BUILD(exec, m.op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-        const sgk_launch shape = { .grid = { a.tokens }, .block = { bytes / b->piece > 128 ? 256 : bytes / b->piece > 32 ? 128 : 32 } };
+        SGK_REQUIRE(bytes / b->piece <= INT32_MAX, SGK_UNSUPPORTED, "%s: a row of k and one of v have %lld bytes, expected at most %lld on a GPU", m.op,
+                    (long long)bytes, (long long)INT32_MAX * b->piece);
+        for (int i = 0; i < 2; ++i) a.rows[i].pieces = (uint32_t)(a.rows[i].heads * a.rows[i].head_bytes / b->piece);
+        a.tokens_per_block = a.tokens >= 2048 ? STORE_TOKENS : 1;
+        const sgk_launch shape = { .grid = { (a.tokens + a.tokens_per_block - 1) / a.tokens_per_block },
+                                   .block = { bytes / b->piece > 128 ? 256 : bytes / b->piece > 32 ? 128 : 32 } };
         return sgk_cuda_launch(m.op, &b->kernel, &shape, m.device.device_id, exec, &a, sizeof a);
     }
     for (int64_t i = 0; i < a.tokens; ++i) {

@@ -48,6 +48,7 @@ void check_kvcache(void)
         check_store_flat(formats[f]);
     }
     check_store(SGK_BF16, SGK_I64, 0, 2, 64, 64, true);
+    check_store(SGK_BF16, SGK_I32, 2051, 2, 8, 16, true);               /* several tokens a block, and a rest */
     if (check_benching) {
         check_store(SGK_BF16, SGK_I64, 64, 8, 128, 128, true);
         check_store(SGK_BF16, SGK_I64, 8192, 8, 128, 128, true);

@@ -2,6 +2,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/memory.h"
 #include "probe_ops.h"
 
 SGK_CPU_DECL(probe_copy);
@@ -65,6 +66,13 @@ sgk_status sgk_probe_copy(const DLTensor *output, const DLTensor *input, const s
     const struct probe_args a = { sgk_data(output), sgk_data(input), SGK_DIM(&m, 'N'), SGK_I32 };
     if (sgk_on_gpu(&m)) return launch(&m, copy_builds, &a, PROBE_BLOCK, exec);
     return sgk_cpu_run(m.op, copy_cpu, &a, a.count, sgk_cpu_grain(8), exec);
+}
+
+sgk_status sgk_probe_copy_bare(void *output, const void *input, int64_t count, void *stream)
+{
+    const struct probe_args a = { output, input, count, SGK_I32 };
+    const sgk_launch shape = { .grid = { (count + PROBE_BLOCK - 1) / PROBE_BLOCK }, .block = { 256 } };
+    return sgk_cuda_launch_bare(&copy_builds[0].kernel, &shape, stream, &a);
 }
 
 sgk_status sgk_probe_read(const DLTensor *output, const DLTensor *input, const sgk_exec *exec)
