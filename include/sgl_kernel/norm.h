@@ -8,6 +8,7 @@
  */
 #ifndef SGL_KERNEL_NORM_H
 #define SGL_KERNEL_NORM_H
+#include <stdbool.h>
 #include "base.h"
 
 /**
