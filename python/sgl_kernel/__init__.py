@@ -15,6 +15,7 @@ from sgl_kernel.elementwise import (
 from sgl_kernel.gemm import linear
 from sgl_kernel.grammar import apply_token_bitmask_inplace_cuda
 from sgl_kernel.memory import set_kv_buffer_kernel
+from sgl_kernel.moe import fused_qk_norm_rope
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 
 
