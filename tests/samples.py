@@ -96,6 +96,13 @@ def apply_rope_fused(n, device):
                       torch.zeros(64, 2, 16, device=device), torch.arange(n, device=device) * 2)
 
 
+
+def qk_norm_rope(n, device):
+    bf16 = torch.bfloat16
+    return [random(n, 5 * 64, device=device, dtype=bf16), 2, 1, 2, 64, 1e-6, random(64, device=device, dtype=bf16), random(64, device=device, dtype=bf16, seed=1),
+            10000.0, True, torch.arange(n, device=device, dtype=torch.int32), 4.0, 2.0, 9.0, 1.1, 32]
+
+
 SAMPLES = {
     "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
     "fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1), random(48, device=device), 1e-6, False],
@@ -131,6 +138,7 @@ SAMPLES = {
     "moe_sum": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device)],
     "moe_sum_reduce": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device), 2.5],
     "rotary_embedding": rope,
+    "fused_qk_norm_rope": qk_norm_rope,
     "apply_rope_pos_ids_cos_sin_cache": apply_rope_fused,
     "apply_rope_pos_ids_cos_sin_cache.v0_1_8": lambda n, device: apply_rope(n, device, 0),
     "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],

@@ -74,3 +74,29 @@ def test_token_bitmask(indices):
         wanted[row, ~allowed[row, :70]] = float("-inf")
     assert sgl_kernel.apply_token_bitmask_inplace_cuda(logits, bitmask, indices) is None
     assert torch.equal(logits, wanted)
+
+
+@pytest.mark.skipif("rope" in left_out, reason="the family is left out")
+@pytest.mark.parametrize("is_neox", [True, False])
+@pytest.mark.parametrize("rotary_dim", [None, 64])
+@pytest.mark.parametrize("factor", [1.0, 4.0])
+def test_fused_qk_norm_rope(is_neox, rotary_dim, factor):
+    torch.manual_seed(0)
+    tokens, heads, kv_heads, size = 6, 4, 2, 128
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * size).bfloat16()
+    q_weight, k_weight, positions = torch.randn(size).bfloat16(), torch.randn(size).bfloat16(), torch.randint(0, 400, (tokens,), dtype=torch.int32)
+    q, k, v = qkv.double().split([heads * size, kv_heads * size, kv_heads * size], 1)
+    turning = rotary_dim or size
+    f = 10000.0 ** (-torch.arange(0, turning, 2, dtype=torch.float64) / turning)
+    if factor != 1:
+        ramp = ((torch.arange(turning // 2, dtype=torch.float64) - 4) / 12).clamp(0, 1)
+        f = f / factor * ramp + f * (1 - ramp)
+    wanted = []
+    for x, weight in ((q, q_weight), (k, k_weight)):
+        x = x.view(tokens, -1, size)
+        x = x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * weight.double()
+        turned = rotated(x[..., :turning].flatten(1), positions[:, None] * f, is_neox, turning).view(tokens, -1, turning) * 1.1
+        wanted.append(torch.cat((turned, x[..., turning:]), -1).flatten(1))
+    more = () if rotary_dim is None else (rotary_dim,)
+    sgl_kernel.fused_qk_norm_rope(qkv, heads, kv_heads, kv_heads, size, 1e-6, q_weight, k_weight, 10000.0, is_neox, positions, factor, 4.0, 16.0, 1.1, *more)
+    torch.testing.assert_close(qkv.double(), torch.cat((*wanted, v), 1), atol=2e-2, rtol=1e-2)

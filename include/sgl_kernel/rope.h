@@ -51,4 +51,36 @@ SGK_API sgk_status sgk_apply_rope_pos_ids_cos_sin_cache(const DLTensor *q_rope, 
                                                         const DLTensor *v_buffer, const DLTensor *q, const DLTensor *k, const DLTensor *v,
                                                         const DLTensor *cos_sin_cache, const DLTensor *pos_ids, const DLTensor *kv_cache_loc,
                                                         bool interleave, const sgk_exec *exec);
+
+/** What sgk_fused_qk_norm_rope is told beside its tensors. */
+typedef struct sgk_qk_norm_rope_options {
+    size_t  size;                       /* sizeof(sgk_qk_norm_rope_options) as the caller compiled it: it may grow at its end */
+    int64_t num_heads_q, num_heads_k, num_heads_v;
+    int64_t head_dim;                   /* 64, 128 or 256 */
+    int64_t rotary_dim;                 /* elements of a head that rotate: a multiple of head_dim / 32, with is_neox of twice that */
+    double  eps, base;
+    bool    is_neox;                    /* pairs are elements i and i + rotary_dim / 2; otherwise 2 i and 2 i + 1 */
+    double  factor, low, high;          /* YaRN; factor 1: none */
+    double  attention_factor;           /* times the rotated elements */
+} sgk_qk_norm_rope_options;
+
+/**
+ * Normalises every head of q and k and rotates its first rotary_dim elements by the token's position, in place:
+ *
+ *     x = head * weight / sqrt(mean(head^2) + eps),   f_i = base^(-2 i / rotary_dim)
+ *     x' = round((x cos(p f_i) - y sin(p f_i)) attention_factor),   y' = round((y cos(p f_i) + x sin(p f_i)) attention_factor)
+ *
+ * With factor other than 1, f_i becomes f_i / factor * ramp + f_i (1 - ramp), ramp going from 0 at i = low to 1 at i = high (B. Peng et al.: YaRN,
+ * 2023); where low and high are the same, high is 0.001 more. Heads of v stay as they are.
+ *
+ * @param qkv           [T, (Hq + Hk + Hv) * head_dim], bf16: heads of q, of k, of v; rows may be strided; read and written
+ * @param q_weight      [head_dim], bf16
+ * @param k_weight      [head_dim], bf16
+ * @param position_ids  [T], i32; any stride
+ *
+ * f32 inside, one rounding at the end.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_fused_qk_norm_rope(const DLTensor *qkv, const DLTensor *q_weight, const DLTensor *k_weight, const DLTensor *position_ids,
+                                          const sgk_qk_norm_rope_options *options, const sgk_exec *exec);
 #endif

@@ -1,11 +1,14 @@
-"""Mixture of experts: rows to their experts and back."""
+"""Operators of mixture-of-experts models."""
 from __future__ import annotations
+
+from typing import Optional
 
 from sgl_kernel._ops import operator, provided_by, torch
 
 _moe_sum_reduce = operator("moe_sum_reduce")
 _moe_sum = operator("moe_sum")
 _apply_shuffle_mul_sum = operator("apply_shuffle_mul_sum")
+_fused_qk_norm_rope = operator("fused_qk_norm_rope")
 
 
 @provided_by("moe")
@@ -24,3 +27,14 @@ def moe_sum(input_tensor: torch.Tensor, output_tensor: torch.Tensor):
 def apply_shuffle_mul_sum(input, output, permutation, factors):
     """output[i] = sum over j of factors[i, j] * input[permutation[i, j]]; factors may be None."""
     _apply_shuffle_mul_sum(input, output, permutation, factors)
+
+
+@provided_by("rope")
+def fused_qk_norm_rope(
+    qkv: torch.Tensor, num_heads_q: int, num_heads_k: int, num_heads_v: int, head_dim: int, eps: float, q_weight: torch.Tensor,
+    k_weight: torch.Tensor, base: float, is_neox: bool, position_ids: torch.Tensor, factor: float, low: float, high: float,
+    attention_factor: float, rotary_dim: Optional[int] = None,
+) -> None:
+    """Normalises and rotates the heads of q and k in place; rotary_dim is head_dim unless given."""
+    _fused_qk_norm_rope(qkv, num_heads_q, num_heads_k, num_heads_v, head_dim, eps, q_weight, k_weight, base, is_neox, position_ids, factor, low,
+                        high, attention_factor, head_dim if rotary_dim is None else rotary_dim)

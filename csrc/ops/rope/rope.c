@@ -4,6 +4,7 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "rope_apply.h"
+#include "rope_norm.h"
 #include "sgl_kernel/rope.h"
 
 SGK_CPU_DECL(rotary_embedding);
@@ -19,7 +20,8 @@ typedef struct { sgk_kernel kernel; sgk_dtype dtype; int pairing; } rope_build;
 
 static rope_build rotary_embedding_builds[] = { BUILDS("f32", SGK_F32), BUILDS("f16", SGK_F16), BUILDS("bf16", SGK_BF16) };
 
-const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rotary_embedding_builds), SGK_KERNEL_TABLE(apply_rope_builds), { 0 } };
+const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rotary_embedding_builds), SGK_KERNEL_TABLE(apply_rope_builds),
+    SGK_KERNEL_TABLE(qk_norm_rope_builds), { 0 } };
 
 enum { THREADS = 128 };                                 /* as in rope.cu */
 

@@ -1,5 +1,6 @@
 #include "check/check.h"
 #include "rope_apply.h"
+#include "rope_norm.h"
 
 typedef struct {
     sgk_dtype dtype, positions;
@@ -92,6 +93,7 @@ void check_rope(void)
             check_rotary_embedding((rope_case){ t, SGK_I64, check_int(20, 60), 32, 8, 128, 128, n, false, false });
         }
     check_apply_rope();
+    check_qk_norm_rope();
     check_rotary_embedding_out_of_range(97);
     check_rotary_embedding_out_of_range(-1);
     if (check_benching) {

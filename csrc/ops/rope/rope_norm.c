@@ -1,0 +1,74 @@
+#include "rope_norm.h"
+#include <math.h>
+#include "base/match.h"
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
+#include "sgl_kernel/rope.h"
+
+SGK_CPU_DECL(qk_norm_rope);
+static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
+
+/* The second of a size takes any alignment. */
+#define BUILDS(dim) \
+    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DVECTORS=1", SGK_GENERAL), dim, true }, \
+    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DVECTORS=0", SGK_GENERAL), dim, false }
+
+norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64), BUILDS(128), BUILDS(256) };
+
+enum { WARPS = 8 };                                     /* as in rope_norm.cu */
+
+static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
+{
+    const int64_t each = a->head_dim / 32;
+    const bool vectors = ((uintptr_t)a->qkv | (uintptr_t)a->q_weight | (uintptr_t)a->k_weight) % (uintptr_t)(2 * each) == 0 && a->qkv_stride % each == 0;
+    norm_build *b = qk_norm_rope_builds;
+    while (b->dim != a->head_dim || (b->vectors && !vectors)) ++b;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->vectors ? "" : " (heads or weights are not aligned)");
+    const sgk_launch shape = { .grid = { a->tokens, ((int64_t)a->q_heads + a->k_heads + WARPS - 1) / WARPS }, .block = { 32 * WARPS } };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+}
+
+sgk_status sgk_fused_qk_norm_rope(const DLTensor *qkv, const DLTensor *q_weight, const DLTensor *k_weight, const DLTensor *position_ids,
+                                  const sgk_qk_norm_rope_options *o, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "fused_qk_norm_rope" };
+    SGK_REQUIRE(o && o->size >= sizeof *o, SGK_BAD_ARG, "%s: options are null or of another size, expected %zu bytes", m.op, sizeof *o);
+    SGK_MATCH_OUT(&m, qkv,          "T W", 1u << SGK_BF16);
+    SGK_MATCH(&m,     q_weight,     "D",   1u << SGK_BF16);
+    SGK_MATCH(&m,     k_weight,     "D",   1u << SGK_BF16);
+    SGK_MATCH(&m,     position_ids, "T~",  1u << SGK_I32);
+    const int64_t dim = o->head_dim, each = dim / 32, most = INT32_MAX / 4 / QK_NORM_ROPE_MOST;
+    SGK_REQUIRE(dim == 64 || dim == 128 || dim == 256, SGK_BAD_ARG, "%s: head_dim is %lld, expected 64, 128 or 256: Unsupported head dimension for fusedQKNormRope",
+                m.op, (long long)dim);
+    SGK_REQUIRE(SGK_DIM(&m, 'D') == dim, SGK_BAD_ARG, "%s: q_weight has size %lld in dimension 0, expected head_dim, %lld", m.op, (long long)SGK_DIM(&m, 'D'), (long long)dim);
+    const int64_t counts[] = { o->num_heads_q, o->num_heads_k, o->num_heads_v };
+    for (int i = 0; i < 3; ++i)
+        SGK_REQUIRE(counts[i] >= 0 && counts[i] <= most, SGK_BAD_ARG, "%s: num_heads_%c is %lld, expected 0 to %lld", m.op, "qkv"[i], (long long)counts[i], (long long)most);
+    const int64_t width = (counts[0] + counts[1] + counts[2]) * dim;
+    SGK_REQUIRE(SGK_DIM(&m, 'W') == width, SGK_BAD_ARG, "%s: qkv has size %lld in dimension 1, expected %lld, all heads times head_dim", m.op, (long long)SGK_DIM(&m, 'W'),
+                (long long)width);
+    const int64_t unit = o->is_neox ? 2 * each : each;
+    SGK_REQUIRE(o->rotary_dim >= unit && o->rotary_dim <= dim && o->rotary_dim % unit == 0, SGK_BAD_ARG,
+                "%s: rotary_dim is %lld, expected a multiple of %lld up to head_dim, %lld", m.op, (long long)o->rotary_dim, (long long)unit, (long long)dim);
+    const double eps = o->eps, base = o->base, factor = o->factor, attention_factor = o->attention_factor, low = o->low, high = o->high;
+    SGK_MATCH_FINITE(&m, eps, 0);
+    SGK_MATCH_FINITE(&m, base, 1e-30);
+    SGK_MATCH_FINITE(&m, factor, 1e-30);
+    SGK_MATCH_FINITE(&m, attention_factor, -INFINITY);
+    SGK_MATCH_FINITE(&m, low, -INFINITY);
+    SGK_MATCH_FINITE(&m, high, -INFINITY);
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
+
+    const struct qk_norm_rope_args a = {
+        .qkv = sgk_data(qkv), .q_weight = sgk_data(q_weight), .k_weight = sgk_data(k_weight), .position_ids = sgk_data(position_ids),
+        .tokens = SGK_DIM(&m, 'T'), .qkv_stride = sgk_stride(qkv, 0), .position_stride = sgk_stride(position_ids, 0),
+        .q_heads = (int32_t)counts[0], .k_heads = (int32_t)counts[1], .head_dim = (int32_t)dim, .rot_dim = (int32_t)o->rotary_dim,
+        .is_neox = o->is_neox, .scaled = factor != 1, .eps = (float)eps, .base = (float)base, .factor = (float)factor,
+        .low = (float)low, .high = (float)(fabs(low - high) <= 1e-6 ? high + 0.001 : high), .attention_factor = (float)attention_factor,
+    };
+    const int64_t heads = counts[0] + counts[1];
+    if (a.tokens == 0 || heads == 0) return SGK_OK;
+    if (sgk_on_gpu(&m)) return qk_norm_rope_cuda(&a, m.op, m.device.device_id, exec);
+    return sgk_cpu_run(m.op, qk_norm_rope_cpu, &a, a.tokens, sgk_cpu_grain(4 * heads * dim), exec);
+}

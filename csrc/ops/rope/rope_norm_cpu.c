@@ -1,0 +1,77 @@
+/* A token's cosines and sines serve all its heads; a head is normalised and rotated in f32 beside its place. */
+#include <math.h>
+#include "cpu/simd.h"
+#include "rope_norm.h"
+
+enum { PAIRS = QK_NORM_ROPE_MOST / 2 };
+
+static void frequencies(const struct qk_norm_rope_args *a, double *f)
+{
+    for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
+        const double plain = pow(a->base, -2.0 * (double)i / a->rot_dim);
+        const double ramp = a->scaled ? fmin(fmax(((double)i - a->low) / ((double)a->high - a->low), 0), 1) : 0;
+        f[i] = a->scaled ? plain / a->factor * ramp + plain * (1 - ramp) : plain;
+    }
+}
+
+/* head_dim is a multiple of 64. */
+SGK_INLINE void normalise(const struct qk_norm_rope_args *a, int64_t at, const void *weight, float *x)
+{
+    vf sum = vf_zero();
+    for (int64_t d = 0; d < a->head_dim; d += VF) {
+        const vf v = vf_load(SGK_BF16, a->qkv, at + d);
+        vf_store_f32(x + d, v);
+        sum = vf_fma(v, v, sum);
+    }
+    const vf scale = vf_set(1 / sqrtf(vf_sum(sum) / (float)a->head_dim + a->eps));
+    for (int64_t d = 0; d < a->head_dim; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load_f32(x + d), scale), vf_load(SGK_BF16, weight, d)));
+}
+
+/* x in place; neighbours: c has each cosine twice, s each sine as -s, +s. */
+SGK_INLINE void rotate(const struct qk_norm_rope_args *a, float *x, const float *c, const float *s)
+{
+    const int64_t half = a->rot_dim / 2;
+    int64_t i = 0;
+    if (a->is_neox) {
+        for (; i + VF <= half; i += VF) {
+            const vf u = vf_load_f32(x + i), v = vf_load_f32(x + half + i), ci = vf_load_f32(c + i), si = vf_load_f32(s + i);
+            vf_store_f32(x + i,        vf_sub(vf_mul(u, ci), vf_mul(v, si)));
+            vf_store_f32(x + half + i, vf_add(vf_mul(v, ci), vf_mul(u, si)));
+        }
+        for (; i < half; ++i) {
+            const float u = x[i], v = x[half + i];
+            x[i] = u * c[i] - v * s[i], x[half + i] = v * c[i] + u * s[i];
+        }
+        return;
+    }
+    for (; i + VF <= 2 * half; i += VF) {
+        const vf u = vf_load_f32(x + i);
+        vf_store_f32(x + i, vf_add(vf_mul(u, vf_load_f32(c + i)), vf_mul(vf_swap_pairs(u), vf_load_f32(s + i))));
+    }
+    for (; i < 2 * half; i += 2) {
+        const float u = x[i], v = x[i + 1];
+        x[i] = u * c[i] + v * s[i], x[i + 1] = v * c[i + 1] + u * s[i + 1];
+    }
+}
+
+void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
+{
+    const struct qk_norm_rope_args *a = args;
+    double f[PAIRS];
+    float  c[2 * PAIRS], s[2 * PAIRS], x[QK_NORM_ROPE_MOST];
+    frequencies(a, f);
+    for (int64_t t = begin; t < end; ++t) {
+        for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
+            const double angle = a->position_ids[t * a->position_stride] * f[i];
+            const float ci = (float)(cos(angle) * a->attention_factor), si = (float)(sin(angle) * a->attention_factor);
+            if (a->is_neox) c[i] = ci, s[i] = si;
+            else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
+        }
+        for (int64_t n = 0; n < (int64_t)a->q_heads + a->k_heads; ++n) {
+            const int64_t at = t * a->qkv_stride + n * a->head_dim;
+            normalise(a, at, n < a->q_heads ? a->q_weight : a->k_weight, x);
+            rotate(a, x, c, s);
+            for (int64_t d = 0; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, vf_load_f32(x + d));
+        }
+    }
+}
