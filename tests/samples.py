@@ -59,6 +59,11 @@ def softmax(n, device):
     return [torch.empty(n, 40, device=device), random(n, 40, device=device), None, 0.7]
 
 
+def quantised(n, dim, groups, device, dtype=torch.float8_e4m3fn, words=F32):
+    """Zeros for codes and scales."""
+    return [torch.zeros(n, dim, device=device).to(dtype), torch.zeros(n, groups, dtype=words, device=device)]
+
+
 SAMPLES = {
     "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
     "fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1), random(48, device=device), 1e-6, False],
@@ -72,4 +77,12 @@ SAMPLES = {
     "softmax": softmax,
     "top_k_top_p_sampling_from_probs": sampling,
     "top_k_top_p_sampling_from_probs_seeded": sampling_seeded,
+    "sgl_per_token_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 1, device)],
+    "sgl_per_tensor_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 1, device)[:1], torch.zeros(1, device=device), False],
+    "sgl_per_token_group_quant_8bit": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device, words=torch.int32), 8, 1e-10, -448.0, 448.0, True],
+    "sgl_per_token_group_quant_8bit_v2": lambda n, device: [random(n, 96, device=device), *quantised(n, 48, 3, device, torch.int8), 16, 1e-10,
+                                                            -128.0, 127.0, False, True, None],
+    "sgl_per_token_group_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device), 24, 1e-10, -448.0, 448.0],
+    "sgl_per_token_group_quant_int8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device, torch.int8), 24, 1e-10, -128.0, 127.0],
+    "per_token_quant_int8_cpu": lambda n, device: [random(n, 48, device=device, dtype=torch.bfloat16)],
 }

@@ -26,6 +26,8 @@ OWN_OPERATORS = {
 }
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
 OWN_MARKS = {
+    "sgl_per_token_group_quant_fp8": {"output_q", "output_s"},
+    "sgl_per_token_group_quant_int8": {"output_q", "output_s"},
     "store_kv_cache": {"k_cache", "v_cache"},
     "top_k_top_p_sampling_from_probs": {"output"},
 }
@@ -39,7 +41,9 @@ OWN_PARAMETERS = {
     "sampling.top_k_top_p_sampling_from_probs": {"seed"},
 }
 # What 0.1.8 and 0.3.21 call otherwise, and how that call is served.
-OLDER_PYTHON = {}
+OLDER_PYTHON = {
+    "gemm.sgl_per_token_group_quant_int8": "by position; the keywords int8_min and int8_max of 0.1.8 are fp8_min and fp8_max, as in 0.3.21",
+}
 
 
 # ---- operators -------------------------------------------------------------------------------------------------------------------

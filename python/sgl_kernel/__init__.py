@@ -10,7 +10,9 @@ from sgl_kernel import _library
 __version__ = _library.version
 
 from sgl_kernel.elementwise import fused_add_rmsnorm, rmsnorm, rotary_embedding, silu_and_mul
-from sgl_kernel.gemm import linear
+from sgl_kernel.gemm import (
+    linear, sgl_per_tensor_quant_fp8, sgl_per_token_group_quant_8bit, sgl_per_token_group_quant_fp8, sgl_per_token_group_quant_int8,
+    sgl_per_token_quant_fp8)
 from sgl_kernel.memory import set_kv_buffer_kernel
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
