@@ -11,6 +11,7 @@
 #include "sgl_kernel/kvcache.h"
 #include "sgl_kernel/moe.h"
 #include "sgl_kernel/norm.h"
+#include "sgl_kernel/quant.h"
 #include "sgl_kernel/rope.h"
 #include "sgl_kernel/sampling.h"
 #endif

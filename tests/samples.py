@@ -101,6 +101,9 @@ def qk_norm_rope(n, device):
     bf16 = torch.bfloat16
     return [random(n, 5 * 64, device=device, dtype=bf16), 2, 1, 2, 64, 1e-6, random(64, device=device, dtype=bf16), random(64, device=device, dtype=bf16, seed=1),
             10000.0, True, torch.arange(n, device=device, dtype=torch.int32), 4.0, 2.0, 9.0, 1.1, 32]
+def quantised(n, dim, groups, device, dtype=torch.float8_e4m3fn, words=F32):
+    """Zeros for codes and scales."""
+    return [torch.zeros(n, dim, device=device).to(dtype), torch.zeros(n, groups, dtype=words, device=device)]
 
 
 SAMPLES = {
@@ -151,4 +154,12 @@ SAMPLES = {
     "softmax": softmax,
     "top_k_top_p_sampling_from_probs": sampling,
     "top_k_top_p_sampling_from_probs_seeded": sampling_seeded,
+    "sgl_per_token_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 1, device)],
+    "sgl_per_tensor_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 1, device)[:1], torch.zeros(1, device=device), False],
+    "sgl_per_token_group_quant_8bit": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device, words=torch.int32), 8, 1e-10, -448.0, 448.0, True],
+    "sgl_per_token_group_quant_8bit_v2": lambda n, device: [random(n, 96, device=device), *quantised(n, 48, 3, device, torch.int8), 16, 1e-10,
+                                                            -128.0, 127.0, False, True, None],
+    "sgl_per_token_group_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device), 24, 1e-10, -448.0, 448.0],
+    "sgl_per_token_group_quant_int8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device, torch.int8), 24, 1e-10, -128.0, 127.0],
+    "per_token_quant_int8_cpu": lambda n, device: [random(n, 48, device=device, dtype=torch.bfloat16)],
 }

@@ -30,6 +30,8 @@ OWN_OPERATORS = {
 OWN_MARKS = {
     "fused_add_layernorm_cpu": {"residual"},
     "apply_token_bitmask_inplace_cuda": {"logits"},
+    "sgl_per_token_group_quant_fp8": {"output_q", "output_s"},
+    "sgl_per_token_group_quant_int8": {"output_q", "output_s"},
     "store_kv_cache": {"k_cache", "v_cache"},
     "top_k_top_p_sampling_from_probs": {"output"},
     "downcast_fp8": {"k_out", "v_out"},
@@ -49,7 +51,9 @@ OWN_PARAMETERS = {
     "sampling.top_k_top_p_sampling_from_probs": {"seed"},
 }
 # What 0.1.8 and 0.3.21 call otherwise, and how that call is served.
-OLDER_PYTHON = {}
+OLDER_PYTHON = {
+    "gemm.sgl_per_token_group_quant_int8": "by position; the keywords int8_min and int8_max of 0.1.8 are fp8_min and fp8_max, as in 0.3.21",
+}
 
 
 # ---- operators -------------------------------------------------------------------------------------------------------------------

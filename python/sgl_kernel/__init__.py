@@ -27,7 +27,15 @@ from sgl_kernel.elementwise import (
     rotary_embedding,
     silu_and_mul,
 )
-from sgl_kernel.gemm import linear, shuffle_rows
+from sgl_kernel.gemm import (
+    linear,
+    sgl_per_tensor_quant_fp8,
+    sgl_per_token_group_quant_8bit,
+    sgl_per_token_group_quant_fp8,
+    sgl_per_token_group_quant_int8,
+    sgl_per_token_quant_fp8,
+    shuffle_rows,
+)
 from sgl_kernel.grammar import apply_token_bitmask_inplace_cuda
 from sgl_kernel.memory import set_kv_buffer_kernel
 from sgl_kernel.moe import apply_shuffle_mul_sum, fused_qk_norm_rope, moe_sum, moe_sum_reduce

@@ -1,12 +1,16 @@
-"""Matrix products, and the rows that go into them."""
+"""Matrix products, and what prepares the rows that go into them."""
 from __future__ import annotations
 
 from typing import Optional
 
-from sgl_kernel._ops import operator, provided_by, torch
+from sgl_kernel._ops import operator, provided_by, register_fake, torch
 
 _linear = operator("linear")
 _shuffle_rows = operator("shuffle_rows")
+_per_token_quant_fp8 = operator("sgl_per_token_quant_fp8")
+_per_tensor_quant_fp8 = operator("sgl_per_tensor_quant_fp8")
+_per_token_group_quant_8bit = operator("sgl_per_token_group_quant_8bit")
+_per_token_group_quant_8bit_v2 = operator("sgl_per_token_group_quant_8bit_v2")
 
 
 @provided_by("gemm")
@@ -26,3 +30,57 @@ def shuffle_rows(input_tensor, dst2src_map, output_tensor_shape):
     output = torch.empty(output_tensor_shape, dtype=input_tensor.dtype, device=input_tensor.device)
     _shuffle_rows(input_tensor, dst2src_map, output)
     return output
+
+
+@provided_by("quant")
+def sgl_per_token_group_quant_8bit(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    output_s: torch.Tensor,
+    group_size: int,
+    eps: float,
+    fp8_min: float,
+    fp8_max: float,
+    scale_ue8m0: bool = False,
+    fuse_silu_and_mul: bool = False,
+    masked_m: Optional[torch.Tensor] = None,
+    enable_v2: Optional[bool] = None,
+) -> None:
+    """A scale for each group_size neighbours of a row. The layout of the scales is that of output_s. Without enable_v2 the group size decides."""
+    if enable_v2 is None:
+        enable_v2 = group_size in (16, 32, 64, 128)
+    if enable_v2:
+        return _per_token_group_quant_8bit_v2(
+            input, output_q, output_s, group_size, eps, fp8_min, fp8_max, scale_ue8m0, fuse_silu_and_mul, masked_m)
+    assert not fuse_silu_and_mul, "only v2 support fuse_silu_and_mul"
+    assert masked_m is None, "only v2 support masked_m"
+    _per_token_group_quant_8bit(input, output_q, output_s, group_size, eps, fp8_min, fp8_max, scale_ue8m0)
+
+
+sgl_per_token_group_quant_fp8 = sgl_per_token_group_quant_8bit
+sgl_per_token_group_quant_int8 = sgl_per_token_group_quant_8bit
+
+
+@provided_by("quant")
+def sgl_per_tensor_quant_fp8(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    output_s: torch.Tensor,
+    is_static: bool,
+) -> None:
+    """Unless is_static, output_s is first raised to the tensor's scale: zero it before."""
+    _per_tensor_quant_fp8(input, output_q, output_s, is_static)
+
+
+@provided_by("quant")
+def sgl_per_token_quant_fp8(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    output_s: torch.Tensor,
+) -> None:
+    _per_token_quant_fp8(input, output_q, output_s)
+
+
+@register_fake("per_token_quant_int8_cpu")
+def _(A):
+    return torch.empty_like(A, dtype=torch.uint8, memory_format=torch.contiguous_format), A.new_empty(A.shape[0], dtype=torch.float32)

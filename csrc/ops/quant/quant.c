@@ -1,0 +1,254 @@
+#include "quant.h"
+#include <math.h>
+#include "base/match.h"
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
+#include "sgl_kernel/quant.h"
+
+SGK_CPU_DECL(quant_rows);
+SGK_CPU_DECL(quant_tensor_amax);
+SGK_CPU_DECL(quant_tensor);
+SGK_CPU_DECL(quant_groups);
+static const sgk_cpu_impl rows_cpu[]   = SGK_CPU_IMPLS(quant_rows);
+static const sgk_cpu_impl amax_cpu[]   = SGK_CPU_IMPLS(quant_tensor_amax);
+static const sgk_cpu_impl tensor_cpu[] = SGK_CPU_IMPLS(quant_tensor);
+static const sgk_cpu_impl groups_cpu[] = SGK_CPU_IMPLS(quant_groups);
+
+/* ---- builds: the last of a format takes any length and alignment ---- */
+typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, steps; } rows_build;
+#define ROWS(type, dtype, piece, steps) \
+    { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), dtype, piece, steps }
+static rows_build rows_builds[] = {
+    ROWS("f32",  SGK_F32,  4, 2), ROWS("f32",  SGK_F32,  4, 8), ROWS("f32",  SGK_F32,  1, 0),
+    ROWS("f16",  SGK_F16,  8, 2), ROWS("f16",  SGK_F16,  8, 8), ROWS("f16",  SGK_F16,  1, 0),
+    ROWS("bf16", SGK_BF16, 8, 2), ROWS("bf16", SGK_BF16, 8, 8), ROWS("bf16", SGK_BF16, 1, 0),
+};
+
+typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece; } tensor_build;
+#define TENSOR(entry, type, dtype, piece) \
+    { SGK_KERNEL("quant/quant_tensor.cu", entry, "-DT=" type " -DPIECE=" #piece, SGK_GENERAL), dtype, piece }
+#define TENSOR_BUILDS(entry) { \
+    TENSOR(entry, "f32",  SGK_F32,  4), TENSOR(entry, "f32",  SGK_F32,  1), \
+    TENSOR(entry, "f16",  SGK_F16,  8), TENSOR(entry, "f16",  SGK_F16,  1), \
+    TENSOR(entry, "bf16", SGK_BF16, 8), TENSOR(entry, "bf16", SGK_BF16, 1) }
+static tensor_build amax_builds[]   = TENSOR_BUILDS("quant_tensor_amax");
+static tensor_build tensor_builds[] = TENSOR_BUILDS("quant_tensor");
+
+typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, fuse, steps; } groups_build;
+#define GROUPS(type, dtype, piece, fuse, steps) \
+    { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DPIECE=" #piece " -DFUSE=" #fuse " -DSTEPS=" #steps, SGK_GENERAL), \
+      dtype, piece, fuse, steps }
+static groups_build groups_builds[] = {
+    GROUPS("f32",  SGK_F32,  4, 0, 4), GROUPS("f32",  SGK_F32,  4, 1, 2), GROUPS("f32",  SGK_F32,  1, 0, 1), GROUPS("f32",  SGK_F32,  1, 1, 1),
+    GROUPS("f16",  SGK_F16,  8, 0, 4), GROUPS("f16",  SGK_F16,  8, 1, 2), GROUPS("f16",  SGK_F16,  1, 0, 1), GROUPS("f16",  SGK_F16,  1, 1, 1),
+    GROUPS("bf16", SGK_BF16, 8, 0, 4), GROUPS("bf16", SGK_BF16, 8, 1, 2), GROUPS("bf16", SGK_BF16, 1, 0, 1), GROUPS("bf16", SGK_BF16, 1, 1, 1),
+};
+
+const sgk_kernel_table quant_kernels[] = {
+    SGK_KERNEL_TABLE(rows_builds), SGK_KERNEL_TABLE(amax_builds), SGK_KERNEL_TABLE(tensor_builds), SGK_KERNEL_TABLE(groups_builds), { 0 }
+};
+
+enum { THREADS = 256, TENSOR_STEPS = 4, MOST_THREADS = 512 };      /* as in the kernels */
+
+/* Pieces of 16 bytes in, and of as many codes out. */
+static bool in_pieces(const void *input, int64_t input_stride, const void *q, int64_t q_stride, int64_t dim, sgk_dtype dtype)
+{
+    const int size = sgk_dtype_size(dtype), piece = 16 / size;
+    return (uintptr_t)input % 16 == 0 && input_stride * size % 16 == 0 && (uintptr_t)q % (unsigned)piece == 0 && q_stride % piece == 0 &&
+           dim % piece == 0;
+}
+
+/* ---- arguments ---- */
+
+/* The same sizes in all dimensions but the last. */
+static sgk_status same_rows(const sgk_match *m, const DLTensor *t, const char *name, const DLTensor *like)
+{
+    SGK_REQUIRE(t->ndim == like->ndim, SGK_BAD_ARG, "%s: %s has %d dimensions, expected %d like input", m->op, name, t->ndim, like->ndim);
+    for (int d = 0; d < t->ndim - 1; ++d)
+        SGK_REQUIRE(t->shape[d] == like->shape[d], SGK_BAD_ARG, "%s: %s has size %lld in dimension %d, expected %lld like input", m->op, name,
+                    (long long)t->shape[d], d, (long long)like->shape[d]);
+    return SGK_OK;
+}
+
+/* ---- a scale for each row ---- */
+static sgk_status rows_cuda(const char *op, const struct quant_rows_args *a, int ordinal, const sgk_exec *exec)
+{
+    const bool vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
+    rows_build *b = rows_builds;
+    while (b->dtype != a->dtype ||
+           (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * (b->steps == 2 ? THREADS : MOST_THREADS)))) ++b;
+    int64_t threads = THREADS;
+    if (b->piece > 1) threads = (a->dim / b->piece + 32 * b->steps - 1) / (32 * b->steps) * 32;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces, or too long for registers)");
+    const sgk_launch shape = { .grid = { a->rows }, .block = { threads ? (unsigned)threads : 32 } };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+}
+
+static sgk_status per_token(const char *op, const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, const char *input_name,
+                            sgk_dtype code, const sgk_exec *exec)
+{
+    sgk_match m = { .op = op };
+    SGK_TRY(sgk_match_tensor(&m, input, input_name, "*N D", SGK_ANY_FLOAT, false));
+    SGK_MATCH_OUT(&m, output_q, "*N D", 1u << code);
+    SGK_TRY(same_rows(&m, output_q, "output_q", input));
+    SGK_MATCH_OUT(&m, output_s, "*N~", 1u << SGK_F32);
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
+
+    const struct quant_rows_args a = {
+        .q = sgk_data(output_q), .s = sgk_data(output_s), .input = sgk_data(input),
+        .rows = SGK_DIM(&m, 'N'), .dim = SGK_DIM(&m, 'D'),
+        .q_stride = sgk_fold_stride(output_q, 1), .s_stride = sgk_fold_stride(output_s, 0), .input_stride = sgk_fold_stride(input, 1),
+        .dtype = m.dtype, .code = code,
+    };
+    if (a.rows == 0) return SGK_OK;
+    if (sgk_on_gpu(&m)) return rows_cuda(m.op, &a, m.device.device_id, exec);
+    return sgk_cpu_run(m.op, rows_cpu, &a, a.rows, sgk_cpu_grain(a.dim * (sgk_dtype_size(a.dtype) + 1)), exec);
+}
+
+sgk_status sgk_per_token_quant_fp8(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, const sgk_exec *exec)
+{
+    return per_token("sgl_per_token_quant_fp8", output_q, output_s, input, "input", SGK_E4M3, exec);
+}
+
+sgk_status sgk_per_token_quant_int8(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *A, const sgk_exec *exec)
+{
+    return per_token("per_token_quant_int8_cpu", output_q, output_s, A, "A", SGK_U8, exec);
+}
+
+/* ---- one scale ---- */
+static sgk_status tensor_cuda(const char *op, const struct quant_tensor_args *a, tensor_build *b, int ordinal, const sgk_exec *exec)
+{
+    const bool vectors = in_pieces(a->input, 0, a->q, 0, 0, a->dtype);
+    while (b->dtype != a->dtype || (b->piece > 1 && !vectors)) ++b;
+    const int64_t each = (int64_t)THREADS * TENSOR_STEPS * b->piece;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (not on 16-byte boundaries)");
+    const sgk_launch shape = { .grid = { (a->count + each - 1) / each }, .block = { THREADS } };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+}
+
+sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, bool is_static, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "sgl_per_tensor_quant_fp8" };
+    SGK_MATCH(&m, input, "*N", SGK_ANY_FLOAT);
+    SGK_MATCH_DENSE(&m, input);
+    SGK_MATCH_OUT(&m, output_q, "*N", 1u << SGK_E4M3);
+    SGK_MATCH_DENSE(&m, output_q);
+    SGK_TRY(same_rows(&m, output_q, "output_q", input));
+    if (is_static) SGK_MATCH(&m, output_s, "*S", 1u << SGK_F32);
+    else           SGK_MATCH_OUT(&m, output_s, "*S", 1u << SGK_F32);
+    SGK_REQUIRE(SGK_DIM(&m, 'S') == 1, SGK_BAD_ARG, "%s: output_s has %lld elements, expected 1", m.op, (long long)SGK_DIM(&m, 'S'));
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
+
+    const struct quant_tensor_args a = {
+        .q = sgk_data(output_q), .s = sgk_data(output_s), .input = sgk_data(input), .count = SGK_DIM(&m, 'N'), .dtype = m.dtype,
+    };
+    if (a.count == 0) return SGK_OK;
+    if (sgk_on_gpu(&m)) {
+        if (!is_static) SGK_TRY(tensor_cuda(m.op, &a, amax_builds, m.device.device_id, exec));
+        return tensor_cuda(m.op, &a, tensor_builds, m.device.device_id, exec);
+    }
+    const int64_t blocks = (a.count + QUANT_BLOCK - 1) / QUANT_BLOCK, grain = sgk_cpu_grain(QUANT_BLOCK * sgk_dtype_size(a.dtype));
+    if (!is_static) SGK_TRY(sgk_cpu_run(m.op, amax_cpu, &a, blocks, grain, exec));
+    return sgk_cpu_run(m.op, tensor_cpu, &a, blocks, grain, exec);
+}
+
+/* ---- a scale for each group ---- */
+static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)
+{
+    const int64_t piece = 16 / sgk_dtype_size(a->dtype), lanes = a->group / piece;
+    const bool vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && lanes <= 32 && (lanes & (lanes - 1)) == 0;
+    groups_build *b = groups_builds;
+    while (b->dtype != a->dtype || b->fuse != a->fuse || (b->piece > 1 && !vectors)) ++b;
+    a->lanes_log2 = 5;
+    if (b->piece > 1) while (1 << a->lanes_log2 > lanes) --a->lanes_log2;
+    const int64_t each = (int64_t)(THREADS >> a->lanes_log2) * b->steps;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (a group is not 1, 2, 4, ... 32 pieces of 16 bytes)");
+    const sgk_launch shape = { .grid = { (a->rows * a->groups + each - 1) / each }, .block = { THREADS } };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+}
+
+typedef struct {
+    int64_t group_size;
+    double  eps, min, max;
+    bool    scale_ue8m0, fuse;
+    int     version;
+} group_options;
+
+static sgk_status group_options_check(const char *op, const group_options *o, sgk_dtype code)
+{
+    const double least = code == SGK_E4M3 ? -448 : -128, most = code == SGK_E4M3 ? 448 : 127;
+    SGK_REQUIRE(o->group_size > 0, SGK_BAD_ARG, "%s: group_size is %lld, expected at least 1", op, (long long)o->group_size);
+    if (o->version == 1) {
+        SGK_REQUIRE(isfinite(o->eps) && o->eps >= 0, SGK_BAD_ARG, "%s: eps is %g, expected a finite number of at least 0", op, o->eps);
+        SGK_REQUIRE(o->min >= least && o->min <= -1, SGK_BAD_ARG, "%s: min is %g, expected a number from %g to -1", op, o->min, least);
+        SGK_REQUIRE(o->max >= 1 && o->max <= most, SGK_BAD_ARG, "%s: max is %g, expected a number from 1 to %g", op, o->max, most);
+        return SGK_OK;
+    }
+    SGK_REQUIRE(o->group_size == 16 || o->group_size == 32 || o->group_size == 64 || o->group_size == 128, SGK_BAD_ARG,
+                "%s: group_size is %lld, expected 16, 32, 64 or 128", op, (long long)o->group_size);
+    SGK_REQUIRE(fabs(o->eps - 1e-10) <= 1e-13, SGK_BAD_ARG, "%s: eps is %g, expected 1e-10", op, o->eps);
+    SGK_REQUIRE(o->min == least, SGK_BAD_ARG, "%s: min is %g, expected %g", op, o->min, least);
+    SGK_REQUIRE(o->max == most, SGK_BAD_ARG, "%s: max is %g, expected %g", op, o->max, most);
+    return SGK_OK;
+}
+
+static sgk_status per_group(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, const DLTensor *masked_m,
+                            const group_options *o, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "sgl_per_token_group_quant" };
+    SGK_MATCH(&m, input, "*N W", SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, output_q, "*N D", 1u << SGK_E4M3 | 1u << SGK_I8);
+    SGK_TRY(same_rows(&m, output_q, "output_q", input));
+    const sgk_dtype code = sgk_dtype_at(output_q);
+    SGK_TRY(group_options_check(m.op, o, code));
+
+    const int64_t dim = SGK_DIM(&m, 'D'), groups = dim / o->group_size, columns = o->scale_ue8m0 ? (groups + 3) / 4 : groups;
+    SGK_REQUIRE(SGK_DIM(&m, 'W') == dim * (1 + o->fuse), SGK_BAD_ARG, "%s: input has size %lld in its last dimension, expected %lld%s like output_q",
+                m.op, (long long)SGK_DIM(&m, 'W'), (long long)dim * (1 + o->fuse), o->fuse ? ", twice the size" : "");
+    SGK_REQUIRE(dim % o->group_size == 0, SGK_BAD_ARG, "%s: output_q has size %lld in its last dimension, expected a multiple of group_size %lld", m.op,
+                (long long)dim, (long long)o->group_size);
+    const unsigned format = 1u << (o->scale_ue8m0 ? SGK_I32 : SGK_F32);
+    if (masked_m) {
+        SGK_MATCH(&m, masked_m, "B", 1u << SGK_I32);
+        SGK_REQUIRE(input->ndim == 3 && input->shape[0] == masked_m->shape[0], SGK_BAD_ARG, "%s: masked_m has size %lld, expected input to be 3-D and to begin with it",
+                    m.op, (long long)masked_m->shape[0]);
+        SGK_MATCH_OUT(&m, output_s, "B M C~", format);
+        SGK_REQUIRE(SGK_DIM(&m, 'M') == input->shape[1], SGK_BAD_ARG, "%s: output_s has size %lld in dimension 1, expected %lld like input", m.op,
+                    (long long)SGK_DIM(&m, 'M'), (long long)input->shape[1]);
+    } else {
+        SGK_MATCH_OUT(&m, output_s, "N C~", format);
+    }
+    SGK_REQUIRE(SGK_DIM(&m, 'C') == columns, SGK_BAD_ARG, "%s: output_s has size %lld in its last dimension, expected %lld for %lld groups", m.op,
+                (long long)SGK_DIM(&m, 'C'), (long long)columns, (long long)groups);
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
+
+    struct quant_groups_args a = {
+        .q = sgk_data(output_q), .s = sgk_data(output_s), .input = sgk_data(input), .masked_m = sgk_data(masked_m),
+        .rows = SGK_DIM(&m, 'N'), .batch_rows = masked_m ? input->shape[1] : SGK_DIM(&m, 'N'), .groups = groups, .group = o->group_size,
+        .q_stride = sgk_fold_stride(output_q, 1), .input_stride = sgk_fold_stride(input, 1),
+        .s_batch = masked_m ? sgk_stride(output_s, 0) : 0, .s_row = sgk_stride(output_s, -2), .s_column = sgk_stride(output_s, -1),
+        .dtype = m.dtype, .code = code, .eps = (float)o->eps, .least = (float)o->min, .most = (float)o->max,
+        .version = o->version, .ue8m0 = o->scale_ue8m0, .fuse = o->fuse,
+    };
+    if (a.rows == 0 || a.groups == 0) return SGK_OK;
+    if (sgk_on_gpu(&m)) return groups_cuda(m.op, &a, m.device.device_id, exec);
+    return sgk_cpu_run(m.op, groups_cpu, &a, a.rows * a.groups, sgk_cpu_grain(a.group * (sgk_dtype_size(a.dtype) * (1 + a.fuse) + 1)), exec);
+}
+
+sgk_status sgk_per_token_group_quant_8bit(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, int64_t group_size,
+                                          double eps, double min, double max, bool scale_ue8m0, const sgk_exec *exec)
+{
+    const group_options o = { group_size, eps, min, max, scale_ue8m0, false, 1 };
+    return per_group(output_q, output_s, input, NULL, &o, exec);
+}
+
+sgk_status sgk_per_token_group_quant_8bit_v2(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, const DLTensor *masked_m,
+                                             int64_t group_size, double eps, double min, double max, bool scale_ue8m0,
+                                             bool fuse_silu_and_mul, const sgk_exec *exec)
+{
+    const group_options o = { group_size, eps, min, max, scale_ue8m0, fuse_silu_and_mul, 2 };
+    return per_group(output_q, output_s, input, masked_m, &o, exec);
+}

@@ -1,0 +1,232 @@
+#include <math.h>
+#include "check/check.h"
+
+/* ---- a scale for each row ---- */
+static void check_rows(bool fp8, sgk_dtype dtype, int64_t rows, int64_t dim, bool aligned)
+{
+    if (!check_case("%s_%s_%lldx%lld%s", fp8 ? "sgl_per_token_quant_fp8" : "per_token_quant_int8_cpu", check_dtype(dtype), (long long)rows,
+                    (long long)dim, aligned ? "" : "_unaligned")) return;
+    check_tensor *x = check_input(dtype, 2, rows, dim);
+    check_tensor *q = check_output(fp8 ? SGK_E4M3 : SGK_U8, 2, rows, dim);
+    check_tensor *s = check_output(SGK_F32, 1, rows);
+    if (!aligned) check_unaligned(x);
+    check_legal(x, CHECK_DTYPE);                        /* the other float formats */
+    check_legal(s, CHECK_STRIDE | CHECK_NDIM);          /* any shape of that many elements */
+    for (int64_t i = 0; i < dim && rows > 1; ++i) check_set(x, i, 0);
+
+    if (fp8) CHECK_CALL(sgk_per_token_quant_fp8(T(q), T(s), T(x), check_exec));
+    else     CHECK_CALL(sgk_per_token_quant_int8(T(q), T(s), T(x), check_exec));
+    check_equal(q);
+    check_equal(s);
+    if (rows > 1 && dim > 0) check_that(check_result_of(q, 0) == (fp8 ? 0 : 128), "a row of zeros has code %g", check_result_of(q, 0));
+    check_done((double)rows * (double)dim * (sgk_dtype_size(dtype) + 1), 4.0 * (double)rows * (double)dim);
+}
+
+/* Every step of the format and the middles between them, what is too small and too large, and what is no number. */
+static void check_codes(sgk_dtype dtype, bool row)
+{
+    enum { COUNT = 2 * 2 * 127 + 10 };
+    if (!check_case(row ? "sgl_per_token_quant_fp8_%s_codes" : "sgl_per_tensor_quant_fp8_%s_codes", check_dtype(dtype))) return;
+    check_tensor *x = check_input_dense(dtype, 2, (int64_t)1, (int64_t)COUNT);
+    check_tensor *q = check_output_dense(SGK_E4M3, 2, (int64_t)1, (int64_t)COUNT);
+    check_tensor *s = row ? check_output_dense(SGK_F32, 1, (int64_t)1) : check_input_dense(SGK_F32, 1, (int64_t)1);
+    if (!row) check_set(s, 0, 1);
+    check_legal(x, CHECK_DTYPE);
+    check_legal(s, CHECK_NDIM);
+    for (int i = 0; i < 127; ++i) {
+        const double here = e4m3_to_f32((uint8_t)i), next = i < 126 ? e4m3_to_f32((uint8_t)(i + 1)) : 448;
+        check_set(x, 4 * i, here), check_set(x, 4 * i + 1, -here);
+        check_set(x, 4 * i + 2, (here + next) / 2), check_set(x, 4 * i + 3, -(here + next) / 2);
+    }
+    static const double edges[] = { NAN, 0, -0.0, 1e-7, -1e-7, 1e-3, 447, -447, 440, 6e-5 };
+    for (int i = 0; i < 10; ++i) check_set(x, COUNT - 10 + i, edges[i]);
+
+    if (row) CHECK_CALL(sgk_per_token_quant_fp8(T(q), T(s), T(x), check_exec));
+    else     CHECK_CALL(sgk_per_tensor_quant_fp8(T(q), T(s), T(x), true, check_exec));
+    check_equal(q);
+    if (row) check_equal(s);
+    int wrong = 0;
+    for (int i = 0; i < 127; ++i) wrong += check_result_of(q, 4 * i) != e4m3_to_f32((uint8_t)i);
+    check_that(wrong == 0, "%d of 127 exact numbers have another code", wrong);
+    check_that(isnan(check_result_of(q, COUNT - 10)), "NaN became %g", check_result_of(q, COUNT - 10));
+    check_done(0, 0);
+}
+
+/* Infinity in a row: its neighbours become 0, itself no number. */
+static void check_infinite(bool fp8, sgk_dtype dtype)
+{
+    if (!check_case("%s_%s_infinite", fp8 ? "sgl_per_token_quant_fp8" : "per_token_quant_int8_cpu", check_dtype(dtype))) return;
+    check_tensor *x = check_input(dtype, 2, (int64_t)2, (int64_t)40);
+    check_tensor *q = check_output(fp8 ? SGK_E4M3 : SGK_U8, 2, (int64_t)2, (int64_t)40);
+    check_tensor *s = check_output(SGK_F32, 1, (int64_t)2);
+    check_legal(x, CHECK_DTYPE);
+    check_legal(s, CHECK_STRIDE | CHECK_NDIM);
+    check_set(x, 3, INFINITY), check_set(x, 44, -INFINITY), check_set(x, 50, NAN);
+    if (fp8) CHECK_CALL(sgk_per_token_quant_fp8(T(q), T(s), T(x), check_exec));
+    else     CHECK_CALL(sgk_per_token_quant_int8(T(q), T(s), T(x), check_exec));
+    check_equal(q);
+    check_equal(s);
+    check_done(0, 0);
+}
+
+/* ---- one scale ---- */
+static void check_tensor_scale(sgk_dtype dtype, int64_t rows, int64_t dim, bool is_static, double scale, bool aligned)
+{
+    if (!check_case("sgl_per_tensor_quant_fp8_%s_%lldx%lld%s_%g%s", check_dtype(dtype), (long long)rows, (long long)dim, is_static ? "_static" : "",
+                    scale, aligned ? "" : "_unaligned")) return;
+    check_tensor *x = check_input_dense(dtype, 2, rows, dim);
+    check_tensor *q = check_output_dense(SGK_E4M3, 2, rows, dim);
+    check_tensor *s = is_static ? check_input_dense(SGK_F32, 1, (int64_t)1) : check_inout_dense(SGK_F32, 1, (int64_t)1);
+    check_set(s, 0, scale);
+    check_legal(x, CHECK_DTYPE);
+    check_legal(s, CHECK_NDIM);
+    if (!aligned) check_unaligned(x);
+    CHECK_CALL(sgk_per_tensor_quant_fp8(T(q), T(s), T(x), is_static, check_exec));
+    check_equal(q);
+    if (!is_static) check_equal(s);
+    check_done((double)rows * (double)dim * ((2 - is_static) * sgk_dtype_size(dtype) + 1), 3.0 * (double)rows * (double)dim);
+}
+
+/* ---- a scale for each group ---- */
+typedef enum { ROW_MAJOR, COLUMN_MAJOR, ALIGNED, PACKED } layout;
+static const char *const layout_names[] = { "rows", "columns", "aligned", "packed" };
+
+typedef struct { const char *op; int version; sgk_dtype dtype, code; int64_t batches, rows, groups, group; layout layout; bool fuse, masked, unaligned; } group_case;
+
+/* The scales as the operator sees them: [T, G] over memory [G, columns], or the same of each batch. */
+static const DLTensor *scales_view(const group_case *c, const DLTensor *memory, DLTensor *view, int64_t shape[8], int64_t strides[8])
+{
+    const int wanted = c->masked ? 3 : 2;
+    if (!memory || c->layout == ROW_MAJOR || memory->ndim != wanted) return memory;
+    *view = *memory;
+    for (int d = 0; d < wanted; ++d) shape[d] = memory->shape[d], strides[d] = memory->strides[d];
+    const int t = wanted - 2, g = wanted - 1;
+    const int64_t padding = c->layout == COLUMN_MAJOR ? 0 : (c->rows + 3) / 4 * 4 - c->rows;
+    shape[t] = memory->shape[g] - padding, shape[g] = memory->shape[t];
+    strides[t] = memory->strides[g], strides[g] = memory->strides[t];
+    view->shape = shape, view->strides = strides;
+    return view;
+}
+
+static void check_groups(group_case c)
+{
+    const bool packed = c.layout == PACKED;
+    if (!check_case("%s_%s_%s_%lldx%lldx%lld_%s%s%s%s%s", c.op, check_dtype(c.dtype), check_dtype(c.code), (long long)(c.batches * c.rows),
+                    (long long)c.groups, (long long)c.group, layout_names[c.layout], c.version == 2 ? "" : "_v1", c.fuse ? "_silu" : "",
+                    c.masked ? "_masked" : "", c.unaligned ? "_unaligned" : "")) return;
+    const int64_t dim = c.groups * c.group, width = dim * (c.fuse ? 2 : 1), columns = packed ? (c.groups + 3) / 4 : c.groups;
+    const int64_t padded = c.layout == ALIGNED || packed ? (c.rows + 3) / 4 * 4 : c.rows;
+    const int64_t outer = c.layout == ROW_MAJOR ? c.rows : columns, inner = c.layout == ROW_MAJOR ? columns : padded;
+    const sgk_dtype format = packed ? SGK_I32 : SGK_F32;
+    const double least = c.code == SGK_I8 ? -128 : -448, most = c.code == SGK_I8 ? 127 : 448;
+
+    check_tensor *x, *q, *s, *mask = NULL;
+    if (c.masked) {
+        x = check_input_dense(c.dtype, 3, c.batches, c.rows, width);
+        q = check_inout_dense(c.code, 3, c.batches, c.rows, dim);           /* what is masked keeps what it held */
+        s = check_inout_dense(format, 3, c.batches, outer, inner);
+        mask = check_index(SGK_I32, 0, c.rows, 1, c.batches);
+        if (c.batches > 1) check_set(mask, 0, 0), check_set(mask, 1, (double)c.rows);
+        check_legal(mask, CHECK_NULL);
+    } else {
+        x = check_input(c.dtype, 2, c.batches * c.rows, width);
+        q = check_output(c.code, 2, c.batches * c.rows, dim);
+        s = padded == c.rows ? check_output_dense(format, 2, outer, inner) : check_inout_dense(format, 2, outer, inner);
+    }
+    if (c.unaligned) check_unaligned(x);
+    check_legal(x, CHECK_DTYPE);                        /* the other float formats */
+    check_legal(s, CHECK_STRIDE | (padded > c.rows && c.rows == 1 ? CHECK_OVERLAP : 0));    /* what overlaps may be the padding alone */
+    check_legal(q, CHECK_DTYPE);
+    for (int64_t i = 0; i < c.group && c.rows > 1; ++i) check_set(x, i, 0);
+
+    DLTensor view;
+    int64_t shape[8], strides[8];
+    if (c.version == 1)
+        CHECK_CALL(sgk_per_token_group_quant_8bit(T(q), scales_view(&c, T(s), &view, shape, strides), T(x), c.group, 1e-10, least, most, packed, check_exec));
+    else
+        CHECK_CALL(sgk_per_token_group_quant_8bit_v2(T(q), scales_view(&c, T(s), &view, shape, strides), T(x), T(mask), c.group, 1e-10, least, most,
+                                                     packed, c.fuse, check_exec));
+    check_equal(q);
+    check_equal(s);
+    const double n = (double)(c.batches * c.rows) * (double)dim;
+    check_done(n * (sgk_dtype_size(c.dtype) * (1 + c.fuse) + 1 + 4.0 / (double)c.group), 6 * n);
+}
+
+static void check_group_options(void)
+{
+    if (!check_case("sgl_per_token_group_quant_8bit_v2_refused")) return;
+    check_tensor *x = check_input(SGK_BF16, 2, (int64_t)2, (int64_t)96);
+    check_tensor *q = check_output(SGK_E4M3, 2, (int64_t)2, (int64_t)96);
+    check_tensor *s = check_output_dense(SGK_F32, 2, (int64_t)2, (int64_t)3);
+    CHECK_REFUSED(SGK_BAD_ARG, "group_size is 48", sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, 48, 1e-10, -448, 448, false, false, check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "eps is", sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, 32, 1e-6, -448, 448, false, false, check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "min is", sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, 32, 1e-10, -240, 240, false, false, check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "expected i32", sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, 32, 1e-10, -448, 448, true, false, check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "twice", sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, 32, 1e-10, -448, 448, false, true, check_exec));
+    check_done(0, 0);
+}
+
+static void check_all_groups(sgk_dtype dtype)
+{
+    static const int64_t sizes[] = { 16, 32, 64, 128 };
+    const char *const v1 = "sgl_per_token_group_quant_8bit", *const v2 = "sgl_per_token_group_quant_8bit_v2";
+    for (int i = check_small ? 3 : 0; i < 4; ++i)
+        for (int l = ROW_MAJOR; l <= PACKED; ++l)
+            for (int code = 0; code < 2; ++code) {
+                const sgk_dtype to = code ? SGK_I8 : SGK_E4M3;
+                check_groups((group_case){ v1, 1, dtype, to, 1, check_small ? 3 : check_int(1, 9), 5, sizes[i], (layout)l, false, false, false });
+                check_groups((group_case){ v2, 2, dtype, to, 1, check_small ? 3 : check_int(1, 9), 5, sizes[i], (layout)l, false, false, false });
+                check_groups((group_case){ v2, 2, dtype, to, 1, check_small ? 3 : check_int(1, 9), 7, sizes[i], (layout)l, true, false, false });
+                check_groups((group_case){ v2, 2, dtype, to, 4, check_small ? 3 : check_int(3, 9), 6, sizes[i], (layout)l, true, true, false });
+            }
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 3, 5, 16, 128, ALIGNED, false, true, false });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, ROW_MAJOR, false, false, true });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, PACKED, true, false, true });
+    check_groups((group_case){ v1, 1, dtype, SGK_I8,   1, 5, 3, 7, ROW_MAJOR, false, false, false });
+    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 4, 2, 300, PACKED, false, false, false });
+    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 8, PACKED, false, false, false });
+    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 1, ROW_MAJOR, false, false, false });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 0, 3, 64, ROW_MAJOR, false, false, false });
+    if (!check_small) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 70, 33, 128, ALIGNED, false, false, false });
+    check_groups((group_case){ "sgl_per_token_group_quant_fp8",  1, dtype, SGK_E4M3, 1, 3, 2, 24, ROW_MAJOR, false, false, false });
+    check_groups((group_case){ "sgl_per_token_group_quant_int8", 1, dtype, SGK_I8,   1, 3, 2, 24, COLUMN_MAJOR, false, false, false });
+}
+
+void check_quant(void)
+{
+    static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
+    static const int64_t some[] = { 0, 1, 4, 7, 8, 64, 100, 512, 1000, 2048, 4096, 4104, 7168, 16384, 32768, 40000 };
+    static const int64_t few[]  = { 1, 8, 4096, 4104, 40000 };
+    const int64_t *dims = check_small ? few : some;
+    const size_t count = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
+
+    for (size_t f = 0; f < 3; ++f) {
+        for (int fp8 = 0; fp8 < 2; ++fp8) {
+            for (size_t i = 0; i < count; ++i) check_rows(fp8, formats[f], check_small ? 2 : check_int(1, 5), dims[i], true);
+            check_rows(fp8, formats[f], 0, 64, true);
+            check_rows(fp8, formats[f], 3, 128, false);
+            check_infinite(fp8, formats[f]);
+        }
+        check_codes(formats[f], true);
+        check_codes(formats[f], false);
+        for (size_t i = 0; i < count; ++i) check_tensor_scale(formats[f], check_small ? 2 : check_int(1, 5), dims[i], i % 2, i % 2 ? 0.01 : 0, true);
+        check_tensor_scale(formats[f], 3, 77, false, 0, false);
+        check_tensor_scale(formats[f], 3, 77, true, 0.25, false);
+        check_tensor_scale(formats[f], 3, 77, false, 1000, true);           /* a larger one is there already */
+        check_tensor_scale(formats[f], 3, 77, true, 0, true);
+        check_tensor_scale(formats[f], 3, 77, true, 1e-39, true);           /* 1 / s is no number */
+        check_all_groups(formats[f]);
+    }
+    check_group_options();
+    if (check_benching) {
+        check_rows(true, SGK_BF16, 64, 4096, true);
+        check_rows(true, SGK_BF16, 16384, 4096, true);
+        check_tensor_scale(SGK_BF16, 64, 4096, false, 0, true);
+        check_tensor_scale(SGK_BF16, 16384, 4096, false, 0, true);
+        check_tensor_scale(SGK_BF16, 16384, 4096, true, 0.01, true);
+        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 64, 56, 128, ALIGNED, false, false, false });
+        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 16384, 56, 128, ALIGNED, false, false, false });
+        check_groups((group_case){ "sgl_per_token_group_quant_8bit", 1, SGK_BF16, SGK_E4M3, 1, 16384, 56, 128, ROW_MAJOR, false, false, false });
+        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 8192, 16, 128, PACKED, true, false, false });
+    }
+}

@@ -1,0 +1,207 @@
+#include <float.h>
+#include "quant.h"
+#include "cpu/simd.h"
+
+/* min and max give their second operand where one is NaN: amax leaves NaN out, and the clamp keeps it. */
+#if defined(__AVX512F__)
+SGK_INLINE vf vf_abs(vf v) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff))); }
+
+/* The code of v, which is within the format; NaN becomes `nan`. VF bytes. */
+SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
+{
+    __m512i r;
+    if (code == SGK_E4M3) {
+        const __m512i u = _mm512_castps_si512(v), magnitude = _mm512_and_si512(u, _mm512_set1_epi32(0x7fffffff));
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
+        const __m512i normal = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(magnitude, odd), _mm512_set1_epi32(0x7ffff - (120 << 23))), 20);
+        /* Beside 2^14 the last bit of an f32 is the least e4m3. */
+        const __m512i small = _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(16384)));
+        r = _mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x3c800000)), normal, small);
+        r = _mm512_or_si512(_mm512_and_si512(r, _mm512_set1_epi32(0x7f)), _mm512_and_si512(_mm512_srli_epi32(u, 24), _mm512_set1_epi32(0x80)));
+    } else if (code == SGK_I8) {
+        r = _mm512_cvttps_epi32(v);
+    } else {
+        r = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(128));
+    }
+    r = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), r, _mm512_set1_epi32((int)nan));
+    _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(r));
+}
+
+SGK_INLINE vf clamp_keeping_nan(vf v, vf least, vf most) { return _mm512_min_ps(most, _mm512_max_ps(least, v)); }
+#else
+SGK_INLINE vf vf_abs(vf v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff))); }
+
+SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
+{
+    __m256i r;
+    if (code == SGK_E4M3) {
+        const __m256i u = _mm256_castps_si256(v), magnitude = _mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff));
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
+        const __m256i normal = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(magnitude, odd), _mm256_set1_epi32(0x7ffff - (120 << 23))), 20);
+        const __m256i small = _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(16384)));
+        r = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), magnitude));
+        r = _mm256_or_si256(_mm256_and_si256(r, _mm256_set1_epi32(0x7f)), _mm256_and_si256(_mm256_srli_epi32(u, 24), _mm256_set1_epi32(0x80)));
+    } else if (code == SGK_I8) {
+        r = _mm256_and_si256(_mm256_cvttps_epi32(v), _mm256_set1_epi32(0xff));
+    } else {
+        r = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(128));
+    }
+    r = _mm256_blendv_epi8(r, _mm256_set1_epi32((int)nan), _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
+    _mm_storel_epi64((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_castsi256_si128(words)));
+}
+
+SGK_INLINE vf clamp_keeping_nan(vf v, vf least, vf most) { return _mm256_min_ps(most, _mm256_max_ps(least, v)); }
+#endif
+
+SGK_INLINE vf load_some(sgk_dtype t, const void *p, int64_t i, int64_t n) { return n >= VF ? vf_load(t, p, i) : vf_load_part(t, p, i, n); }
+
+SGK_INLINE void encode(sgk_dtype code, uint8_t *p, int64_t n, vf v, float least, float most)
+{
+    const uint32_t nan = code == SGK_E4M3 ? 0x7f : code == SGK_U8 ? 128 : 0;
+    v = clamp_keeping_nan(v, vf_set(least), vf_set(most));
+    if (n >= VF) {
+        store_codes(code, p, v, nan);
+    } else {
+        uint8_t lanes[VF];
+        store_codes(code, lanes, v, nan);
+        memcpy(p, lanes, (size_t)n);
+    }
+}
+
+SGK_INLINE float amax_of(sgk_dtype t, const void *p, int64_t first, int64_t n)
+{
+    vf m0 = vf_zero(), m1 = vf_zero();
+    int64_t i = 0;
+    for (; i + 2 * VF <= n; i += 2 * VF) {
+        m0 = vf_max(vf_abs(vf_load(t, p, first + i)), m0);
+        m1 = vf_max(vf_abs(vf_load(t, p, first + i + VF)), m1);
+    }
+    for (; i < n; i += VF) m0 = vf_max(vf_abs(load_some(t, p, first + i, n - i)), m0);
+    return vf_most(vf_max(m0, m1));
+}
+
+SGK_INLINE void encode_run(sgk_dtype t, sgk_dtype code, uint8_t *q, const void *p, int64_t first, int64_t n, float by, bool divide, float least, float most)
+{
+    const vf b = vf_set(by);
+    for (int64_t i = 0; i < n; i += VF) {
+        const vf v = load_some(t, p, first + i, n - i);
+        encode(code, q + i, n - i, divide ? vf_div(v, b) : vf_mul(v, b), least, most);
+    }
+}
+
+/* ---- rows ---- */
+SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, const struct quant_rows_args *a, int64_t begin, int64_t end)
+{
+    const float most = code == SGK_E4M3 ? 448.0f : 127.0f;
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t x = row * a->input_stride;
+        const struct quant_scaling scaling = quant_row_scaling(amax_of(t, a->input, x, a->dim), code);
+        a->s[row * a->s_stride] = scaling.s;
+        encode_run(t, code, a->q + row * a->q_stride, a->input, x, a->dim, scaling.by, false, -most, most);
+    }
+}
+
+void SGK_CPU_FN(quant_rows)(const void *args, int64_t begin, int64_t end)
+{
+    const struct quant_rows_args *a = args;
+    const bool e4m3 = a->code == SGK_E4M3;
+    if (a->dtype == SGK_F32)      e4m3 ? rows(SGK_F32,  SGK_E4M3, a, begin, end) : rows(SGK_F32,  SGK_U8, a, begin, end);
+    else if (a->dtype == SGK_F16) e4m3 ? rows(SGK_F16,  SGK_E4M3, a, begin, end) : rows(SGK_F16,  SGK_U8, a, begin, end);
+    else                          e4m3 ? rows(SGK_BF16, SGK_E4M3, a, begin, end) : rows(SGK_BF16, SGK_U8, a, begin, end);
+}
+
+/* ---- the whole tensor ---- */
+SGK_INLINE int64_t block_size(const struct quant_tensor_args *a, int64_t n)
+{
+    return (n + 1) * QUANT_BLOCK < a->count ? QUANT_BLOCK : a->count - n * QUANT_BLOCK;
+}
+
+void SGK_CPU_FN(quant_tensor_amax)(const void *args, int64_t begin, int64_t end)
+{
+    const struct quant_tensor_args *a = args;
+    for (int64_t n = begin; n < end; ++n) {
+        const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
+        const float amax = a->dtype == SGK_F32 ? amax_of(SGK_F32, a->input, first, count) : a->dtype == SGK_F16 ? amax_of(SGK_F16, a->input, first, count)
+                                               : amax_of(SGK_BF16, a->input, first, count);
+        const int32_t bits = (int32_t)f32_bits(amax / 448.0f);
+        int32_t *s = (int32_t *)a->s, seen = __atomic_load_n(s, __ATOMIC_RELAXED);
+        while (seen < bits && !__atomic_compare_exchange_n(s, &seen, bits, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    }
+}
+
+void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
+{
+    const struct quant_tensor_args *a = args;
+    const float by = quant_reciprocal(*a->s);
+    for (int64_t n = begin; n < end; ++n) {
+        const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
+        uint8_t *q = a->q + first;
+        if (a->dtype == SGK_F32)      encode_run(SGK_F32,  SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
+        else if (a->dtype == SGK_F16) encode_run(SGK_F16,  SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
+        else                          encode_run(SGK_BF16, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
+    }
+}
+
+/* ---- groups ---- */
+
+/* As quant_silu. */
+SGK_INLINE vf silu(vf a)
+{
+    a = vf_max(vf_set(-FLT_MAX), a);
+    return vf_div(a, vf_add(vf_set(1), vf_exp(vf_mul(a, vf_set(-1)))));
+}
+
+/* round(round(silu(gate)) * up) in the format t; a fused group has at most 128 elements and is a multiple of 16. */
+SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += VF) {
+        vf_store(t, out, i, silu(vf_load(t, input, gate + i)));
+        vf_store(t, out, i, vf_mul(vf_load(t, out, i), vf_load(t, input, up + i)));
+    }
+}
+
+SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t row, int64_t j)
+{
+    const int64_t batch = row / a->batch_rows, line = row - batch * a->batch_rows;
+    if (a->masked_m && line >= a->masked_m[batch]) return;
+    const void *from = a->input;
+    int64_t x = row * a->input_stride + j * a->group;
+    float values[128];
+    if (a->fuse) {
+        fuse(t, values, a->input, x, x + a->groups * a->group, a->group);
+        from = values, x = 0;
+    }
+    const struct quant_scaling scaling = quant_group_scaling(amax_of(t, from, x, a->group), a);
+    uint8_t *q = a->q + row * a->q_stride + j * a->group;
+    if (a->code == SGK_I8)   encode_run(t, SGK_I8,   q, from, x, a->group, scaling.by, scaling.divide, a->least, a->most);
+    else if (scaling.divide) encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, true,  a->least, a->most);
+    else                     encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, false, a->least, a->most);
+
+    const int64_t place = batch * a->s_batch + line * a->s_row;
+    if (!a->ue8m0) {
+        ((float *)a->s)[place + j * a->s_column] = scaling.s;
+        return;
+    }
+    uint8_t *word = (uint8_t *)a->s + (place + j / 4 * a->s_column) * 4;
+    word[j % 4] = (uint8_t)(scaling.exponent + 127);
+    if (j == a->groups - 1)
+        for (int64_t k = j % 4 + 1; k < 4; ++k) word[k] = 0;
+}
+
+SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
+{
+    int64_t row = begin / a->groups, j = begin % a->groups;
+    for (int64_t n = begin; n < end; ++n) {
+        group(t, a, row, j);
+        if (++j == a->groups) j = 0, ++row;
+    }
+}
+
+void SGK_CPU_FN(quant_groups)(const void *args, int64_t begin, int64_t end)
+{
+    const struct quant_groups_args *a = args;
+    if (a->dtype == SGK_F32)      groups(SGK_F32,  a, begin, end);
+    else if (a->dtype == SGK_F16) groups(SGK_F16,  a, begin, end);
+    else                          groups(SGK_BF16, a, begin, end);
+}
