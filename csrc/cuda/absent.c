@@ -1,5 +1,6 @@
 /* A build without GPU code: there is no device, and every request says why. */
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "cuda/memory.h"
 #include "cuda/tensor_map.h"
 #include "sgk_config.h"
@@ -21,6 +22,8 @@ sgk_status sgk_cuda_get_device(const char *op, int ordinal, const sgk_cuda_devic
 sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch *launch, int ordinal, const sgk_exec *exec,
                            const void *args, size_t args_size) { return absent(op); }
 sgk_status sgk_cuda_tensor_map(const char *op, const char *name, const sgk_tensor_map *shape, CUtensorMap *map) { return absent(op); }
+sgk_status sgk_cuda_read_indices(sgk_indices *host, const char *op, int ordinal, const DLTensor *const *tensors, int count,
+                                 const sgk_exec *exec) { return absent(op); }
 
 sgk_status sgk_cuda_make_current(int ordinal)                                                   { return absent("make_current"); }
 sgk_status sgk_cuda_alloc(int ordinal, size_t bytes, void **memory)                             { return absent("alloc"); }

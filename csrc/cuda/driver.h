@@ -26,6 +26,7 @@ enum {
     CUDA_ERROR_INVALID_PTX = 218,
     CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222,
     CUDA_ERROR_CONTEXT_IS_DESTROYED = 709,
+    CUDA_ERROR_STREAM_CAPTURE_IMPLICIT = 906,
 };
 
 enum {
@@ -50,6 +51,7 @@ enum {
 };
 
 enum { CU_STREAM_CAPTURE_MODE_GLOBAL = 0, CU_STREAM_CAPTURE_MODE_RELAXED = 2 };
+enum { CU_STREAM_CAPTURE_STATUS_NONE = 0 };
 enum { CU_STREAM_NON_BLOCKING = 1 };
 
 typedef struct {
@@ -104,6 +106,7 @@ typedef struct { _Alignas(64) uint64_t opaque[16]; } CUtensorMap;
     X(cuStreamDestroy_v2,                  (CUstream)) \
     X(cuStreamSynchronize,                 (CUstream)) \
     X(cuStreamBeginCapture_v2,             (CUstream, int)) \
+    X(cuStreamIsCapturing,                 (CUstream, int *)) \
     X(cuStreamEndCapture,                  (CUstream, CUgraph *)) \
     X(cuGraphInstantiateWithFlags,         (CUgraphExec *, CUgraph, unsigned long long)) \
     X(cuGraphLaunch,                       (CUgraphExec, CUstream)) \

@@ -67,8 +67,8 @@ typedef struct sgk_flash_attn_options {
  * Sums are f32, p is rounded to the dtype on its way through the GPU's matrix units, and out is rounded once. On the CPU a sequence's
  * numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
  *
- * On the CPU all index tensors are bounds-checked before anything is written. On the GPU lengths are cut to what the tensors hold,
- * and a page or cache row that does not exist reads as zeros and is never written.
+ * On the CPU, and on the GPU with exec->check_indices, all index tensors are bounds-checked before anything is written. Otherwise
+ * lengths are cut to what the tensors hold, and a page or cache row that does not exist reads as zeros and is never written.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_lse,

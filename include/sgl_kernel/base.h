@@ -7,7 +7,7 @@
  *   - All tensors of a call lie on one device. CPU and CUDA tensors are taken by every operator.
  *   - A tensor with zero elements is legal, and its data pointer may be NULL.
  *   - The last argument is `const sgk_exec *`: how to run. NULL means the defaults.
- *   - CUDA work is enqueued on exec->stream of the tensors' device; nothing waits for it.
+ *   - CUDA work is enqueued on exec->stream of the tensors' device; nothing waits for it, but under exec->check_indices.
  *   - The same input gives the same bits, whatever the number of threads.
  */
 #ifndef SGL_KERNEL_BASE_H
@@ -75,7 +75,9 @@ typedef struct sgk_exec {
 
     sgk_switch pdl;             /* programmatic dependent launch (sm_90 and later). Default: off */
     sgk_switch batch_invariant; /* schedules that do not depend on the batch. Default: SGK_BATCH_INVARIANT=1 */
-    sgk_switch check_indices;   /* bounds-check index tensors on the GPU too. Default: SGK_CHECK=1 */
+    sgk_switch check_indices;   /* bounds-check index tensors on the GPU too, for debugging: a call then waits for the stream, and
+                                   refuses what it would refuse on the CPU, in the same words. Not while the stream is being
+                                   captured. Default: SGK_CHECK=1 */
 } sgk_exec;
 
 #define SGK_EXEC_INIT { sizeof(sgk_exec), NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \

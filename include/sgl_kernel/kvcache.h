@@ -12,7 +12,7 @@
  * @param k        [N, ...], dtype of k_cache, as many elements a row as k_cache; strides as k_cache
  * @param v        [N, ...], the same for v_cache
  *
- * A place outside [0, S) is refused on the CPU, before anything is written; on the GPU that row is left out.
+ * A place outside [0, S) is refused on the CPU, and on the GPU with exec->check_indices, before anything is written; otherwise that row is left out.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *out_loc,

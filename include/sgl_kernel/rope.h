@@ -22,7 +22,8 @@
  * T may also be two dimensions, [B, S], in query, key and positions alike. Tokens and heads of query and of key may each have strides
  * of their own.
  *
- * f32 inside, one rounding at the end. On the CPU a position outside of [0, P) is an error; on the GPU such a token is left as it is.
+ * f32 inside, one rounding at the end. A position outside of [0, P) is an error on the CPU, and on the GPU with exec->check_indices;
+ * otherwise such a token is left as it is.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_rotary_embedding(const DLTensor *query, const DLTensor *key, const DLTensor *positions,

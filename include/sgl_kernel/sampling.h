@@ -15,7 +15,8 @@
  * @param temperature_arr  [N], f32, or NULL
  * @param temperature_val  read where temperature_arr is NULL
  *
- * A temperature must be finite and not negative. One in temperature_arr that is not is an error on the CPU, and makes its row NaN on the GPU.
+ * A temperature must be finite and not negative. One in temperature_arr that is not is an error on the CPU, and on the GPU with
+ * exec->check_indices; otherwise it makes its row NaN.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, const DLTensor *temperature_arr, double temperature_val,
@@ -36,7 +37,8 @@ SGK_API sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, cons
  * @param output           [N], i32
  * @param maybe_indices    [N], i32 | i64, or NULL: then N is R
  * @param maybe_top_k_arr  [N], i32 | i64, or NULL: then top_k_val
- * @param maybe_top_p_arr  [N], f32, or NULL: then top_p_val. Not negative, not NaN: an error on the CPU; on the GPU NaN counts as 1
+ * @param maybe_top_p_arr  [N], f32, or NULL: then top_p_val. Not negative, not NaN: an error on the CPU, and on the GPU with
+ *                         exec->check_indices; otherwise NaN counts as 1
  * @param seed             [1] or [N], i64
  *
  * Entry i uses the 64 random bits philox(seed, i) with one seed, philox(seed[i], 0) with N of them, so that a draw does not depend on its
@@ -44,7 +46,7 @@ SGK_API sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, cons
  * seed gives the same index on every device. For that an entry counts in multiples of its row's maximum / 2^b, rounded down, where b is
  * at least 31 and, for V below 2^18, at least 44.
  *
- * An index outside of [0, R) is an error on the CPU and gives -1 on the GPU.
+ * An index outside of [0, R) is an error on the CPU, and on the GPU with exec->check_indices; otherwise it gives -1.
  * @return as sgk_softmax
  */
 SGK_API sgk_status sgk_top_k_top_p_sampling_from_probs(const DLTensor *probs, const DLTensor *output, const DLTensor *maybe_indices,

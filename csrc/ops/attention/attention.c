@@ -6,6 +6,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "sgl_kernel/attention.h"
 
 SGK_CPU_DECL(attention);
@@ -210,7 +211,7 @@ static struct attention_args fill(const call *c)
     return a;
 }
 
-/* ---- index tensors on the CPU: all are checked before anything is written ------------------------------------------ */
+/* ---- index tensors, where the host can read them: all are checked before anything is written ---------------------- */
 
 static sgk_status check_cumulative(const char *op, const char *name, const int32_t *cu, int32_t batch, int64_t total)
 {
@@ -252,13 +253,28 @@ static sgk_status check_sequence(const char *op, const struct attention_args *a,
     return SGK_OK;
 }
 
-static sgk_status check_indices(const char *op, const struct attention_args *a, const sgk_flash_attn_options *o)
+static sgk_status check_tensors(const char *op, const struct attention_args *a, const sgk_flash_attn_options *o)
 {
     if (a->cu_seqlens_q)     SGK_TRY(check_cumulative(op, "cu_seqlens_q", a->cu_seqlens_q, a->batch, a->total_q));
     if (a->cu_seqlens_k)     SGK_TRY(check_cumulative(op, "cu_seqlens_k", a->cu_seqlens_k, a->batch, a->total_k));
     if (a->cu_seqlens_k_new) SGK_TRY(check_cumulative(op, "cu_seqlens_k_new", a->cu_seqlens_k_new, a->batch, a->total_new));
     for (int32_t n = 0; n < a->batch; ++n) SGK_TRY(check_sequence(op, a, o, n));
     return SGK_OK;
+}
+
+static sgk_status check_indices(const call *c, const struct attention_args *a, const sgk_exec *exec)
+{
+    const sgk_flash_attn_options *o = &c->o;
+    const DLTensor *const tensors[] = { o->cu_seqlens_q, o->cu_seqlens_k, o->k_new ? o->cu_seqlens_k_new : NULL, o->seqused_q, o->seqused_k,
+                                        o->page_table, o->kv_batch_idx, o->leftpad_k };
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, c->op, c->m.device, tensors, COUNT(tensors), exec));
+    if (!host.known) return SGK_OK;
+    struct attention_args here = *a;
+    here.cu_seqlens_q = host.data[0], here.cu_seqlens_k = host.data[1], here.cu_seqlens_k_new = host.data[2];
+    here.seqused_q = host.data[3], here.seqused_k = host.data[4];
+    here.page_table = host.data[5], here.kv_batch_idx = host.data[6], here.leftpad_k = host.data[7];
+    return sgk_indices_done(&host, check_tensors(c->op, &here, o));
 }
 
 /* ---- the CPU ----------------------------------------------------------------------------------------------------- */
@@ -496,7 +512,6 @@ sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_lse, cons
                 c.op, a.max_q, a.max_k);
     SGK_REQUIRE((int64_t)a.max_q * a.group < ATTENTION_NO_LIMIT, SGK_BAD_ARG, "%s: a sequence has %d queries of %d heads a key head, expected fewer than 2^30 together",
                 c.op, a.max_q, a.group);
-    if (sgk_on_gpu(&c.m)) return run_cuda(&c, &a, exec);
-    SGK_TRY(check_indices(c.op, &a, o));
-    return run_cpu(&c, &a, exec);
+    SGK_TRY(check_indices(&c, &a, exec));
+    return sgk_on_gpu(&c.m) ? run_cuda(&c, &a, exec) : run_cpu(&c, &a, exec);
 }

@@ -268,8 +268,65 @@ static void check_refusals(void)
     check_done(0, 0);
 }
 
+/* Two sequences with pages of 4 places, and the one index that a case spoils; the table's rows have a gap behind them that names no page. */
+typedef enum { CU_SEQLENS_Q, SEQUSED_Q, SEQUSED_K, PAGE_TABLE, LEFTPAD_K, RIGHT } spoilt;
+
+static sgk_status evaluate_paged(check_tensor *const *t, check_tensor *cu_seqlens_q, check_tensor *seqused_q, check_tensor *seqused_k, check_tensor *page_table, check_tensor *leftpad_k)
+{
+    sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
+    o.cu_seqlens_q = T(cu_seqlens_q), o.seqused_q = T(seqused_q), o.seqused_k = T(seqused_k), o.page_table = T(page_table), o.leftpad_k = T(leftpad_k);
+    o.max_seqlen_q = 2;
+    return sgk_flash_attn(T(t[0]), NULL, T(t[1]), T(t[2]), T(t[3]), &o, check_exec);
+}
+
+/* On the GPU the host looks at index tensors where check_indices asks for it. */
+static void check_spoilt_index(const char *name, spoilt which, const char *words)
+{
+    if (!check_case("flash_attn_refused_%s", name)) return;
+    check_switches.check_indices = SGK_ON;
+    check_switches.keep_arguments = true;
+    check_tensor *t[] = { check_inout(SGK_F16, 3, (int64_t)3, (int64_t)4, (int64_t)16), check_input(SGK_F16, 3, (int64_t)3, (int64_t)4, (int64_t)16),
+                          check_input(SGK_F16, 4, (int64_t)6, (int64_t)4, (int64_t)2, (int64_t)16), check_input(SGK_F16, 4, (int64_t)6, (int64_t)4, (int64_t)2, (int64_t)16) };
+    check_tensor *cu_seqlens_q = check_values(SGK_I32, (double[]){ 0, 2, 3 }, 1, (int64_t)3), *seqused_q = check_values(SGK_I32, (double[]){ 2, 1 }, 1, (int64_t)2);
+    check_tensor *seqused_k = check_values(SGK_I32, (double[]){ 5, 9 }, 1, (int64_t)2), *leftpad_k = check_values(SGK_I32, (double[]){ 0, 3 }, 1, (int64_t)2);
+    check_tensor *page_table = check_input(SGK_I32, 2, (int64_t)2, (int64_t)3);
+    for (int i = 0; i < 6; ++i) check_set(page_table, i, i == 2 ? -7 : 5 - i);              /* sequence 0 does not reach its third page */
+    if (which == CU_SEQLENS_Q) check_set(cu_seqlens_q, 1, 4);
+    if (which == SEQUSED_Q) check_set(seqused_q, 1, 2);
+    if (which == SEQUSED_K) check_set(seqused_k, 1, 13);
+    if (which == PAGE_TABLE) check_set(page_table, 4, 6);
+    if (which == LEFTPAD_K) check_set(leftpad_k, 0, 6);
+    if (which == RIGHT) {
+        CHECK_CALL(evaluate_paged(t, cu_seqlens_q, seqused_q, seqused_k, page_table, leftpad_k));
+        check_close(t[0], tolerance(SGK_F16));
+    } else {
+        CHECK_REFUSED(SGK_BAD_ARG, words, evaluate_paged(t, cu_seqlens_q, seqused_q, seqused_k, page_table, leftpad_k));
+    }
+    check_done(0, 0);
+}
+
+static void check_spoilt_indices(void)
+{
+    check_spoilt_index("cu_seqlens_q", CU_SEQLENS_Q, "flash_attn: cu_seqlens_q[2] is 3 after 4, expected lengths of at least 0");
+    check_spoilt_index("seqused_q", SEQUSED_Q, "flash_attn: seqused_q gives sequence 1 a length of 2, expected 0 to 1");
+    check_spoilt_index("seqused_k", SEQUSED_K, "flash_attn: seqused_k gives sequence 1 a length of 13, expected 0 to 12");
+    check_spoilt_index("page_table", PAGE_TABLE, "flash_attn: page_table[1, 1] is 6, expected a page from 0 to 5");
+    check_spoilt_index("leftpad_k", LEFTPAD_K, "flash_attn: leftpad_k gives sequence 0 a length of 6, expected 0 to 5");
+    check_spoilt_index("nothing", RIGHT, "");
+    if (!check_case("flash_attn_refused_kv_batch_idx")) return;
+    check_switches.check_indices = SGK_ON;
+    check_tensor *q = check_input(SGK_F32, 4, (int64_t)2, (int64_t)1, (int64_t)2, (int64_t)8), *out = check_output(SGK_F32, 4, (int64_t)2, (int64_t)1, (int64_t)2, (int64_t)8);
+    check_tensor *k = check_input(SGK_F32, 4, (int64_t)3, (int64_t)5, (int64_t)1, (int64_t)8), *v = check_input(SGK_F32, 4, (int64_t)3, (int64_t)5, (int64_t)1, (int64_t)8);
+    check_tensor *kv_batch_idx = check_values(SGK_I32, (double[]){ 2, 3 }, 1, (int64_t)2);
+    sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
+    CHECK_REFUSED(SGK_BAD_ARG, "flash_attn: kv_batch_idx[1] is 3, expected 0 to 2",
+                  (o.kv_batch_idx = T(kv_batch_idx), sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec)));
+    check_done(0, 0);
+}
+
 void check_attention(void)
 {
+    check_spoilt_indices();
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
     for (size_t f = 0; f < 3; ++f) check_builds(formats[f]);
     for (int i = 0; i < (check_small ? 12 : 80); ++i) check_random(i);

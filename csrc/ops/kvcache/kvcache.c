@@ -3,6 +3,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "sgl_kernel/kvcache.h"
 
 /* memcpy is as fast as the machine: the reference is the only version on the CPU. */
@@ -84,6 +85,16 @@ static bool in_pieces(const struct store_rows *r, int64_t piece)
             (uint64_t)r->fresh_row | (uint64_t)r->fresh_head) % (uint64_t)piece == 0;
 }
 
+static sgk_status check_places(const char *op, const struct store_kv_cache_args *a, const void *out_loc)
+{
+    for (int64_t i = 0; i < a->tokens; ++i) {
+        const int64_t slot = load_index(out_loc, i, a->index);
+        SGK_REQUIRE(slot >= 0 && slot < a->slots, SGK_BAD_ARG, "%s: out_loc[%lld] is %lld, expected 0 to %lld", op, (long long)i, (long long)slot,
+                    (long long)a->slots - 1);
+    }
+    return SGK_OK;
+}
+
 sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *out_loc, const DLTensor *k, const DLTensor *v,
                               const sgk_exec *exec)
 {
@@ -110,6 +121,9 @@ sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, 
     };
     const int64_t bytes = a.rows[0].heads * a.rows[0].head_bytes + a.rows[1].heads * a.rows[1].head_bytes;
     if (a.tokens == 0 || bytes == 0) return SGK_OK;
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, (const DLTensor *[]){ out_loc }, 1, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_places(m.op, &a, host.data[0]) : SGK_OK));
     if (sgk_on_gpu(&m)) {
         store_build *b = store_builds;
         while (!in_pieces(&a.rows[0], b->piece) || !in_pieces(&a.rows[1], b->piece)) ++b;
@@ -121,11 +135,6 @@ sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, 
         const sgk_launch shape = { .grid = { (a.tokens + a.tokens_per_block - 1) / a.tokens_per_block },
                                    .block = { bytes / b->piece > 128 ? 256 : bytes / b->piece > 32 ? 128 : 32 } };
         return sgk_cuda_launch(m.op, &b->kernel, &shape, m.device.device_id, exec, &a, sizeof a);
-    }
-    for (int64_t i = 0; i < a.tokens; ++i) {
-        const int64_t slot = load_index(a.out_loc, i, a.index);
-        SGK_REQUIRE(slot >= 0 && slot < a.slots, SGK_BAD_ARG, "%s: out_loc[%lld] is %lld, expected 0 to %lld", m.op, (long long)i, (long long)slot,
-                    (long long)a.slots - 1);
     }
     return sgk_cpu_run(m.op, store_kv_cache_cpu, &a, a.tokens, sgk_cpu_grain(2 * bytes), exec);
 }

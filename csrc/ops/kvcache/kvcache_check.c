@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include "check/check.h"
 
 /* Places from 0 to slots - 1, none twice. */
@@ -37,8 +38,28 @@ static void check_store_flat(sgk_dtype dtype)
     check_done(0, 0);
 }
 
+/* On the GPU a place is looked at where check_indices asks for it. */
+static void check_store_refused(sgk_dtype index, double place)
+{
+    if (!check_case("store_kv_cache_%s_place_%g", check_dtype(index), place)) return;
+    check_switches.check_indices = SGK_ON;
+    char words[80];
+    snprintf(words, sizeof words, "store_kv_cache: out_loc[2] is %g, expected 0 to 6", place);
+    check_tensor *k_cache = check_inout(SGK_F32, 2, (int64_t)7, (int64_t)8), *v_cache = check_inout(SGK_F32, 2, (int64_t)7, (int64_t)8);
+    check_tensor *k = check_input(SGK_F32, 2, (int64_t)3, (int64_t)8), *v = check_input(SGK_F32, 2, (int64_t)3, (int64_t)8);
+    check_tensor *out_loc = check_values(index, (double[]){ 0, 6, place }, 1, (int64_t)3);
+    CHECK_REFUSED(SGK_BAD_ARG, words, sgk_store_kv_cache(T(k_cache), T(v_cache), T(out_loc), T(k), T(v), check_exec));
+    check_set(out_loc, 2, 5);                               /* and a call that is right goes on as ever, captured or not */
+    CHECK_CALL(sgk_store_kv_cache(T(k_cache), T(v_cache), T(out_loc), T(k), T(v), check_exec));
+    check_equal(k_cache);
+    check_equal(v_cache);
+    check_done(0, 0);
+}
+
 void check_kvcache(void)
 {
+    check_store_refused(SGK_I32, 7);
+    check_store_refused(SGK_I64, -1);
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3, SGK_U8 };
     for (size_t f = 0; f < sizeof formats / sizeof *formats; ++f) {
         check_store(formats[f], f % 2 ? SGK_I32 : SGK_I64, check_small ? 3 : check_int(1, 70), 2, 64, 64, true);

@@ -3,6 +3,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "rope_apply.h"
 #include "rope_norm.h"
 #include "sgl_kernel/rope.h"
@@ -82,11 +83,11 @@ static sgk_status match_heads(sgk_match *m, const DLTensor *t, bool is_key, int 
     return SGK_OK;
 }
 
-static sgk_status check_positions(const struct rotary_embedding_args *a)
+static sgk_status check_positions(const struct rotary_embedding_args *a, const void *positions)
 {
     for (int64_t t = 0; t < a->tokens; ++t) {
         const int64_t at = t / a->inner * a->positions_outer_stride + t % a->inner * a->positions_inner_stride;
-        const int64_t position = load_index(a->positions, at, a->wide ? SGK_I64 : SGK_I32);
+        const int64_t position = load_index(positions, at, a->wide ? SGK_I64 : SGK_I32);
         SGK_REQUIRE(position >= 0 && position < a->max_position, SGK_BAD_ARG,
                     "rotary_embedding: positions has %lld for token %lld, expected 0 to %lld, the rows of cos_sin_cache",
                     (long long)position, (long long)t, (long long)a->max_position - 1);
@@ -122,7 +123,9 @@ sgk_status sgk_rotary_embedding(const DLTensor *query, const DLTensor *key, cons
     a.rot_dim = (int32_t)SGK_DIM(&m, 'R'), a.is_neox = is_neox, a.wide = sgk_dtype_at(positions) == SGK_I64;
     const int64_t heads = (int64_t)a.query.heads + a.key.heads;
     if (a.tokens == 0 || a.rot_dim == 0 || heads == 0) return SGK_OK;
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, (const DLTensor *[]){ positions }, 1, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_positions(&a, host.data[0]) : SGK_OK));
     if (sgk_on_gpu(&m)) return rotary_embedding_cuda(&a, m.device.device_id, exec);
-    SGK_TRY(check_positions(&a));
     return sgk_cpu_run(m.op, rotary_embedding_cpu, &a, a.tokens, sgk_cpu_grain(2 * heads * a.rot_dim * sgk_dtype_size(a.dtype)), exec);
 }

@@ -4,6 +4,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "sgl_kernel/sampling.h"
 
 SGK_CPU_DECL(softmax);
@@ -44,11 +45,10 @@ static softmax_build *choose_softmax(const struct softmax_args *a)
     }
 }
 
-/* Temperatures and shares of a tensor: on the CPU they can be read. */
-static sgk_status check_not_negative(const char *op, const DLTensor *t, const char *name, bool finite)
+/* Temperatures and shares of a tensor, where the host can read them; NULL: there is none. */
+static sgk_status check_not_negative(const char *op, const float *values, int64_t count, const char *name, bool finite)
 {
-    const float *values = sgk_data(t);
-    for (int64_t i = 0; i < t->shape[0]; ++i)
+    for (int64_t i = 0; values && i < count; ++i)
         SGK_REQUIRE(values[i] >= 0 && (!finite || values[i] <= FLT_MAX), SGK_BAD_ARG, "%s: %s has %g at [%lld], expected a %snumber of at least 0",
                     op, name, values[i], (long long)i, finite ? "finite " : "");
     return SGK_OK;
@@ -73,24 +73,26 @@ sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, const DLTens
         .dtype = m.dtype, .temperature = (float)temperature_val,
     };
     if (a.rows == 0 || a.dim == 0) return SGK_OK;
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, &temperature_arr, 1, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_not_negative(m.op, host.data[0], a.rows, "temperature_arr", true) : SGK_OK));
     if (sgk_on_gpu(&m)) {
         softmax_build *b = choose_softmax(&a);
         SGK_LOG_BUILD(exec, m.op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
         const sgk_launch shape = { .grid = { a.rows }, .block = { 32u * (unsigned)b->warps } };
         return sgk_cuda_launch(m.op, &b->kernel, &shape, m.device.device_id, exec, &a, sizeof a);
     }
-    if (temperature_arr) SGK_TRY(check_not_negative(m.op, temperature_arr, "temperature_arr", true));
     return sgk_cpu_run(m.op, softmax_cpu, &a, a.rows, sgk_cpu_grain(a.dim * 12), exec);
 }
 
-static sgk_status check_indices(const sgk_match *m, const struct top_k_top_p_args *a)
+static sgk_status check_draws(const sgk_match *m, const struct top_k_top_p_args *a, const void *indices, const float *top_p_arr)
 {
-    for (int64_t i = 0; i < a->draws; ++i) {
-        const int64_t at = load_index(a->indices, i, a->indices_wide ? SGK_I64 : SGK_I32);
+    for (int64_t i = 0; indices && i < a->draws; ++i) {
+        const int64_t at = load_index(indices, i, a->indices_wide ? SGK_I64 : SGK_I32);
         SGK_REQUIRE(at >= 0 && at < a->rows, SGK_BAD_ARG, "%s: maybe_indices has %lld at [%lld], expected 0 to %lld, the rows of probs",
                     m->op, (long long)at, (long long)i, (long long)a->rows - 1);
     }
-    return SGK_OK;
+    return check_not_negative(m->op, top_p_arr, a->draws, "maybe_top_p_arr", false);
 }
 
 /* 63 - the bits of n: n weights of so many bits sum to less than 2^63. */
@@ -133,13 +135,14 @@ sgk_status sgk_top_k_top_p_sampling_from_probs(const DLTensor *probs, const DLTe
         .weight_bits = weight_bits(dim),
     };
     if (draws == 0) return SGK_OK;
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, (const DLTensor *[]){ maybe_indices, maybe_top_p_arr }, 2, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_draws(&m, &a, host.data[0], host.data[1]) : SGK_OK));
     if (sgk_on_gpu(&m)) {
         sgk_kernel *kernel = &top_k_top_p_builds[dim > top_k_top_p_builds[0].longest_row].kernel;
         SGK_LOG_BUILD(exec, m.op, kernel, "");
         const sgk_launch shape = { .grid = { draws }, .block = { 512 } };
         return sgk_cuda_launch(m.op, kernel, &shape, m.device.device_id, exec, &a, sizeof a);
     }
-    if (maybe_indices) SGK_TRY(check_indices(&m, &a));
-    if (maybe_top_p_arr) SGK_TRY(check_not_negative(m.op, maybe_top_p_arr, "maybe_top_p_arr", false));
     return sgk_cpu_run(m.op, top_k_top_p_cpu, &a, draws, sgk_cpu_grain(dim * 16), exec);
 }

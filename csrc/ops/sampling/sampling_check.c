@@ -64,8 +64,12 @@ static void check_softmax_refused(double temperature)
     check_tensor *t   = check_values(SGK_F32, &temperature, 1, (int64_t)1);
     check_tensor *out = check_output(SGK_F32, 2, (int64_t)1, (int64_t)8);
     CHECK_REFUSED(SGK_BAD_ARG, "expected a finite number of at least 0", sgk_softmax(T(out), T(x), NULL, temperature, check_exec));
-    if (!check_on_gpu())                                /* the host cannot read a tensor there */
-        CHECK_REFUSED(SGK_BAD_ARG, "expected a finite number of at least 0", sgk_softmax(T(out), T(x), T(t), 1, check_exec));
+    check_switches.check_indices = SGK_ON;              /* on the GPU the host looks at a tensor only where it is asked to */
+    check_switches.keep_arguments = true;
+    CHECK_REFUSED(SGK_BAD_ARG, " at [0], expected a finite number of at least 0", sgk_softmax(T(out), T(x), T(t), 1, check_exec));
+    check_set(t, 0, 0.7);                               /* and a call that is right goes on as ever, captured or not */
+    CHECK_CALL(sgk_softmax(T(out), T(x), T(t), 1, check_exec));
+    check_close(out, 1e-6);
     check_done(0, 0);
 }
 
@@ -170,16 +174,20 @@ static void check_top_k_top_p_refused(void)
     check_tensor *indices = check_values(SGK_I32, wrong_index, 1, (int64_t)2);
     check_tensor *shares  = check_values(SGK_F32, wrong_share, 1, (int64_t)2);
     check_tensor *seed    = check_index(SGK_I64, 0, 9, 1, (int64_t)1);
-    if (!check_on_gpu()) {                              /* the host cannot read a tensor there */
-        CHECK_REFUSED(SGK_BAD_ARG, "maybe_indices has 2 at [1], expected 0 to 1",
-                      sgk_top_k_top_p_sampling_from_probs(T(probs), T(output), T(indices), NULL, 0, NULL, 1, false, T(seed), check_exec));
-        CHECK_REFUSED(SGK_BAD_ARG, "maybe_top_p_arr has -0.5 at [1]",
-                      sgk_top_k_top_p_sampling_from_probs(T(probs), T(output), NULL, NULL, 0, T(shares), 1, false, T(seed), check_exec));
-    }
+    check_switches.check_indices = SGK_ON;              /* on the GPU the host looks at a tensor only where it is asked to */
+    check_switches.keep_arguments = true;
+    CHECK_REFUSED(SGK_BAD_ARG, "maybe_indices has 2 at [1], expected 0 to 1, the rows of probs",
+                  sgk_top_k_top_p_sampling_from_probs(T(probs), T(output), T(indices), NULL, 0, NULL, 1, false, T(seed), check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, "maybe_top_p_arr has -0.5 at [1], expected a number of at least 0",
+                  sgk_top_k_top_p_sampling_from_probs(T(probs), T(output), NULL, NULL, 0, T(shares), 1, false, T(seed), check_exec));
     CHECK_REFUSED(SGK_BAD_ARG, "top_p_val is nan",
                   sgk_top_k_top_p_sampling_from_probs(T(probs), T(output), NULL, NULL, 0, NULL, NAN, false, T(seed), check_exec));
     CHECK_REFUSED(SGK_BAD_ARG, "probs has size 0 in dimension 1",
                   sgk_top_k_top_p_sampling_from_probs(T(empty), T(output), NULL, NULL, 0, NULL, 1, false, T(seed), check_exec));
+    check_set(indices, 1, 1);                           /* and a call that is right goes on as ever, captured or not */
+    check_set(shares, 1, 0.9);
+    CHECK_CALL(sgk_top_k_top_p_sampling_from_probs(T(probs), T(output), T(indices), NULL, 0, T(shares), 1, false, T(seed), check_exec));
+    check_equal(output);
     check_done(0, 0);
 }
 

@@ -1,0 +1,85 @@
+"""SGK_CHECK=1: on the GPU a bad index is refused in the CPU's words, nothing is written, and the process goes on as if nothing had been asked."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+from sgl_kernel import _library  # noqa: E402
+
+NEEDED = {"rope", "kvcache", "sampling", "attention"}
+
+# The variable is read once, so each run is a process of its own.
+CODE = """
+import torch
+import sgl_kernel
+from sgl_kernel.flash_attn import flash_attn_with_kvcache
+
+device = {device!r}
+torch.manual_seed(5)
+random = lambda *shape: torch.randn(*shape).to(device)
+index = lambda *values, dtype=torch.int32: torch.tensor(values, device=device, dtype=dtype)
+
+
+def refused(words, call, *written):
+    before = [t.clone() for t in written]
+    try:
+        call()
+    except RuntimeError as error:
+        assert words in str(error), error
+    else:
+        raise SystemExit("accepted: " + words)
+    assert all(torch.equal(a, b) for a, b in zip(before, written))
+
+
+query, cache, wide = random(3, 64), random(9, 64), torch.full((3, 4), 77, device=device)
+positions = wide[:, 1]                              # strided: its neighbours are no positions
+positions.copy_(index(0, 8, 4))
+rotate = lambda: sgl_kernel.rotary_embedding(positions, query, None, 64, cache)
+expected = query.clone()
+sgl_kernel.rotary_embedding(positions.contiguous(), expected, None, 64, cache)
+positions[2] = 9
+refused("rotary_embedding: positions has 9 for token 2, expected 0 to 8, the rows of cos_sin_cache", rotate, query)
+positions[2] = 4
+rotate()
+assert torch.equal(query, expected)
+
+k_cache, v_cache, k, v = random(5, 2, 8), random(5, 2, 8), random(2, 2, 8), random(2, 2, 8)
+store = lambda *places: sgl_kernel.set_kv_buffer_kernel(k_cache, v_cache, index(*places, dtype=torch.int64), k, v)
+refused("store_kv_cache: out_loc[1] is 5, expected 0 to 4", lambda: store(0, 5), k_cache, v_cache)
+store(3, 1)
+assert torch.equal(k_cache[[3, 1]], k) and torch.equal(v_cache[[3, 1]], v)
+
+probs = torch.softmax(random(2, 16), dim=1)
+draw = lambda *rows: sgl_kernel.top_k_top_p_sampling_from_probs(probs, 3, 0.9, indices=index(*rows))
+refused("maybe_indices has 2 at [1], expected 0 to 1, the rows of probs", lambda: draw(0, 2))
+assert draw(0, 1).shape == (2,)
+refused("temperature_arr has -1 at [1], expected a finite number of at least 0", lambda: sgl_kernel.sampling.softmax(probs, index(1, -1, dtype=torch.float32)))
+
+q, pages = random(2, 1, 4, 16), random(4, 2, 2, 16)
+attend = lambda *table: flash_attn_with_kvcache(q, pages, pages, cache_seqlens=index(3, 2), page_table=index(*table).view(2, 2))
+refused("flash_attn: page_table[0, 1] is -1, expected a page from 0 to 3", lambda: attend(0, -1, 1, -1))
+assert torch.equal(attend(0, 3, 1, -1), attend(0, 3, 1, 2))         # a page that no length reaches may be anything
+
+if device == "cuda":                                # nothing can be read during a capture: not checked then, and no harm done
+    again = query.clone()
+    rotate()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        sgl_kernel.rotary_embedding(positions, again, None, 64, cache)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(again, query)
+print("fine")
+"""
+
+
+@pytest.mark.skipif(bool(NEEDED & set(_library.families_left_out)), reason="a family is left out")
+@pytest.mark.parametrize("value", ["1", "0"])
+def test_bad_index_is_refused(device, value):
+    if device == "cuda" and value == "0":
+        pytest.skip("the switch is off: the GPU guards itself and says nothing")
+    result = subprocess.run([sys.executable, "-c", CODE.format(device=device)], capture_output=True, text=True, timeout=300, env={**os.environ, "SGK_CHECK": value})
+    assert result.stdout == "fine\n", result.stderr
