@@ -13,7 +13,6 @@ from sgl_kernel.elementwise import fused_add_rmsnorm, rmsnorm, rotary_embedding,
 from sgl_kernel.gemm import linear
 from sgl_kernel.memory import set_kv_buffer_kernel
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
-from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 
 
 def get_include():
