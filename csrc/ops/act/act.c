@@ -13,11 +13,13 @@ typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, steps; } act_bui
 #define BUILD(type, dtype, piece, steps) \
     { SGK_KERNEL("act/act.cu", "silu_and_mul", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), dtype, piece, steps }
 
+/* clang-format off */
 static act_build silu_and_mul_builds[] = {
     BUILD("f32",  SGK_F32,  4, 2), BUILD("f32",  SGK_F32,  1, 4),
     BUILD("f16",  SGK_F16,  8, 2), BUILD("f16",  SGK_F16,  1, 4),
     BUILD("bf16", SGK_BF16, 8, 2), BUILD("bf16", SGK_BF16, 1, 4),
 };
+/* clang-format on */
 
 const sgk_kernel_table act_kernels[] = { SGK_KERNEL_TABLE(silu_and_mul_builds), { 0 } };
 

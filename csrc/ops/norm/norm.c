@@ -13,6 +13,7 @@ static const sgk_cpu_impl fused_add_rmsnorm_cpu[] = SGK_CPU_IMPLS(fused_add_rmsn
  * Every build of norm.cu. VECS is how many 16-byte pieces of a row a thread keeps in registers; a row of up to
  * 32 * WARPS * VECS pieces fits. 0 keeps nothing and reads the row twice: any length, any alignment.
  */
+/* clang-format off */
 #define BUILD(entry, type, dtype, warps, vecs) \
     { SGK_KERNEL("norm/norm.cu", entry, "-DT=" type " -DWARPS=" #warps " -DVECS=" #vecs, SGK_GENERAL), dtype, warps, vecs }
 #define BUILDS(entry, type, dtype) \
@@ -27,6 +28,7 @@ static norm_build rmsnorm_builds[] = {
 static norm_build fused_add_rmsnorm_builds[] = {
     BUILDS("fused_add_rmsnorm", "f32", SGK_F32), BUILDS("fused_add_rmsnorm", "f16", SGK_F16), BUILDS("fused_add_rmsnorm", "bf16", SGK_BF16),
 };
+/* clang-format on */
 
 const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(rmsnorm_builds), SGK_KERNEL_TABLE(fused_add_rmsnorm_builds), { 0 } };
 
