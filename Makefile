@@ -9,6 +9,7 @@
 #   PYTHON=python3.12            which Python makes .venv (3.10 or newer)
 #   VENV=none                    use PYTHON as it is (its torch, its packages) and install nothing
 #   ARCHS="80;90a"               packs to make;   V=1 shows every command
+#   ARGS='--prompt "In the"'     options of the example, for make run
 #   CMAKE_BUILD_PARALLEL_LEVEL, CCACHE_DIR, CFLAGS as CMake takes them
 
 PYTHON  ?= python3
@@ -18,7 +19,7 @@ CMAKE_FLAGS ?=
 
 ifeq ($(VENV),none)
 PY      := $(PYTHON)
-BIN     :=
+BIN     := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))' 2>/dev/null)/
 else
 PY      := $(VENV)/bin/python
 BIN     := $(VENV)/bin/
@@ -36,7 +37,7 @@ CUDA_OFF = -DSGL_KERNEL_ENABLE_CUDA=OFF
 all: build
 
 prerequisites:
-	$(Q)sh tools/prerequisites.sh "$(PYTHON)"
+	$(Q)PATH="$(abspath $(BIN)):$$PATH" sh tools/prerequisites.sh "$(PYTHON)" $(filter none,$(VENV))
 
 # $(VENV)/.NAME: the packages of requirements/NAME.txt are installed.
 $(VENV)/.%: requirements/%.txt | prerequisites
@@ -57,7 +58,7 @@ build: $(call needs,build)
 rebuild: clean build
 
 run: $(call needs,run) build
-	$(Q)$(RUN_ENV) $(PY) examples/llm/run.py
+	$(Q)$(RUN_ENV) $(PY) examples/llm/run.py $(ARGS)
 
 # The tests build for 80 and 90a whatever the machine has: a kernel that does not compile is found without a GPU.
 test: ARCHS := 80;90a
@@ -75,7 +76,7 @@ bench: $(call needs,run) $(call needs,test) build
 	$(Q)$(RUN_ENV) $(PY) benchmark/bench_llm.py --json $(BUILD)/bench_llm.json
 
 format: $(call needs,test)
-	$(Q)git ls-files '*.c' '*.h' '*.cu' '*.cuh' | xargs $(BIN)clang-format -i
+	$(Q)git ls-files '*.c' '*.h' '*.cu' '*.cuh' | PATH="$(abspath $(BIN)):$$PATH" xargs clang-format -i
 
 clean:
 	$(Q)rm -rf $(BUILD)

@@ -241,7 +241,7 @@ int main(int argc, char **argv)
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);
-    if (!cases) printf("no case was run\n");
+    if (!cases) printf("no case was run%s\n", only_count ? ": no name contains what --only says; names begin with an operator's, see --list" : "");
     printf("%d cases, %d failed\n", cases, failed);
     return failed != 0 || !cases;
 }

@@ -14,29 +14,30 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-ROW = re.compile(r'^OP\((\w+),\s*([A-Z |]+),\s*"', re.M)
+ROW = re.compile(r'^OP\((\w+),\s*([A-Z |]+),.*?\b(sgk_\w+)\(', re.M | re.S)
 
 
 def operators():
     text = open(os.path.join(ROOT, "csrc/ops.def")).read()
     lines = ["| operator | family | CPU | GPU |", "|---|---|---|---|"]
     family = ""
-    for match in re.finditer(r"^#if SGK_HAVE_(\w+)|" + ROW.pattern, text, re.M):
+    for match in re.finditer(r"^#if SGK_HAVE_(\w+)|" + ROW.pattern, text, ROW.flags):
         if match.group(1):
             family = match.group(1).lower()
             continue
-        name, devices = match.group(2), match.group(3)
+        name, devices, function = match.groups()[1:]
         folder = os.path.join(ROOT, "csrc/ops", family)
-        vector = any(f"SGK_CPU_FN({base(name)})" in open(f).read() for f in glob.glob(folder + "/*_cpu.c"))
+        vector = has_vector_version(folder, family, function.removeprefix("sgk_"))
         cpu = ("reference, AVX2, AVX-512, AVX-512 BF16" if vector else "reference, in parallel") if "CPU" in devices else ""
         gpu = "sm_80 and newer" if "CUDA" in devices and glob.glob(folder + "/*.cu") else ""
         lines.append(f"| `{name}` | {family} | {cpu} | {gpu} |")
     return lines
 
 
-def base(name):
-    """The C function behind an operator that has several names."""
-    return {"flash_attn_append": "flash_attn", "top_k_top_p_sampling_from_probs_seeded": "top_k_top_p_sampling"}.get(name, name)
+def has_vector_version(folder, family, function):
+    """Whether a *_cpu.c holds it: under the C function's name, the beginning of that name, or the family's."""
+    found = [name for f in glob.glob(folder + "/*_cpu.c") for name in re.findall(r"SGK_CPU_FN\((\w+)\)", open(f).read())]
+    return any(name == family or function == name or function.startswith(name + "_") for name in found)
 
 
 def performance():

@@ -1,5 +1,6 @@
 #include "base/dtype.h"
 
+/* clang-format off */
 const sgk_dtype_info sgk_dtypes[SGK_DTYPES] = {
     [SGK_F32]  = { "f32",  { kDLFloat,         32, 1 }, 4 },
     [SGK_F64]  = { "f64",  { kDLFloat,         64, 1 }, 8 },
@@ -13,6 +14,7 @@ const sgk_dtype_info sgk_dtypes[SGK_DTYPES] = {
     [SGK_I64]  = { "i64",  { kDLInt,           64, 1 }, 8 },
     [SGK_BOOL] = { "bool", { kDLBool,           8, 1 }, 1 },
 };
+/* clang-format on */
 
 int sgk_dtype_of(DLDataType type)
 {

@@ -9,6 +9,7 @@
 #include "base/convert.h"
 #include "cpu/cpu.h"
 
+/* clang-format off */
 #if defined(__AVX512F__)
 
 typedef __m512 vf;
@@ -103,6 +104,8 @@ SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
 }
 
 #endif
+
+/* clang-format on */
 
 /* VF elements at p[i]. */
 SGK_INLINE vf vf_load(sgk_dtype t, const void *p, int64_t i)

@@ -13,7 +13,7 @@ try:
     from engine import Engine, Request
     from llama import InputError, Model
 except ImportError as error:
-    print(f"run.py: error: {error}; `make build` sets everything up", file=sys.stderr)
+    print(f"run.py: error: {error}; `make run` (without VENV=none) installs what it takes", file=sys.stderr)
     sys.exit(2)
 
 PROMPTS = ["And it came to pass in those days, that", "The LORD is my"]

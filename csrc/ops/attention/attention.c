@@ -38,19 +38,23 @@ static plain_build plain_builds[] = {
     PLAIN("f32",  SGK_F32,  64), PLAIN("f32",  SGK_F32,  128), PLAIN("f32",  SGK_F32,  256),
     PLAIN("f16",  SGK_F16,  256), PLAIN("bf16", SGK_BF16, 256),
 };
+/* clang-format off */
 static plain_build combine_builds[] = {
     { SGK_KERNEL("attention/attention_combine.cu", "attention_combine", "-DT=f32",  SGK_GENERAL), SGK_F32,  256 },
     { SGK_KERNEL("attention/attention_combine.cu", "attention_combine", "-DT=f16",  SGK_GENERAL), SGK_F16,  256 },
     { SGK_KERNEL("attention/attention_combine.cu", "attention_combine", "-DT=bf16", SGK_GENERAL), SGK_BF16, 256 },
 };
+/* clang-format on */
 
 /* attention_append.cu: PIECE is the unit that is copied, uint4 (16 bytes) where every row allows it. */
 typedef struct { sgk_kernel kernel; int piece; } append_build;
+/* clang-format off */
 static append_build append_builds[] = {
     { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint4",    SGK_GENERAL), 16 },
     { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint32_t", SGK_GENERAL), 4 },
     { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint16_t", SGK_GENERAL), 2 },
 };
+/* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
     SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds),

@@ -8,6 +8,7 @@ SGK_CPU_DECL(linear);
 static const sgk_cpu_impl linear_cpu[] = SGK_CPU_IMPLS(linear);
 
 /* Every build of the three kernels. */
+/* clang-format off */
 #define VECTOR(type, dtype, rows) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows, SGK_GENERAL), dtype, rows }
 static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows; } vector_builds[] = {
@@ -36,6 +37,7 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
 static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } simt_builds[] = {
     SIMT("f32", SGK_F32, 1), SIMT("f32", SGK_F32, 0), SIMT("f16", SGK_F16, 0), SIMT("bf16", SGK_BF16, 0),
 };
+/* clang-format on */
 
 const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
 

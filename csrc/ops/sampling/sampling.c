@@ -22,10 +22,12 @@ typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, warps; } softmax
 static softmax_build softmax_builds[] = { BUILDS("f32", SGK_F32, 4), BUILDS("f16", SGK_F16, 8), BUILDS("bf16", SGK_BF16, 8) };
 
 /* Every build of sampling_top.cu. */
+/* clang-format off */
 static struct { sgk_kernel kernel; int64_t longest_row; } top_k_top_p_builds[] = {
     { SGK_KERNEL("sampling/sampling_top.cu", "top_k_top_p", "-DWIDE=0", SGK_GENERAL), 1 << 20   },
     { SGK_KERNEL("sampling/sampling_top.cu", "top_k_top_p", "-DWIDE=1", SGK_GENERAL), INT64_MAX },
 };
+/* clang-format on */
 
 const sgk_kernel_table sampling_kernels[] = { SGK_KERNEL_TABLE(softmax_builds), SGK_KERNEL_TABLE(top_k_top_p_builds), { 0 } };
 
