@@ -243,7 +243,7 @@ static void check_builds(sgk_dtype dtype)
     for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
         check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED,
                                          .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
-        check_shape("many", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 40, .keys = 100, .cache = PACKED,
+        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 40, .keys = 100, .cache = PACKED,
                                           .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
     }
     check_shape("unaligned", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 40, .batch = 2, .queries = 9, .keys = 70, .cache = DENSE,
