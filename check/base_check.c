@@ -71,7 +71,7 @@ static void add_outer(int64_t begin, int64_t end, void *context)
 static void check_nested(void)
 {
     if (!check_case("base_parallel_nested")) return;
-    total t = { 0 };
+    total t       = { 0 };
     inner_threads = 0;
     sgk_parallel_for(NULL, 0, 64, 1, add_outer, &t);
     check_that(t.sum == 64 * 4950, "loops inside loops give %lld, expected %d", (long long)t.sum, 64 * 4950);
@@ -95,7 +95,7 @@ static void check_concurrent(void)
     enum { CALLERS = 6 };
     pthread_t threads[CALLERS];
     total     totals[CALLERS] = { 0 };
-    int       started = 0;
+    int       started         = 0;
     while (started < CALLERS && pthread_create(&threads[started], NULL, caller, &totals[started]) == 0) ++started;
     for (int i = 0; i < started; ++i) {
         pthread_join(threads[i], NULL);
@@ -119,7 +119,7 @@ static int in_child(int (*body)(void))
     return WIFEXITED(status) ? WEXITSTATUS(status) : 100 + WTERMSIG(status);
 }
 
-static pthread_t child_thread;
+static pthread_t   child_thread;
 static _Atomic int other_threads;
 static void note_thread(int64_t begin, int64_t end, void *context)
 {
@@ -130,9 +130,11 @@ static void note_thread(int64_t begin, int64_t end, void *context)
 static int loop_in_child(void)
 {
     child_thread = pthread_self();
-    total t = { 0 };
+    total t      = { 0 };
     sgk_parallel_for(NULL, 0, 1000, 1, note_thread, &t);
-    return t.sum != 499500 ? 1 : other_threads ? 2 : sgk_num_threads(NULL) != 1 ? 3 : 0;
+    return t.sum != 499500 ? 1 : other_threads            ? 2
+                             : sgk_num_threads(NULL) != 1 ? 3
+                                                          : 0;
 }
 
 static void check_fork(void)
@@ -152,12 +154,12 @@ static void check_fork(void)
 static void check_thread_count(const char *wanted_threads, int expected)
 {
     if (!check_case("base_parallel_num_threads_%s", *wanted_threads ? wanted_threads : "empty")) return;
-    char command[512], line[64] = "";
-    char path[400];
-    const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    char          command[512], line[64] = "";
+    char          path[400];
+    const ssize_t n     = readlink("/proc/self/exe", path, sizeof path - 1);
     path[n > 0 ? n : 0] = 0;
     snprintf(command, sizeof command, "SGK_NUM_THREADS='%s' '%s' --print-threads", wanted_threads, path);
-    FILE *f = popen(command, "r");
+    FILE      *f        = popen(command, "r");
     const bool answered = f && fgets(line, sizeof line, f);
     if (f) pclose(f);
     check_that(answered, "no answer from %s", command);
@@ -179,9 +181,9 @@ static int hook_threads(void *user) { return *(int *)user + 41; }
 static void check_loop_hook(void)
 {
     if (!check_case("base_parallel_hook")) return;
-    int      user = 0;
-    total    t = { 0 };
-    sgk_exec exec = SGK_EXEC_INIT;
+    int      user     = 0;
+    total    t        = { 0 };
+    sgk_exec exec     = SGK_EXEC_INIT;
     exec.parallel_for = hook_for, exec.user = &user;
     check_that(sgk_num_threads(&exec) == 1, "a loop without num_threads says %d threads, expected 1", sgk_num_threads(&exec));
     exec.num_threads = hook_threads;
@@ -198,55 +200,67 @@ static void check_loop_hook(void)
 }
 
 /* ---- the matcher ---- */
-typedef struct { int ndim; int64_t shape[4], strides[4]; bool no_strides; DLDataType dtype; DLDevice device; size_t at; bool no_data, null; } spec;
+typedef struct {
+    int        ndim;
+    int64_t    shape[4], strides[4];
+    bool       no_strides;
+    DLDataType dtype;
+    DLDevice   device;
+    size_t     at;
+    bool       no_data, null;
+} spec;
 
-#define F32 { kDLFloat, 32, 1 }
+#define F32  { kDLFloat, 32, 1 }
 #define HERE { kDLCPU, 0 }
 static char memory[4096] __attribute__((aligned(64)));
 
 /* One or two tensors against "N D" and "D" (or `shape`), the second one written. `words`: NULL where they are legal. */
-static const struct { const char *name, *shape, *shape2; spec a, b; bool same; const char *words; } matches[] = {
-    { "legal",            "N D",  "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, NULL },
-    { "dense by default", "N D",  NULL,  { 2, { 3, 4 }, .no_strides = true, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
-    { "pinned memory",    "N D",  "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { kDLCUDAHost, 1 }, .at = 1024 }, false, NULL },
-    { "null",             "N D",  NULL,  { .null = true }, { 0 }, false, "op: first is null, expected a tensor [N D]" },
-    { "rank",             "N D",  NULL,  { 1, { 3 }, { 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has 1 dimension, expected 2: [N D]" },
-    { "number",           "N 64", NULL,  { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has size 4 in dimension 1, expected 64 from [N 64]" },
-    { "letter",           "N D",  "D",   { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 1, { 5 }, { 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second has size 5 in dimension 0, expected 4 from [D]" },
-    { "letter of size 0", "N D",  "N",   { 2, { 0, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 1, { 1 }, { 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second has size 1 in dimension 0, expected 0 from [N]" },
-    { "format",           "N D",  NULL,  { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLInt, 64, 1 }, .device = HERE }, { 0 }, false, "op: first has dtype i64, expected f32" },
-    { "unknown format",   "N D",  NULL,  { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLComplex, 64, 1 }, .device = HERE }, { 0 }, false, "op: first has dtype DLPack code 5 with 64 bits" },
-    { "lanes",            "N D",  NULL,  { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLFloat, 32, 2 }, .device = HERE }, { 0 }, false, "op: first has dtype" },
-    { "device",           "N D",  NULL,  { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { (DLDeviceType)8, 0 } }, { 0 }, false, "op: first is on a device of DLPack type 8, expected the CPU or a CUDA device" },
-    { "two devices",      "N D",  "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { kDLCUDA, 1 }, .at = 1024 }, false, "op: second is on CUDA device 1, expected the CPU like first" },
-    { "negative size",    "N D",  NULL,  { 2, { -3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has size -3 in dimension 0, expected at least 0" },
-    { "too many",         "N D",  NULL,  { 2, { (int64_t)1 << 40, (int64_t)1 << 40 }, { (int64_t)1 << 40, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has more elements than 64 bits count" },
-    { "null data",        "N D",  NULL,  { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .no_data = true }, { 0 }, false, "op: first has 12 elements and a null data pointer" },
-    { "null and empty",   "N D",  NULL,  { 2, { 0, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .no_data = true }, { 0 }, false, NULL },
-    { "negative stride",  "N D",  NULL,  { 2, { 3, 4 }, { -4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has stride -4 in dimension 0" },
-    { "huge stride",      "N D",  NULL,  { 2, { 3, 4 }, { INT64_MAX / 4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "expected a stride from 0 to what 64 bits address" },
-    { "last stride",      "N D",  NULL,  { 2, { 3, 4 }, { 8, 2 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has stride 2 in its last dimension, expected 1" },
-    { "any last stride",  "N D~", NULL,  { 2, { 3, 4 }, { 8, 2 }, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
-    { "last size is 1",   "N D",  NULL,  { 2, { 3, 1 }, { 8, 77 }, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
-    { "alignment",        "N D",  NULL,  { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 2 }, { 0 }, false, "expected a multiple of its element size 4" },
-    { "folded",           "*N D", "N D", { 3, { 2, 3, 4 }, { 15, 5, 1 }, .dtype = F32, .device = HERE }, { 2, { 6, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, NULL },
-    { "not foldable",     "*N D", NULL,  { 3, { 2, 3, 4 }, { 16, 5, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has leading dimensions that are not evenly spaced in memory" },
-    { "too few to fold",  "*N D", NULL,  { 0, { 0 }, { 0 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has 0 dimensions, expected at least 1" },
+static const struct {
+    const char *name, *shape, *shape2;
+    spec        a, b;
+    bool        same;
+    const char *words;
+} matches[] = {
+    { "legal", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, NULL },
+    { "dense by default", "N D", NULL, { 2, { 3, 4 }, .no_strides = true, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
+    { "pinned memory", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { kDLCUDAHost, 1 }, .at = 1024 }, false, NULL },
+    { "null", "N D", NULL, { .null = true }, { 0 }, false, "op: first is null, expected a tensor [N D]" },
+    { "rank", "N D", NULL, { 1, { 3 }, { 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has 1 dimension, expected 2: [N D]" },
+    { "number", "N 64", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has size 4 in dimension 1, expected 64 from [N 64]" },
+    { "letter", "N D", "D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 1, { 5 }, { 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second has size 5 in dimension 0, expected 4 from [D]" },
+    { "letter of size 0", "N D", "N", { 2, { 0, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 1, { 1 }, { 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second has size 1 in dimension 0, expected 0 from [N]" },
+    { "format", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLInt, 64, 1 }, .device = HERE }, { 0 }, false, "op: first has dtype i64, expected f32" },
+    { "unknown format", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLComplex, 64, 1 }, .device = HERE }, { 0 }, false, "op: first has dtype DLPack code 5 with 64 bits" },
+    { "lanes", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLFloat, 32, 2 }, .device = HERE }, { 0 }, false, "op: first has dtype" },
+    { "device", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { (DLDeviceType)8, 0 } }, { 0 }, false, "op: first is on a device of DLPack type 8, expected the CPU or a CUDA device" },
+    { "two devices", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { kDLCUDA, 1 }, .at = 1024 }, false, "op: second is on CUDA device 1, expected the CPU like first" },
+    { "negative size", "N D", NULL, { 2, { -3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has size -3 in dimension 0, expected at least 0" },
+    { "too many", "N D", NULL, { 2, { (int64_t)1 << 40, (int64_t)1 << 40 }, { (int64_t)1 << 40, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has more elements than 64 bits count" },
+    { "null data", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .no_data = true }, { 0 }, false, "op: first has 12 elements and a null data pointer" },
+    { "null and empty", "N D", NULL, { 2, { 0, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .no_data = true }, { 0 }, false, NULL },
+    { "negative stride", "N D", NULL, { 2, { 3, 4 }, { -4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has stride -4 in dimension 0" },
+    { "huge stride", "N D", NULL, { 2, { 3, 4 }, { INT64_MAX / 4, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "expected a stride from 0 to what 64 bits address" },
+    { "last stride", "N D", NULL, { 2, { 3, 4 }, { 8, 2 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has stride 2 in its last dimension, expected 1" },
+    { "any last stride", "N D~", NULL, { 2, { 3, 4 }, { 8, 2 }, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
+    { "last size is 1", "N D", NULL, { 2, { 3, 1 }, { 8, 77 }, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
+    { "alignment", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 2 }, { 0 }, false, "expected a multiple of its element size 4" },
+    { "folded", "*N D", "N D", { 3, { 2, 3, 4 }, { 15, 5, 1 }, .dtype = F32, .device = HERE }, { 2, { 6, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, NULL },
+    { "not foldable", "*N D", NULL, { 3, { 2, 3, 4 }, { 16, 5, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has leading dimensions that are not evenly spaced in memory" },
+    { "too few to fold", "*N D", NULL, { 0, { 0 }, { 0 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has 0 dimensions, expected at least 1" },
     { "rows in one place", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 0, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second is written and has several elements in one place" },
-    { "rows that meet",   "N D",  "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 3, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second is written and has several elements in one place" },
+    { "rows that meet", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 3, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second is written and has several elements in one place" },
     { "read rows may meet", "N D", NULL, { 2, { 3, 4 }, { 0, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
-    { "overlap",          "N D",  "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 4 }, false, "op: second is written and overlaps first in memory, expected separate memory" },
+    { "overlap", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 4 }, false, "op: second is written and overlaps first in memory, expected separate memory" },
     { "the same, not allowed", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, false, "op: second is written and overlaps first in memory" },
     { "the same, allowed", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, true, NULL },
-    { "nearly the same",  "N D",  "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 5, 1 }, .dtype = F32, .device = HERE }, true, "or exactly the same" },
-    { "side by side",     "N D",  "N D", { 2, { 3, 4 }, { 8, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 8, 1 }, .dtype = F32, .device = HERE, .at = 16 }, false, NULL },
-    { "just behind",      "N D",  "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 48 }, false, NULL },
+    { "nearly the same", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 5, 1 }, .dtype = F32, .device = HERE }, true, "or exactly the same" },
+    { "side by side", "N D", "N D", { 2, { 3, 4 }, { 8, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 8, 1 }, .dtype = F32, .device = HERE, .at = 16 }, false, NULL },
+    { "just behind", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 48 }, false, NULL },
 };
 
 static DLTensor tensor_of(const spec *s)
 {
-    return (DLTensor){ .data = s->no_data ? NULL : memory, .byte_offset = s->no_data ? 0 : s->at, .device = s->device, .ndim = s->ndim, .dtype = s->dtype,
-                       .shape = (int64_t *)(uintptr_t)s->shape, .strides = s->no_strides ? NULL : (int64_t *)(uintptr_t)s->strides };
+    return (DLTensor){ .data = s->no_data ? NULL : memory, .byte_offset = s->no_data ? 0 : s->at, .device = s->device, .ndim = s->ndim, .dtype = s->dtype, .shape = (int64_t *)(uintptr_t)s->shape, .strides = s->no_strides ? NULL : (int64_t *)(uintptr_t)s->strides };
 }
 
 static sgk_status match_both(size_t i)
@@ -294,7 +308,7 @@ static void check_scratch(void)
     if (!check_case("base_scratch")) return;
     const DLDevice cpu = { kDLCPU, 0 }, gpu = { kDLCUDA, 0 };
     sgk_scratch    s;
-    sgk_exec       exec = SGK_EXEC_INIT;
+    sgk_exec       exec  = SGK_EXEC_INIT;
     size_t         query = 7;
 
     check_that(sgk_scratch_get(&s, "op", 100, cpu, NULL) == SGK_OK && s.memory && !s.query_only && (uintptr_t)s.memory % 64 == 0, "no memory from malloc, or not aligned to 64");
@@ -307,7 +321,7 @@ static void check_scratch(void)
     check_that(sgk_scratch_get(&s, "op", 100, cpu, &exec) == SGK_OK && s.query_only && query == 100 && !s.memory, "a query is not answered with 100");
     check_that(sgk_scratch_get(&s, "op", 0, gpu, &exec) == SGK_OK && s.query_only && query == 0, "a query on the GPU is not answered with 0");
 
-    exec = (sgk_exec)SGK_EXEC_INIT;
+    exec           = (sgk_exec)SGK_EXEC_INIT;
     exec.workspace = memory, exec.workspace_size = 100, exec.allocate = take, exec.release = give;
     check_that(sgk_scratch_get(&s, "op", 100, cpu, &exec) == SGK_OK && s.memory == memory && !taken, "a workspace that is large enough is not used");
     sgk_scratch_put(&s);
@@ -319,7 +333,7 @@ static void check_scratch(void)
     exec.workspace = memory + 8;
     check_that(sgk_scratch_get(&s, "op", 64, cpu, &exec) == SGK_BAD_ARG && strstr(sgk_last_error(), "op: exec->workspace is at") && strstr(sgk_last_error(), "multiple of 64"),
                "a misaligned workspace: \"%s\"", sgk_last_error());
-    exec = (sgk_exec)SGK_EXEC_INIT;
+    exec          = (sgk_exec)SGK_EXEC_INIT;
     exec.allocate = take, exec.release = give;
     empty_handed = true;
     check_that(sgk_scratch_get(&s, "op", 64, cpu, &exec) == SGK_FAILED && strstr(sgk_last_error(), "op: no memory for 64 bytes"), "an allocator without memory: \"%s\"", sgk_last_error());

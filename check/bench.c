@@ -24,11 +24,17 @@ typedef struct {
 } ceilings;
 static ceilings cpu_ceilings, gpu_ceilings;
 
-typedef struct { char label[LABEL], level[16]; double seconds, graph, spread, bytes, operations, limit, reference; bool gpu; } figure;
+typedef struct {
+    char   label[LABEL], level[16];
+    double seconds, graph, spread, bytes, operations, limit, reference;
+    bool   gpu;
+} figure;
 static figure *figures;
 static int     figure_count, figure_room;
 
-enum { BATCHES = 21, NODES = 10, REPLAYS = 11 };
+enum { BATCHES = 21,
+       NODES   = 10,
+       REPLAYS = 11 };
 enum { WARM_BYTES = 8 << 20 };         /* below, emptying the cache takes so long beside the call that its spread would hide the figure */
 static double  times[BATCHES], batch_start, total_start, graph_seconds;
 static int     batches;
@@ -68,7 +74,9 @@ static void need(sgk_status status)
     exit(1);
 }
 
-enum { COPY, DRIVER_COPY, READ };
+enum { COPY,
+       DRIVER_COPY,
+       READ };
 static double bandwidth(int what, char *memory, size_t bytes, bool gpu)
 {
     int64_t  count = (int64_t)(bytes / 4), blocks = count / PROBE_BLOCK;
@@ -105,11 +113,11 @@ static double replayed(void)
 
 static double empty_node(char *memory)
 {
-    int64_t  one = 1;
+    int64_t  one  = 1;
     DLTensor grid = words(memory, &one, true);
-    grid.dtype = sgk_dtypes[SGK_F32].dl;
+    grid.dtype    = sgk_dtypes[SGK_F32].dl;
     sgk_exec exec = SGK_EXEC_INIT;
-    exec.stream = gpu_stream();
+    exec.stream   = gpu_stream();
     need(sgk_probe_empty(&grid, &exec));
     if (!gpu_wait() || !gpu_capture_begin()) return NAN;
     for (int i = 0; i < NODES; ++i) need(sgk_probe_empty(&grid, &exec));
@@ -123,11 +131,12 @@ static double empty_node(char *memory)
  * GPU's queue never fills up. */
 static double call_cost(char *memory, bool bare)
 {
-    enum { CALLS = 200, ROUNDS = 25 };
+    enum { CALLS  = 200,
+           ROUNDS = 25 };
     int64_t  count = 1024;
     DLTensor from = words(memory, &count, true), to = words(memory + 4096, &count, true);
     sgk_exec exec = SGK_EXEC_INIT;
-    exec.stream = gpu_stream();
+    exec.stream   = gpu_stream();
     double seconds[ROUNDS];
     for (int r = -2; r < ROUNDS; ++r) {
         const double start = clock_now();
@@ -139,7 +148,7 @@ static double call_cost(char *memory, bool bare)
 }
 
 /* Empties the second-level cache: reads twice its size, which leaves nothing to be written back. */
-static char *flush_memory;
+static char  *flush_memory;
 static size_t flush_bytes;
 static double flush_seconds;                                /* as a graph node */
 
@@ -148,14 +157,14 @@ static void flush(void)
     int64_t  count = (int64_t)(flush_bytes / 4), blocks = count / PROBE_BLOCK;
     DLTensor from = words(flush_memory, &count, true), sums = words(flush_memory + flush_bytes, &blocks, true);
     sgk_exec exec = SGK_EXEC_INIT;
-    exec.stream = gpu_stream();
+    exec.stream   = gpu_stream();
     need(sgk_probe_read(&sums, &from, &exec));
 }
 
 static void prepare_flush(void)
 {
     if (flush_memory) return;
-    flush_bytes = (size_t)(2 * gpu_l2_bytes() / (4 * PROBE_BLOCK) + 1) * 4 * PROBE_BLOCK;
+    flush_bytes  = (size_t)(2 * gpu_l2_bytes() / (4 * PROBE_BLOCK) + 1) * 4 * PROBE_BLOCK;
     flush_memory = gpu_grab(flush_bytes + flush_bytes / PROBE_BLOCK);
     flush();
     if (!gpu_wait() || !gpu_capture_begin()) return;
@@ -181,7 +190,7 @@ static void measure(ceilings *c, bool gpu)
     sgk_cpu_mask(~0u);
     c->copy = bandwidth(COPY, memory, c->bytes, gpu);
     if (gpu) c->copy = fmax(c->copy, bandwidth(DRIVER_COPY, memory, c->bytes, gpu));
-    c->read = bandwidth(READ, memory, c->bytes, gpu);
+    c->read  = bandwidth(READ, memory, c->bytes, gpu);
     c->empty = gpu ? empty_node(memory) : 0;
     if (gpu) c->call = call_cost(memory, false), c->bare = call_cost(memory, true);
     sgk_cpu_mask(level->flags);
@@ -193,11 +202,11 @@ static void measure(ceilings *c, bool gpu)
     printf("\n");
 }
 #else
-static void   flush(void) {}
-static void   prepare_flush(void) {}
+static void flush(void) {}
+static void prepare_flush(void) {}
 static double flush_seconds;
 static double replayed(void) { return NAN; }
-static void   measure(ceilings *c, bool gpu) { (void)gpu, c->known = true; }      /* without the probe family there is no limit to show */
+static void measure(ceilings *c, bool gpu) { (void)gpu, c->known = true; }      /* without the probe family there is no limit to show */
 #endif
 
 /* ---- the calls of one case ---- */
@@ -222,7 +231,7 @@ static bool more_on_gpu(void)
             gpu_graph_free();
         }
         in_graph = false;
-        calls = 0;
+        calls    = 0;
     }
     if (!in_graph && calls == BATCHES) {
         for (int i = 0; i < BATCHES; ++i) times[i] = gpu_elapsed(i);
@@ -253,15 +262,15 @@ void bench_called(void)
     if (!calibrated && elapsed < 2e-3) batch_calls *= 2;
     else if (!calibrated) calibrated = true;            /* this batch has warmed the caches and is not counted */
     else times[batches++] = elapsed / (double)batch_calls;
-    calls = 0;
+    calls       = 0;
     batch_start = clock_now();
 }
 
 /* ---- what came out ---- */
 static double limit_seconds(double bytes)
 {
-    const ceilings *c = level->gpu ? &gpu_ceilings : &cpu_ceilings;
-    size_t written = 0;
+    const ceilings *c       = level->gpu ? &gpu_ceilings : &cpu_ceilings;
+    size_t          written = 0;
     for (int i = 0; i < tensor_count; ++i)
         if (tensors[i].written) written += tensors[i].span;
     const double ceiling = 10 * written < tensors_bytes() ? c->read : c->copy;
@@ -275,12 +284,11 @@ void bench_figure(double bytes, double operations)
     if (!check_benching || case_failed || batches < 5) return;
     if (figure_count == figure_room) {
         figure_room = figure_room ? 2 * figure_room : 64;
-        figures = realloc(figures, (size_t)figure_room * sizeof *figures);
+        figures     = realloc(figures, (size_t)figure_room * sizeof *figures);
         if (!figures) abort();
     }
     figure *f = &figures[figure_count++];
-    *f = (figure){ .seconds = median(times, batches), .graph = graph_seconds, .bytes = bytes, .operations = operations,
-                   .limit = limit_seconds(bytes), .reference = reference_seconds, .gpu = level->gpu };
+    *f        = (figure){ .seconds = median(times, batches), .graph = graph_seconds, .bytes = bytes, .operations = operations, .limit = limit_seconds(bytes), .reference = reference_seconds, .gpu = level->gpu };
     f->spread = (times[batches * 3 / 4] - times[batches / 4]) / 2 / f->seconds;
     snprintf(f->label, LABEL, "%s", label);
     snprintf(f->level, sizeof f->level, "%s", level->name);

@@ -1,10 +1,27 @@
 /* The ways to break a tensor argument. */
 #include "harness.h"
 
-enum way { NULL_TENSOR, FEWER_DIMS, MORE_DIMS, NO_FORMAT, OTHER_FORMAT, TWO_LANES, NO_DEVICE, OTHER_DEVICE, LAST_STRIDE, NEGATIVE_STRIDE,
-           SAME_PLACE, MISALIGNED, NULL_DATA, MORE_SIZE, LESS_SIZE, OVERLAP };
+enum way { NULL_TENSOR,
+           FEWER_DIMS,
+           MORE_DIMS,
+           NO_FORMAT,
+           OTHER_FORMAT,
+           TWO_LANES,
+           NO_DEVICE,
+           OTHER_DEVICE,
+           LAST_STRIDE,
+           NEGATIVE_STRIDE,
+           SAME_PLACE,
+           MISALIGNED,
+           NULL_DATA,
+           MORE_SIZE,
+           LESS_SIZE,
+           OVERLAP };
 
-typedef struct { enum way way; int slot, detail; } plan;
+typedef struct {
+    enum way way;
+    int      slot, detail;
+} plan;
 enum { PLANS = MAX_SLOTS * (24 + MAX_SLOTS) };
 static plan plans[PLANS];
 static int  plan_count;
@@ -50,9 +67,9 @@ void breaks_plan(void)
 {
     plan_count = 0;
     for (int s = 0; s < slot_count; ++s) {
-        const check_tensor *t = slots[s].tensor;
-        const bool elements = tensor_count_elements(t) > 0;
-        const int64_t last = tensor_row_length(t);
+        const check_tensor *t        = slots[s].tensor;
+        const bool          elements = tensor_count_elements(t) > 0;
+        const int64_t       last     = tensor_row_length(t);
         if (!(t->legal & CHECK_NULL)) add(NULL_TENSOR, s, 0);
         if (!(t->legal & CHECK_NDIM)) {
             if (t->ndim) add(FEWER_DIMS, s, 0);
@@ -85,7 +102,7 @@ void breaks_plan(void)
     }
 }
 
-int  breaks_count(void) { return plan_count; }
+int breaks_count(void) { return plan_count; }
 bool breaks_is_null(int which, int slot) { return plans[which].slot == slot && plans[which].way == NULL_TENSOR; }
 bool breaks_device(int which) { return plans[which].way == NO_DEVICE || plans[which].way == OTHER_DEVICE; }
 
@@ -93,17 +110,17 @@ bool breaks_device(int which) { return plans[which].way == NO_DEVICE || plans[wh
 static DLDataType other_format(sgk_dtype t)
 {
     switch (t) {
-    case SGK_F64:  return sgk_dtypes[SGK_F32].dl;
-    case SGK_F32:  return sgk_dtypes[SGK_F16].dl;
-    case SGK_F16:  return sgk_dtypes[SGK_BF16].dl;
-    case SGK_BF16: return sgk_dtypes[SGK_F16].dl;
-    case SGK_E4M3: return sgk_dtypes[SGK_E5M2].dl;
-    case SGK_E5M2: return sgk_dtypes[SGK_E4M3].dl;
-    case SGK_I8:   return sgk_dtypes[SGK_BOOL].dl;
-    case SGK_U8:   return sgk_dtypes[SGK_BOOL].dl;
-    case SGK_BOOL: return sgk_dtypes[SGK_E4M3].dl;
+    case SGK_F64:    return sgk_dtypes[SGK_F32].dl;
+    case SGK_F32:    return sgk_dtypes[SGK_F16].dl;
+    case SGK_F16:    return sgk_dtypes[SGK_BF16].dl;
+    case SGK_BF16:   return sgk_dtypes[SGK_F16].dl;
+    case SGK_E4M3:   return sgk_dtypes[SGK_E5M2].dl;
+    case SGK_E5M2:   return sgk_dtypes[SGK_E4M3].dl;
+    case SGK_I8:     return sgk_dtypes[SGK_BOOL].dl;
+    case SGK_U8:     return sgk_dtypes[SGK_BOOL].dl;
+    case SGK_BOOL:   return sgk_dtypes[SGK_E4M3].dl;
     case SGK_I32:
-    case SGK_I64:  return sgk_dtypes[SGK_F32].dl;
+    case SGK_I64:    return sgk_dtypes[SGK_F32].dl;
     case SGK_DTYPES: break;
     }
     return sgk_dtypes[SGK_F32].dl;
@@ -113,9 +130,9 @@ void breaks_apply(int which, int slot)
 {
     const plan *p = &plans[which];
     if (p->slot != slot) return;
-    check_slot *s = &slots[slot];
+    check_slot         *s = &slots[slot];
     const check_tensor *t = s->tensor;
-    DLTensor *v = &s->view;
+    DLTensor           *v = &s->view;
     switch (p->way) {
     case NULL_TENSOR: break;                                /* check_view hands out NULL */
     case FEWER_DIMS:  v->ndim--, v->shape++, v->strides++; break;
@@ -146,7 +163,7 @@ void breaks_apply(int which, int slot)
 const char *breaks_text(int which)
 {
     static char text[160];
-    const plan *p = &plans[which];
+    const plan *p    = &plans[which];
     const char *name = slots[p->slot].name;
     switch (p->way) {
     case NULL_TENSOR:     snprintf(text, sizeof text, "%s = NULL", name); break;

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include "harness.h"
 
-check_slot slots[MAX_SLOTS];
-int        slot_count;
-bool       in_reference;
-double     reference_seconds;
+check_slot    slots[MAX_SLOTS];
+int           slot_count;
+bool          in_reference;
+double        reference_seconds;
 check_options check_switches;
 
 static sgk_exec exec;
@@ -44,8 +44,12 @@ const DLTensor *check_view_named(check_tensor *t, const char *name)
     memcpy(s->shape, t->shape, sizeof t->shape);
     memcpy(s->strides, t->strides, sizeof t->strides);
     s->view = (DLTensor){
-        .data = tensor_place(t), .device = { level->gpu && !in_reference ? kDLCUDA : kDLCPU, 0 },
-        .ndim = t->ndim, .dtype = sgk_dtypes[t->dtype].dl, .shape = s->shape, .strides = s->strides,
+        .data    = tensor_place(t),
+        .device  = { level->gpu && !in_reference ? kDLCUDA : kDLCPU, 0 },
+        .ndim    = t->ndim,
+        .dtype   = sgk_dtypes[t->dtype].dl,
+        .shape   = s->shape,
+        .strides = s->strides,
     };
     if (breaking()) {
         breaks_apply(step, slot_count - 1);
@@ -122,7 +126,11 @@ static void judge_again(sgk_status status, const char *how)
 static int  hook_ranges;
 static bool hook_by_grain, hook_threads;
 
-typedef struct { sgk_parallel_body *body; void *context; int64_t begin, end; } range;
+typedef struct {
+    sgk_parallel_body *body;
+    void              *context;
+    int64_t            begin, end;
+} range;
 
 static void *run_range(void *argument)
 {
@@ -162,7 +170,10 @@ static int hook_num_threads(void *user)
 static int    hook_taken, hook_open;
 static bool   hook_refuses;
 static size_t hook_bytes;
-static struct { void *memory; size_t bytes; } hook_memory[64];
+static struct {
+    void  *memory;
+    size_t bytes;
+} hook_memory[64];
 
 static void *hook_allocate(void *user, size_t bytes, DLDevice device)
 {
@@ -172,7 +183,7 @@ static void *hook_allocate(void *user, size_t bytes, DLDevice device)
     void *memory = device.device_type == kDLCUDA ? gpu_scratch(bytes) : aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!memory) return NULL;
     if (device.device_type == kDLCPU) memset(memory, FILL_FIRST, bytes);
-    hook_memory[hook_taken].memory = memory;
+    hook_memory[hook_taken].memory  = memory;
     hook_memory[hook_taken++].bytes = bytes;
     hook_open++;
     hook_bytes = bytes;
@@ -195,11 +206,11 @@ static void hook_release(void *user, void *memory, DLDevice device)
 /* The exec of a phase: everything the case asked for, nothing left from the phase before. */
 static void plain_exec(void)
 {
-    exec = (sgk_exec)SGK_EXEC_INIT;
+    exec     = (sgk_exec)SGK_EXEC_INIT;
     exec.pdl = check_switches.pdl, exec.batch_invariant = check_switches.batch_invariant, exec.check_indices = check_switches.check_indices;
     hook_taken = hook_open = 0, hook_bytes = 0, hook_refuses = false;
     if (level->gpu && !in_reference) {
-        exec.stream = gpu_stream();
+        exec.stream   = gpu_stream();
         exec.allocate = hook_allocate, exec.release = hook_release;
     }
     versions_listen(&exec);
@@ -210,7 +221,7 @@ static void ranges_exec(int ranges, bool by_grain, bool threads)
     plain_exec();
     hook_ranges = ranges, hook_by_grain = by_grain, hook_threads = threads;
     exec.parallel_for = hook_parallel_for;
-    exec.num_threads = hook_num_threads;
+    exec.num_threads  = hook_num_threads;
 }
 
 /* ---- the phases ---- */
@@ -235,7 +246,7 @@ static bool reference_begin(void)
 static void reference_end(sgk_status status)
 {
     reference_seconds = clock_now() - started;
-    in_reference = false;
+    in_reference      = false;
     sgk_cpu_mask(level->flags);
     for (int i = 0; i < tensor_count; ++i) {
         char where[96];
@@ -277,9 +288,13 @@ static bool again_begin(void)
 }
 static void again_end(sgk_status status) { judge_again(status, "a second time"); }
 
-static const struct { int ranges; bool by_grain, threads; const char *text; } cuts[] = {
+static const struct {
+    int         ranges;
+    bool        by_grain, threads;
+    const char *text;
+} cuts[] = {
     { 3, false, false, "in 3 ranges, the last one first," },
-    { 7, false, true,  "in 7 ranges on 7 threads" },
+    { 7, false, true, "in 7 ranges on 7 threads" },
 };
 static bool cuts_begin(void)
 {
@@ -297,7 +312,7 @@ static bool query_begin(void)
     if (step) return false;
     call_prepare(FILL_FIRST);
     plain_exec();
-    needed = UNANSWERED;
+    needed               = UNANSWERED;
     exec.workspace_query = &needed;
     exec.allocate = hook_allocate, exec.release = hook_release;
     return true;
@@ -409,7 +424,7 @@ static bool graph_begin(void)
     call_prepare(FILL_AGAIN);
     plain_exec();
     if (needed) {
-        exec.workspace = gpu_workspace(needed, FILL_FIRST);
+        exec.workspace      = gpu_workspace(needed, FILL_FIRST);
         exec.workspace_size = needed;
     }
     if (!gpu_capture_begin()) fail("capturing a graph: %s", gpu_error());
@@ -446,7 +461,7 @@ static bool breaks_begin(void)
 /* A message begins with the operator's name, or with a beginning of it: one C function may serve several operators, and says its own. */
 static bool names_operator(void)
 {
-    const char *name = operator_of_case(), *message = sgk_last_error();
+    const char  *name = operator_of_case(), *message = sgk_last_error();
     const size_t said = strcspn(message, ":");
     return !name || (said > 0 && !strncmp(name, message, said));
 }
@@ -477,7 +492,7 @@ static bool bench_begin(void)
         plain_exec();
         for (int i = 0; i < tensor_count; ++i) tensor_arm(&tensors[i], tensors[i].now, false);
         if (level->gpu && needed) {
-            exec.workspace = gpu_workspace(needed, FILL_FIRST);
+            exec.workspace      = gpu_workspace(needed, FILL_FIRST);
             exec.workspace_size = needed;
         }
         bench_start();
@@ -495,15 +510,28 @@ static void bench_end(sgk_status status)
     }
 }
 
-static const struct { bool (*begin)(void); void (*end)(sgk_status); } phases[] = {
-    { reference_begin, reference_end }, { first_begin, first_end }, { again_begin,  again_end  }, { cuts_begin,   cuts_end   },
-    { query_begin,     query_end     }, { exact_begin, exact_end }, { hooks_begin,  hooks_end  }, { starved_begin, starved_end },
-    { pdl_begin,       pdl_end       }, { graph_begin, graph_end }, { breaks_begin, breaks_end }, { bench_begin,  bench_end  },
+static const struct {
+    bool (*begin)(void);
+    void (*end)(sgk_status);
+} phases[] = {
+    { reference_begin, reference_end },
+    { first_begin, first_end },
+    { again_begin, again_end },
+    { cuts_begin, cuts_end },
+    { query_begin, query_end },
+    { exact_begin, exact_end },
+    { hooks_begin, hooks_end },
+    { starved_begin, starved_end },
+    { pdl_begin, pdl_end },
+    { graph_begin, graph_end },
+    { breaks_begin, breaks_end },
+    { bench_begin, bench_end },
 };
-enum { PHASES = sizeof phases / sizeof *phases, REFUSED = PHASES };
+enum { PHASES  = sizeof phases / sizeof *phases,
+       REFUSED = PHASES };
 
 static bool breaking(void) { return current >= 0 && current < PHASES && phases[current].begin == breaks_begin; }
-static void stop(void)     { current = PHASES; }
+static void stop(void) { current = PHASES; }
 
 void call_forget(void)
 {
@@ -521,9 +549,9 @@ void call_forget(void)
 bool check_next(void)
 {
     if (current < 0) {
-        current = step = 0;
-        needed = 0;
-        call_succeeded = false;
+        current = step    = 0;
+        needed            = 0;
+        call_succeeded    = false;
         reference_seconds = 0;
     }
     for (; current < PHASES; ++current, step = 0) {

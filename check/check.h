@@ -30,10 +30,10 @@ typedef struct check_tensor check_tensor;
 /* ---- what a family asks ---- */
 extern bool check_small;            /* the smallest shapes that reach every branch of every build, for sanitizers */
 extern bool check_benching;         /* add the large shapes whose figures are wanted */
-int         check_int(int lo, int hi);                  /* random, both ends included; the same in every level of a case */
-double      check_normal(void);
+int check_int(int lo, int hi);                  /* random, both ends included; the same in every level of a case */
+double check_normal(void);
 const char *check_dtype(sgk_dtype t);                   /* "bf16" */
-double      check_tolerance(sgk_dtype t);               /* one rounding to the format plus f32 sums: 1e-6, 6e-4 (f16), 4e-3 (bf16) */
+double check_tolerance(sgk_dtype t);               /* one rounding to the format plus f32 sums: 1e-6, 6e-4 (f16), 4e-3 (bf16) */
 
 /* ---- a case ---- */
 /* False when the case is not wanted (--only); its name begins with the operator's name and an underscore. */
@@ -52,18 +52,24 @@ check_tensor *check_inout_dense(sgk_dtype dtype, int ndim, ...);
 check_tensor *check_index(sgk_dtype dtype, int64_t lo, int64_t hi, int ndim, ...);   /* random integers, both ends included; dense */
 check_tensor *check_values(sgk_dtype dtype, const double *values, int ndim, ...);    /* just these, row-major; dense */
 check_tensor *check_unaligned(check_tensor *t);         /* moves the data off 16-byte alignment by one element */
-double        check_get(const check_tensor *t, int64_t i);              /* element i in row-major order, as it was before the call */
-void          check_set(check_tensor *t, int64_t i, double value);      /* before CHECK_CALL */
+double check_get(const check_tensor *t, int64_t i);              /* element i in row-major order, as it was before the call */
+void check_set(check_tensor *t, int64_t i, double value);      /* before CHECK_CALL */
 
-void          check_set_code(check_tensor *t, int64_t i, uint32_t code);        /* the very bits of element i */
-bool          check_on_gpu(void);               /* the version under test is the GPU's */
+void check_set_code(check_tensor *t, int64_t i, uint32_t code);        /* the very bits of element i */
+bool check_on_gpu(void);               /* the version under test is the GPU's */
 
 /* Ways to break an argument, to declare those that are legal for it: check_legal(key, CHECK_NULL | CHECK_SIZE(0)). */
 enum {
-    CHECK_NULL = 1 << 0, CHECK_NDIM = 1 << 1, CHECK_DTYPE = 1 << 2, CHECK_DEVICE = 1 << 3, CHECK_STRIDE = 1 << 4,
-    CHECK_ALIGN = 1 << 5, CHECK_OVERLAP = 1 << 6, CHECK_DATA = 1 << 7,
+    CHECK_NULL    = 1 << 0,
+    CHECK_NDIM    = 1 << 1,
+    CHECK_DTYPE   = 1 << 2,
+    CHECK_DEVICE  = 1 << 3,
+    CHECK_STRIDE  = 1 << 4,
+    CHECK_ALIGN   = 1 << 5,
+    CHECK_OVERLAP = 1 << 6,
+    CHECK_DATA    = 1 << 7,
 };
-#define CHECK_SIZE(d) (1 << (8 + (d)))                  /* dimension d may be one more */
+#define CHECK_SIZE(d)  (1 << (8 + (d)))                  /* dimension d may be one more */
 #define CHECK_ANY_SIZE 0xff00
 void check_legal(check_tensor *t, unsigned ways);
 
@@ -83,12 +89,14 @@ const DLTensor *check_view(check_tensor *t);
 const DLTensor *check_view_named(check_tensor *t, const char *name);
 
 /* Evaluates the call once for each phase. */
-#define CHECK_CALL(call) while (check_next()) check_result(call)
+#define CHECK_CALL(call) \
+    while (check_next()) check_result(call)
 bool check_next(void);
 void check_result(sgk_status status);
 
 /* For calls that must be refused: evaluated once a level, must give this status and write nothing, and its message must contain `words`. */
-#define CHECK_REFUSED(status, words, call) while (check_next_refused()) check_refusal(status, words, call)
+#define CHECK_REFUSED(status, words, call) \
+    while (check_next_refused()) check_refusal(status, words, call)
 bool check_next_refused(void);
 void check_refusal(sgk_status wanted, const char *words, sgk_status status);
 

@@ -4,13 +4,13 @@
 #include "cuda/memory.h"
 #include "harness.h"
 
-static void *stream;
-static char  error[1024];
+static void                  *stream;
+static char                   error[1024];
 static const sgk_cuda_device *device;
 
-const char *gpu_error(void)  { return error; }
-const char *gpu_name(void)   { return device ? device->name : ""; }
-void       *gpu_stream(void) { return stream; }
+const char *gpu_error(void) { return error; }
+const char *gpu_name(void) { return device ? device->name : ""; }
+void *gpu_stream(void) { return stream; }
 
 static bool done(sgk_status status)
 {
@@ -166,8 +166,8 @@ void *gpu_grab(size_t bytes)
     return memory;
 }
 
-void gpu_give_back(void *memory)                                   { must(sgk_cuda_free(0, memory)); }
-void gpu_copy(void *to, const void *from, size_t bytes)            { must(sgk_cuda_copy(0, to, from, bytes, stream)); }
+void gpu_give_back(void *memory) { must(sgk_cuda_free(0, memory)); }
+void gpu_copy(void *to, const void *from, size_t bytes) { must(sgk_cuda_copy(0, to, from, bytes, stream)); }
 
 /* ---- graphs ---- */
 static sgk_cuda_graph *graph;
@@ -186,7 +186,7 @@ void gpu_capture_abandon(void)
     if (capturing && gpu_capture_end()) gpu_graph_free();
 }
 
-bool gpu_graph_launch(void)  { return done(sgk_cuda_graph_replay(graph, stream)); }
+bool gpu_graph_launch(void) { return done(sgk_cuda_graph_replay(graph, stream)); }
 
 void gpu_graph_free(void)
 {

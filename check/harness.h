@@ -5,7 +5,11 @@
 #include <stdio.h>
 #include "check/check.h"
 
-enum { GUARD = 256, MAX_DIMS = 8, MAX_TENSORS = 24, MAX_SLOTS = 32, LABEL = 160 };
+enum { GUARD       = 256,
+       MAX_DIMS    = 8,
+       MAX_TENSORS = 24,
+       MAX_SLOTS   = 32,
+       LABEL       = 160 };
 
 /* ---- tensors (tensor.c) ------------------------------------------------------------------------------------------
  *
@@ -37,7 +41,7 @@ int64_t tensor_rows(const check_tensor *t);
 int64_t tensor_row_length(const check_tensor *t);
 int64_t tensor_row_offset(const check_tensor *t, int64_t row);      /* in elements */
 int64_t tensor_offset(const check_tensor *t, int64_t i);            /* of element i in row-major order */
-size_t  tensor_block_size(const check_tensor *t);
+size_t tensor_block_size(const check_tensor *t);
 static inline char *tensor_data(const check_tensor *t, char *block) { return block + GUARD + t->shift; }
 
 void tensor_restore(const check_tensor *t, char *block, int fill);              /* as before the call */
@@ -49,12 +53,16 @@ void tensors_free(void);
 size_t tensors_bytes(void);
 
 uint32_t random_bits(void);
-void     random_start_family(const char *family);
-void     random_start_case(const char *label);
-void     random_end_case(void);
+void random_start_family(const char *family);
+void random_start_case(const char *label);
+void random_end_case(void);
 
 /* ---- levels ------------------------------------------------------------------------------------------------------ */
-typedef struct { const char *name; unsigned flags; bool gpu; } check_level;
+typedef struct {
+    const char *name;
+    unsigned    flags;
+    bool        gpu;
+} check_level;
 extern const check_level *level;            /* the one under test */
 extern uint64_t           check_seed;
 extern bool               in_reference;     /* the call under way is the reference's */
@@ -71,23 +79,28 @@ typedef struct {
 extern check_slot slots[MAX_SLOTS];         /* the tensor arguments, in the order of evaluation */
 extern int        slot_count;
 
-enum { FILL_FIRST = 0xff, FILL_AGAIN = 0x5a };
+enum { FILL_FIRST = 0xff,
+       FILL_AGAIN = 0x5a };
 void call_forget(void);                     /* the call under way is over, also after a crash */
 void call_prepare(int fill);                /* all tensors as before the call */
 bool call_wrote_nothing(void);
 extern bool call_succeeded;                 /* there is a result to judge */
 
 /* ---- broken arguments (breaks.c) --------------------------------------------------------------------------------- */
-void       *tensor_place(const check_tensor *t);        /* its first element, as the call under way sees it (call.c) */
-void        breaks_plan(void);              /* from the slots of the last call */
-int         breaks_count(void);
-void        breaks_apply(int which, int slot);          /* to slots[slot].view; may make it NULL */
-bool        breaks_is_null(int which, int slot);
+void *tensor_place(const check_tensor *t);        /* its first element, as the call under way sees it (call.c) */
+void breaks_plan(void);              /* from the slots of the last call */
+int breaks_count(void);
+void breaks_apply(int which, int slot);          /* to slots[slot].view; may make it NULL */
+bool breaks_is_null(int which, int slot);
 const char *breaks_text(int which);
-bool        breaks_device(int which);
+bool breaks_device(int which);
 
 /* ---- report (report.c) ------------------------------------------------------------------------------------------- */
-typedef struct { const char *name, *call; unsigned devices; int cases, refused, gpu_cases, failures; } check_operator;
+typedef struct {
+    const char *name, *call;
+    unsigned    devices;
+    int         cases, refused, gpu_cases, failures;
+} check_operator;
 extern char label[LABEL];
 extern bool case_failed;
 const char *operator_of_case(void);         /* its name, or NULL */
@@ -106,40 +119,40 @@ extern int         case_number, resume_after;           /* to go on behind a cas
 
 /* ---- figures (bench.c) ------------------------------------------------------------------------------------------- */
 double clock_now(void);                     /* seconds */
-void   bench_start(void);
-bool   bench_more(void);                    /* another call is wanted */
-void   bench_called(void);
-void   bench_figure(double bytes, double operations);
-void   bench_json(FILE *f);                 /* the members of an object */
+void bench_start(void);
+bool bench_more(void);                    /* another call is wanted */
+void bench_called(void);
+void bench_figure(double bytes, double operations);
+void bench_json(FILE *f);                 /* the members of an object */
 extern double reference_seconds;
 
 /* ---- the GPU (gpu.c): device 0, one stream of ours; functions that can fail leave the reason in gpu_error() ------- */
-bool        gpu_present(void);
+bool gpu_present(void);
 const char *gpu_error(void);
 const char *gpu_name(void);
-void       *gpu_stream(void);
-void        gpu_put(check_tensor *t);       /* the block `now` to the device */
-void        gpu_get(check_tensor *t);       /* and back */
-void        gpu_drop(check_tensor *t);
-bool        gpu_wait(void);
-void       *gpu_scratch(size_t bytes);      /* lives until the next gpu_wait() */
-void       *gpu_workspace(size_t bytes, int fill);      /* with guards; one at a time */
-bool        gpu_workspace_intact(size_t bytes, int fill);
-bool        gpu_capture_begin(void);
-bool        gpu_capture_end(void);
-void        gpu_capture_abandon(void);      /* where a call failed or crashed inside */
-bool        gpu_graph_launch(void);
-void        gpu_graph_free(void);
+void *gpu_stream(void);
+void gpu_put(check_tensor *t);       /* the block `now` to the device */
+void gpu_get(check_tensor *t);       /* and back */
+void gpu_drop(check_tensor *t);
+bool gpu_wait(void);
+void *gpu_scratch(size_t bytes);      /* lives until the next gpu_wait() */
+void *gpu_workspace(size_t bytes, int fill);      /* with guards; one at a time */
+bool gpu_workspace_intact(size_t bytes, int fill);
+bool gpu_capture_begin(void);
+bool gpu_capture_end(void);
+void gpu_capture_abandon(void);      /* where a call failed or crashed inside */
+bool gpu_graph_launch(void);
+void gpu_graph_free(void);
 
-void        gpu_watch_launches(void);       /* from now on */
-void        gpu_report_rows(void);          /* each row that fits this GPU and was never launched is a failure */
-void        gpu_stamp(int which, int end);  /* a pair of events: the start (0) and the end (1) of number `which` */
-double      gpu_elapsed(int which);         /* seconds; waits */
-int64_t     gpu_l2_bytes(void);
-size_t      gpu_free_bytes(void);
-void       *gpu_grab(size_t bytes);
-void        gpu_give_back(void *memory);
-void        gpu_copy(void *to, const void *from, size_t bytes);
+void gpu_watch_launches(void);       /* from now on */
+void gpu_report_rows(void);          /* each row that fits this GPU and was never launched is a failure */
+void gpu_stamp(int which, int end);  /* a pair of events: the start (0) and the end (1) of number `which` */
+double gpu_elapsed(int which);         /* seconds; waits */
+int64_t gpu_l2_bytes(void);
+size_t gpu_free_bytes(void);
+void *gpu_grab(size_t bytes);
+void gpu_give_back(void *memory);
+void gpu_copy(void *to, const void *from, size_t bytes);
 
 /* ---- which version ran (versions.c) ------------------------------------------------------------------------------ */
 extern bool versions_wanted;
@@ -156,7 +169,7 @@ void report_json_failures(FILE *f);
 extern bool check_exhaustive;
 void check_base(void) __attribute__((weak));
 void check_formats(void) __attribute__((weak));
-int  self_test(void);                               /* the program's exit status */
+int self_test(void);                               /* the program's exit status */
 bool run_guarded(const char *family, void (*check)(void));      /* false: it crashed */
 
 #endif

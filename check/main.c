@@ -16,11 +16,11 @@ const check_level *level;
 bool               first_level;
 
 static const check_level levels[] = {
-    { "ref",        0,                                                           false },
-    { "avx2",       SGK_CPU_AVX2,                                                false },
-    { "avx512",     SGK_CPU_AVX2 | SGK_CPU_AVX512,                               false },
-    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16,          false },
-    { "cuda",       SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16,          true },
+    { "ref", 0, false },
+    { "avx2", SGK_CPU_AVX2, false },
+    { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512, false },
+    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, false },
+    { "cuda", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, true },
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
 static bool level_asked[LEVELS], any_level_asked;
@@ -30,7 +30,10 @@ static bool level_asked[LEVELS], any_level_asked;
 SGK_FAMILIES(FAMILY)
 #undef FAMILY
 
-static const struct { const char *name; void (*check)(void); } families[] = {
+static const struct {
+    const char *name;
+    void (*check)(void);
+} families[] = {
     { "base", check_base }, { "formats", check_formats },
 #define FAMILY(name) { #name, check_##name },
     SGK_FAMILIES(FAMILY)
@@ -47,11 +50,11 @@ static pthread_t  main_thread;
 static void on_crash(int signal_number)
 {
     if (pthread_equal(pthread_self(), main_thread) && signal_number != SIGABRT && signal_number != SIGALRM) siglongjmp(crash, signal_number);
-    char text[LABEL + 100];
+    char      text[LABEL + 100];
     const int n = snprintf(text, sizeof text, "FAILURE: %s at %s: %s%s; the run ends here\n", label, level ? level->name : "start",
                            signal_number == SIGALRM ? "does not end" : strsignal(signal_number),
                            pthread_equal(pthread_self(), main_thread) ? "" : " in another thread");
-    if (write(STDOUT_FILENO, text, (size_t)n) < 0) { }
+    if (write(STDOUT_FILENO, text, (size_t)n) < 0) {}
     _exit(1);
 }
 
@@ -90,7 +93,7 @@ static void run_family(const char *family, void (*check)(void))
     int before, failed_before, after, failed_after;
     report_counts(&before, &failed_before);
     const double start = clock_now();
-    resume_after = 0;
+    resume_after       = 0;
     while (!run_guarded(family, check)) resume_after = case_number;
     resume_after = 0;
     report_counts(&after, &failed_after);
@@ -110,7 +113,7 @@ static void run_levels(unsigned have)
 {
     sgk_cpu_mask(~0u);
     const char *best = sgk_cpu_level_name();
-    first_level = true;
+    first_level      = true;
     for (int l = 0; l < LEVELS; ++l) {
         if (any_level_asked && !level_asked[l]) continue;
         if (!level_present(&levels[l], have)) {
@@ -153,7 +156,7 @@ static void usage(FILE *f)
 
 static uint64_t number(const char *option, const char *text)
 {
-    char *end;
+    char                    *end;
     const unsigned long long n = strtoull(text, &end, 0);
     if (*text && !*end) return n;
     fprintf(stderr, "sgk-check: --%s=%s is no number\n", option, text);
@@ -187,37 +190,59 @@ static int report_pack(const char *path)
 
 int main(int argc, char **argv)
 {
-    enum { ONLY = 1, LEVEL, SEED, THREADS, SMALL, EXHAUSTIVE, BENCH, LIST, VERSIONS, SELF_TEST, JSON, PACK, PRINT_THREADS, HELP };
+    enum { ONLY = 1,
+           LEVEL,
+           SEED,
+           THREADS,
+           SMALL,
+           EXHAUSTIVE,
+           BENCH,
+           LIST,
+           VERSIONS,
+           SELF_TEST,
+           JSON,
+           PACK,
+           PRINT_THREADS,
+           HELP };
     static const struct option options[] = {
-        { "only", required_argument, NULL, ONLY },       { "level", required_argument, NULL, LEVEL },   { "seed", required_argument, NULL, SEED },
-        { "threads", required_argument, NULL, THREADS }, { "small", no_argument, NULL, SMALL },         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
-        { "bench", no_argument, NULL, BENCH },           { "list", no_argument, NULL, LIST },           { "versions", no_argument, NULL, VERSIONS },
-        { "self-test", no_argument, NULL, SELF_TEST },   { "json", required_argument, NULL, JSON },     { "help", no_argument, NULL, HELP },
+        { "only", required_argument, NULL, ONLY },
+        { "level", required_argument, NULL, LEVEL },
+        { "seed", required_argument, NULL, SEED },
+        { "threads", required_argument, NULL, THREADS },
+        { "small", no_argument, NULL, SMALL },
+        { "exhaustive", no_argument, NULL, EXHAUSTIVE },
+        { "bench", no_argument, NULL, BENCH },
+        { "list", no_argument, NULL, LIST },
+        { "versions", no_argument, NULL, VERSIONS },
+        { "self-test", no_argument, NULL, SELF_TEST },
+        { "json", required_argument, NULL, JSON },
+        { "help", no_argument, NULL, HELP },
         { "print-threads", no_argument, NULL, PRINT_THREADS },
-        { "pack", required_argument, NULL, PACK },       { NULL, 0, NULL, 0 },
+        { "pack", required_argument, NULL, PACK },
+        { NULL, 0, NULL, 0 },
     };
-    check_seed = (uint64_t)time(NULL);
-    bool self_testing = false;
-    const char *json = NULL;
+    check_seed               = (uint64_t)time(NULL);
+    bool        self_testing = false;
+    const char *json         = NULL;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {
         case ONLY:
             if (only_count < 64) only[only_count++] = optarg;
             break;
-        case LEVEL:      ask_level(optarg); break;
-        case SEED:       check_seed = number("seed", optarg); break;
-        case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
-        case SMALL:      check_small = true; break;
-        case EXHAUSTIVE: check_exhaustive = true; break;
-        case BENCH:      check_benching = true; break;
-        case LIST:       listing = true; break;
-        case VERSIONS:   versions_wanted = true; break;
-        case SELF_TEST:  self_testing = true; break;
-        case PACK:       return report_pack(optarg);
+        case LEVEL:         ask_level(optarg); break;
+        case SEED:          check_seed = number("seed", optarg); break;
+        case THREADS:       number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
+        case SMALL:         check_small = true; break;
+        case EXHAUSTIVE:    check_exhaustive = true; break;
+        case BENCH:         check_benching = true; break;
+        case LIST:          listing = true; break;
+        case VERSIONS:      versions_wanted = true; break;
+        case SELF_TEST:     self_testing = true; break;
+        case PACK:          return report_pack(optarg);
         case PRINT_THREADS: printf("%d\n", sgk_num_threads(NULL)); return 0;      /* for the check of SGK_NUM_THREADS */
-        case JSON:       json = optarg; break;
-        case HELP:       usage(stdout); return 0;
-        default:         usage(stderr); return 2;
+        case JSON:          json = optarg; break;
+        case HELP:          usage(stdout); return 0;
+        default:            usage(stderr); return 2;
         }
     }
     if (optind < argc) {

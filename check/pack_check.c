@@ -40,7 +40,7 @@ static uint64_t next_random(pack_test *t)
 
 static bool put(const pack_test *t, const char *bytes, size_t size)
 {
-    FILE *file = fopen(t->path, "wb");
+    FILE      *file = fopen(t->path, "wb");
     const bool good = file && fwrite(bytes, 1, size, file) == size;
     return file && !fclose(file) && good;
 }
@@ -52,7 +52,7 @@ static sgk_status try(pack_test *t, const char *what, const char *bytes, size_t 
         complain(t, what, "cannot write the test's file");
         return SGK_FAILED;
     }
-    sgk_pack *pack;
+    sgk_pack  *pack;
     sgk_status status = sgk_pack_open("check", t->path, arch, &pack);
     if (status) return status;
     void  *image;
@@ -74,8 +74,8 @@ static void must_refuse(pack_test *t, const char *what, const char *words, const
 
 static void check_sizes(pack_test *t)
 {
-    const sgk_pack_header *h = header_of(t->good);
-    const size_t sizes[] = { 0, 1, 7, 8, 9, sizeof *h - 1, sizeof *h, sizeof *h + 1, h->keys_offset, h->dictionary_offset, h->frames_offset, t->size / 2, t->size - 1 };
+    const sgk_pack_header *h       = header_of(t->good);
+    const size_t           sizes[] = { 0, 1, 7, 8, 9, sizeof *h - 1, sizeof *h, sizeof *h + 1, h->keys_offset, h->dictionary_offset, h->frames_offset, t->size / 2, t->size - 1 };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i)
         must_refuse(t, "its end cut off", sizes[i] < 8 ? "is not a kernel pack" : "truncated", t->good, sizes[i], t->arch);
     char *longer = calloc(1, t->size + 1);
@@ -92,8 +92,8 @@ static void check_sizes(pack_test *t)
 static void seal(char *bytes)
 {
     sgk_pack_header *h = (sgk_pack_header *)bytes;
-    h->checksum = 0;
-    h->checksum = XXH64(bytes + sizeof *h, h->frames_offset - sizeof *h, XXH64(h, sizeof *h, SGK_PACK_SEED));
+    h->checksum        = 0;
+    h->checksum        = XXH64(bytes + sizeof *h, h->frames_offset - sizeof *h, XXH64(h, sizeof *h, SGK_PACK_SEED));
 }
 
 /* Wrong fields under a right checksum: what a faulty or hostile writer would make. */
@@ -108,24 +108,24 @@ static void check_fields(pack_test *t, char *bytes)
         if (header_of(bytes)->frames_offset == header_of(t->good)->frames_offset) seal(bytes); \
         must_refuse(t, what, words, bytes, t->size, t->arch); \
     } while (0)
-    WRONG("another magic",         "is not a kernel pack", h->magic[0] ^= 1);
-    WRONG("another version",       "pack format",          ++h->version);
-    WRONG("another owner",         "belongs to",           h->owner[3] ^= 1);
-    WRONG("another architecture",  "holds kernels for",    h->arch[0] ^= 1);
-    WRONG("no room for its table", "do not fit",           h->entries = UINT64_MAX / sizeof *e);
-    WRONG("an entry more",         "do not fit",           ++h->entries);
-    WRONG("huge keys",             "do not fit",           h->keys_size = UINT64_MAX - 7);
-    WRONG("a huge dictionary",     "do not fit",           h->dictionary_size = UINT64_MAX);
-    WRONG("frames elsewhere",      "do not fit",           h->frames_offset += 8);
-    WRONG("endless keys",          "has no end",           bytes[h->dictionary_offset - 1] = 'x');
-    WRONG("a key outside",         "outside the file",     e->key = h->keys_size);
-    WRONG("a frame outside",       "outside the file",     e->frame = h->file_size);
-    WRONG("a frame that wraps",    "outside the file",     e->frame = UINT64_MAX - 3);
-    WRONG("a frame too long",      "outside the file",     e->packed_size = UINT64_MAX - e->frame);
-    WRONG("a huge image",          "outside the file",     e->image_size = UINT64_MAX);
-    WRONG("an image of more",      "another size",         ++e->image_size);
-    WRONG("an image of less",      "another size",         --e->image_size);
-    WRONG("a shorter frame",       "checksum",             --e->packed_size);
+    WRONG("another magic", "is not a kernel pack", h->magic[0] ^= 1);
+    WRONG("another version", "pack format", ++h->version);
+    WRONG("another owner", "belongs to", h->owner[3] ^= 1);
+    WRONG("another architecture", "holds kernels for", h->arch[0] ^= 1);
+    WRONG("no room for its table", "do not fit", h->entries = UINT64_MAX / sizeof *e);
+    WRONG("an entry more", "do not fit", ++h->entries);
+    WRONG("huge keys", "do not fit", h->keys_size = UINT64_MAX - 7);
+    WRONG("a huge dictionary", "do not fit", h->dictionary_size = UINT64_MAX);
+    WRONG("frames elsewhere", "do not fit", h->frames_offset += 8);
+    WRONG("endless keys", "has no end", bytes[h->dictionary_offset - 1] = 'x');
+    WRONG("a key outside", "outside the file", e->key = h->keys_size);
+    WRONG("a frame outside", "outside the file", e->frame = h->file_size);
+    WRONG("a frame that wraps", "outside the file", e->frame = UINT64_MAX - 3);
+    WRONG("a frame too long", "outside the file", e->packed_size = UINT64_MAX - e->frame);
+    WRONG("a huge image", "outside the file", e->image_size = UINT64_MAX);
+    WRONG("an image of more", "another size", ++e->image_size);
+    WRONG("an image of less", "another size", --e->image_size);
+    WRONG("a shorter frame", "checksum", --e->packed_size);
     if (h->entries > 1) WRONG("keys out of order", "out of order", e[1].key = e[0].key);
 #undef WRONG
     must_refuse(t, "another architecture asked for", "holds kernels for", t->good, t->size, "77x");
@@ -144,8 +144,8 @@ static void check_bytes(pack_test *t, char *bytes, int rounds)
     }
     for (int i = 0; i < rounds; ++i) {
         const bool   table = i % 2;
-        const size_t at = table ? next_random(t) % h->frames_offset : h->frames_offset + e->frame + next_random(t) % e->packed_size;
-        const char   flip = (char)(1 << next_random(t) % 8);
+        const size_t at    = table ? next_random(t) % h->frames_offset : h->frames_offset + e->frame + next_random(t) % e->packed_size;
+        const char   flip  = (char)(1 << next_random(t) % 8);
         bytes[at] ^= flip;
         must_refuse(t, "a changed byte", "", bytes, t->size, t->arch);
         bytes[at] ^= flip;
@@ -157,12 +157,12 @@ static void check_noise(pack_test *t, char *bytes, int rounds)
 {
     for (int i = 0; i < rounds; ++i) {
         memcpy(bytes, t->good, t->size);
-        sgk_pack_header *h = (sgk_pack_header *)bytes;
-        sgk_pack_entry  *e = (sgk_pack_entry *)(bytes + sizeof *h);
-        const int changes = 1 + (int)(next_random(t) % 8);
+        sgk_pack_header *h       = (sgk_pack_header *)bytes;
+        sgk_pack_entry  *e       = (sgk_pack_entry *)(bytes + sizeof *h);
+        const int        changes = 1 + (int)(next_random(t) % 8);
         for (int c = 0; c < changes; ++c) {
-            const uint64_t in_table = sizeof *h + next_random(t) % (h->frames_offset - sizeof *h);
-            const uint64_t in_frame = h->frames_offset + (t->size > h->frames_offset ? next_random(t) % (t->size - h->frames_offset) : 0);
+            const uint64_t in_table            = sizeof *h + next_random(t) % (h->frames_offset - sizeof *h);
+            const uint64_t in_frame            = h->frames_offset + (t->size > h->frames_offset ? next_random(t) % (t->size - h->frames_offset) : 0);
             bytes[i % 3 ? in_table : in_frame] = (char)next_random(t);
         }
         const uint64_t frames = t->size - h->frames_offset;
@@ -192,7 +192,7 @@ static bool load(pack_test *t, const char *path)
         if (file) fclose(file);
         return complain(t, path, "cannot be read"), false;
     }
-    t->good = malloc(t->size);
+    t->good          = malloc(t->size);
     const bool whole = t->good && fread(t->good, 1, t->size, file) == t->size;
     fclose(file);
     if (!whole) return complain(t, path, "cannot be read"), false;

@@ -4,7 +4,9 @@
 #include "harness.h"
 #include "sgk_config.h"
 
-enum { CPU = 1, CUDA = 2, CASE_SECONDS = 300 };
+enum { CPU          = 1,
+       CUDA         = 2,
+       CASE_SECONDS = 300 };
 static check_operator operators[] = {
 #define OP(name, devices, schema, call) { #name, #call, devices, 0, 0, 0, 0 },
 #define OVERLOAD(name, overload, devices, schema, call)
@@ -14,13 +16,16 @@ static check_operator operators[] = {
     { NULL, NULL, 0, 0, 0, 0, 0 },
 };
 
-char label[LABEL];
-bool case_failed, listing;
+char        label[LABEL];
+bool        case_failed, listing;
 const char *only[64];
-int  only_count, case_number, resume_after;
+int         only_count, case_number, resume_after;
 
 static int cases, failed_cases;
-static struct { char label[LABEL], level[16]; char *text; } *failures;
+static struct {
+    char  label[LABEL], level[16];
+    char *text;
+}         *failures;
 static int failure_count, failure_room;
 
 static bool expecting;                      /* the self-test */
@@ -29,8 +34,8 @@ static char expected_text[8192];
 /* The operator whose name the case begins with; the longest of them. */
 check_operator *operator_named(const char *case_label)
 {
-    check_operator *best = NULL;
-    size_t longest = 0;
+    check_operator *best    = NULL;
+    size_t          longest = 0;
     for (check_operator *o = operators; o->name; ++o) {
         const size_t n = strlen(o->name);
         if (!strncmp(case_label, o->name, n) && case_label[n] == '_' && n > longest) best = o, longest = n;
@@ -55,7 +60,7 @@ bool wanted(const char *case_label)
 
 bool check_case(const char *format, ...)
 {
-    char name[LABEL];
+    char    name[LABEL];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(name, sizeof name, format, arguments);
@@ -67,7 +72,7 @@ bool check_case(const char *format, ...)
     cases++;
     if (listing) return false;
     snprintf(label, sizeof label, "%s", name);
-    case_failed = false;
+    case_failed    = false;
     check_switches = (check_options){ SGK_DEFAULT };
     random_start_case(name);
     alarm(CASE_SECONDS);
@@ -76,7 +81,7 @@ bool check_case(const char *format, ...)
 
 void fail(const char *format, ...)
 {
-    char text[1200];
+    char    text[1200];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
@@ -97,7 +102,7 @@ void fail(const char *format, ...)
     case_failed = true;
     if (failure_count == failure_room) {
         failure_room = failure_room ? 2 * failure_room : 64;
-        failures = realloc(failures, (size_t)failure_room * sizeof *failures);
+        failures     = realloc(failures, (size_t)failure_room * sizeof *failures);
         if (!failures) abort();
     }
     snprintf(failures[failure_count].label, LABEL, "%s", label);
@@ -108,7 +113,7 @@ void fail(const char *format, ...)
 void check_that(bool holds, const char *format, ...)
 {
     if (holds) return;
-    char text[1000];
+    char    text[1000];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
@@ -152,7 +157,7 @@ void report_counts(int *all, int *failed) { *all = cases, *failed = failed_cases
 
 void report_start_expecting(void)
 {
-    expecting = true;
+    expecting        = true;
     expected_text[0] = 0;
 }
 

@@ -8,27 +8,65 @@
 #include "harness.h"
 
 typedef enum {
-    NO_FAULT, FAILS, REFERENCE_FAILS, WRONG_NUMBER, WRONG_IN_ONE_ELEMENT, MAKES_NAN, MISSES_NAN, LEAVES_LAST_ROW, WRITES_GAP, WRITES_BEFORE, WRITES_BEHIND, CHANGES_INPUT,
-    READS_GAP, OTHER_NUMBER_EACH_TIME, KNOWS_ITS_RANGE, USES_SHARED_STATE, CRASHES, WRITES_THEN_REFUSES, WRONG_STATUS, NAMELESS,
-    TAKES_NULL, TAKES_RANK, TAKES_FORMAT, TAKES_DEVICE, TAKES_SIZE, TAKES_STRIDE, TAKES_MISALIGNED, TAKES_NULL_DATA, TAKES_OVERLAP,
-    LEAKS_SCRATCH, ANSWERS_TOO_LITTLE, ANSWERS_TOO_MUCH, NO_ANSWER, QUERY_WRITES, QUERY_FAILS, IGNORES_WORKSPACE, SUCCEEDS_WITHOUT_MEMORY, OVERRUNS_WORKSPACE,
+    NO_FAULT,
+    FAILS,
+    REFERENCE_FAILS,
+    WRONG_NUMBER,
+    WRONG_IN_ONE_ELEMENT,
+    MAKES_NAN,
+    MISSES_NAN,
+    LEAVES_LAST_ROW,
+    WRITES_GAP,
+    WRITES_BEFORE,
+    WRITES_BEHIND,
+    CHANGES_INPUT,
+    READS_GAP,
+    OTHER_NUMBER_EACH_TIME,
+    KNOWS_ITS_RANGE,
+    USES_SHARED_STATE,
+    CRASHES,
+    WRITES_THEN_REFUSES,
+    WRONG_STATUS,
+    NAMELESS,
+    TAKES_NULL,
+    TAKES_RANK,
+    TAKES_FORMAT,
+    TAKES_DEVICE,
+    TAKES_SIZE,
+    TAKES_STRIDE,
+    TAKES_MISALIGNED,
+    TAKES_NULL_DATA,
+    TAKES_OVERLAP,
+    LEAKS_SCRATCH,
+    ANSWERS_TOO_LITTLE,
+    ANSWERS_TOO_MUCH,
+    NO_ANSWER,
+    QUERY_WRITES,
+    QUERY_FAILS,
+    IGNORES_WORKSPACE,
+    SUCCEEDS_WITHOUT_MEMORY,
+    OVERRUNS_WORKSPACE,
     FAULTS
 } fault_kind;
 
 static fault_kind fault;
 static int        calls;
 
-typedef struct { const float *in; float *out, *scratch; int64_t rows, dim, in_stride, out_stride; } work;
+typedef struct {
+    const float *in;
+    float       *out, *scratch;
+    int64_t      rows, dim, in_stride, out_stride;
+} work;
 
 static void double_rows(int64_t begin, int64_t end, void *context)
 {
-    const work *w = context;
+    const work *w    = context;
     const bool  test = !in_reference;
     for (int64_t r = begin; r < end; ++r) {
         if (test && fault == LEAVES_LAST_ROW && r == w->rows - 1) continue;
         for (int64_t d = 0; d < w->dim; ++d) {
             const float x = w->in[r * w->in_stride + d];
-            float y = 2 * x + w->scratch[0] - w->scratch[0];
+            float       y = 2 * x + w->scratch[0] - w->scratch[0];
             if (test && fault == WRONG_NUMBER) y += 1e-3f;
             if (test && fault == WRONG_IN_ONE_ELEMENT && r == 1 && d == 2) y += 1;
             if (test && fault == MAKES_NAN && r == 2 && d == 3) y = NAN;
@@ -78,8 +116,8 @@ static sgk_status doubled(const DLTensor *output, const DLTensor *input, const s
     SGK_REQUIRE(fault != FAILS || in_reference, SGK_FAILED, "selftest: no luck today");
     SGK_REQUIRE(fault != REFERENCE_FAILS || !in_reference, SGK_FAILED, "selftest: no luck in the reference");
     if (fault == WRITES_THEN_REFUSES && !SGK_EXEC(exec, workspace_query, NULL) && !SGK_EXEC(exec, allocate, NULL) && output && output->data && output->ndim == 2 && output->device.device_type == kDLCPU) *(char *)output->data = 1;
-    const DLTensor *both[2] = { output, input };
-    DLTensor        lenient[2];
+    const DLTensor  *both[2] = { output, input };
+    DLTensor         lenient[2];
     const sgk_status matched = match(&m, both, lenient);
     if (matched) return fault == WRONG_STATUS ? SGK_FAILED : matched;
     if (m.count < 2) return SGK_OK;                         /* a fault that takes what it cannot use */
@@ -93,15 +131,15 @@ static sgk_status doubled(const DLTensor *output, const DLTensor *input, const s
         if (fault == ANSWERS_TOO_LITTLE) bytes = 32;
         if (fault == ANSWERS_TOO_MUCH) bytes = 128;
     }
-    sgk_exec   without = exec ? *exec : (sgk_exec)SGK_EXEC_INIT;
+    sgk_exec without = exec ? *exec : (sgk_exec)SGK_EXEC_INIT;
     if (fault == IGNORES_WORKSPACE) without.workspace = NULL;
-    sgk_scratch scratch;
-    float       local[16];
+    sgk_scratch      scratch;
+    float            local[16];
     const sgk_status status = sgk_scratch_get(&scratch, m.op, bytes, m.device, &without);
     if (status && !(fault == SUCCEEDS_WITHOUT_MEMORY && !in_reference)) return status;
     if (scratch.query_only) return SGK_OK;
     float *memory = scratch.memory ? scratch.memory : local;
-    memory[0] = 0;
+    memory[0]     = 0;
     if (fault == OVERRUNS_WORKSPACE && !in_reference && SGK_EXEC(exec, workspace, NULL)) memory[17] = 0;
     work w = { sgk_data(input), sgk_data(output), memory, SGK_DIM(&m, 'N'), SGK_DIM(&m, 'D'), sgk_stride(input, 0), sgk_stride(output, 0) };
     sgk_parallel_for(exec, 0, w.rows, 1, double_rows, &w);
@@ -140,9 +178,9 @@ static void refusal(sgk_status want, const char *words)
     CHECK_REFUSED(want, words, doubled(T(y), T(x), check_exec));
     check_done(0, 0);
 }
-static void check_refusal_right(void)        { refusal(SGK_BAD_ARG, "has size 12 in dimension 1, expected 13"); }
+static void check_refusal_right(void) { refusal(SGK_BAD_ARG, "has size 12 in dimension 1, expected 13"); }
 static void check_refusal_other_status(void) { refusal(SGK_UNSUPPORTED, "expected 13"); }
-static void check_refusal_other_words(void)  { refusal(SGK_BAD_ARG, "expected 14"); }
+static void check_refusal_other_words(void) { refusal(SGK_BAD_ARG, "expected 14"); }
 static void check_refusal_accepted(void)
 {
     if (!check_case("selftest_accepted")) return;
@@ -170,67 +208,78 @@ static void check_property(void)
 }
 
 /* What a fault must be called; NULL: nothing may be reported. */
-static const struct { const char *name; fault_kind fault; void (*check)(void); const char *words; } faults[] = {
-    { "no fault",                               NO_FAULT,                check_doubled, NULL },
-    { "fails",                                  FAILS,                   check_doubled, "no luck today" },
-    { "its reference fails",                    REFERENCE_FAILS,         check_doubled, "the reference: selftest: no luck in the reference" },
-    { "wrong numbers",                          WRONG_NUMBER,            check_doubled, "allowed 1e-06" },
-    { "one wrong number",                       WRONG_IN_ONE_ELEMENT,    check_doubled, "worst is element 15" },
-    { "one wrong number, largest difference",   WRONG_IN_ONE_ELEMENT,    check_max_verdict, "element 15" },
-    { "one wrong number, equal bytes",          WRONG_IN_ONE_ELEMENT,    check_takes_legal, "bytes must be equal" },
-    { "NaN where the reference has a number",   MAKES_NAN,               check_doubled, "element 29 is nan" },
-    { "a number where the reference has NaN",   MISSES_NAN,              check_doubled, "the reference has nan" },
-    { "does not write the last row",            LEAVES_LAST_ROW,         check_doubled, "element 52 is" },
-    { "writes into a gap",                      WRITES_GAP,              check_doubled, "wrote outside tensor 1 of the case: byte 0 of the gap behind row 0" },
-    { "writes before the tensor",               WRITES_BEFORE,           check_doubled, "wrote outside tensor 1 of the case: 8 bytes before" },
-    { "writes behind the tensor",               WRITES_BEHIND,           check_doubled, "behind the tensor" },
-    { "changes its input",                      CHANGES_INPUT,           check_doubled, "which is read only" },
-    { "reads a gap",                            READS_GAP,               check_doubled, "other bytes" },
-    { "other numbers each time",                OTHER_NUMBER_EACH_TIME,  check_doubled, "a second time it writes other bytes" },
-    { "numbers depend on the range",            KNOWS_ITS_RANGE,         check_doubled, "it writes other bytes" },
-    { "reads what another range writes",        USES_SHARED_STATE,       check_doubled, "it writes other bytes" },
-    { "crashes",                                CRASHES,                 check_doubled, "crashed with signal" },
-    { "writes, then refuses",                   WRITES_THEN_REFUSES,     check_doubled, "is refused, but memory was written" },
-    { "wrong status",                           WRONG_STATUS,            check_doubled, "instead of SGK_BAD_ARG" },
-    { "does not say who refuses",               NAMELESS,                check_doubled, "without the operator's name" },
-    { "takes a null tensor",                    TAKES_NULL,              check_doubled, "= NULL is accepted" },
-    { "takes another rank",                     TAKES_RANK,              check_doubled, "with a dimension fewer is accepted" },
-    { "takes another format",                   TAKES_FORMAT,            check_doubled, "with another number format is accepted" },
-    { "takes another device",                   TAKES_DEVICE,            check_doubled, "on CUDA device 99 is accepted" },
-    { "takes another size",                     TAKES_SIZE,              check_doubled, "with one more in dimension 1 is accepted" },
-    { "takes another stride",                   TAKES_STRIDE,            check_doubled, "with stride 2 in its last dimension is accepted" },
-    { "takes a misaligned tensor",              TAKES_MISALIGNED,        check_doubled, "one byte off its element's alignment is accepted" },
-    { "takes null data",                        TAKES_NULL_DATA,         check_doubled, "with null data is accepted" },
-    { "takes null data, declared legal",        TAKES_NULL_DATA,         check_takes_legal, NULL },
-    { "takes overlapping tensors",              TAKES_OVERLAP,           check_doubled, "overlapping" },
-    { "leaks scratch memory",                   LEAKS_SCRATCH,           check_doubled, "does not release 1 of its 1 pieces" },
-    { "asks for too little workspace",          ANSWERS_TOO_LITTLE,      check_doubled, "allocates memory though it was given the 32 bytes" },
-    { "asks for too much workspace",            ANSWERS_TOO_MUCH,        check_doubled, "expected once the 128 bytes it answered" },
-    { "does not answer the question",           NO_ANSWER,               check_doubled, "is not answered" },
-    { "runs when asked",                        QUERY_WRITES,            check_doubled, "the question for its workspace writes" },
-    { "fails when asked",                       QUERY_FAILS,             check_doubled, "the question for its workspace fails" },
-    { "does not use its workspace",             IGNORES_WORKSPACE,       check_doubled, "allocates memory though it was given the 64 bytes" },
-    { "succeeds without memory",                SUCCEEDS_WITHOUT_MEMORY, check_doubled, "reports success though it was refused" },
-    { "writes behind its workspace",            OVERRUNS_WORKSPACE,      check_doubled, "writes outside the 64 bytes of workspace" },
-    { "a refusal as wanted",                    NO_FAULT,                check_refusal_right, NULL },
-    { "a refusal with another status",          NO_FAULT,                check_refusal_other_status, "returns status -1, expected -2" },
-    { "a refusal in other words",               NO_FAULT,                check_refusal_other_words, "expected the words \"expected 14\"" },
-    { "no refusal",                             NO_FAULT,                check_refusal_accepted, "returns status 0" },
-    { "a property that does not hold",          NO_FAULT,                check_property, "one and one are not 3" },
-    { "an operator without a check",            NO_FAULT,                report_missing_checks, "has no check" },
+static const struct {
+    const char *name;
+    fault_kind  fault;
+    void (*check)(void);
+    const char *words;
+} faults[] = {
+    { "no fault", NO_FAULT, check_doubled, NULL },
+    { "fails", FAILS, check_doubled, "no luck today" },
+    { "its reference fails", REFERENCE_FAILS, check_doubled, "the reference: selftest: no luck in the reference" },
+    { "wrong numbers", WRONG_NUMBER, check_doubled, "allowed 1e-06" },
+    { "one wrong number", WRONG_IN_ONE_ELEMENT, check_doubled, "worst is element 15" },
+    { "one wrong number, largest difference", WRONG_IN_ONE_ELEMENT, check_max_verdict, "element 15" },
+    { "one wrong number, equal bytes", WRONG_IN_ONE_ELEMENT, check_takes_legal, "bytes must be equal" },
+    { "NaN where the reference has a number", MAKES_NAN, check_doubled, "element 29 is nan" },
+    { "a number where the reference has NaN", MISSES_NAN, check_doubled, "the reference has nan" },
+    { "does not write the last row", LEAVES_LAST_ROW, check_doubled, "element 52 is" },
+    { "writes into a gap", WRITES_GAP, check_doubled, "wrote outside tensor 1 of the case: byte 0 of the gap behind row 0" },
+    { "writes before the tensor", WRITES_BEFORE, check_doubled, "wrote outside tensor 1 of the case: 8 bytes before" },
+    { "writes behind the tensor", WRITES_BEHIND, check_doubled, "behind the tensor" },
+    { "changes its input", CHANGES_INPUT, check_doubled, "which is read only" },
+    { "reads a gap", READS_GAP, check_doubled, "other bytes" },
+    { "other numbers each time", OTHER_NUMBER_EACH_TIME, check_doubled, "a second time it writes other bytes" },
+    { "numbers depend on the range", KNOWS_ITS_RANGE, check_doubled, "it writes other bytes" },
+    { "reads what another range writes", USES_SHARED_STATE, check_doubled, "it writes other bytes" },
+    { "crashes", CRASHES, check_doubled, "crashed with signal" },
+    { "writes, then refuses", WRITES_THEN_REFUSES, check_doubled, "is refused, but memory was written" },
+    { "wrong status", WRONG_STATUS, check_doubled, "instead of SGK_BAD_ARG" },
+    { "does not say who refuses", NAMELESS, check_doubled, "without the operator's name" },
+    { "takes a null tensor", TAKES_NULL, check_doubled, "= NULL is accepted" },
+    { "takes another rank", TAKES_RANK, check_doubled, "with a dimension fewer is accepted" },
+    { "takes another format", TAKES_FORMAT, check_doubled, "with another number format is accepted" },
+    { "takes another device", TAKES_DEVICE, check_doubled, "on CUDA device 99 is accepted" },
+    { "takes another size", TAKES_SIZE, check_doubled, "with one more in dimension 1 is accepted" },
+    { "takes another stride", TAKES_STRIDE, check_doubled, "with stride 2 in its last dimension is accepted" },
+    { "takes a misaligned tensor", TAKES_MISALIGNED, check_doubled, "one byte off its element's alignment is accepted" },
+    { "takes null data", TAKES_NULL_DATA, check_doubled, "with null data is accepted" },
+    { "takes null data, declared legal", TAKES_NULL_DATA, check_takes_legal, NULL },
+    { "takes overlapping tensors", TAKES_OVERLAP, check_doubled, "overlapping" },
+    { "leaks scratch memory", LEAKS_SCRATCH, check_doubled, "does not release 1 of its 1 pieces" },
+    { "asks for too little workspace", ANSWERS_TOO_LITTLE, check_doubled, "allocates memory though it was given the 32 bytes" },
+    { "asks for too much workspace", ANSWERS_TOO_MUCH, check_doubled, "expected once the 128 bytes it answered" },
+    { "does not answer the question", NO_ANSWER, check_doubled, "is not answered" },
+    { "runs when asked", QUERY_WRITES, check_doubled, "the question for its workspace writes" },
+    { "fails when asked", QUERY_FAILS, check_doubled, "the question for its workspace fails" },
+    { "does not use its workspace", IGNORES_WORKSPACE, check_doubled, "allocates memory though it was given the 64 bytes" },
+    { "succeeds without memory", SUCCEEDS_WITHOUT_MEMORY, check_doubled, "reports success though it was refused" },
+    { "writes behind its workspace", OVERRUNS_WORKSPACE, check_doubled, "writes outside the 64 bytes of workspace" },
+    { "a refusal as wanted", NO_FAULT, check_refusal_right, NULL },
+    { "a refusal with another status", NO_FAULT, check_refusal_other_status, "returns status -1, expected -2" },
+    { "a refusal in other words", NO_FAULT, check_refusal_other_words, "expected the words \"expected 14\"" },
+    { "no refusal", NO_FAULT, check_refusal_accepted, "returns status 0" },
+    { "a property that does not hold", NO_FAULT, check_property, "one and one are not 3" },
+    { "an operator without a check", NO_FAULT, report_missing_checks, "has no check" },
 };
 
 int self_test(void)
 {
-    check_level here = { "self-test", sgk_cpu_flags(), false };
-    int missed = 0, run = 0;
-    level = &here;
-    only_count = 0;
+    check_level here   = { "self-test", sgk_cpu_flags(), false };
+    int         missed = 0, run = 0;
+    level         = &here;
+    only_count    = 0;
     tensor_arming = false;
     for (size_t i = 0; i < sizeof faults / sizeof *faults; ++i) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)       /* they end the program at these */
         switch (faults[i].fault) {
-        case WRITES_GAP: case WRITES_BEFORE: case WRITES_BEHIND: case READS_GAP: case USES_SHARED_STATE: case CRASHES: case CHANGES_INPUT:
+        case WRITES_GAP:
+        case WRITES_BEFORE:
+        case WRITES_BEHIND:
+        case READS_GAP:
+        case USES_SHARED_STATE:
+        case CRASHES:
+        case CHANGES_INPUT:
             continue;
         default: break;
         }

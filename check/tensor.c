@@ -27,8 +27,8 @@ static uint64_t seeded(const char *text)
 }
 
 void random_start_family(const char *family) { family_state = seeded(family), in_case = false; }
-void random_start_case(const char *name)     { case_state = seeded(name), in_case = true; }
-void random_end_case(void)                   { in_case = false; }
+void random_start_case(const char *name) { case_state = seeded(name), in_case = true; }
+void random_end_case(void) { in_case = false; }
 
 uint32_t random_bits(void)
 {
@@ -114,17 +114,17 @@ static check_tensor *make(sgk_dtype dtype, bool read, bool written, bool dense, 
 
     /* A gap behind each row, a multiple of 16 bytes: rows are never dense, and as aligned as their length leaves them. */
     const int64_t unit = t->element < 2 ? 16 : 8, gap = dense || ndim < 2 ? 0 : unit * (1 + random_bits() % 4);
-    int64_t span = 1;
+    int64_t       span = 1;
     for (int d = ndim - 1; d >= 0; --d) {
         t->strides[d] = span;
-        span = span * t->shape[d] + (d == ndim - 1 ? gap : 0);
+        span          = span * t->shape[d] + (d == ndim - 1 ? gap : 0);
     }
-    t->span = tensor_count_elements(t) ? (size_t)span * t->element : 0;
+    t->span           = tensor_count_elements(t) ? (size_t)span * t->element : 0;
     const size_t size = GUARD + t->element + t->span + GUARD;       /* room for check_unaligned */
-    t->saved = grab(t->span + 1);
-    t->ref = grab(size);
-    t->now = grab(size);
-    t->first = grab(t->span + 1);
+    t->saved          = grab(t->span + 1);
+    t->ref            = grab(size);
+    t->now            = grab(size);
+    t->first          = grab(t->span + 1);
     memset(t->saved, FILL_FIRST, t->span + 1);
     return t;
 }
@@ -137,10 +137,12 @@ static double random_value(sgk_dtype dtype)
     case SGK_I32:
     case SGK_I64:  return check_int(-1000, 1000);
     case SGK_BOOL: return check_int(0, 1);
-    default: break;
+    default:       break;
     }
     const int kind = check_int(0, 63);
-    return kind == 0 ? 0 : kind == 1 ? 50 * check_normal() : kind == 2 ? 1e-4 * check_normal() : check_normal();
+    return kind == 0 ? 0 : kind == 1 ? 50 * check_normal()
+                       : kind == 2   ? 1e-4 * check_normal()
+                                     : check_normal();
 }
 
 /* Large tensors repeat the first PERIOD elements: a prime, so that rows differ. */
@@ -164,20 +166,20 @@ static void fill_random(check_tensor *t)
     free(values);
 }
 
-#define MAKE(read, written, dense)                                      \
-    va_list sizes;                                                      \
-    va_start(sizes, ndim);                                              \
-    check_tensor *t = make(dtype, read, written, dense, ndim, sizes);   \
-    va_end(sizes);                                                      \
-    if (read) fill_random(t);                                           \
+#define MAKE(read, written, dense) \
+    va_list sizes; \
+    va_start(sizes, ndim); \
+    check_tensor *t = make(dtype, read, written, dense, ndim, sizes); \
+    va_end(sizes); \
+    if (read) fill_random(t); \
     return t
 
-check_tensor *check_input(sgk_dtype dtype, int ndim, ...)        { MAKE(true,  false, false); }
-check_tensor *check_output(sgk_dtype dtype, int ndim, ...)       { MAKE(false, true,  false); }
-check_tensor *check_inout(sgk_dtype dtype, int ndim, ...)        { MAKE(true,  true,  false); }
-check_tensor *check_input_dense(sgk_dtype dtype, int ndim, ...)  { MAKE(true,  false, true); }
-check_tensor *check_output_dense(sgk_dtype dtype, int ndim, ...) { MAKE(false, true,  true); }
-check_tensor *check_inout_dense(sgk_dtype dtype, int ndim, ...)  { MAKE(true,  true,  true); }
+check_tensor *check_input(sgk_dtype dtype, int ndim, ...) { MAKE(true, false, false); }
+check_tensor *check_output(sgk_dtype dtype, int ndim, ...) { MAKE(false, true, false); }
+check_tensor *check_inout(sgk_dtype dtype, int ndim, ...) { MAKE(true, true, false); }
+check_tensor *check_input_dense(sgk_dtype dtype, int ndim, ...) { MAKE(true, false, true); }
+check_tensor *check_output_dense(sgk_dtype dtype, int ndim, ...) { MAKE(false, true, true); }
+check_tensor *check_inout_dense(sgk_dtype dtype, int ndim, ...) { MAKE(true, true, true); }
 
 check_tensor *check_index(sgk_dtype dtype, int64_t lo, int64_t hi, int ndim, ...)
 {
@@ -209,13 +211,13 @@ check_tensor *check_unaligned(check_tensor *t)
     return t;
 }
 
-double check_get(const check_tensor *t, int64_t i)              { return load_as_f64(t->saved, tensor_offset(t, i), t->dtype); }
-void   check_set(check_tensor *t, int64_t i, double value)      { store_f64(t->saved, tensor_offset(t, i), t->dtype, value); }
-void   check_set_code(check_tensor *t, int64_t i, uint32_t code) { memcpy(t->saved + (size_t)tensor_offset(t, i) * t->element, &code, t->element < 4 ? t->element : 4); }
-bool   check_on_gpu(void)                                       { return level->gpu; }
-double check_result_of(const check_tensor *t, int64_t i)        { return load_as_f64(t->first, tensor_offset(t, i), t->dtype); }
-double check_reference_of(const check_tensor *t, int64_t i)     { return load_as_f64(tensor_data(t, t->ref), tensor_offset(t, i), t->dtype); }
-void   check_legal(check_tensor *t, unsigned ways)              { t->legal |= ways; }
+double check_get(const check_tensor *t, int64_t i) { return load_as_f64(t->saved, tensor_offset(t, i), t->dtype); }
+void check_set(check_tensor *t, int64_t i, double value) { store_f64(t->saved, tensor_offset(t, i), t->dtype, value); }
+void check_set_code(check_tensor *t, int64_t i, uint32_t code) { memcpy(t->saved + (size_t)tensor_offset(t, i) * t->element, &code, t->element < 4 ? t->element : 4); }
+bool check_on_gpu(void) { return level->gpu; }
+double check_result_of(const check_tensor *t, int64_t i) { return load_as_f64(t->first, tensor_offset(t, i), t->dtype); }
+double check_reference_of(const check_tensor *t, int64_t i) { return load_as_f64(tensor_data(t, t->ref), tensor_offset(t, i), t->dtype); }
+void check_legal(check_tensor *t, unsigned ways) { t->legal |= ways; }
 
 const char *check_dtype(sgk_dtype t) { return sgk_dtypes[t].name; }
 
@@ -237,7 +239,7 @@ void tensor_restore(const check_tensor *t, char *block, int fill)
 {
     memset(block, fill, tensor_block_size(t));
     if (!t->read) return;
-    char *data = tensor_data(t, block);
+    char        *data   = tensor_data(t, block);
     const size_t length = (size_t)tensor_row_length(t) * t->element;
     for (int64_t r = 0, rows = tensor_rows(t); r < rows; ++r) {
         const size_t at = (size_t)tensor_row_offset(t, r) * t->element;
@@ -265,7 +267,7 @@ static int64_t first_other(const char *p, size_t n, int fill)
 bool tensor_surrounded(const check_tensor *t, const char *block, int fill, char *where, size_t size)
 {
     const char *data = block + GUARD + t->shift;
-    int64_t at = first_other(block, GUARD + t->shift, fill);
+    int64_t     at   = first_other(block, GUARD + t->shift, fill);
     if (at >= 0) {
         snprintf(where, size, "%lld bytes before the first element", (long long)(GUARD + t->shift) - (long long)at);
         return false;
@@ -277,9 +279,9 @@ bool tensor_surrounded(const check_tensor *t, const char *block, int fill, char 
     }
     const size_t length = (size_t)tensor_row_length(t) * t->element;
     for (int64_t r = 0, rows = tensor_rows(t); r < rows; ++r) {
-        const size_t end = (size_t)tensor_row_offset(t, r) * t->element + length;
+        const size_t end  = (size_t)tensor_row_offset(t, r) * t->element + length;
         const size_t next = r + 1 < rows ? (size_t)tensor_row_offset(t, r + 1) * t->element : t->span;
-        at = first_other(data + end, next - end, fill);
+        at                = first_other(data + end, next - end, fill);
         if (at >= 0) {
             snprintf(where, size, "byte %lld of the gap behind row %lld", (long long)at, (long long)r);
             return false;
@@ -303,7 +305,7 @@ void tensor_arm(const check_tensor *t, char *block, bool on)
     ASAN_POISON_MEMORY_REGION(block, GUARD + t->shift);
     const size_t length = (size_t)tensor_row_length(t) * t->element;
     for (int64_t r = 0, rows = tensor_rows(t); r < rows; ++r) {
-        const size_t end = (size_t)tensor_row_offset(t, r) * t->element + length;
+        const size_t end  = (size_t)tensor_row_offset(t, r) * t->element + length;
         const size_t next = r + 1 < rows ? (size_t)tensor_row_offset(t, r + 1) * t->element : t->span;
         if (next > end) ASAN_POISON_MEMORY_REGION(data + end, next - end);
     }

@@ -4,7 +4,10 @@
 
 bool versions_wanted;
 
-typedef struct { char operator[64], level[16], text[400], example[LABEL]; int cases; } version;
+typedef struct {
+    char operator[64], level[16], text[400], example[LABEL];
+    int  cases;
+} version;
 static version *versions;
 static int      version_count, version_room;
 
@@ -21,7 +24,7 @@ static void heard(void *user, const char *message)
     }
     if (version_count == version_room) {
         version_room = version_room ? 2 * version_room : 64;
-        versions = realloc(versions, (size_t)version_room * sizeof *versions);
+        versions     = realloc(versions, (size_t)version_room * sizeof *versions);
         if (!versions) abort();
     }
     version *v = &versions[version_count++];

@@ -14,7 +14,7 @@ static double i64_to_f64_odd(int64_t v)
 {
     if (v >= -((int64_t)1 << 53) && v <= (int64_t)1 << 53) return (double)v;
     const uint64_t magnitude = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
-    const int      drop = 64 - __builtin_clzll(magnitude) - 53;
+    const int      drop      = 64 - __builtin_clzll(magnitude) - 53;
     const uint64_t kept = magnitude >> drop, lost = magnitude & (((uint64_t)1 << drop) - 1);
     const double   d = ldexp((double)(kept | (lost != 0)), drop);
     return v < 0 ? -d : d;
@@ -37,8 +37,8 @@ static void convert_range(int64_t begin, int64_t end, void *context)
 sgk_status sgk_convert(const DLTensor *output, const DLTensor *input, const sgk_exec *exec)
 {
     const unsigned any = (1u << SGK_DTYPES) - 1;
-    sgk_match m = { .op = "convert" };
-    SGK_MATCH(&m,     input,  "*N", any);
+    sgk_match      m   = { .op = "convert" };
+    SGK_MATCH(&m, input, "*N", any);
     SGK_MATCH_OUT(&m, output, "*N", any);
     SGK_REQUIRE(output->ndim == input->ndim, SGK_BAD_ARG, "%s: output has %d dimensions, expected %d like input", m.op, output->ndim, input->ndim);
     for (int d = 0; d < input->ndim; ++d)

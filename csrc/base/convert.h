@@ -16,8 +16,18 @@
 #include <string.h>
 #include "base/dtype.h"
 
-static inline uint32_t f32_bits(float f)       { uint32_t u; memcpy(&u, &f, 4); return u; }
-static inline float    f32_from_bits(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static inline uint32_t f32_bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+static inline float f32_from_bits(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
 
 /* f64 to f32 so that a later rounding to a narrower format is the only one that counts: towards zero, with the last bit
  * set when anything was lost ("round to odd"; S. Boldo, G. Melquiond: When double rounding is odd, 2005). */
@@ -52,7 +62,7 @@ static inline uint32_t small_code(uint32_t magnitude, int fraction, int bias)
 {
     const int32_t exponent = (int32_t)(magnitude >> 23) - 127 + bias;       /* in the format's terms */
     if (exponent > 0) {
-        const int drop = 23 - fraction;
+        const int      drop = 23 - fraction;
         const uint32_t code = magnitude - ((uint32_t)(127 - bias) << 23);
         return (code + (1u << (drop - 1)) - 1 + (code >> drop & 1)) >> drop;
     }
@@ -117,17 +127,17 @@ static inline uint8_t f32_to_e4m3_sat(float f)
 static inline double load_as_f64(const void *p, int64_t i, sgk_dtype t)
 {
     switch (t) {
-    case SGK_F32:  return ((const float *)p)[i];
-    case SGK_F64:  return ((const double *)p)[i];
-    case SGK_F16:  return f16_to_f32(((const uint16_t *)p)[i]);
-    case SGK_BF16: return bf16_to_f32(((const uint16_t *)p)[i]);
-    case SGK_E4M3: return e4m3_to_f32(((const uint8_t *)p)[i]);
-    case SGK_E5M2: return e5m2_to_f32(((const uint8_t *)p)[i]);
-    case SGK_I8:   return ((const int8_t *)p)[i];
-    case SGK_U8:   return ((const uint8_t *)p)[i];
-    case SGK_I32:  return ((const int32_t *)p)[i];
-    case SGK_I64:  return (double)((const int64_t *)p)[i];
-    case SGK_BOOL: return ((const uint8_t *)p)[i] != 0;
+    case SGK_F32:    return ((const float *)p)[i];
+    case SGK_F64:    return ((const double *)p)[i];
+    case SGK_F16:    return f16_to_f32(((const uint16_t *)p)[i]);
+    case SGK_BF16:   return bf16_to_f32(((const uint16_t *)p)[i]);
+    case SGK_E4M3:   return e4m3_to_f32(((const uint8_t *)p)[i]);
+    case SGK_E5M2:   return e5m2_to_f32(((const uint8_t *)p)[i]);
+    case SGK_I8:     return ((const int8_t *)p)[i];
+    case SGK_U8:     return ((const uint8_t *)p)[i];
+    case SGK_I32:    return ((const int32_t *)p)[i];
+    case SGK_I64:    return (double)((const int64_t *)p)[i];
+    case SGK_BOOL:   return ((const uint8_t *)p)[i] != 0;
     case SGK_DTYPES: break;
     }
     return NAN;
@@ -137,17 +147,21 @@ static inline double load_as_f64(const void *p, int64_t i, sgk_dtype t)
 static inline void store_f64(void *p, int64_t i, sgk_dtype t, double v)
 {
     switch (t) {
-    case SGK_F32:  ((float *)p)[i]    = (float)v; break;
-    case SGK_F64:  ((double *)p)[i]   = v; break;
+    case SGK_F32:  ((float *)p)[i] = (float)v; break;
+    case SGK_F64:  ((double *)p)[i] = v; break;
     case SGK_F16:  ((uint16_t *)p)[i] = f32_to_f16(f64_to_f32_odd(v)); break;
     case SGK_BF16: ((uint16_t *)p)[i] = f32_to_bf16(f64_to_f32_odd(v)); break;
-    case SGK_E4M3: ((uint8_t *)p)[i]  = f32_to_e4m3(f64_to_f32_odd(v)); break;
-    case SGK_E5M2: ((uint8_t *)p)[i]  = f32_to_e5m2(f64_to_f32_odd(v)); break;
-    case SGK_I8:   ((int8_t *)p)[i]   = (int8_t)(isnan(v) ? 0 : rint(fmin(fmax(v, -128), 127))); break;
-    case SGK_U8:   ((uint8_t *)p)[i]  = (uint8_t)(isnan(v) ? 0 : rint(fmin(fmax(v, 0), 255))); break;
-    case SGK_I32:  ((int32_t *)p)[i]  = (int32_t)(isnan(v) ? 0 : rint(fmin(fmax(v, -2147483648.0), 2147483647.0))); break;
-    case SGK_I64:  ((int64_t *)p)[i]  = isnan(v) ? 0 : v >= 9223372036854775808.0 ? INT64_MAX : v < -9223372036854775808.0 ? INT64_MIN : (int64_t)rint(v); break;
-    case SGK_BOOL: ((uint8_t *)p)[i]  = v != 0; break;
+    case SGK_E4M3: ((uint8_t *)p)[i] = f32_to_e4m3(f64_to_f32_odd(v)); break;
+    case SGK_E5M2: ((uint8_t *)p)[i] = f32_to_e5m2(f64_to_f32_odd(v)); break;
+    case SGK_I8:   ((int8_t *)p)[i] = (int8_t)(isnan(v) ? 0 : rint(fmin(fmax(v, -128), 127))); break;
+    case SGK_U8:   ((uint8_t *)p)[i] = (uint8_t)(isnan(v) ? 0 : rint(fmin(fmax(v, 0), 255))); break;
+    case SGK_I32:  ((int32_t *)p)[i] = (int32_t)(isnan(v) ? 0 : rint(fmin(fmax(v, -2147483648.0), 2147483647.0))); break;
+    case SGK_I64:
+        ((int64_t *)p)[i] = isnan(v) ? 0 : v >= 9223372036854775808.0 ? INT64_MAX
+                                       : v < -9223372036854775808.0   ? INT64_MIN
+                                                                      : (int64_t)rint(v);
+        break;
+    case SGK_BOOL:   ((uint8_t *)p)[i] = v != 0; break;
     case SGK_DTYPES: break;
     }
 }
@@ -155,14 +169,15 @@ static inline void store_f64(void *p, int64_t i, sgk_dtype t, double v)
 /* The float formats in f32, for inner loops: t is a constant at every call, so the compiler chooses. */
 static inline float load_f32(sgk_dtype t, const void *p, int64_t i)
 {
-    return t == SGK_F32 ? ((const float *)p)[i] : t == SGK_F16 ? f16_to_f32(((const uint16_t *)p)[i]) : bf16_to_f32(((const uint16_t *)p)[i]);
+    return t == SGK_F32 ? ((const float *)p)[i] : t == SGK_F16 ? f16_to_f32(((const uint16_t *)p)[i])
+                                                               : bf16_to_f32(((const uint16_t *)p)[i]);
 }
 
 static inline void store_f32(sgk_dtype t, void *p, int64_t i, float v)
 {
-    if (t == SGK_F32)      ((float *)p)[i] = v;
+    if (t == SGK_F32) ((float *)p)[i] = v;
     else if (t == SGK_F16) ((uint16_t *)p)[i] = f32_to_f16(v);
-    else                   ((uint16_t *)p)[i] = f32_to_bf16(v);
+    else ((uint16_t *)p)[i] = f32_to_bf16(v);
 }
 
 /* An index tensor, i32 or i64. */

@@ -45,7 +45,7 @@ bool sgk_log_wanted(const sgk_exec *exec)
 
 void sgk_log(const sgk_exec *exec, const char *format, ...)
 {
-    char message[512];
+    char    message[512];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
@@ -54,14 +54,16 @@ void sgk_log(const sgk_exec *exec, const char *format, ...)
     else fprintf(stderr, "sgl_kernel: %s\n", message);
 }
 
-enum { FROM_NOBODY, FROM_HOOK, FROM_MALLOC };
+enum { FROM_NOBODY,
+       FROM_HOOK,
+       FROM_MALLOC };
 
 sgk_status sgk_scratch_get(sgk_scratch *scratch, const char *op, size_t bytes, DLDevice device, const sgk_exec *exec)
 {
-    *scratch = (sgk_scratch){ .device = device, .exec = exec, .origin = FROM_NOBODY };
+    *scratch      = (sgk_scratch){ .device = device, .exec = exec, .origin = FROM_NOBODY };
     size_t *query = SGK_EXEC(exec, workspace_query, NULL);
     if (query) {
-        *query = bytes;
+        *query              = bytes;
         scratch->query_only = true;
         return SGK_OK;
     }

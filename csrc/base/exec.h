@@ -5,7 +5,7 @@
 
 /* exec->field, or `otherwise` where there is no exec, or it was compiled before the field existed. */
 #define SGK_EXEC(exec, field, otherwise) \
-    ((exec) && (exec)->size >= offsetof(sgk_exec, field) + sizeof (exec)->field ? (exec)->field : (otherwise))
+    ((exec) && (exec)->size >= offsetof(sgk_exec, field) + sizeof(exec)->field ? (exec)->field : (otherwise))
 
 bool sgk_exec_pdl(const sgk_exec *exec);
 bool sgk_exec_batch_invariant(const sgk_exec *exec);
@@ -27,10 +27,16 @@ typedef struct {
 } sgk_scratch;
 
 sgk_status sgk_scratch_get(sgk_scratch *scratch, const char *op, size_t bytes, DLDevice device, const sgk_exec *exec);
-void       sgk_scratch_put(sgk_scratch *scratch);
+void sgk_scratch_put(sgk_scratch *scratch);
 
 /* For operators without scratch memory: answers a query with 0 and returns. */
 #define SGK_NO_SCRATCH(exec) \
-    do { size_t *query_ = SGK_EXEC(exec, workspace_query, NULL); if (query_) { *query_ = 0; return SGK_OK; } } while (0)
+    do { \
+        size_t *query_ = SGK_EXEC(exec, workspace_query, NULL); \
+        if (query_) { \
+            *query_ = 0; \
+            return SGK_OK; \
+        } \
+    } while (0)
 
 #endif

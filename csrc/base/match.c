@@ -45,7 +45,7 @@ static bool folds(const DLTensor *t, int inner)
 static const char *dtype_list(unsigned dtypes, char *text, size_t size)
 {
     size_t n = 0;
-    text[0] = 0;
+    text[0]  = 0;
     for (int i = 0; i < SGK_DTYPES; ++i)
         if (dtypes >> i & 1 && n < size)
             n += (size_t)snprintf(text + n, size - n, "%s%s", n ? " or " : "", sgk_dtypes[i].name);
@@ -54,7 +54,7 @@ static const char *dtype_list(unsigned dtypes, char *text, size_t size)
 
 static sgk_status refuse_dtype(const sgk_match *m, const DLTensor *t, const char *name, unsigned dtypes)
 {
-    char wanted[80], found[48];
+    char      wanted[80], found[48];
     const int dtype = sgk_dtype_of(t->dtype);
     if (dtype >= 0) snprintf(found, sizeof found, "%s", sgk_dtypes[dtype].name);
     else snprintf(found, sizeof found, "DLPack code %d with %d bits", t->dtype.code, t->dtype.bits);
@@ -113,10 +113,10 @@ static sgk_status match_shape(sgk_match *m, const DLTensor *t, const char *name,
     SGK_REQUIRE(fold ? t->ndim >= wanted - 1 : t->ndim == wanted, SGK_BAD_ARG, "%s: %s has %d dimension%s, expected %s%d: [%s]",
                 m->op, name, t->ndim, t->ndim == 1 ? "" : "s", fold ? "at least " : "", wanted - fold, shape);
     const char *p = shape + fold;
-    int d = 0;
+    int         d = 0;
     if (fold) {
         const int inner = wanted - 1;
-        int64_t size = 1;
+        int64_t   size  = 1;
         for (; d < t->ndim - inner; ++d) size *= t->shape[d];
         SGK_REQUIRE(folds(t, inner), SGK_BAD_ARG, "%s: %s has leading dimensions that are not evenly spaced in memory, expected rows with one stride: [%s]",
                     m->op, name, shape);
@@ -145,7 +145,7 @@ static bool places_distinct(const DLTensor *t)
 {
     int64_t reach = 0, stride_done = -1;
     for (int round = 0; round < t->ndim; ++round) {
-        int next = -1;
+        int     next  = -1;
         int64_t least = INT64_MAX;
         for (int d = 0; d < t->ndim; ++d) {
             const int64_t s = sgk_stride(t, d);
@@ -167,7 +167,7 @@ static sgk_status match_memory(const sgk_match *m, const DLTensor *t, const char
                                int size, uintptr_t *begin, uintptr_t *end)
 {
     *begin = *end = 0;
-    int64_t n = 1;
+    int64_t n     = 1;
     for (int d = 0; d < t->ndim; ++d) {
         SGK_REQUIRE(t->shape[d] >= 0, SGK_BAD_ARG, "%s: %s has size %lld in dimension %d, expected at least 0",
                     m->op, name, (long long)t->shape[d], d);
@@ -190,7 +190,7 @@ static sgk_status match_memory(const sgk_match *m, const DLTensor *t, const char
         SGK_REQUIRE(places_distinct(t), SGK_BAD_ARG, "%s: %s is written and has several elements in one place, expected strides that keep them apart",
                     m->op, name);
     *begin = data;
-    *end = data + (uintptr_t)span_bytes(t, size);
+    *end   = data + (uintptr_t)span_bytes(t, size);
     return SGK_OK;
 }
 
@@ -231,10 +231,10 @@ static bool identical(const sgk_matched *a, const sgk_matched *b)
 /* Bytes of the widest step below `limit` of a tensor, and what lies within one such step. 0: there is none. */
 static int64_t widest_step(const sgk_matched *a, int64_t limit, int64_t *inside)
 {
-    const DLTensor *t = a->tensor;
-    const int64_t size = t->dtype.bits / 8;
-    int64_t step = 0;
-    *inside = size;
+    const DLTensor *t    = a->tensor;
+    const int64_t   size = t->dtype.bits / 8;
+    int64_t         step = 0;
+    *inside              = size;
     for (int d = 0; d < t->ndim; ++d) {
         const int64_t s = sgk_stride(t, d) * size;
         if (t->shape[d] > 1 && s < limit && s > step) step = s;

@@ -36,12 +36,12 @@ typedef struct {
 } sgk_matched;
 
 typedef struct {
-    const char *op;
-    int64_t     dim[26];            /* value of 'A'..'Z' */
-    uint32_t    bound;              /* which letters have one; 0 is a size like any other */
-    DLDevice    device;             /* of the first tensor; all must agree */
-    sgk_dtype   dtype;              /* of the first tensor */
-    int         count;
+    const char  *op;
+    int64_t      dim[26];            /* value of 'A'..'Z' */
+    uint32_t     bound;              /* which letters have one; 0 is a size like any other */
+    DLDevice     device;             /* of the first tensor; all must agree */
+    sgk_dtype    dtype;              /* of the first tensor */
+    int          count;
     sgk_matched *seen;              /* [count], this thread's: a matcher is done before the thread's next one begins */
 } sgk_match;
 
@@ -54,11 +54,17 @@ void sgk_match_same(sgk_match *m, const DLTensor *a, const DLTensor *b);
 sgk_status sgk_match_done(const sgk_match *m);
 
 /* The name in a message is the name in the source: one spelling, no drift. */
-#define SGK_MATCH(m, t, shape, dtypes)      SGK_TRY(sgk_match_tensor(m, t, #t, shape, dtypes, false))
-#define SGK_MATCH_OUT(m, t, shape, dtypes)  SGK_TRY(sgk_match_tensor(m, t, #t, shape, dtypes, true))
+#define SGK_MATCH(m, t, shape, dtypes)     SGK_TRY(sgk_match_tensor(m, t, #t, shape, dtypes, false))
+#define SGK_MATCH_OUT(m, t, shape, dtypes) SGK_TRY(sgk_match_tensor(m, t, #t, shape, dtypes, true))
 /* For arguments that may be NULL. */
-#define SGK_MATCH_OPT(m, t, shape, dtypes)     do { if (t) SGK_MATCH(m, t, shape, dtypes); } while (0)
-#define SGK_MATCH_OPT_OUT(m, t, shape, dtypes) do { if (t) SGK_MATCH_OUT(m, t, shape, dtypes); } while (0)
+#define SGK_MATCH_OPT(m, t, shape, dtypes) \
+    do { \
+        if (t) SGK_MATCH(m, t, shape, dtypes); \
+    } while (0)
+#define SGK_MATCH_OPT_OUT(m, t, shape, dtypes) \
+    do { \
+        if (t) SGK_MATCH_OUT(m, t, shape, dtypes); \
+    } while (0)
 
 #define SGK_DIM(m, c) ((m)->dim[(c) - 'A'])
 

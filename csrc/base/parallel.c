@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static pthread_once_t  pool_once = PTHREAD_ONCE_INIT;
-static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t  pool_wake = PTHREAD_COND_INITIALIZER;
-static pthread_cond_t  pool_done = PTHREAD_COND_INITIALIZER;
-static int             pool_threads;            /* the caller's own included; set once */
-static int             pool_busy;
-static _Atomic int     forked;                  /* in a child the pool's threads do not exist */
+static pthread_once_t    pool_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t   pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t    pool_wake = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t    pool_done = PTHREAD_COND_INITIALIZER;
+static int               pool_threads;            /* the caller's own included; set once */
+static int               pool_busy;
+static _Atomic int       forked;                  /* in a child the pool's threads do not exist */
 static _Thread_local int inside_loop;
 
 static struct {
@@ -29,15 +29,15 @@ static void run_range(int i)
 {
     const int64_t n = job.end - job.begin, each = n / job.ranges, more = n % job.ranges;
     const int64_t begin = job.begin + i * each + (i < more ? i : more);
-    inside_loop = 1;
+    inside_loop         = 1;
     job.body(begin, begin + each + (i < more), job.context);
     inside_loop = 0;
 }
 
 static void *worker(void *argument)
 {
-    const int me = (int)(intptr_t)argument;
-    uint64_t seen = 0;
+    const int me   = (int)(intptr_t)argument;
+    uint64_t  seen = 0;
     pthread_mutex_lock(&pool_lock);
     for (;;) {
         while (job.number == seen) pthread_cond_wait(&pool_wake, &pool_lock);
@@ -55,7 +55,7 @@ static int wanted_threads(void)
 {
     const char *text = getenv("SGK_NUM_THREADS");
     if (text && *text) {
-        char *end;
+        char      *end;
         const long n = strtol(text, &end, 10);
         if (*end == 0 && n >= 1 && n <= 4096) return (int)n;
     }
@@ -70,11 +70,11 @@ static void after_fork(void) { forked = 1; }
 
 static void start_pool(void)
 {
-    const int wanted = wanted_threads();
+    const int      wanted = wanted_threads();
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    int started = 1;
+    int       started = 1;
     pthread_t id;
     while (started < wanted && pthread_create(&id, &attributes, worker, (void *)(intptr_t)started) == 0) ++started;
     pthread_attr_destroy(&attributes);
@@ -100,7 +100,7 @@ void sgk_parallel_for(const sgk_exec *exec, int64_t begin, int64_t end, int64_t 
         return;
     }
     const int64_t grains = (end - begin - 1) / grain + 1;
-    int idle = 0;
+    int           idle   = 0;
     if (grains == 1 || sgk_num_threads(NULL) == 1 || !__atomic_compare_exchange_n(&pool_busy, &idle, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
         body(begin, end, context);
         return;

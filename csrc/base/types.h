@@ -16,8 +16,17 @@ typedef unsigned long long uint64_t;
 
 /* Every number format of the library. The order is part of the check programs' case names only. */
 typedef enum {
-    SGK_F32, SGK_F64, SGK_F16, SGK_BF16, SGK_E4M3, SGK_E5M2,
-    SGK_I8, SGK_U8, SGK_I32, SGK_I64, SGK_BOOL,
+    SGK_F32,
+    SGK_F64,
+    SGK_F16,
+    SGK_BF16,
+    SGK_E4M3,
+    SGK_E5M2,
+    SGK_I8,
+    SGK_U8,
+    SGK_I32,
+    SGK_I64,
+    SGK_BOOL,
     SGK_DTYPES
 } sgk_dtype;
 

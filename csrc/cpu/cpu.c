@@ -5,10 +5,13 @@
 
 static _Atomic unsigned mask = ~0u;
 
-static const struct { const char *name; unsigned flags; } levels[] = {
-    { "ref",        0 },
-    { "avx2",       SGK_CPU_AVX2 },
-    { "avx512",     SGK_CPU_AVX2 | SGK_CPU_AVX512 },
+static const struct {
+    const char *name;
+    unsigned    flags;
+} levels[] = {
+    { "ref", 0 },
+    { "avx2", SGK_CPU_AVX2 },
+    { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512 },
     { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16 },
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
@@ -43,7 +46,7 @@ void sgk_cpu_mask(unsigned m) { mask = m; }
 unsigned sgk_cpu_flags(void)
 {
     static _Atomic unsigned known = 1u << 31;               /* bit 31: not asked yet */
-    unsigned f = known;
+    unsigned                f     = known;
     if (f >> 31) known = f = detect() & allowed_by_environment();
     return f & mask;
 }
@@ -51,7 +54,7 @@ unsigned sgk_cpu_flags(void)
 const char *sgk_cpu_level_name(void)
 {
     const unsigned flags = sgk_cpu_flags();
-    int best = 0;
+    int            best  = 0;
     for (int i = 0; i < LEVELS; ++i)
         if (!(levels[i].flags & ~flags)) best = i;
     return levels[best].name;
@@ -64,7 +67,10 @@ const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impl)
     return impl;
 }
 
-typedef struct { sgk_cpu_fn *run; const void *args; } cpu_job;
+typedef struct {
+    sgk_cpu_fn *run;
+    const void *args;
+} cpu_job;
 
 static void run_range(int64_t begin, int64_t end, void *context)
 {

@@ -12,24 +12,36 @@ enum {
     SGK_CPU_AVX512BF16 = 1 << 2,        /* BF16, VNNI */
 };
 
-unsigned    sgk_cpu_flags(void);            /* what the CPU has and the OS saves, less what SGK_CPU or sgk_cpu_mask switched off */
-void        sgk_cpu_mask(unsigned mask);    /* for the check harness */
+unsigned sgk_cpu_flags(void);            /* what the CPU has and the OS saves, less what SGK_CPU or sgk_cpu_mask switched off */
+void sgk_cpu_mask(unsigned mask);    /* for the check harness */
 const char *sgk_cpu_level_name(void);       /* the best level: "avx512bf16", "avx512", "avx2" or "ref" */
 
 /* A CPU kernel does items [begin, end) of the work that *args describes. */
 typedef void sgk_cpu_fn(const void *args, int64_t begin, int64_t end);
-typedef struct { const char *level; unsigned needs; sgk_cpu_fn *run; } sgk_cpu_impl;
+typedef struct {
+    const char *level;
+    unsigned    needs;
+    sgk_cpu_fn *run;
+} sgk_cpu_impl;
 
 /* One row for each level that NAME_cpu.c is compiled for, best first, the reference last. */
 #if defined(__x86_64__)
-#define SGK_CPU_DECL(name)  sgk_cpu_fn name##_avx512bf16, name##_avx512, name##_avx2, name##_ref
-#define SGK_CPU_IMPLS(name) { { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, name##_avx512bf16 }, \
-                              { "avx512",     SGK_CPU_AVX2 | SGK_CPU_AVX512,                      name##_avx512     }, \
-                              { "avx2",       SGK_CPU_AVX2,                                       name##_avx2       }, \
-                              { "ref",        0,                                                  name##_ref        } }
+#define SGK_CPU_DECL(name) sgk_cpu_fn name##_avx512bf16, name##_avx512, name##_avx2, name##_ref
+#define SGK_CPU_IMPLS(name) \
+    { \
+        { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, name##_avx512bf16 }, \
+            { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512, name##_avx512 }, \
+            { "avx2", SGK_CPU_AVX2, name##_avx2 }, \
+        { "ref", 0, name##_ref } \
+    }
 #else
-#define SGK_CPU_DECL(name)  sgk_cpu_fn name##_ref
-#define SGK_CPU_IMPLS(name) { { "ref", 0, name##_ref } }
+#define SGK_CPU_DECL(name) sgk_cpu_fn name##_ref
+#define SGK_CPU_IMPLS(name) \
+    { \
+        { \
+            "ref", 0, name##_ref \
+        } \
+    }
 #endif
 
 const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impls);
@@ -42,8 +54,8 @@ sgk_status sgk_cpu_run(const char *op, const sgk_cpu_impl *impls, const void *ar
 static inline int64_t sgk_cpu_grain(int64_t bytes) { return bytes > 0 ? 1 + 131072 / bytes : 131072; }
 
 /* rmsnorm -> rmsnorm_avx2 in the file that is being compiled with -DSGK_CPU_LEVEL=avx2. */
-#define SGK_CAT_(a, b) a##_##b
-#define SGK_CAT(a, b)  SGK_CAT_(a, b)
+#define SGK_CAT_(a, b)   a##_##b
+#define SGK_CAT(a, b)    SGK_CAT_(a, b)
 #define SGK_CPU_FN(name) SGK_CAT(name, SGK_CPU_LEVEL)
 
 #define SGK_INLINE static inline __attribute__((always_inline))

@@ -110,7 +110,8 @@ SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
 /* VF elements at p[i]. */
 SGK_INLINE vf vf_load(sgk_dtype t, const void *p, int64_t i)
 {
-    return t == SGK_F32 ? vf_load_f32((const float *)p + i) : t == SGK_F16 ? vf_load_f16((const uint16_t *)p + i) : vf_load_bf16((const uint16_t *)p + i);
+    return t == SGK_F32 ? vf_load_f32((const float *)p + i) : t == SGK_F16 ? vf_load_f16((const uint16_t *)p + i)
+                                                                           : vf_load_bf16((const uint16_t *)p + i);
 }
 SGK_INLINE void vf_store(sgk_dtype t, void *p, int64_t i, vf v)
 {
@@ -122,14 +123,14 @@ SGK_INLINE void vf_store(sgk_dtype t, void *p, int64_t i, vf v)
 /* The first n < VF elements at p[i]; the other lanes are 0. Touches nothing behind them. */
 SGK_INLINE vf vf_load_part(sgk_dtype t, const void *p, int64_t i, int64_t n)
 {
-    float lanes[VF] = { 0 };
-    const int64_t size = t == SGK_F32 ? 4 : 2;
+    float         lanes[VF] = { 0 };
+    const int64_t size      = t == SGK_F32 ? 4 : 2;
     memcpy(lanes, (const char *)p + i * size, (size_t)(n * size));
     return vf_load(t, lanes, 0);
 }
 SGK_INLINE void vf_store_part(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
 {
-    float lanes[VF];
+    float         lanes[VF];
     const int64_t size = t == SGK_F32 ? 4 : 2;
     vf_store(t, lanes, 0, v);
     memcpy((char *)p + i * size, lanes, (size_t)(n * size));
@@ -140,15 +141,15 @@ SGK_INLINE void vf_store_part(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
 SGK_INLINE vf vf_exp(vf x)
 {
     const vf clamped = vf_max(vf_set(-104.0f), vf_min(vf_set(88.8f), x));   /* min and max give their second operand where one is NaN */
-    const vf k = vf_round(vf_mul(clamped, vf_set(1.44269504f)));
-    const vf r = vf_fma(k, vf_set(-1.428606765e-06f), vf_fma(k, vf_set(-0.693145752f), clamped));
-    vf p = vf_set(1.9875691500e-4f);
-    p = vf_fma(p, r, vf_set(1.3981999507e-3f));
-    p = vf_fma(p, r, vf_set(8.3334519073e-3f));
-    p = vf_fma(p, r, vf_set(4.1665795894e-2f));
-    p = vf_fma(p, r, vf_set(1.6666665459e-1f));
-    p = vf_fma(p, r, vf_set(5.0000001201e-1f));
-    p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set(1)));
+    const vf k       = vf_round(vf_mul(clamped, vf_set(1.44269504f)));
+    const vf r       = vf_fma(k, vf_set(-1.428606765e-06f), vf_fma(k, vf_set(-0.693145752f), clamped));
+    vf       p       = vf_set(1.9875691500e-4f);
+    p                = vf_fma(p, r, vf_set(1.3981999507e-3f));
+    p                = vf_fma(p, r, vf_set(8.3334519073e-3f));
+    p                = vf_fma(p, r, vf_set(4.1665795894e-2f));
+    p                = vf_fma(p, r, vf_set(1.6666665459e-1f));
+    p                = vf_fma(p, r, vf_set(5.0000001201e-1f));
+    p                = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set(1)));
     return vf_pow2(p, k);
 }
 

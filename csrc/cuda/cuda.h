@@ -24,7 +24,7 @@ typedef struct {
 /* Properties of a device, read once. SGK_NO_DEVICE with the reason where there is no driver or no such device. */
 sgk_status sgk_cuda_get_device(const char *op, int ordinal, const sgk_cuda_device **device);
 /* Number of devices; 0 without a driver. */
-int        sgk_cuda_count(void);
+int sgk_cuda_count(void);
 /* Why sgk_cuda_count() is 0, or "". */
 const char *sgk_cuda_absence(void);
 
@@ -55,6 +55,8 @@ static inline bool sgk_kernel_fits(const sgk_kernel *kernel, const sgk_cuda_devi
 
 /* Logs which build runs; `why` may be "". */
 #define SGK_LOG_BUILD(exec, op, kernel, why) \
-    do { if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cuda, %s %s %s%s", op, (kernel)->file, (kernel)->entry, (kernel)->defines, why); } while (0)
+    do { \
+        if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cuda, %s %s %s%s", op, (kernel)->file, (kernel)->entry, (kernel)->defines, why); \
+    } while (0)
 
 #endif

@@ -19,9 +19,9 @@ static sgk_cuda_device *devices;
 static int              device_count;
 
 typedef struct {
-    pthread_mutex_t    lock;
-    CUcontext _Atomic  context;         /* NULL until retained */
-    CUdevice           device;          /* the driver's handle */
+    pthread_mutex_t lock;
+    CUcontext _Atomic context;         /* NULL until retained */
+    CUdevice device;          /* the driver's handle */
 } primary_context;
 static primary_context *primaries;
 
@@ -52,12 +52,16 @@ static bool load_driver(void)
         snprintf(absence, sizeof absence, "no CUDA driver: %s", dlerror());
         return false;
     }
-    static const struct { const char *name; void *slot; bool optional; } entries[] = {
+    static const struct {
+        const char *name;
+        void       *slot;
+        bool        optional;
+    } entries[] = {
 #define X(name, arguments) { #name, &sgk_cuda_driver.name, false },
         SGK_DRIVER_API(X)
 #undef X
 #define X(name, arguments) { #name, &sgk_cuda_driver.name, true },
-        SGK_DRIVER_API_OPTIONAL(X)
+            SGK_DRIVER_API_OPTIONAL(X)
 #undef X
     };
     for (size_t i = 0; i < sizeof entries / sizeof *entries; ++i) {
@@ -81,15 +85,15 @@ static bool describe_device(int ordinal, sgk_cuda_device *d, CUdevice *handle)
 {
     CUdevice device;
     if (sgk_cuda_driver.cuDeviceGet(&device, ordinal) || sgk_cuda_driver.cuDeviceGetName(d->name, sizeof d->name, device)) return false;
-    *handle = device;
-    d->ordinal = ordinal;
-    d->major = attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
-    d->minor = attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-    d->multiprocessors = attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-    d->shared_memory_per_block = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+    *handle                             = device;
+    d->ordinal                          = ordinal;
+    d->major                            = attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+    d->minor                            = attribute(device, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+    d->multiprocessors                  = attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+    d->shared_memory_per_block          = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
     d->shared_memory_per_multiprocessor = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR);
-    d->l2_bytes = attribute(device, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
-    d->arch = sgk_pack_arch(d->major, d->minor);
+    d->l2_bytes                         = attribute(device, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
+    d->arch                             = sgk_pack_arch(d->major, d->minor);
     return true;
 }
 
@@ -97,7 +101,7 @@ static void start(void)
 {
     if (!load_driver()) return;
     CUresult result = sgk_cuda_driver.cuInit(0);
-    int count = 0;
+    int      count  = 0;
     if (!result) result = sgk_cuda_driver.cuDeviceGetCount(&count);
     if (result || count == 0) {
         char text[160];
@@ -146,7 +150,7 @@ sgk_status sgk_cuda_get_device(const char *op, int ordinal, const sgk_cuda_devic
 static sgk_status primary(const char *op, int ordinal, CUcontext *context)
 {
     primary_context *p = &primaries[ordinal];
-    *context = p->context;
+    *context           = p->context;
     if (*context) return SGK_OK;
     pthread_mutex_lock(&p->lock);
     CUresult result = CUDA_SUCCESS;
@@ -173,7 +177,7 @@ sgk_status sgk_cuda_enter(const char *op, int ordinal, sgk_cuda_entered *entered
     CUcontext context;
     SGK_TRY(primary(op, ordinal, &context));
     SGK_DRIVER(op, cuCtxPushCurrent_v2(context));
-    entered->pushed = true;
+    entered->pushed       = true;
     const CUresult result = sgk_cuda_driver.cuCtxGetId(NULL, &entered->id);
     if (result) {
         char text[160];

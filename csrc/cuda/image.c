@@ -28,7 +28,7 @@ static const char *environment(const char *name, const char *otherwise)
 static void list_packs(char *text, size_t size)
 {
     size_t used = 0;
-    text[0] = 0;
+    text[0]     = 0;
     for (const sgk_arch *a = sgk_archs; a->name; ++a) {
         char path[PATH_MAX];
         if (snprintf(path, sizeof path, "%s/%s", sgk_pack_folder(), a->file) >= (int)sizeof path || access(path, R_OK)) continue;
@@ -60,7 +60,7 @@ static sgk_status from_pack(const char *op, const sgk_kernel *kernel, const sgk_
     SGK_TRY(pack_for(op, arch, device, &pack));
     char *key = sgk_kernel_key(kernel);
     SGK_REQUIRE(key, SGK_FAILED, "%s: no memory", op);
-    size_t size;
+    size_t           size;
     const sgk_status status = sgk_pack_get(op, pack, key, image, &size);
     free(key);
     return status;

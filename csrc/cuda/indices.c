@@ -19,9 +19,9 @@ static size_t padded(size_t bytes) { return (bytes + 15) / 16 * 16; }
 /* The default stream says CUDA_ERROR_STREAM_CAPTURE_IMPLICIT while a stream that orders itself by it is under capture. */
 static sgk_status captures(const char *op, CUstream stream, bool *capturing)
 {
-    int state = CU_STREAM_CAPTURE_STATUS_NONE;
+    int            state  = CU_STREAM_CAPTURE_STATUS_NONE;
     const CUresult result = sgk_cuda_driver.cuStreamIsCapturing(stream, &state);
-    *capturing = result == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT || state != CU_STREAM_CAPTURE_STATUS_NONE;
+    *capturing            = result == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT || state != CU_STREAM_CAPTURE_STATUS_NONE;
     char text[160];
     SGK_REQUIRE(!result || *capturing, sgk_cuda_error_status(result), "%s: cuStreamIsCapturing: %s", op, sgk_cuda_error_text(result, text));
     return SGK_OK;
@@ -32,7 +32,7 @@ static sgk_status copy(sgk_indices *host, const char *op, CUstream stream, const
     char *to = host->memory;
     for (int i = 0; i < count; ++i) {
         const size_t bytes = span(tensors[i]);
-        host->data[i] = sgk_data(tensors[i]) ? to : NULL;
+        host->data[i]      = sgk_data(tensors[i]) ? to : NULL;
         if (bytes) SGK_DRIVER(op, cuMemcpyAsync((CUdeviceptr)(uintptr_t)to, (CUdeviceptr)(uintptr_t)sgk_data(tensors[i]), bytes, stream));
         to += padded(bytes);
     }
@@ -53,7 +53,7 @@ static sgk_status copy_and_wait(sgk_indices *host, const char *op, CUstream stre
 static sgk_status read_here(sgk_indices *host, const char *op, const DLTensor *const *tensors, int count, const sgk_exec *exec)
 {
     const CUstream stream = SGK_EXEC(exec, stream, NULL);
-    bool capturing;
+    bool           capturing;
     SGK_TRY(captures(op, stream, &capturing));
     if (capturing) {
         if (sgk_log_wanted(exec)) sgk_log(exec, "%s: indices are not checked: the stream is being captured", op);
@@ -65,9 +65,9 @@ static sgk_status read_here(sgk_indices *host, const char *op, const DLTensor *c
     SGK_REQUIRE(host->memory, SGK_FAILED, "%s: no memory for %zu bytes of indices to check", op, bytes);
 
     /* Waiting is forbidden to a thread while any other stream is under a global capture, unless its own mode is relaxed. */
-    int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    int              mode      = CU_STREAM_CAPTURE_MODE_RELAXED;
     const CUresult   exchanged = sgk_cuda_driver.cuThreadExchangeStreamCaptureMode(&mode);
-    const sgk_status status = copy_and_wait(host, op, stream, tensors, count);
+    const sgk_status status    = copy_and_wait(host, op, stream, tensors, count);
     if (!exchanged) sgk_cuda_driver.cuThreadExchangeStreamCaptureMode(&mode);
     if (status) return sgk_indices_done(host, status);
     host->known = true;

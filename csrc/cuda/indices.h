@@ -30,7 +30,7 @@ sgk_status sgk_cuda_read_indices(sgk_indices *host, const char *op, int ordinal,
 static inline sgk_status sgk_indices_read(sgk_indices *host, const char *op, DLDevice device, const DLTensor *const *tensors, int count, const sgk_exec *exec)
 {
     host->memory = NULL;
-    host->known = device.device_type != kDLCUDA;
+    host->known  = device.device_type != kDLCUDA;
     if (!host->known) return sgk_exec_check_indices(exec) ? sgk_cuda_read_indices(host, op, device.device_id, tensors, count, exec) : SGK_OK;
     for (int i = 0; i < count; ++i) host->data[i] = sgk_data(tensors[i]);
     return SGK_OK;

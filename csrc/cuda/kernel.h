@@ -16,10 +16,10 @@
 struct sgk_kernel_instances;
 
 typedef struct sgk_kernel {
-    const char *file;           /* below csrc/ops: "norm/norm.cu" */
-    const char *entry;          /* the extern "C" function in it */
-    const char *defines;        /* "-DT=bf16 -DDIM=4096": the macros, separated by one space */
-    unsigned    archs;          /* which packs hold it: SGK_GENERAL, or bits of SGK_ARCH_* */
+    const char                  *file;           /* below csrc/ops: "norm/norm.cu" */
+    const char                  *entry;          /* the extern "C" function in it */
+    const char                  *defines;        /* "-DT=bf16 -DDIM=4096": the macros, separated by one space */
+    unsigned                     archs;          /* which packs hold it: SGK_GENERAL, or bits of SGK_ARCH_* */
     struct sgk_kernel_instances *instances;     /* loaded functions, one a context; the runtime's */
 } sgk_kernel;
 
@@ -39,7 +39,7 @@ typedef struct {
 } sgk_kernel_table;
 
 #define SGK_KERNEL(file, entry, defines, archs) { file, entry, defines, archs, NULL }
-#define SGK_KERNEL_TABLE(rows) { rows, sizeof *(rows), sizeof (rows) / sizeof *(rows) }
+#define SGK_KERNEL_TABLE(rows)                  { rows, sizeof *(rows), sizeof(rows) / sizeof *(rows) }
 
 /* The tables of every family of this build, ended by NULL. */
 extern const sgk_kernel_table *const sgk_kernel_tables[];

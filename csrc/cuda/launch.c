@@ -42,7 +42,10 @@ static sgk_status refused(const char *op, const sgk_kernel *kernel, int ordinal,
                      sgk_cuda_error_text(result, text));
 }
 #define SGK_KERNEL_CALL(call) \
-    do { const CUresult result_ = sgk_cuda_driver.call; if (result_) return refused(op, kernel, ordinal, #call, result_); } while (0)
+    do { \
+        const CUresult result_ = sgk_cuda_driver.call; \
+        if (result_) return refused(op, kernel, ordinal, #call, result_); \
+    } while (0)
 
 /* The kernel's one parameter has the size of the host's struct, where the driver can tell. */
 static sgk_status check_parameters(const char *op, const sgk_kernel *kernel, CUfunction function, size_t args_size)
@@ -62,7 +65,7 @@ static sgk_status fill(const char *op, const sgk_kernel *kernel, int ordinal, co
     int        fixed, limit;
     CUresult   result = sgk_cuda_driver.cuModuleLoadData(&module, image);
     if (result) return refused(op, kernel, ordinal, "cuModuleLoadData", result);
-    result = sgk_cuda_driver.cuModuleGetFunction(&function, module, kernel->entry);
+    result           = sgk_cuda_driver.cuModuleGetFunction(&function, module, kernel->entry);
     const char *call = "cuModuleGetFunction";
     /* Under lazy loading the code would come with the first launch, which may be inside a capture. */
     if (!result && sgk_cuda_driver.cuFuncLoad) result = sgk_cuda_driver.cuFuncLoad(function), call = "cuFuncLoad";
@@ -73,9 +76,9 @@ static sgk_status fill(const char *op, const sgk_kernel *kernel, int ordinal, co
         sgk_cuda_driver.cuModuleUnload(module);
         return status;
     }
-    i->function = function;
+    i->function             = function;
     i->static_shared_memory = (unsigned)fixed;
-    i->dynamic_limit = (unsigned)limit;
+    i->dynamic_limit        = (unsigned)limit;
     return SGK_OK;
 }
 
@@ -91,9 +94,9 @@ static sgk_status load_locked(const char *op, sgk_kernel *kernel, const sgk_cuda
     sgk_status status = sgk_cuda_image(op, kernel, device, exec, &image);
     if (!status) {
         /* A capture under way forbids what loading does to the calling thread, unless its mode is relaxed. */
-        int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+        int            mode      = CU_STREAM_CAPTURE_MODE_RELAXED;
         const CUresult exchanged = sgk_cuda_driver.cuThreadExchangeStreamCaptureMode(&mode);
-        status = fill(op, kernel, device->ordinal, image, args_size, i);
+        status                   = fill(op, kernel, device->ordinal, image, args_size, i);
         if (!exchanged) sgk_cuda_driver.cuThreadExchangeStreamCaptureMode(&mode);
     }
     free(image);
@@ -112,7 +115,7 @@ static sgk_status load_locked(const char *op, sgk_kernel *kernel, const sgk_cuda
 /* More dynamic shared memory than the driver allows by default: raised once, to all that the device has. */
 static sgk_status allow_shared_memory(const char *op, const sgk_kernel *kernel, const sgk_cuda_device *device, instance *i, unsigned wanted)
 {
-    const int ordinal = device->ordinal;
+    const int      ordinal = device->ordinal;
     const unsigned all = (unsigned)device->shared_memory_per_block, limit = all > i->static_shared_memory ? all - i->static_shared_memory : 0;
     SGK_REQUIRE(wanted <= limit, SGK_UNSUPPORTED, "%s: kernel %s (%s) wants %u bytes of shared memory a block, cuda:%d (%s) has %u", op,
                 kernel->entry, kernel->defines, wanted + i->static_shared_memory, ordinal, device->name, all);
@@ -134,8 +137,8 @@ static sgk_status run(const char *op, const sgk_kernel *kernel, const sgk_cuda_d
     const int ordinal = device->ordinal;
     if (__builtin_expect(config->shared_memory > i->dynamic_limit, 0)) SGK_TRY(allow_shared_memory(op, kernel, device, i, config->shared_memory));
     if (__builtin_expect(cluster > 8 && !i->any_cluster, 0)) SGK_TRY(allow_any_cluster(op, kernel, ordinal, i));
-    void *parameters[] = { (void *)(uintptr_t)args };
-    const CUresult result = sgk_cuda_driver.cuLaunchKernelEx(config, i->function, parameters, NULL);
+    void          *parameters[] = { (void *)(uintptr_t)args };
+    const CUresult result       = sgk_cuda_driver.cuLaunchKernelEx(config, i->function, parameters, NULL);
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) return refused(op, kernel, ordinal, "cuLaunchKernelEx", result);
     if (__builtin_expect(sgk_cuda_launch_hook != NULL, 0)) sgk_cuda_launch_hook(kernel);
     return SGK_OK;
@@ -147,7 +150,7 @@ static __attribute__((noinline)) sgk_status load_and_run(const char *op, sgk_ker
 {
     sgk_cuda_entered entered;
     SGK_TRY(sgk_cuda_enter(op, device->ordinal, &entered));
-    instance  *i = find(kernel, entered.id, device->ordinal);
+    instance  *i      = find(kernel, entered.id, device->ordinal);
     sgk_status status = SGK_OK;
     if (!i) {
         pthread_mutex_lock(&loading);
@@ -202,9 +205,9 @@ sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch 
 sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *l, void *stream, const void *args)
 {
     SGK_REQUIRE(kernel->instances, SGK_FAILED, "launch: kernel %s (%s) has not been loaded", kernel->entry, kernel->defines);
-    const CUlaunchConfig config = { .grid = { (unsigned)l->grid[0], 1, 1 }, .block = { l->block[0], 1, 1 }, .stream = stream };
-    void *parameters[] = { (void *)(uintptr_t)args };
-    const CUresult result = sgk_cuda_driver.cuLaunchKernelEx(&config, kernel->instances->function, parameters, NULL);
+    const CUlaunchConfig config       = { .grid = { (unsigned)l->grid[0], 1, 1 }, .block = { l->block[0], 1, 1 }, .stream = stream };
+    void                *parameters[] = { (void *)(uintptr_t)args };
+    const CUresult       result       = sgk_cuda_driver.cuLaunchKernelEx(&config, kernel->instances->function, parameters, NULL);
     return result ? refused("launch", kernel, kernel->instances->ordinal, "cuLaunchKernelEx", result) : SGK_OK;
 }
 

@@ -138,8 +138,8 @@ static sgk_status capture(CUstream stream, sgk_cuda_graph_body *body, void *cont
     CUgraph graph = NULL;
     SGK_DRIVER("graph", cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
     const sgk_status status = body(context, stream);
-    CUresult result = sgk_cuda_driver.cuStreamEndCapture(stream, &graph);       /* also when the body failed: it ends the mode */
-    const char *call = "cuStreamEndCapture";
+    CUresult         result = sgk_cuda_driver.cuStreamEndCapture(stream, &graph);       /* also when the body failed: it ends the mode */
+    const char      *call   = "cuStreamEndCapture";
     if (!status && !result) result = sgk_cuda_driver.cuGraphInstantiateWithFlags(exec, graph, 0), call = "cuGraphInstantiateWithFlags";
     if (graph) sgk_cuda_driver.cuGraphDestroy(graph);
     SGK_TRY(status);
@@ -152,7 +152,7 @@ sgk_status sgk_cuda_graph_capture(int ordinal, void *stream, sgk_cuda_graph_body
     SGK_REQUIRE(g, SGK_FAILED, "graph: no memory");
     *g = (sgk_cuda_graph){ .ordinal = ordinal };
     sgk_cuda_entered entered;
-    sgk_status status = sgk_cuda_enter("graph", ordinal, &entered);
+    sgk_status       status = sgk_cuda_enter("graph", ordinal, &entered);
     if (!status) {
         status = capture(stream, body, context, &g->exec);
         sgk_cuda_leave(&entered);
@@ -170,9 +170,9 @@ sgk_status sgk_cuda_graph_begin(int ordinal, void *stream)
 
 static sgk_status end_capture(CUstream stream, CUgraphExec *exec)
 {
-    CUgraph graph = NULL;
-    CUresult result = sgk_cuda_driver.cuStreamEndCapture(stream, &graph);
-    const char *call = "cuStreamEndCapture";
+    CUgraph     graph  = NULL;
+    CUresult    result = sgk_cuda_driver.cuStreamEndCapture(stream, &graph);
+    const char *call   = "cuStreamEndCapture";
     if (!result) result = sgk_cuda_driver.cuGraphInstantiateWithFlags(exec, graph, 0), call = "cuGraphInstantiateWithFlags";
     if (graph) sgk_cuda_driver.cuGraphDestroy(graph);
     return result ? fail("graph", call, result) : SGK_OK;
@@ -181,11 +181,11 @@ static sgk_status end_capture(CUstream stream, CUgraphExec *exec)
 sgk_status sgk_cuda_graph_end(int ordinal, void *stream, sgk_cuda_graph **graph)
 {
     sgk_cuda_graph *g = malloc(sizeof *g);
-    *graph = NULL;
+    *graph            = NULL;
     SGK_REQUIRE(g, SGK_FAILED, "graph: no memory");
     *g = (sgk_cuda_graph){ .ordinal = ordinal };
     sgk_cuda_entered entered;
-    sgk_status status = sgk_cuda_enter("graph", ordinal, &entered);
+    sgk_status       status = sgk_cuda_enter("graph", ordinal, &entered);
     if (!status) {
         status = end_capture(stream, &g->exec);
         sgk_cuda_leave(&entered);

@@ -35,7 +35,7 @@ sgk_status sgk_cuda_graph_capture(int ordinal, void *stream, sgk_cuda_graph_body
 sgk_status sgk_cuda_graph_begin(int ordinal, void *stream);
 sgk_status sgk_cuda_graph_end(int ordinal, void *stream, sgk_cuda_graph **graph);
 sgk_status sgk_cuda_graph_replay(const sgk_cuda_graph *graph, void *stream);
-void       sgk_cuda_graph_free(sgk_cuda_graph *graph);
+void sgk_cuda_graph_free(sgk_cuda_graph *graph);
 
 /* cuLaunchKernelEx and nothing else, of a row that the current context has loaded: what a call would cost without this library. */
 sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *launch, void *stream, const void *args);

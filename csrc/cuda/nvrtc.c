@@ -14,19 +14,19 @@ enum { PATH_SIZE = 4096 };
 typedef struct nvrtc_program *nvrtcProgram;
 
 #define NVRTC_API(X) \
-    X(nvrtcVersion,           (int *, int *)) \
-    X(nvrtcCreateProgram,     (nvrtcProgram *, const char *, const char *, int, const char *const *, const char *const *)) \
-    X(nvrtcDestroyProgram,    (nvrtcProgram *)) \
-    X(nvrtcCompileProgram,    (nvrtcProgram, int, const char *const *)) \
+    X(nvrtcVersion, (int *, int *)) \
+    X(nvrtcCreateProgram, (nvrtcProgram *, const char *, const char *, int, const char *const *, const char *const *)) \
+    X(nvrtcDestroyProgram, (nvrtcProgram *)) \
+    X(nvrtcCompileProgram, (nvrtcProgram, int, const char *const *)) \
     X(nvrtcGetProgramLogSize, (nvrtcProgram, size_t *)) \
-    X(nvrtcGetProgramLog,     (nvrtcProgram, char *)) \
-    X(nvrtcGetCUBINSize,      (nvrtcProgram, size_t *)) \
-    X(nvrtcGetCUBIN,          (nvrtcProgram, char *)) \
-    X(nvrtcGetPTXSize,        (nvrtcProgram, size_t *)) \
-    X(nvrtcGetPTX,            (nvrtcProgram, char *))
+    X(nvrtcGetProgramLog, (nvrtcProgram, char *)) \
+    X(nvrtcGetCUBINSize, (nvrtcProgram, size_t *)) \
+    X(nvrtcGetCUBIN, (nvrtcProgram, char *)) \
+    X(nvrtcGetPTXSize, (nvrtcProgram, size_t *)) \
+    X(nvrtcGetPTX, (nvrtcProgram, char *))
 
 static struct {
-#define X(name, arguments) int (*name) arguments;
+#define X(name, arguments) int(*name) arguments;
     NVRTC_API(X)
 #undef X
     const char *(*nvrtcGetErrorString)(int);
@@ -39,15 +39,18 @@ sgk_status sgk_nvrtc_load(const char *op, const char *path)
 {
     if (nvrtc.version) return SGK_OK;
     static const char *const names[] = { "libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so" };
-    void *library = path ? dlopen(path, RTLD_NOW) : NULL;
+    void                    *library = path ? dlopen(path, RTLD_NOW) : NULL;
     for (size_t i = 0; !path && !library && i < sizeof names / sizeof *names; ++i) library = dlopen(names[i], RTLD_NOW);
     SGK_REQUIRE(library, SGK_UNSUPPORTED, "%s: no NVRTC: %s", op, dlerror());
 
-    static const struct { const char *name; void *slot; } entries[] = {
+    static const struct {
+        const char *name;
+        void       *slot;
+    } entries[] = {
 #define X(name, arguments) { #name, &nvrtc.name },
         NVRTC_API(X)
 #undef X
-        { "nvrtcGetErrorString", &nvrtc.nvrtcGetErrorString },
+            { "nvrtcGetErrorString", &nvrtc.nvrtcGetErrorString },
     };
     for (size_t i = 0; i < sizeof entries / sizeof *entries; ++i) {
         void *entry = dlsym(library, entries[i].name);
@@ -60,7 +63,7 @@ sgk_status sgk_nvrtc_load(const char *op, const char *path)
     nvrtc.version = 1000 * major + minor;
 
     /* NVRTC opens its second half by name, which its own search path finds unless a sanitizer stands between: have it loaded already. */
-    char builtins[PATH_SIZE];
+    char        builtins[PATH_SIZE];
     const char *slash = path ? strrchr(path, '/') : NULL;
     if (slash && snprintf(builtins, sizeof builtins, "%.*s/libnvrtc-builtins.so.%d.%d", (int)(slash - path), path, major, minor) < PATH_SIZE)
         dlopen(builtins, RTLD_NOW);
@@ -82,7 +85,7 @@ static char *read_text(const char *path, size_t *size)
         text = NULL;
     }
     fclose(file);
-    if (text) text[*size = (size_t)end] = 0;
+    if (text) text[ *size = (size_t)end] = 0;
     return text;
 }
 
@@ -91,8 +94,8 @@ enum { FOLDERS = 3 };
 static bool header_folder(char path[PATH_SIZE], const char *source, const char *file, int i)
 {
     static const char *const folders[FOLDERS] = { "csrc", "csrc/cuda/device", "csrc/ops/" };
-    const char *slash = strrchr(file, '/');
-    const int   own   = i == FOLDERS - 1 && slash ? (int)(slash - file) : 0;
+    const char              *slash            = strrchr(file, '/');
+    const int                own              = i == FOLDERS - 1 && slash ? (int)(slash - file) : 0;
     return snprintf(path, PATH_SIZE, "%s/%s%.*s", source, folders[i], own, file) < PATH_SIZE;
 }
 
@@ -104,7 +107,7 @@ enum { COMMON_OPTIONS = sizeof common_options / sizeof *common_options };
 
 enum { MAX_HEADERS = 64 };
 typedef struct {
-    const char *source, *file;
+    const char  *source, *file;
     XXH64_hash_t hash[2];                   /* two seeds make 128 bits */
     char        *seen[MAX_HEADERS];
     int          seen_count;
@@ -151,7 +154,7 @@ static sgk_status add_includes(const char *op, key_state *k, const char *text)
         if (strncmp(word, "include", 7)) continue;
         word += 7 + strspn(word + 7, " \t");
         const char *end = *word == '"' ? strpbrk(word + 1, "\"\n") : NULL;
-        char name[256];
+        char        name[256];
         if (!end || *end != '"' || end - word > (ptrdiff_t)sizeof name - 1) continue;
         snprintf(name, sizeof name, "%.*s", (int)(end - word - 1), word + 1);
         SGK_TRY(add_header(op, k, name));
@@ -167,7 +170,7 @@ static sgk_status hash_build(const char *op, key_state *k, const sgk_kernel *ker
     for (int i = 0; i < COMMON_OPTIONS; ++i) add_text(k, common_options[i]);
     add(k, &nvrtc.version, sizeof nvrtc.version);
 
-    char path[PATH_SIZE];
+    char   path[PATH_SIZE];
     size_t size;
     SGK_REQUIRE(snprintf(path, sizeof path, "%s/csrc/ops/%s", k->source, kernel->file) < PATH_SIZE, SGK_FAILED, "%s: path too long", op);
     char *text = read_text(path, &size);
@@ -180,7 +183,7 @@ static sgk_status hash_build(const char *op, key_state *k, const sgk_kernel *ker
 
 sgk_status sgk_nvrtc_key(const char *op, const char *source, const sgk_kernel *kernel, const sgk_arch *arch, sgk_object_key *key)
 {
-    key_state k = { .source = source, .file = kernel->file, .hash = { 1, 2 } };
+    key_state        k      = { .source = source, .file = kernel->file, .hash = { 1, 2 } };
     const sgk_status status = hash_build(op, &k, kernel, arch);
     while (k.seen_count) free(k.seen[--k.seen_count]);
     snprintf(key->text, sizeof key->text, "%016llx%016llx", (unsigned long long)k.hash[0], (unsigned long long)k.hash[1]);
@@ -216,7 +219,7 @@ static sgk_status take_result(const char *op, nvrtcProgram program, const sgk_ke
 
     int (*get_size)(nvrtcProgram, size_t *) = arch->bit ? nvrtc.nvrtcGetCUBINSize : nvrtc.nvrtcGetPTXSize;
     int (*get)(nvrtcProgram, char *)        = arch->bit ? nvrtc.nvrtcGetCUBIN : nvrtc.nvrtcGetPTX;
-    result = get_size(program, &object->size);
+    result                                  = get_size(program, &object->size);
     if (!result && !(object->image = malloc(object->size + 1))) return sgk_error(SGK_FAILED, "%s: no memory for %zu bytes", op, object->size);
     if (!result) result = get(program, object->image);
     SGK_REQUIRE(!result && object->size > 0, SGK_FAILED, "%s: NVRTC gives no code of %s: %s", op, kernel->file, nvrtc.nvrtcGetErrorString(result));
@@ -255,10 +258,10 @@ sgk_status sgk_nvrtc_compile(const char *op, const char *source, const sgk_kerne
     SGK_REQUIRE(text, SGK_FAILED, "%s: cannot read %s", op, path);
     const double start = now_ms();
     nvrtcProgram program;
-    int result = nvrtc.nvrtcCreateProgram(&program, text, kernel->file, 0, NULL, NULL);
+    int          result = nvrtc.nvrtcCreateProgram(&program, text, kernel->file, 0, NULL, NULL);
     free(text);
     SGK_REQUIRE(!result, SGK_FAILED, "%s: NVRTC takes no program: %s", op, nvrtc.nvrtcGetErrorString(result));
-    result = nvrtc.nvrtcCompileProgram(program, count, options);
+    result                  = nvrtc.nvrtcCompileProgram(program, count, options);
     const sgk_status status = take_result(op, program, kernel, arch, result, object);
     nvrtc.nvrtcDestroyProgram(&program);
     object->milliseconds = now_ms() - start;

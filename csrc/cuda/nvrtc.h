@@ -6,7 +6,7 @@
 /* Loads NVRTC from `path`, or where NULL from the loader's own search. Once a process; not thread safe. */
 sgk_status sgk_nvrtc_load(const char *op, const char *path);
 /* 1000 major + minor; 0 before sgk_nvrtc_load(). */
-int        sgk_nvrtc_version(void);
+int sgk_nvrtc_version(void);
 
 typedef struct {
     void  *image;               /* cubin, or PTX ended by a 0 that does not count */
@@ -29,7 +29,7 @@ sgk_status sgk_nvrtc_key(const char *op, const char *source, const sgk_kernel *k
 
 /* Objects in a folder, by key. Reading returns false where there is none, or where it was damaged; writing is atomic, and losing the
  * race against another process is success. */
-bool       sgk_object_read(const char *folder, const sgk_object_key *key, sgk_object *object);
+bool sgk_object_read(const char *folder, const sgk_object_key *key, sgk_object *object);
 sgk_status sgk_object_write(const char *op, const char *folder, const sgk_object_key *key, const sgk_object *object);
 
 #endif

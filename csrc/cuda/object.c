@@ -30,9 +30,9 @@ static bool read_file(FILE *file, sgk_object *o)
     object_header h;
     if (fread(&h, sizeof h, 1, file) != 1 || memcmp(h.magic, magic, sizeof magic)) return false;
     if (h.image_size > SGK_PACK_MAX_IMAGE || h.log_size > SGK_PACK_MAX_IMAGE) return false;
-    o->size  = h.image_size;
-    o->image = calloc(1, h.image_size + 1);
-    o->log   = calloc(1, h.log_size + 1);
+    o->size         = h.image_size;
+    o->image        = calloc(1, h.image_size + 1);
+    o->log          = calloc(1, h.log_size + 1);
     o->milliseconds = h.milliseconds;
     return o->image && o->log && fread(o->image, 1, h.image_size, file) == h.image_size && fread(o->log, 1, h.log_size, file) == h.log_size &&
            checksum(o, h.log_size) == h.checksum;
@@ -58,12 +58,12 @@ sgk_status sgk_object_write(const char *op, const char *folder, const sgk_object
     snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);
     const int fd = mkstemp(temporary);
     SGK_REQUIRE(fd >= 0, SGK_FAILED, "%s: cannot write in %s: %s", op, folder, strerror(errno));
-    FILE *file = fdopen(fd, "wb");
-    object_header h = { .image_size = o->size, .log_size = strlen(o->log), .milliseconds = o->milliseconds };
+    FILE         *file = fdopen(fd, "wb");
+    object_header h    = { .image_size = o->size, .log_size = strlen(o->log), .milliseconds = o->milliseconds };
     memcpy(h.magic, magic, sizeof magic);
     h.checksum = checksum(o, h.log_size);
-    bool good = file && fwrite(&h, sizeof h, 1, file) == 1 && fwrite(o->image, 1, o->size, file) == o->size &&
-                fwrite(o->log, 1, h.log_size, file) == h.log_size;
+    bool good  = file && fwrite(&h, sizeof h, 1, file) == 1 && fwrite(o->image, 1, o->size, file) == o->size &&
+                 fwrite(o->log, 1, h.log_size, file) == h.log_size;
     if (file) good = !fclose(file) && good;
     else close(fd);
     good = good && !chmod(temporary, 0644) && !rename(temporary, path);

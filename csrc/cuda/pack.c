@@ -18,12 +18,12 @@
 #include <zstd.h>
 
 const sgk_arch sgk_archs[] = {
-    { "80",    SGK_ARCH_80,   "sm80.pack",   "-arch=sm_80" },
-    { "89",    SGK_ARCH_89,   "sm89.pack",   "-arch=sm_89" },
-    { "90a",   SGK_ARCH_90A,  "sm90a.pack",  "-arch=sm_90a" },
-    { "100f",  SGK_ARCH_100F, "sm100f.pack", "-arch=sm_100f" },
-    { "120f",  SGK_ARCH_120F, "sm120f.pack", "-arch=sm_120f" },
-    { "ptx80", 0,             "ptx80.pack",  "-arch=compute_80" },
+    { "80", SGK_ARCH_80, "sm80.pack", "-arch=sm_80" },
+    { "89", SGK_ARCH_89, "sm89.pack", "-arch=sm_89" },
+    { "90a", SGK_ARCH_90A, "sm90a.pack", "-arch=sm_90a" },
+    { "100f", SGK_ARCH_100F, "sm100f.pack", "-arch=sm_100f" },
+    { "120f", SGK_ARCH_120F, "sm120f.pack", "-arch=sm_120f" },
+    { "ptx80", 0, "ptx80.pack", "-arch=compute_80" },
     { 0 }
 };
 
@@ -52,7 +52,7 @@ static void find_folder(void)
     if (!dladdr(folder, &info) || !info.dli_fname || !strchr(info.dli_fname, '/') || !realpath(info.dli_fname, self)) {
         if (!realpath("/proc/self/exe", self)) return;
     }
-    *strrchr(self, '/') = 0;
+    *strrchr(self, '/')               = 0;
     static const char *const places[] = { "packs", "../packs" };
     for (size_t i = 0; i < sizeof places / sizeof *places; ++i) {
         if (snprintf(folder, sizeof folder, "%s/%s", self, places[i]) < (int)sizeof folder && !access(folder, R_OK | X_OK)) return;
@@ -75,8 +75,8 @@ static bool at_hand(const sgk_arch *arch)
 unsigned sgk_pack_arch(int major, int minor)
 {
     unsigned best = 0;
-    if (major == 8)                best = minor == 9 ? SGK_ARCH_89 : SGK_ARCH_80;
-    if (major == 9 && minor == 0)  best = SGK_ARCH_90A;
+    if (major == 8) best = minor == 9 ? SGK_ARCH_89 : SGK_ARCH_80;
+    if (major == 9 && minor == 0) best = SGK_ARCH_90A;
     if (major == 10 && (minor == 0 || minor == 3)) best = SGK_ARCH_100F;
     if (major == 12 && minor <= 1) best = SGK_ARCH_120F;
     if (!best || at_hand(sgk_arch_of(best))) return best;
@@ -115,14 +115,14 @@ static sgk_status check_header(const char *op, const char *path, const char *byt
 
     const uint64_t first = sizeof *h;
     SGK_REQUIRE(h->entries <= (size - first) / sizeof(sgk_pack_entry) &&
-                h->keys_offset == first + h->entries * sizeof(sgk_pack_entry) && inside(h->keys_offset, h->keys_size, size) &&
-                h->dictionary_offset == h->keys_offset + h->keys_size && inside(h->dictionary_offset, h->dictionary_size, size) &&
-                h->frames_offset == h->dictionary_offset + h->dictionary_size,
+                    h->keys_offset == first + h->entries * sizeof(sgk_pack_entry) && inside(h->keys_offset, h->keys_size, size) &&
+                    h->dictionary_offset == h->keys_offset + h->keys_size && inside(h->dictionary_offset, h->dictionary_size, size) &&
+                    h->frames_offset == h->dictionary_offset + h->dictionary_size,
                 SGK_FAILED, "%s: %s is corrupted: its sections do not fit together", op, path);
 
     sgk_pack_header blank = *h;
-    blank.checksum = 0;
-    const uint64_t sum = XXH64(bytes + first, h->frames_offset - first, XXH64(&blank, sizeof blank, SGK_PACK_SEED));
+    blank.checksum        = 0;
+    const uint64_t sum    = XXH64(bytes + first, h->frames_offset - first, XXH64(&blank, sizeof blank, SGK_PACK_SEED));
     SGK_REQUIRE(sum == h->checksum, SGK_FAILED, "%s: %s is corrupted: the checksum of its table does not agree", op, path);
     return SGK_OK;
 }
@@ -130,8 +130,8 @@ static sgk_status check_header(const char *op, const char *path, const char *byt
 /* A table with a good checksum was written by us, but may have been written wrongly: nothing in it is believed. */
 static sgk_status check_entries(const char *op, const sgk_pack *p)
 {
-    const sgk_pack_header *h = p->header;
-    const uint64_t frames = h->file_size - h->frames_offset;
+    const sgk_pack_header *h      = p->header;
+    const uint64_t         frames = h->file_size - h->frames_offset;
     SGK_REQUIRE(h->keys_size == 0 || p->keys[h->keys_size - 1] == 0, SGK_FAILED, "%s: %s is corrupted: its last key has no end", op, p->path);
     for (uint64_t i = 0; i < h->entries; ++i) {
         const sgk_pack_entry *e = &p->entries[i];
@@ -204,7 +204,8 @@ static const sgk_pack_entry *find(const sgk_pack *p, const char *key)
         const size_t middle = low + (high - low) / 2;
         const int    order  = strcmp(key, sgk_pack_key(p, middle));
         if (order == 0) return &p->entries[middle];
-        if (order < 0) high = middle; else low = middle + 1;
+        if (order < 0) high = middle;
+        else low = middle + 1;
     }
     return NULL;
 }
@@ -229,8 +230,8 @@ sgk_status sgk_pack_get(const char *op, const sgk_pack *p, const char *key, void
                          ZSTD_isError(done) ? ZSTD_getErrorName(done) : "no memory");
     }
     memory[e->image_size] = 0;
-    *image = memory;
-    *size  = e->image_size;
+    *image                = memory;
+    *size                 = e->image_size;
     return SGK_OK;
 }
 

@@ -17,8 +17,8 @@
 #define SGK_PACK_MAGIC "SGKPACK"            /* with its 0: 8 bytes */
 #define SGK_PACK_OWNER "sgl-kernel"
 enum {
-    SGK_PACK_VERSION  = 1,                  /* changes with the layout of what follows */
-    SGK_PACK_SEED     = 0x5347,
+    SGK_PACK_VERSION   = 1,                  /* changes with the layout of what follows */
+    SGK_PACK_SEED      = 0x5347,
     SGK_PACK_MAX_IMAGE = 64 << 20,          /* bytes of one unpacked kernel; more is taken for corruption */
 };
 
@@ -56,17 +56,17 @@ extern const sgk_arch sgk_archs[];          /* ended by a NULL name */
 
 /* The architecture that a GPU of this compute capability is served by: the SGK_ARCH_* bit of the first pack at hand that its kernels
  * can come from, or of the pack that it would need, or 0 (general forms as PTX). */
-unsigned        sgk_pack_arch(int major, int minor);
+unsigned sgk_pack_arch(int major, int minor);
 const sgk_arch *sgk_arch_of(unsigned bit);
 /* Where packs are looked for: SGK_PACK_PATH, else "packs" beside this library or one folder above. "" when there is none. */
-const char     *sgk_pack_folder(void);
+const char *sgk_pack_folder(void);
 
 typedef struct sgk_pack sgk_pack;
 
 sgk_status sgk_pack_open(const char *op, const char *path, const char *arch, sgk_pack **pack);
-void       sgk_pack_close(sgk_pack *pack);
-size_t     sgk_pack_count(const sgk_pack *pack);
-uint64_t   sgk_pack_sources(const sgk_pack *pack);
+void sgk_pack_close(sgk_pack *pack);
+size_t sgk_pack_count(const sgk_pack *pack);
+uint64_t sgk_pack_sources(const sgk_pack *pack);
 const char *sgk_pack_key(const sgk_pack *pack, size_t i);
 /* Unpacks one kernel into memory the caller frees; a PTX image is ended by a 0. */
 sgk_status sgk_pack_get(const char *op, const sgk_pack *pack, const char *key, void **image, size_t *size);

@@ -10,5 +10,5 @@ const sgk_kernel_table *const sgk_kernel_tables[] = {
 #define X(family) family##_kernels,
     SGK_FAMILIES(X)
 #undef X
-    NULL
+        NULL
 };

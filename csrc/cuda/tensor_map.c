@@ -8,8 +8,17 @@
 
 /* CU_TENSOR_MAP_DATA_TYPE_*. The 8-bit floats travel as bytes. */
 static const int data_type[SGK_DTYPES] = {
-    [SGK_F32] = 7, [SGK_F64] = 8, [SGK_F16] = 6, [SGK_BF16] = 9, [SGK_E4M3] = 0, [SGK_E5M2] = 0,
-    [SGK_I8] = 0, [SGK_U8] = 0, [SGK_I32] = 3, [SGK_I64] = 5, [SGK_BOOL] = 0,
+    [SGK_F32]  = 7,
+    [SGK_F64]  = 8,
+    [SGK_F16]  = 6,
+    [SGK_BF16] = 9,
+    [SGK_E4M3] = 0,
+    [SGK_E5M2] = 0,
+    [SGK_I8]   = 0,
+    [SGK_U8]   = 0,
+    [SGK_I32]  = 3,
+    [SGK_I64]  = 5,
+    [SGK_BOOL] = 0,
 };
 
 sgk_status sgk_cuda_tensor_map(const char *op, const char *name, const sgk_tensor_map *s, CUtensorMap *map)

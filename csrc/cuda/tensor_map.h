@@ -6,8 +6,14 @@
 #include "cuda/driver.h"
 
 /* Values are the driver's. */
-typedef enum { SGK_SWIZZLE_NONE, SGK_SWIZZLE_32, SGK_SWIZZLE_64, SGK_SWIZZLE_128 } sgk_swizzle;
-typedef enum { SGK_PROMOTE_NONE, SGK_PROMOTE_64, SGK_PROMOTE_128, SGK_PROMOTE_256 } sgk_l2_promotion;
+typedef enum { SGK_SWIZZLE_NONE,
+               SGK_SWIZZLE_32,
+               SGK_SWIZZLE_64,
+               SGK_SWIZZLE_128 } sgk_swizzle;
+typedef enum { SGK_PROMOTE_NONE,
+               SGK_PROMOTE_64,
+               SGK_PROMOTE_128,
+               SGK_PROMOTE_256 } sgk_l2_promotion;
 
 typedef struct {
     sgk_dtype        dtype;

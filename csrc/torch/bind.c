@@ -13,8 +13,8 @@
 #include "torch/glue.h"
 #include "torch/torch.h"
 
-#define ROWS  "ops.def"
-#define TABLE operators
+#define ROWS      "ops.def"
+#define TABLE     operators
 #define ROW_COUNT operator_count
 #include "torch/rows.h"
 #undef ROWS
@@ -22,22 +22,27 @@
 #undef ROW_COUNT
 
 #include "torch/test_ops.h"
-#define ROWS  "torch/test_ops.def"
-#define TABLE test_operators
+#define ROWS      "torch/test_ops.def"
+#define TABLE     test_operators
 #define ROW_COUNT test_operator_count
 #include "torch/rows.h"
 #undef ROWS
 #undef TABLE
 #undef ROW_COUNT
 
-static const struct { unsigned device; const char *key; } keys[] = {
-    { CPU, "CPU" }, { CUDA, "CUDA" }, { ANY, "CompositeExplicitAutograd" },
+static const struct {
+    unsigned    device;
+    const char *key;
+} keys[] = {
+    { CPU, "CPU" },
+    { CUDA, "CUDA" },
+    { ANY, "CompositeExplicitAutograd" },
 };
 enum { KEYS = sizeof keys / sizeof *keys };
 
 static sgk_status add(const torch_op *op, const char *space, torch_handle library, const torch_handle *on_key)
 {
-    char schema[2048], name[160];
+    char        schema[2048], name[160];
     const char *dot = *op->overload ? "." : "";
     snprintf(name, sizeof name, "%s%s%s", op->name, dot, op->overload);
     const int n = snprintf(schema, sizeof schema, "%s%s", name, op->text);
@@ -78,7 +83,7 @@ static sgk_status bind_everything(void)
 }
 
 static pthread_mutex_t bind_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool bound;
+static bool            bound;
 
 int sgk_torch_bind(void)
 {

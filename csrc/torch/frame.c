@@ -14,8 +14,7 @@ static _Thread_local sgk_status last_status;
 int sgk_torch_last_status(void) { return last_status; }
 
 /* The first refusal of a call is the one that is told. */
-__attribute__((format(printf, 3, 4), cold))
-static bool refuse(torch_frame *f, sgk_status status, const char *format, ...)
+__attribute__((format(printf, 3, 4), cold)) static bool refuse(torch_frame *f, sgk_status status, const char *format, ...)
 {
     if (f->status != SGK_OK) return false;
     f->status = status;
@@ -42,8 +41,8 @@ static name_text name_of(const torch_value *v, int item)
 /* Asks nothing that can fail: before torch 2.13 a failing call prints a C++ stack. */
 static bool decode_tensor(torch_frame *f, const torch_value *v, int item, torch_handle handle, DLTensor *t)
 {
-    const char *op = f->op->name;
-    bool defined = false;
+    const char *op      = f->op->name;
+    bool        defined = false;
     shim.aoti_torch_is_defined(handle, &defined);
     if (!defined) return refuse(f, SGK_BAD_ARG, "%s: %s is None, expected a tensor", op, name_of(v, item).text);
     int32_t layout = -1, dtype = -1, type = -1, index = -1;
@@ -59,7 +58,7 @@ static bool decode_tensor(torch_frame *f, const torch_value *v, int item, torch_
     if (type == shim.aoti_torch_device_type_cpu()) t->device = (DLDevice){ kDLCPU, 0 };
     else if (type == shim.aoti_torch_device_type_cuda()) t->device = (DLDevice){ kDLCUDA, index };
     else return refuse(f, SGK_BAD_ARG, "%s: %s is on a device of torch's type %d, expected the CPU or CUDA", op, name_of(v, item).text, type);
-    t->data = NULL;
+    t->data        = NULL;
     t->byte_offset = 0;
     shim.aoti_torch_get_dim(handle, &ndim);
     shim.aoti_torch_get_sizes(handle, &t->shape);
@@ -75,12 +74,12 @@ static bool decode_list(torch_frame *f, int i, const torch_value *v, torch_handl
     size_t count = 0;
     shim.torch_list_size(handle, &count);
     const bool tensors = v->base == TORCH_TENSOR;
-    void *memory = count ? malloc(count * (tensors ? sizeof(DLTensor *) + sizeof(DLTensor) : sizeof(int64_t))) : NULL;
+    void      *memory  = count ? malloc(count * (tensors ? sizeof(DLTensor *) + sizeof(DLTensor) : sizeof(int64_t))) : NULL;
     if (count && !memory) return refuse(f, SGK_FAILED, "%s: no memory for the %zu items of %s", f->op->name, count, name_of(v, -1).text);
-    f->list[i].items = memory;
-    f->list[i].count = count;
+    f->list[i].items          = memory;
+    f->list[i].count          = count;
     const DLTensor **pointers = memory;
-    DLTensor *t = tensors ? (DLTensor *)(pointers + count) : NULL;
+    DLTensor        *t        = tensors ? (DLTensor *)(pointers + count) : NULL;
     for (size_t j = 0; j < count; ++j) {
         torch_slot slot = 0;
         shim.torch_list_get_item(handle, j, &slot);
@@ -97,8 +96,8 @@ static bool decode_list(torch_frame *f, int i, const torch_value *v, torch_handl
 
 static bool decode_string(torch_frame *f, const torch_value *v, torch_handle handle)
 {
-    const char *text = NULL;
-    size_t length = 0;
+    const char *text   = NULL;
+    size_t      length = 0;
     shim.torch_string_c_str(handle, &text);
     shim.torch_string_length(handle, &length);
     if (text && strlen(text) == length) return true;
@@ -127,11 +126,11 @@ static bool decode_dtype(torch_frame *f, const torch_value *v, int32_t code)
 
 static bool decode(torch_frame *f, int i)
 {
-    const torch_value *v = &f->op->schema.arg[i];
-    torch_slot slot = f->in[i];
-    f->given[i] = NULL;
-    f->list[i].items = NULL;
-    f->list[i].count = 0;
+    const torch_value *v    = &f->op->schema.arg[i];
+    torch_slot         slot = f->in[i];
+    f->given[i]             = NULL;
+    f->list[i].items        = NULL;
+    f->list[i].count        = 0;
     if (v->optional) {
         if (!slot) return true;
         slot = torch_boxed(slot);
@@ -175,8 +174,8 @@ static void release_list(const torch_value *v, torch_handle handle)
 
 static void release_argument(torch_frame *f, int i)
 {
-    const torch_value *v = &f->op->schema.arg[i];
-    torch_slot slot = f->in[i];
+    const torch_value *v    = &f->op->schema.arg[i];
+    torch_slot         slot = f->in[i];
     if (v->optional) {
         if (!slot) return;
         slot = torch_boxed(slot);
@@ -196,8 +195,8 @@ int64_t torch_size(const torch_frame *f, int argument, int dim)
 
 int torch_dtype_of(torch_frame *f, int argument)
 {
-    const DLTensor *t = f->given[argument];
-    const int dtype = t ? sgk_dtype_of(t->dtype) : -1;
+    const DLTensor *t     = f->given[argument];
+    const int       dtype = t ? sgk_dtype_of(t->dtype) : -1;
     if (t && dtype < 0)
         refuse(f, SGK_BAD_ARG, "%s: %s has dtype DLPack code %d with %d bits, expected one of this library's number formats", f->op->name,
                name_of(&f->op->schema.arg[argument], -1).text, t->dtype.code, t->dtype.bits);
@@ -224,7 +223,7 @@ DLDevice torch_device_argument(const torch_frame *f, int argument)
 
 const char *torch_string(const torch_frame *f, int argument)
 {
-    torch_slot slot = f->in[argument];
+    torch_slot  slot = f->in[argument];
     const char *text = NULL;
     if (f->op->schema.arg[argument].optional) {
         if (!slot) return NULL;
@@ -241,7 +240,7 @@ static torch_handle make_tensor(int ndim, const int64_t *sizes, int32_t code, DL
 {
     int64_t strides[8] = { 0 }, step = 1;
     for (int d = ndim - 1; d >= 0; --d) strides[d] = step, step *= sizes[d] > 1 ? sizes[d] : 1;
-    const bool cuda = device.device_type == kDLCUDA;
+    const bool   cuda   = device.device_type == kDLCUDA;
     torch_handle handle = NULL;
     if (shim.aoti_torch_empty_strided(ndim, ndim ? sizes : strides, strides, code, cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu(),
                                       cuda ? device.device_id : -1, &handle) != 0) return NULL;
@@ -266,10 +265,10 @@ const DLTensor *torch_new(torch_frame *f, int result, int item, int dtype, int n
         refuse(f, SGK_FAILED, "%s: torch could not allocate the %lld bytes of result %d", op, (long long)bytes, result);
         return NULL;
     }
-    const int at = f->made_count++;
-    f->made[at].result = result;
-    f->made[at].item = item;
-    f->made[at].handle = handle;
+    const int at                  = f->made_count++;
+    f->made[at].result            = result;
+    f->made[at].item              = item;
+    f->made[at].handle            = handle;
     static const torch_value made = { .name = "result", .length = 6, .base = TORCH_TENSOR };
     return decode_tensor(f, &made, -1, handle, &f->made[at].tensor) ? &f->made[at].tensor : NULL;
 }
@@ -302,7 +301,7 @@ static torch_slot made_tensor(torch_frame *f, int result, int item)
     for (int i = 0; i < f->made_count; ++i) {
         if (f->made[i].result != result || f->made[i].item != item) continue;
         const torch_slot slot = torch_slot_of(f->made[i].handle);
-        f->made[i].handle = NULL;
+        f->made[i].handle     = NULL;
         return slot;
     }
     return 0;
@@ -327,14 +326,14 @@ static torch_slot result_slot(torch_frame *f, int k)
         const torch_slot slot = made_tensor(f, k, -1);
         return v->optional && slot ? torch_box(slot) : slot;
     }
-    case TORCH_BOOL:  return f->value[k].truth;
-    case TORCH_DTYPE: return (uint32_t)torch_dtype_from_dl(sgk_dtypes[f->value[k].dtype].dl);
+    case TORCH_BOOL:   return f->value[k].truth;
+    case TORCH_DTYPE:  return (uint32_t)torch_dtype_from_dl(sgk_dtypes[f->value[k].dtype].dl);
     case TORCH_DEVICE: {
-        const bool cuda = f->value[k].device.device_type == kDLCUDA;
+        const bool    cuda = f->value[k].device.device_type == kDLCUDA;
         const int32_t type = cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu();
         return (torch_slot)(uint32_t)type << 32 | (uint32_t)(cuda ? f->value[k].device.device_id : -1);
     }
-    default:          return (torch_slot)f->value[k].number;        /* a double's bits, too */
+    default: return (torch_slot)f->value[k].number;        /* a double's bits, too */
     }
 }
 
@@ -355,12 +354,12 @@ static bool results_made(torch_frame *f)
 
 void *torch_allocate(void *frame, size_t bytes, DLDevice device)
 {
-    torch_frame *f = frame;
+    torch_frame            *f    = frame;
     static const DLDataType byte = { kDLUInt, 8, 1 };
     for (int i = 0; i < TORCH_SCRATCH; ++i) {
         if (f->scratch[i].handle) continue;
-        const int64_t size = (int64_t)bytes;
-        torch_handle handle = make_tensor(1, &size, torch_dtype_from_dl(byte), device);
+        const int64_t size   = (int64_t)bytes;
+        torch_handle  handle = make_tensor(1, &size, torch_dtype_from_dl(byte), device);
         if (!handle) return NULL;
         shim.aoti_torch_get_data_ptr(handle, &f->scratch[i].memory);
         f->scratch[i].handle = handle;
@@ -383,7 +382,7 @@ void torch_release(void *frame, void *memory, DLDevice device)
 }
 
 /* After a fork torch's pool has no threads and would wait for them for ever. */
-static _Atomic bool forked;
+static _Atomic bool   forked;
 static pthread_once_t watch_once = PTHREAD_ONCE_INIT;
 static void after_fork(void) { forked = true; }
 static void watch(void) { pthread_atfork(NULL, NULL, after_fork); }
@@ -411,17 +410,17 @@ const DLTensor *torch_seeds(torch_frame *f, int generator, int64_t count)
     torch_handle sizes = NULL;
     shim.torch_new_list_reserve_size(1, &sizes);
     shim.torch_list_push_back(sizes, (torch_slot)count);
-    const bool cuda = f->device.device_type == kDLCUDA;
-    const int32_t type = cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu();
-    const torch_slot device = (torch_slot)(uint32_t)type << 32 | (uint32_t)(cuda ? f->device.device_id : -1);
-    const torch_slot int64 = (uint32_t)torch_dtype_from_dl(sgk_dtypes[SGK_I64].dl);
-    torch_slot stack[7] = { (torch_slot)INT64_MAX, torch_slot_of(sizes), f->in[generator], torch_box(int64), 0, torch_box(device), 0 };
-    f->in[generator] = 0;                               /* the dispatcher takes its arguments over */
+    const bool       cuda     = f->device.device_type == kDLCUDA;
+    const int32_t    type     = cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu();
+    const torch_slot device   = (torch_slot)(uint32_t)type << 32 | (uint32_t)(cuda ? f->device.device_id : -1);
+    const torch_slot int64    = (uint32_t)torch_dtype_from_dl(sgk_dtypes[SGK_I64].dl);
+    torch_slot       stack[7] = { (torch_slot)INT64_MAX, torch_slot_of(sizes), f->in[generator], torch_box(int64), 0, torch_box(device), 0 };
+    f->in[generator]          = 0;                               /* the dispatcher takes its arguments over */
     if (shim.torch_call_dispatcher("aten::randint", "generator", stack, TORCH_ABI) != 0) {
         refuse(f, SGK_FAILED, "%s: torch could not draw seeds from the generator, expected one of the tensors' device", f->op->name);
         return NULL;
     }
-    f->drawn = torch_pointer(stack[0]);
+    f->drawn                       = torch_pointer(stack[0]);
     static const torch_value seeds = { .name = "seeds", .length = 5, .base = TORCH_TENSOR };
     return decode_tensor(f, &seeds, -1, f->drawn, &f->seeds) ? &f->seeds : NULL;
 }
@@ -435,8 +434,7 @@ static bool find_stream(torch_frame *f)
     return refuse(f, SGK_FAILED, "%s: torch does not tell its current stream of CUDA device %d", f->op->name, f->device.device_id);
 }
 
-__attribute__((cold, noinline))
-static void throw_error(const torch_op *op, sgk_status status, const char *message)
+__attribute__((cold, noinline)) static void throw_error(const torch_op *op, sgk_status status, const char *message)
 {
     last_status = sgk_error(status, "%s", message);
     shim.aoti_torch_check(false, op->name, __FILE__, __LINE__, message);
@@ -445,15 +443,15 @@ static void throw_error(const torch_op *op, sgk_status status, const char *messa
 void torch_run(const torch_op *op, torch_slot *stack, uint64_t nargs, uint64_t nresults)
 {
     const torch_schema *schema = &op->schema;
-    torch_frame f;                                      /* large and mostly unused: only what is read is set */
-    f.op = op;
-    f.status = SGK_OK;
-    f.device = (DLDevice){ kDLCPU, 0 };
+    torch_frame         f;                                      /* large and mostly unused: only what is read is set */
+    f.op           = op;
+    f.status       = SGK_OK;
+    f.device       = (DLDevice){ kDLCPU, 0 };
     f.device_known = false;
-    f.stream = NULL;
-    f.made_count = 0;
+    f.stream       = NULL;
+    f.made_count   = 0;
     f.number_count = 0;
-    f.drawn = NULL;
+    f.drawn        = NULL;
     for (int i = 0; i < TORCH_SCRATCH; ++i) f.scratch[i].handle = NULL;
     memset(f.value, 0, sizeof f.value);
     f.message[0] = 0;
@@ -465,11 +463,11 @@ void torch_run(const torch_op *op, torch_slot *stack, uint64_t nargs, uint64_t n
     }
     memcpy(f.in, stack, (size_t)schema->nargs * sizeof *stack);
 
-    bool good = true;
-    int decoded = 0;
+    bool good    = true;
+    int  decoded = 0;
     while (good && decoded < schema->nargs) good = decode(&f, decoded++);
     for (int i = decoded; i < schema->nargs; ++i) f.list[i].items = NULL;
-    good = good && find_stream(&f);
+    good              = good && find_stream(&f);
     sgk_status status = good ? op->call(&f) : f.status;
     if (f.status == SGK_OK && status == SGK_OK) results_made(&f);
     const bool own = f.status != SGK_OK;

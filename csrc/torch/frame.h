@@ -11,17 +11,18 @@
 #include "torch/schema.h"
 #include "torch/shim.h"
 
-enum { TORCH_MADE = 16, TORCH_SCRATCH = 4 };        /* the most tensors that results hold together; scratch blocks at a time */
+enum { TORCH_MADE    = 16,
+       TORCH_SCRATCH = 4 };        /* the most tensors that results hold together; scratch blocks at a time */
 
 typedef struct torch_frame torch_frame;
 
 /* A row of ops.def. */
 typedef struct {
-    const char   *name, *overload;
-    unsigned      devices;
-    const char   *text;             /* the schema */
-    const char   *call_text;
-    sgk_status  (*call)(torch_frame *);
+    const char *name, *overload;
+    unsigned    devices;
+    const char *text;             /* the schema */
+    const char *call_text;
+    sgk_status (*call)(torch_frame *);
     torch_kernel *kernel;
     torch_schema  schema;           /* filled by bind.c */
 } torch_op;
@@ -37,17 +38,33 @@ struct torch_frame {
     torch_slot      in[TORCH_ARGS];
     const DLTensor *given[TORCH_ARGS];              /* of a tensor argument: NULL is None */
     DLTensor        tensor[TORCH_ARGS];
-    struct { void *items; size_t count; } list[TORCH_ARGS];
+    struct {
+        void  *items;
+        size_t count;
+    } list[TORCH_ARGS];
 
-    struct { int result, item; torch_handle handle; DLTensor tensor; } made[TORCH_MADE];
-    int             made_count;
-    union { int64_t number; double real; bool truth; DLDevice device; sgk_dtype dtype; } value[TORCH_RESULTS];
-    int64_t         numbers[TORCH_MADE];            /* of the int[] that is returned; there is at most one */
-    size_t          number_count;
+    struct {
+        int          result, item;
+        torch_handle handle;
+        DLTensor     tensor;
+    } made[TORCH_MADE];
+    int made_count;
+    union {
+        int64_t   number;
+        double    real;
+        bool      truth;
+        DLDevice  device;
+        sgk_dtype dtype;
+    } value[TORCH_RESULTS];
+    int64_t numbers[TORCH_MADE];            /* of the int[] that is returned; there is at most one */
+    size_t  number_count;
 
-    struct { torch_handle handle; void *memory; } scratch[TORCH_SCRATCH];
-    torch_handle    drawn;                          /* the tensor of seeds */
-    DLTensor        seeds;
+    struct {
+        torch_handle handle;
+        void        *memory;
+    } scratch[TORCH_SCRATCH];
+    torch_handle drawn;                          /* the tensor of seeds */
+    DLTensor     seeds;
 };
 
 /* What the boxed kernels call. */
@@ -62,22 +79,25 @@ const DLTensor *torch_new_like(torch_frame *f, int result, int argument);
 /* Like the argument, but for the size of one dimension. */
 const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim, int64_t size);
 const DLTensor *torch_seeds(torch_frame *f, int generator, int64_t count);
-int64_t         torch_size(const torch_frame *f, int argument, int dim);
-int             torch_dtype_of(torch_frame *f, int argument);
-int             torch_dtype_argument(const torch_frame *f, int argument, int otherwise);
-DLDevice        torch_device_argument(const torch_frame *f, int argument);
-const char     *torch_string(const torch_frame *f, int argument);
-int64_t        *torch_numbers(torch_frame *f, size_t count);
+int64_t torch_size(const torch_frame *f, int argument, int dim);
+int torch_dtype_of(torch_frame *f, int argument);
+int torch_dtype_argument(const torch_frame *f, int argument, int otherwise);
+DLDevice torch_device_argument(const torch_frame *f, int argument);
+const char *torch_string(const torch_frame *f, int argument);
+int64_t *torch_numbers(torch_frame *f, size_t count);
 
 void *torch_allocate(void *frame, size_t bytes, DLDevice device);
-void  torch_release(void *frame, void *memory, DLDevice device);
-void  torch_loop(void *frame, int64_t begin, int64_t end, int64_t grain, sgk_parallel_body *body, void *context);
-int   torch_threads(void *frame);
+void torch_release(void *frame, void *memory, DLDevice device);
+void torch_loop(void *frame, int64_t begin, int64_t end, int64_t grain, sgk_parallel_body *body, void *context);
+int torch_threads(void *frame);
 
 static inline torch_slot torch_boxed(torch_slot box) { return *(const torch_slot *)(uintptr_t)box; }
 static inline double torch_real(torch_slot slot)
 {
-    union { torch_slot slot; double real; } u = { slot };
+    union {
+        torch_slot slot;
+        double     real;
+    } u = { slot };
     return u.real;
 }
 

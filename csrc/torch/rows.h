@@ -11,7 +11,11 @@
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wconversion"
 #define ROW(name, overload, devices, schema, call, text) \
-    static sgk_status call_##name##__##overload(torch_frame *f) { (void)f; return call; }
+    static sgk_status call_##name##__##overload(torch_frame *f) \
+    { \
+        (void)f; \
+        return call; \
+    }
 #include ROWS
 #undef ROW
 #pragma GCC diagnostic pop

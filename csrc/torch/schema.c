@@ -3,10 +3,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct { const char *word; torch_base base; } words[] = {
-    { "Tensor", TORCH_TENSOR }, { "int", TORCH_INT }, { "SymInt", TORCH_INT }, { "float", TORCH_FLOAT }, { "bool", TORCH_BOOL },
-    { "str", TORCH_STRING }, { "ScalarType", TORCH_DTYPE }, { "Device", TORCH_DEVICE }, { "Layout", TORCH_CODE },
-    { "MemoryFormat", TORCH_CODE }, { "Generator", TORCH_GENERATOR },
+static const struct {
+    const char *word;
+    torch_base  base;
+} words[] = {
+    { "Tensor", TORCH_TENSOR },
+    { "int", TORCH_INT },
+    { "SymInt", TORCH_INT },
+    { "float", TORCH_FLOAT },
+    { "bool", TORCH_BOOL },
+    { "str", TORCH_STRING },
+    { "ScalarType", TORCH_DTYPE },
+    { "Device", TORCH_DEVICE },
+    { "Layout", TORCH_CODE },
+    { "MemoryFormat", TORCH_CODE },
+    { "Generator", TORCH_GENERATOR },
 };
 
 static const char *skip_space(const char *p)
@@ -77,7 +88,7 @@ sgk_status torch_schema_read(torch_schema *schema, const char *op, const char *t
 void torch_schema_narrow(torch_schema *schema, const char *call)
 {
     for (const char *p = call; (p = strstr(p, "32(")); p += 3) {
-        const bool plain = p > call && p[-1] == 'I', optional = p > call + 1 && p[-1] == 'O' && p[-2] == 'I';
+        const bool  plain = p > call && p[-1] == 'I', optional = p > call + 1 && p[-1] == 'O' && p[-2] == 'I';
         const char *word = p - (plain ? 1 : 2);
         if ((!plain && !optional) || (word > call && in_word(word[-1]))) continue;
         const long i = strtol(p + 3, NULL, 10);

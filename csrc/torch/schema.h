@@ -4,10 +4,18 @@
 #include <stdbool.h>
 #include "base/status.h"
 
-enum { TORCH_ARGS = 48, TORCH_RESULTS = 8 };        /* the most that an operator may have */
+enum { TORCH_ARGS    = 48,
+       TORCH_RESULTS = 8 };        /* the most that an operator may have */
 
 typedef enum {
-    TORCH_TENSOR, TORCH_INT, TORCH_FLOAT, TORCH_BOOL, TORCH_STRING, TORCH_DTYPE, TORCH_DEVICE, TORCH_GENERATOR,
+    TORCH_TENSOR,
+    TORCH_INT,
+    TORCH_FLOAT,
+    TORCH_BOOL,
+    TORCH_STRING,
+    TORCH_DTYPE,
+    TORCH_DEVICE,
+    TORCH_GENERATOR,
     TORCH_CODE,                 /* a Layout or MemoryFormat */
 } torch_base;
 

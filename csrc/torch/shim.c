@@ -13,7 +13,7 @@ static int note_path(struct dl_phdr_info *info, size_t size, void *context)
 {
     (void)size;
     const char **found = context;
-    const char *file = info->dlpi_name ? strrchr(info->dlpi_name, '/') : NULL;
+    const char  *file  = info->dlpi_name ? strrchr(info->dlpi_name, '/') : NULL;
     if (!file || strncmp(file + 1, found[0], strlen(found[0])) != 0) return 0;
     found[1] = info->dlpi_name;
     return 1;
@@ -21,7 +21,7 @@ static int note_path(struct dl_phdr_info *info, size_t size, void *context)
 
 static void *loaded_library(const char *name, const char *prefix)
 {
-    void *library = dlopen(name, RTLD_NOW | RTLD_NOLOAD);
+    void       *library  = dlopen(name, RTLD_NOW | RTLD_NOLOAD);
     const char *found[2] = { prefix, NULL };        /* a wheel may have renamed it */
     if (!library && dl_iterate_phdr(note_path, found)) library = dlopen(found[1], RTLD_NOW | RTLD_NOLOAD);
     return library;
@@ -30,7 +30,7 @@ static void *loaded_library(const char *name, const char *prefix)
 static void note_dtype(void *library, const char *function, uint8_t code, uint8_t bits, uint16_t lanes)
 {
     int32_t (*ask)(void);
-    *(void **)&ask = dlsym(library, function);
+    *(void **)&ask   = dlsym(library, function);
     const int32_t at = ask ? ask() : -1;
     if (at >= 0 && at < 64) dtype_of_code[at] = (DLDataType){ code, bits, lanes };
 }

@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include "sgl_kernel/base.h"
 
-typedef uint64_t torch_slot;                        /* one value on the stack of a boxed kernel; torch calls it StableIValue */
+typedef uint64_t             torch_slot;                        /* one value on the stack of a boxed kernel; torch calls it StableIValue */
 typedef struct torch_object *torch_handle;          /* a tensor, list, string, generator or library; owned by whoever holds it */
 typedef void torch_kernel(torch_slot *stack, uint64_t nargs, uint64_t nresults);
 typedef void torch_loop_body(int64_t begin, int64_t end, void *context);
@@ -22,7 +22,7 @@ typedef void torch_loop_body(int64_t begin, int64_t end, void *context);
     X(int32_t, aoti_torch_library_def, (torch_handle library, const char *schema)) \
     X(int32_t, torch_library_impl, (torch_handle library, const char *name, torch_kernel *, uint64_t version)) \
     X(int32_t, torch_call_dispatcher, (const char *name, const char *overload, torch_slot *stack, uint64_t version)) \
-    X(void,    aoti_torch_check, (bool holds, const char *function, const char *file, uint32_t line, const char *message)) \
+    X(void, aoti_torch_check, (bool holds, const char *function, const char *file, uint32_t line, const char *message)) \
     X(int32_t, aoti_torch_delete_tensor_object, (torch_handle)) \
     X(int32_t, aoti_torch_is_defined, (torch_handle, bool *)) \
     X(int32_t, aoti_torch_get_data_ptr, (torch_handle, void **)) \
@@ -33,8 +33,7 @@ typedef void torch_loop_body(int64_t begin, int64_t end, void *context);
     X(int32_t, aoti_torch_get_layout, (torch_handle, int32_t *)) \
     X(int32_t, aoti_torch_get_device_type, (torch_handle, int32_t *)) \
     X(int32_t, aoti_torch_get_device_index, (torch_handle, int32_t *)) \
-    X(int32_t, aoti_torch_empty_strided, (int64_t ndim, const int64_t *sizes, const int64_t *strides, int32_t dtype, \
-                                          int32_t device_type, int32_t device_index, torch_handle *)) \
+    X(int32_t, aoti_torch_empty_strided, (int64_t ndim, const int64_t *sizes, const int64_t *strides, int32_t dtype, int32_t device_type, int32_t device_index, torch_handle *)) \
     X(int32_t, aoti_torch_layout_strided, (void)) \
     X(int32_t, aoti_torch_device_type_cpu, (void)) \
     X(int32_t, aoti_torch_device_type_cuda, (void)) \
@@ -54,8 +53,8 @@ typedef void torch_loop_body(int64_t begin, int64_t end, void *context);
     X(int32_t, torch_new_stable_ivalue, (torch_slot **)) \
     X(int32_t, torch_delete_stable_ivalue, (torch_slot *)) \
     X(int32_t, torch_delete_generator, (torch_handle)) \
-    X(void *,  _Znwm, (size_t)) \
-    X(void,    _ZdlPv, (void *))
+    X(void *, _Znwm, (size_t)) \
+    X(void, _ZdlPv, (void *))
 
 /* In libtorch_cuda.so, which a CPU build of torch lacks. */
 #define TORCH_SHIM_CUDA(X) \
@@ -63,28 +62,30 @@ typedef void torch_loop_body(int64_t begin, int64_t end, void *context);
 
 /* Codes of number formats: the function that tells torch's, and DLPack's code, bits and lanes.. */
 #define TORCH_DTYPES(X) \
-    X(aoti_torch_dtype_float32,          2, 32, 1) \
-    X(aoti_torch_dtype_float64,          2, 64, 1) \
-    X(aoti_torch_dtype_float16,          2, 16, 1) \
-    X(aoti_torch_dtype_bfloat16,         4, 16, 1) \
-    X(aoti_torch_dtype_float8_e4m3fn,    10, 8, 1) \
-    X(aoti_torch_dtype_float8_e5m2,      12, 8, 1) \
-    X(aoti_torch_dtype_int8,             0,  8, 1) \
-    X(aoti_torch_dtype_uint8,            1,  8, 1) \
-    X(aoti_torch_dtype_int32,            0, 32, 1) \
-    X(aoti_torch_dtype_int64,            0, 64, 1) \
-    X(aoti_torch_dtype_bool,             6,  8, 1) \
-    X(aoti_torch_dtype_int16,            0, 16, 1) \
-    X(aoti_torch_dtype_uint16,           1, 16, 1) \
-    X(aoti_torch_dtype_uint32,           1, 32, 1) \
-    X(aoti_torch_dtype_uint64,           1, 64, 1) \
-    X(aoti_torch_dtype_complex64,        5, 64, 1) \
-    X(torch_dtype_float8_e8m0fnu,        14, 8, 1) \
-    X(torch_dtype_float4_e2m1fn_x2,      17, 4, 2)
+    X(aoti_torch_dtype_float32, 2, 32, 1) \
+    X(aoti_torch_dtype_float64, 2, 64, 1) \
+    X(aoti_torch_dtype_float16, 2, 16, 1) \
+    X(aoti_torch_dtype_bfloat16, 4, 16, 1) \
+    X(aoti_torch_dtype_float8_e4m3fn, 10, 8, 1) \
+    X(aoti_torch_dtype_float8_e5m2, 12, 8, 1) \
+    X(aoti_torch_dtype_int8, 0, 8, 1) \
+    X(aoti_torch_dtype_uint8, 1, 8, 1) \
+    X(aoti_torch_dtype_int32, 0, 32, 1) \
+    X(aoti_torch_dtype_int64, 0, 64, 1) \
+    X(aoti_torch_dtype_bool, 6, 8, 1) \
+    X(aoti_torch_dtype_int16, 0, 16, 1) \
+    X(aoti_torch_dtype_uint16, 1, 16, 1) \
+    X(aoti_torch_dtype_uint32, 1, 32, 1) \
+    X(aoti_torch_dtype_uint64, 1, 64, 1) \
+    X(aoti_torch_dtype_complex64, 5, 64, 1) \
+    X(torch_dtype_float8_e8m0fnu, 14, 8, 1) \
+    X(torch_dtype_float4_e2m1fn_x2, 17, 4, 2)
 
 typedef struct {
-#define X(result, name, arguments) result (*name) arguments;
-    TORCH_SHIM_REQUIRED(X) TORCH_SHIM_OPTIONAL(X) TORCH_SHIM_CUDA(X)
+#define X(result, name, arguments) result(*name) arguments;
+    TORCH_SHIM_REQUIRED(X)
+    TORCH_SHIM_OPTIONAL(X)
+    TORCH_SHIM_CUDA(X)
 #undef X
 } torch_shim;
 
@@ -103,9 +104,9 @@ int32_t torch_dtype_from_dl(DLDataType type);
 
 /* The box around an optional value. */
 torch_slot torch_box(torch_slot value);
-void       torch_unbox(torch_slot box);
+void torch_unbox(torch_slot box);
 
 static inline torch_handle torch_pointer(torch_slot slot) { return (torch_handle)(uintptr_t)slot; }
-static inline torch_slot   torch_slot_of(const void *pointer) { return (torch_slot)(uintptr_t)pointer; }
+static inline torch_slot torch_slot_of(const void *pointer) { return (torch_slot)(uintptr_t)pointer; }
 
 #endif

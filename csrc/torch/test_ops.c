@@ -70,8 +70,8 @@ static double sum_sizes(const DLTensor *const *t, size_t count, int *missing)
 sgk_status test_tensor_lists(const DLTensor *out, const DLTensor *const *x, size_t x_count, const DLTensor *const *y, size_t y_count,
                              const DLTensor *const *z, size_t z_count)
 {
-    int missing = 0;
-    const double sums[] = { sum_sizes(x, x_count, &missing), sum_sizes(y, y_count, &missing), sum_sizes(z, z_count, &missing) };
+    int          missing = 0;
+    const double sums[]  = { sum_sizes(x, x_count, &missing), sum_sizes(y, y_count, &missing), sum_sizes(z, z_count, &missing) };
     return test_numbers(out, 6, (const double[]){ (double)(x_count + y_count + z_count), sums[0], sums[1], sums[2], missing, 0 });
 }
 
@@ -82,7 +82,7 @@ sgk_status test_draw(const DLTensor *out, const DLTensor *seeds)
     SGK_MATCH_OUT(&m, out, "N", 1u << SGK_F64);
     SGK_MATCH(&m, seeds, "N", 1u << SGK_I64);
     if (sgk_on_gpu(&m)) return SGK_OK;
-    double *to = sgk_data(out);
+    double        *to   = sgk_data(out);
     const int64_t *from = sgk_data(seeds);
     for (int64_t i = 0; i < SGK_DIM(&m, 'N'); ++i) to[i] = (double)from[i] / 9223372036854775808.0;
     return SGK_OK;
@@ -157,7 +157,7 @@ sgk_status test_plain(int64_t *on, double *ox, bool *ob, int64_t n, double x, bo
 
 sgk_status test_described(sgk_dtype *dtype, DLDevice *device, const DLTensor *x)
 {
-    *dtype = sgk_dtype_at(x);
+    *dtype  = sgk_dtype_at(x);
     *device = x->device;
     return SGK_OK;
 }

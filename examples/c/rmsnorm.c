@@ -10,7 +10,8 @@
 #include <string.h>
 #include "sgl_kernel.h"
 
-enum { ROWS = 4, DIM = 256 };
+enum { ROWS = 4,
+       DIM  = 256 };
 
 static float input[ROWS][DIM], weight[DIM], on_cpu[ROWS][DIM], on_gpu[ROWS][DIM];
 
@@ -22,7 +23,7 @@ static DLTensor tensor(void *data, DLDevice device, int ndim, int64_t *shape)
 /* output = rmsnorm(input) with all three tensors on one device. */
 static sgk_status run(DLDevice device, void *output, void *x, void *w)
 {
-    int64_t matrix[] = { ROWS, DIM }, vector[] = { DIM };
+    int64_t        matrix[] = { ROWS, DIM }, vector[] = { DIM };
     const DLTensor out = tensor(output, device, 2, matrix), in = tensor(x, device, 2, matrix), scale = tensor(w, device, 1, vector);
     return sgk_rmsnorm(&out, &in, &scale, 1e-6, NULL);
 }
@@ -41,10 +42,18 @@ static struct {
 
 static int find_driver(void)
 {
-    static const struct { const char *name; void *place; } functions[] = {
-        { "cuInit", &cu.init }, { "cuDeviceGet", &cu.device_get }, { "cuDevicePrimaryCtxRetain", &cu.context_retain },
-        { "cuCtxSetCurrent", &cu.context_set }, { "cuMemAlloc_v2", &cu.alloc }, { "cuMemcpyHtoD_v2", &cu.to_device },
-        { "cuMemcpyDtoH_v2", &cu.to_host }, { "cuMemFree_v2", &cu.release },
+    static const struct {
+        const char *name;
+        void       *place;
+    } functions[] = {
+        { "cuInit", &cu.init },
+        { "cuDeviceGet", &cu.device_get },
+        { "cuDevicePrimaryCtxRetain", &cu.context_retain },
+        { "cuCtxSetCurrent", &cu.context_set },
+        { "cuMemAlloc_v2", &cu.alloc },
+        { "cuMemcpyHtoD_v2", &cu.to_device },
+        { "cuMemcpyDtoH_v2", &cu.to_host },
+        { "cuMemFree_v2", &cu.release },
     };
     void *driver = dlopen("libcuda.so.1", RTLD_NOW);
     if (!driver) return 0;
@@ -53,7 +62,7 @@ static int find_driver(void)
         if (!symbol) return 0;
         memcpy(functions[i].place, &symbol, sizeof symbol);
     }
-    int device;
+    int   device;
     void *context;
     return cu.init(0) == 0 && cu.device_get(&device, 0) == 0 && cu.context_retain(&context, device) == 0 && cu.context_set(context) == 0;
 }
@@ -88,7 +97,7 @@ int main(void)
     printf("CPU: output[0][0..3] = %.6f %.6f %.6f %.6f\n", on_cpu[0][0], on_cpu[0][1], on_cpu[0][2], on_cpu[0][3]);
 
     /* What a mistake looks like: a weight of the wrong length. */
-    int64_t matrix[] = { ROWS, DIM }, wrong[] = { DIM - 1 };
+    int64_t        matrix[] = { ROWS, DIM }, wrong[] = { DIM - 1 };
     const DLTensor in = tensor(input, (DLDevice){ kDLCPU, 0 }, 2, matrix), bad = tensor(weight, (DLDevice){ kDLCPU, 0 }, 1, wrong);
     const DLTensor out = tensor(on_cpu, (DLDevice){ kDLCPU, 0 }, 2, matrix);
     if (sgk_rmsnorm(&out, &in, &bad, 1e-6, NULL) != SGK_OK) printf("refused: %s\n", sgk_last_error());

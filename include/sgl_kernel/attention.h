@@ -40,8 +40,7 @@ typedef struct sgk_flash_attn_options {
     int64_t num_splits;                 /* parts that a sequence's keys are cut into on the GPU, at most 256; 0: chosen by the library */
 } sgk_flash_attn_options;
 
-#define SGK_FLASH_ATTN_OPTIONS_INIT { .size = sizeof(sgk_flash_attn_options), .max_seqlen_q = -1, .max_seqlen_k = -1, \
-                                      .window_size_left = -1, .window_size_right = -1, .rotary_interleaved = true }
+#define SGK_FLASH_ATTN_OPTIONS_INIT { .size = sizeof(sgk_flash_attn_options), .max_seqlen_q = -1, .max_seqlen_k = -1, .window_size_left = -1, .window_size_right = -1, .rotary_interleaved = true }
 
 /**
  * out[i] = sum_j p_ij v[j],   p_ij = exp(s_ij - softmax_lse[i]),   s_ij = softmax_scale * q[i] . k[j],

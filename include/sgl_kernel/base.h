@@ -24,7 +24,7 @@
 #endif
 
 typedef enum {
-    SGK_OK          =  0,
+    SGK_OK          = 0,
     SGK_BAD_ARG     = -1,       /* the caller broke a documented rule */
     SGK_UNSUPPORTED = -2,       /* legal, but this build or this device cannot run it */
     SGK_NO_DEVICE   = -3,       /* no usable driver or device */
@@ -40,7 +40,9 @@ SGK_API const char *sgk_version(void);
 typedef void sgk_parallel_body(int64_t begin, int64_t end, void *context);
 
 /** A switch of one call: the process's default (see each field), or off, or on. */
-typedef enum { SGK_DEFAULT = 0, SGK_OFF = -1, SGK_ON = 1 } sgk_switch;
+typedef enum { SGK_DEFAULT = 0,
+               SGK_OFF     = -1,
+               SGK_ON      = 1 } sgk_switch;
 
 /**
  * How to run one call. Fill with SGK_EXEC_INIT and set what differs:
@@ -52,7 +54,7 @@ typedef enum { SGK_DEFAULT = 0, SGK_OFF = -1, SGK_ON = 1 } sgk_switch;
 typedef struct sgk_exec {
     size_t size;                /* sizeof(sgk_exec) as the caller compiled it: the struct may grow at its end */
 
-    void  *stream;              /* a CUstream of the tensors' device; NULL is its default stream. CPU: ignored */
+    void *stream;              /* a CUstream of the tensors' device; NULL is its default stream. CPU: ignored */
 
     /* Scratch memory on the tensors' device. An operator that needs some takes, in this order: workspace if it is large
      * enough, allocate(), malloc() on the CPU. On the GPU there is no third way: the call is refused and says how much
@@ -62,16 +64,16 @@ typedef struct sgk_exec {
     size_t  workspace_size;
     size_t *workspace_query;
     void *(*allocate)(void *user, size_t bytes, DLDevice device);
-    void  (*release)(void *user, void *memory, DLDevice device);    /* called when the work is enqueued, not when it is done:
+    void (*release)(void *user, void *memory, DLDevice device);    /* called when the work is enqueued, not when it is done:
                                                                        the allocator must order reuse by the stream */
 
     /* Calls body on ranges that cover [begin, end), at least `grain` elements each where possible, and returns when all are
      * done. NULL: this library's own threads (SGK_NUM_THREADS). CPU only. */
-    void  (*parallel_for)(void *user, int64_t begin, int64_t end, int64_t grain, sgk_parallel_body *body, void *context);
-    int   (*num_threads)(void *user);       /* how many ranges run at once; goes with parallel_for */
+    void (*parallel_for)(void *user, int64_t begin, int64_t end, int64_t grain, sgk_parallel_body *body, void *context);
+    int (*num_threads)(void *user);       /* how many ranges run at once; goes with parallel_for */
 
-    void  (*log)(void *user, const char *message);  /* which version ran and why; NULL: standard error under SGK_VERBOSE=1 */
-    void   *user;               /* handed to the hooks above */
+    void (*log)(void *user, const char *message);  /* which version ran and why; NULL: standard error under SGK_VERBOSE=1 */
+    void *user;               /* handed to the hooks above */
 
     sgk_switch pdl;             /* programmatic dependent launch (sm_90 and later). Default: off */
     sgk_switch batch_invariant; /* schedules that do not depend on the batch. Default: SGK_BATCH_INVARIANT=1 */

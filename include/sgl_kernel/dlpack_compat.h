@@ -20,14 +20,14 @@ typedef struct {
 } DLDevice;
 
 typedef enum {
-    kDLInt             = 0U,
-    kDLUInt            = 1U,
-    kDLFloat           = 2U,
-    kDLBfloat          = 4U,
-    kDLComplex         = 5U,
-    kDLBool            = 6U,
-    kDLFloat8_e4m3fn   = 10U,
-    kDLFloat8_e5m2     = 12U,
+    kDLInt           = 0U,
+    kDLUInt          = 1U,
+    kDLFloat         = 2U,
+    kDLBfloat        = 4U,
+    kDLComplex       = 5U,
+    kDLBool          = 6U,
+    kDLFloat8_e4m3fn = 10U,
+    kDLFloat8_e5m2   = 12U,
 } DLDataTypeCode;
 
 typedef struct {

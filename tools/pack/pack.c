@@ -8,7 +8,8 @@
 #include "sgk_config.h"
 #include "tools/pack/tool.h"
 
-enum { SLOW_MS = 8000, SLOWEST = 10 };
+enum { SLOW_MS = 8000,
+       SLOWEST = 10 };
 
 static const char usage[] =
     "Usage: sgk-pack --arch=80,90a --out=FOLDER [options]    compile every row of the build tables, one pack an architecture\n"
@@ -109,9 +110,9 @@ static int by_time(const void *a, const void *b)
 /* The summary; false when a build is too slow and that is an error. */
 static bool report(const pack_job *job)
 {
-    const pack_build **order = malloc((job->build_count + 1) * sizeof *order);
-    size_t compiled = 0, slow = 0;
-    double total = 0;
+    const pack_build **order    = malloc((job->build_count + 1) * sizeof *order);
+    size_t             compiled = 0, slow = 0;
+    double             total = 0;
     if (!order) return false;
     for (size_t i = 0; i < job->build_count; ++i) {
         const pack_build *b = order[i] = &job->builds[i];
@@ -140,7 +141,7 @@ static bool report(const pack_job *job)
 static bool make_folder(const char *path)
 {
     char part[4096];
-    for (const char *at = path; at; ) {
+    for (const char *at = path; at;) {
         at = strchr(at + 1, '/');
         snprintf(part, sizeof part, "%.*s", at ? (int)(at - path) : (int)strlen(path), path);
         if (mkdir(part, 0777) && errno != EEXIST) return fprintf(stderr, "sgk-pack: cannot make %s: %s\n", part, strerror(errno)), false;
@@ -152,7 +153,7 @@ static bool write_packs(const pack_job *job, const bool chosen[])
 {
     for (const sgk_arch *arch = sgk_archs; arch->name; ++arch) {
         if (!chosen[arch - sgk_archs]) continue;
-        char path[4096];
+        char        path[4096];
         struct stat st;
         snprintf(path, sizeof path, "%s/%s", job->out, arch->file);
         if (pack_write(job, arch, path) || stat(path, &st)) return fprintf(stderr, "%s\n", sgk_last_error()), false;
@@ -168,8 +169,8 @@ static int make(pack_job *job, const bool chosen[])
 {
     if (sgk_nvrtc_load("sgk-pack", job->nvrtc)) return fprintf(stderr, "%s\n", sgk_last_error()), 1;
     each_row(chosen, count_row, job);
-    job->rows   = calloc(job->row_count + 1, sizeof *job->rows);
-    job->builds = calloc(job->row_count + 1, sizeof *job->builds);
+    job->rows      = calloc(job->row_count + 1, sizeof *job->rows);
+    job->builds    = calloc(job->row_count + 1, sizeof *job->builds);
     job->row_count = 0;
     if (!job->rows || !job->builds || !make_folder(job->out) || !make_folder(job->cache)) return 1;
     if (!each_row(chosen, add_row, job) || !pack_compile(job)) return 1;
@@ -179,7 +180,7 @@ static int make(pack_job *job, const bool chosen[])
 
 static bool verify(const char *path)
 {
-    const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    const char     *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
     const sgk_arch *arch = sgk_archs;
     while (arch->name && strcmp(arch->file, name)) ++arch;
     if (!arch->name) return fprintf(stderr, "sgk-pack: %s is named like no pack: sm80.pack, sm90a.pack, ...\n", path), false;
@@ -200,18 +201,28 @@ static bool verify(const char *path)
 
 int main(int argc, char **argv)
 {
-    enum { ARCH = 1, OUT, CACHE, NVRTC, SOURCE, ALLOW, JOBS, STRICT, LIST, VERIFY, HELP };
+    enum { ARCH = 1,
+           OUT,
+           CACHE,
+           NVRTC,
+           SOURCE,
+           ALLOW,
+           JOBS,
+           STRICT,
+           LIST,
+           VERIFY,
+           HELP };
     static const struct option options[] = {
-        { "arch",   required_argument, NULL, ARCH },   { "out",   required_argument, NULL, OUT },   { "cache", required_argument, NULL, CACHE },
-        { "nvrtc",  required_argument, NULL, NVRTC },  { "source", required_argument, NULL, SOURCE }, { "allow", required_argument, NULL, ALLOW },
-        { "jobs",   required_argument, NULL, JOBS },   { "strict-time", no_argument, NULL, STRICT }, { "list",  no_argument, NULL, LIST },
-        { "verify", no_argument, NULL, VERIFY },       { "help",  no_argument, NULL, HELP },        { 0 }
+        { "arch", required_argument, NULL, ARCH }, { "out", required_argument, NULL, OUT }, { "cache", required_argument, NULL, CACHE }, { "nvrtc", required_argument, NULL, NVRTC }, { "source", required_argument, NULL, SOURCE }, { "allow", required_argument, NULL, ALLOW }, { "jobs", required_argument, NULL, JOBS }, { "strict-time", no_argument, NULL, STRICT }, { "list", no_argument, NULL, LIST }, { "verify", no_argument, NULL, VERIFY }, { "help", no_argument, NULL, HELP }, { 0 }
     };
-    pack_job job = { .source = SGK_SOURCE_DIR, .jobs = default_jobs() };
-    bool chosen[16] = { false }, any = false, list = false, verifying = false;
+    pack_job job        = { .source = SGK_SOURCE_DIR, .jobs = default_jobs() };
+    bool     chosen[16] = { false }, any = false, list = false, verifying = false;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (c) {
-        case ARCH:   if (!choose_archs(optarg, chosen)) return 2; any = true; break;
+        case ARCH:
+            if (!choose_archs(optarg, chosen)) return 2;
+            any = true;
+            break;
         case OUT:    job.out = optarg; break;
         case CACHE:  job.cache = optarg; break;
         case NVRTC:  job.nvrtc = optarg; break;

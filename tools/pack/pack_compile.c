@@ -10,7 +10,10 @@
 #include "tools/pack/tool.h"
 
 enum { MOST_FAILURES = 5 };                 /* then no further build is begun: an error in a header breaks them all */
-enum { WAITING, BEGUN, DONE, FAILED };
+enum { WAITING,
+       BEGUN,
+       DONE,
+       FAILED };
 
 typedef struct {
     atomic_size_t next;
@@ -44,7 +47,7 @@ static void work(const pack_job *job, const size_t *missing, size_t count, share
         const size_t i = atomic_fetch_add(&shared->next, 1);
         if (i >= count || shared->failures >= MOST_FAILURES) break;
         shared->state[i] = BEGUN;
-        const bool good = compile_one(job, &job->builds[missing[i]]);
+        const bool good  = compile_one(job, &job->builds[missing[i]]);
         if (!good) ++shared->failures;
         shared->state[i] = good ? DONE : FAILED;
         if (write(progress, &i, sizeof i) != sizeof i) break;
@@ -85,7 +88,7 @@ static bool run_workers(const pack_job *job, const size_t *missing, size_t count
     size_t done = 0;
     for (size_t i; read(ends[0], &i, sizeof i) == sizeof i;) show(job, missing[i], ++done, count);
     close(ends[0]);
-    while (wait(NULL) > 0) { }
+    while (wait(NULL) > 0) {}
     for (size_t i = 0; i < count; ++i) {
         if (shared->state[i] != BEGUN) continue;
         char text[512];
@@ -106,13 +109,13 @@ bool pack_compile(pack_job *job)
     if (count) {
         const size_t  size   = sizeof(shared_state) + count;
         shared_state *shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-        good = shared != MAP_FAILED && run_workers(job, missing, count, shared);
+        good                 = shared != MAP_FAILED && run_workers(job, missing, count, shared);
         if (shared != MAP_FAILED) munmap(shared, size);
     }
     for (size_t i = 0; good && i < count; ++i) {
         pack_build *b = &job->builds[missing[i]];
-        b->compiled = true;
-        good = sgk_object_read(job->cache, &b->key, &b->object);
+        b->compiled   = true;
+        good          = sgk_object_read(job->cache, &b->key, &b->object);
         if (!good) fprintf(stderr, "sgk-pack: %s/%s was just written and cannot be read\n", job->cache, b->key.text);
     }
     free(missing);

@@ -24,7 +24,10 @@ typedef struct {
     bool  used;
 } excuse;
 
-typedef struct { excuse excuses[MAX_EXCUSES + 1]; int count, complaints; } remarks;
+typedef struct {
+    excuse excuses[MAX_EXCUSES + 1];
+    int    count, complaints;
+} remarks;
 
 int pack_registers(const pack_build *b)
 {
@@ -38,8 +41,8 @@ static char *word(char **rest, const char *ends)
 {
     char *start = *rest + strspn(*rest, " \t");
     char *end   = start + strcspn(start, ends);
-    *rest = *end ? end + 1 : end;
-    *end  = 0;
+    *rest       = *end ? end + 1 : end;
+    *end        = 0;
     while (end > start && isspace((unsigned char)end[-1])) *--end = 0;
     return *start ? start : NULL;
 }
@@ -48,12 +51,12 @@ static bool read_excuses(remarks *r, const char *path)
 {
     FILE *file = fopen(path, "r");
     if (!file) return fprintf(stderr, "sgk-pack: cannot read the allow-list %s\n", path), false;
-    char *text = NULL;
+    char  *text = NULL;
     size_t size = 0;
     for (int line = 1; getline(&text, &size, file) > 0; ++line) {
         char *rest = text + strspn(text, " \t\n");
         if (*rest == 0 || *rest == '#') continue;
-        rest = r->count < MAX_EXCUSES ? strdup(rest) : NULL;
+        rest      = r->count < MAX_EXCUSES ? strdup(rest) : NULL;
         excuse *e = &r->excuses[r->count];
         if (rest) {
             e->line     = line;
@@ -106,13 +109,13 @@ static void read_log(remarks *r, const pack_build *b)
     char function[256] = "?";
     for (const char *line = b->object.log; *line; line += strspn(line, "\n")) {
         const int length = (int)strcspn(line, "\n");
-        char text[1024];
+        char      text[1024];
         snprintf(text, sizeof text, "%.*s", length, line);
         line += length;
         take_name(function, text, "function '");                    /* "Compiling entry function 'rmsnorm' for" and other remarks */
         take_name(function, text, "Function properties for ");
 
-        int stack, stores, loads;
+        int         stack, stores, loads;
         const char *numbers = text + strcspn(text, "0123456789");
         if (strstr(text, "bytes stack frame")) {
             const int n = sscanf(numbers, "%d bytes stack frame, %d bytes spill stores, %d bytes spill loads", &stack, &stores, &loads);
@@ -127,12 +130,12 @@ static void read_log(remarks *r, const pack_build *b)
 static void report_stale(remarks *r, const pack_job *job)
 {
     for (int i = 0; i < r->count; ++i) {
-        const excuse *e = &r->excuses[i];
-        bool arch = false, family = false, concerned = false;
-        const int folder = (int)strcspn(e->file, "/");
+        const excuse *e    = &r->excuses[i];
+        bool          arch = false, family = false, concerned = false;
+        const int     folder = (int)strcspn(e->file, "/");
         for (size_t j = 0; j < job->build_count; ++j) {
             const pack_build *b = &job->builds[j];
-            arch   |= matches(e->arch, b->arch->name);
+            arch |= matches(e->arch, b->arch->name);
             family |= !strncmp(e->file, b->kernel->file, (size_t)folder + 1);
             concerned |= concerns(e, b);
         }

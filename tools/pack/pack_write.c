@@ -11,7 +11,8 @@
 #include <zstd.h>
 #include "tools/pack/tool.h"
 
-enum { LEVEL = 19, RECIPE = 1 /* changes when the same objects should give another file */ };
+enum { LEVEL  = 19,
+       RECIPE = 1 /* changes when the same objects should give another file */ };
 
 typedef struct {
     const pack_job  *job;
@@ -28,9 +29,9 @@ typedef struct {
 static int by_key(const void *a, const void *b)
 {
     const pack_row *const *x = a, *const *y = b;
-    const sgk_kernel *k = (*x)->kernel, *l = (*y)->kernel;
-    char *s = sgk_kernel_key(k), *t = sgk_kernel_key(l);
-    const int order = s && t ? strcmp(s, t) : 0;
+    const sgk_kernel      *k = (*x)->kernel, *l = (*y)->kernel;
+    char                  *s = sgk_kernel_key(k), *t = sgk_kernel_key(l);
+    const int              order = s && t ? strcmp(s, t) : 0;
     free(s);
     free(t);
     return order;
@@ -39,8 +40,8 @@ static int by_key(const void *a, const void *b)
 static sgk_status choose_rows(pack_writer *w)
 {
     const pack_job *job = w->job;
-    w->rows = calloc(job->row_count + 1, sizeof *w->rows);
-    w->keys = calloc(job->row_count + 1, sizeof *w->keys);
+    w->rows             = calloc(job->row_count + 1, sizeof *w->rows);
+    w->keys             = calloc(job->row_count + 1, sizeof *w->keys);
     SGK_REQUIRE(w->rows && w->keys, SGK_FAILED, "sgk-pack: no memory");
     for (size_t i = 0; i < job->row_count; ++i)
         if (job->rows[i].arch == w->arch) w->rows[w->count++] = &job->rows[i];
@@ -57,11 +58,11 @@ static const sgk_object *object_of(const pack_writer *w, size_t row) { return &w
 static uint64_t hash_sources(const pack_writer *w)
 {
     const uint32_t recipe[] = { SGK_PACK_VERSION, RECIPE, LEVEL, (uint32_t)sgk_nvrtc_version(), ZSTD_versionNumber() };
-    uint64_t hash = XXH64(recipe, sizeof recipe, SGK_PACK_SEED);
+    uint64_t       hash     = XXH64(recipe, sizeof recipe, SGK_PACK_SEED);
     for (size_t i = 0; i < w->count; ++i) {
         const sgk_object *o = object_of(w, i);
-        hash = XXH64(w->keys[i], strlen(w->keys[i]) + 1, hash);
-        hash = XXH64(o->image, o->size, hash);
+        hash                = XXH64(w->keys[i], strlen(w->keys[i]) + 1, hash);
+        hash                = XXH64(o->image, o->size, hash);
     }
     return hash;
 }
@@ -69,13 +70,14 @@ static uint64_t hash_sources(const pack_writer *w)
 /* Kernels of one source are much alike, so a dictionary pays; a fortieth of what is packed is a fair price for it. Too few samples give none. */
 static sgk_status train(pack_writer *w)
 {
-    const pack_job *job = w->job;
-    size_t *sizes = calloc(job->build_count + 1, sizeof *sizes), total = 0, samples = 0;
+    const pack_job *job   = w->job;
+    size_t         *sizes = calloc(job->build_count + 1, sizeof *sizes), total = 0, samples = 0;
     for (size_t i = 0; i < job->build_count; ++i)
         if (job->builds[i].arch == w->arch) total += job->builds[i].object.size;
-    char *all = malloc(total + 1);
-    w->dictionary_size = total / 40 < 8192 ? 8192 : total / 40 > 262144 ? 262144 : total / 40;
-    w->dictionary = malloc(w->dictionary_size);
+    char *all          = malloc(total + 1);
+    w->dictionary_size = total / 40 < 8192 ? 8192 : total / 40 > 262144 ? 262144
+                                                                        : total / 40;
+    w->dictionary      = malloc(w->dictionary_size);
     SGK_REQUIRE(sizes && all && w->dictionary, SGK_FAILED, "sgk-pack: no memory");
     total = 0;
     for (size_t i = 0; i < job->build_count; ++i) {
@@ -94,9 +96,9 @@ static sgk_status train(pack_writer *w)
 static sgk_status compress(pack_writer *w)
 {
     const pack_job *job = w->job;
-    w->frames      = calloc(job->build_count + 1, sizeof *w->frames);
-    w->frame_sizes = calloc(job->build_count + 1, sizeof *w->frame_sizes);
-    ZSTD_CCtx *context = ZSTD_createCCtx();
+    w->frames           = calloc(job->build_count + 1, sizeof *w->frames);
+    w->frame_sizes      = calloc(job->build_count + 1, sizeof *w->frame_sizes);
+    ZSTD_CCtx *context  = ZSTD_createCCtx();
     SGK_REQUIRE(w->frames && w->frame_sizes && context, SGK_FAILED, "sgk-pack: no memory");
     ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, LEVEL);
     size_t result = w->dictionary_size ? ZSTD_CCtx_loadDictionary(context, w->dictionary, w->dictionary_size) : 0;
@@ -118,8 +120,14 @@ static sgk_status lay_out(const pack_writer *w, uint64_t sources, char **head, s
     size_t keys_size = 0;
     for (size_t i = 0; i < w->count; ++i) keys_size += strlen(w->keys[i]) + 1;
     sgk_pack_header h = {
-        .magic = SGK_PACK_MAGIC, .version = SGK_PACK_VERSION, .compiler = (uint32_t)sgk_nvrtc_version(), .owner = SGK_PACK_OWNER,
-        .entries = w->count, .keys_size = keys_size, .dictionary_size = w->dictionary_size, .sources = sources,
+        .magic           = SGK_PACK_MAGIC,
+        .version         = SGK_PACK_VERSION,
+        .compiler        = (uint32_t)sgk_nvrtc_version(),
+        .owner           = SGK_PACK_OWNER,
+        .entries         = w->count,
+        .keys_size       = keys_size,
+        .dictionary_size = w->dictionary_size,
+        .sources         = sources,
     };
     snprintf(h.arch, sizeof h.arch, "%s", w->arch->name);
     h.keys_offset       = sizeof h + w->count * sizeof(sgk_pack_entry);
@@ -128,19 +136,19 @@ static sgk_status lay_out(const pack_writer *w, uint64_t sources, char **head, s
     h.file_size         = h.frames_offset;
 
     uint64_t *place = calloc(w->job->build_count + 1, sizeof *place);
-    *head = malloc(h.frames_offset);
+    *head           = malloc(h.frames_offset);
     SGK_REQUIRE(*head && place, SGK_FAILED, "sgk-pack: no memory");
     for (size_t i = 0; i < w->job->build_count; ++i) {
         place[i] = h.file_size - h.frames_offset;
         h.file_size += w->frame_sizes[i];
     }
     sgk_pack_entry *entry = (sgk_pack_entry *)(*head + sizeof h);
-    char *keys = *head + h.keys_offset, *key = keys;
+    char           *keys = *head + h.keys_offset, *key = keys;
     for (size_t i = 0; i < w->count; ++i) {
         const size_t build = w->rows[i]->build;
-        entry[i] = (sgk_pack_entry){ (uint64_t)(key - keys), place[build], w->frame_sizes[build], object_of(w, i)->size,
-                                     XXH64(w->frames[build], w->frame_sizes[build], SGK_PACK_SEED) };
-        key = stpcpy(key, w->keys[i]) + 1;
+        entry[i]           = (sgk_pack_entry){ (uint64_t)(key - keys), place[build], w->frame_sizes[build], object_of(w, i)->size,
+                                               XXH64(w->frames[build], w->frame_sizes[build], SGK_PACK_SEED) };
+        key                = stpcpy(key, w->keys[i]) + 1;
     }
     if (w->dictionary_size) memcpy(*head + h.dictionary_offset, w->dictionary, w->dictionary_size);
     h.checksum = XXH64(entry, h.frames_offset - sizeof h, XXH64(&h, sizeof h, SGK_PACK_SEED));
@@ -198,7 +206,7 @@ static sgk_status write_rows(pack_writer *w, const char *path)
     SGK_TRY(choose_rows(w));
     const uint64_t sources = hash_sources(w);
     if (up_to_date(w, path, sources)) return SGK_OK;
-    char  *head = NULL;
+    char  *head      = NULL;
     size_t head_size = 0;
     SGK_TRY(train(w));
     SGK_TRY(compress(w));
@@ -211,7 +219,7 @@ static sgk_status write_rows(pack_writer *w, const char *path)
 
 sgk_status pack_write(const pack_job *job, const sgk_arch *arch, const char *path)
 {
-    pack_writer w = { .job = job, .arch = arch };
+    pack_writer      w      = { .job = job, .arch = arch };
     const sgk_status status = write_rows(&w, path);
     for (size_t i = 0; w.keys && i < w.count; ++i) free(w.keys[i]);
     for (size_t i = 0; w.frames && i < job->build_count; ++i) free(w.frames[i]);

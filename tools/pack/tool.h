@@ -39,7 +39,7 @@ bool pack_compile(pack_job *job);
 /* pack_remarks.c: spills and lost wgmma concurrency that the allow-list does not excuse, and lines of it that excuse nothing. */
 bool pack_check_remarks(const pack_job *job);
 /* The most registers that an entry point of the build uses; 0 where the log does not tell. */
-int  pack_registers(const pack_build *build);
+int pack_registers(const pack_build *build);
 
 /* pack_write.c: the rows of one architecture into a file, unless it was made from the very same. */
 sgk_status pack_write(const pack_job *job, const sgk_arch *arch, const char *path);

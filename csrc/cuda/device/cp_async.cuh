@@ -15,10 +15,10 @@ DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_
 /* Zeros instead of data where `inside` is false; `from` is then not read, but must still be an address of 16-byte alignment. */
 DEVICE void cp_async16(uint32_t to, const void *from, bool inside)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(__cvta_generic_to_global(from)), "r"(inside ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(inside ? 16 : 0) : "memory");
 }
 
 DEVICE void cp_async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /* The count is an immediate of the instruction, hence a macro. */
-#define cp_async_wait(n) asm volatile("cp.async.wait_group %0;" :: "n"(n) : "memory")
+#define cp_async_wait(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")

@@ -48,5 +48,5 @@ DEVICE void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2], c
 }
 
 /* Two f32 to a packed pair of the tag's format, the first in the low half. */
-DEVICE uint32_t pack2(float lo, float hi, const f16 *)  { return pack_f16x2(lo, hi); }
+DEVICE uint32_t pack2(float lo, float hi, const f16 *) { return pack_f16x2(lo, hi); }
 DEVICE uint32_t pack2(float lo, float hi, const bf16 *) { return pack_bf16x2(lo, hi); }

@@ -27,8 +27,9 @@ DEVICE uint32_t e4m3_code(float v)
 {
     const uint32_t u = __float_as_uint(v), magnitude = u & 0x7fffffff;
     const uint32_t normal = (magnitude + (magnitude >> 20 & 1) + 0x7ffffu - (120u << 23)) >> 20;
-    const uint32_t small = __float_as_uint(__fadd_rn(__uint_as_float(magnitude), 16384.0f)) & 0xff;
-    const uint32_t code = magnitude > 0x7f800000 ? 0x7f : magnitude < 0x3c800000 ? small : normal;
+    const uint32_t small  = __float_as_uint(__fadd_rn(__uint_as_float(magnitude), 16384.0f)) & 0xff;
+    const uint32_t code   = magnitude > 0x7f800000 ? 0x7f : magnitude < 0x3c800000 ? small
+                                                                                   : normal;
     return code | (u >> 24 & 0x80);
 }
 DEVICE uint32_t e4m3x2(float lo, float hi) { return e4m3_code(lo) | e4m3_code(hi) << 8; }
@@ -51,7 +52,8 @@ DEVICE uint32_t u8x4(const float v[4])
            (uint32_t)(__float2int_rn(v[2]) + 128) << 16 | (uint32_t)(__float2int_rn(v[3]) + 128) << 24;
 }
 
-DEVICE uint32_t codes_x4(sgk_dtype code, const float v[4]) { return code == SGK_E4M3 ? e4m3x4(v) : code == SGK_I8 ? i8x4(v) : u8x4(v); }
+DEVICE uint32_t codes_x4(sgk_dtype code, const float v[4]) { return code == SGK_E4M3 ? e4m3x4(v) : code == SGK_I8 ? i8x4(v)
+                                                                                                                  : u8x4(v); }
 
 DEVICE uint8_t code_of(sgk_dtype code, float v)
 {

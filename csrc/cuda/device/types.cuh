@@ -9,20 +9,35 @@
 #define INF    __uint_as_float(0x7f800000)
 
 typedef float f32;
-struct f16  { uint16_t bits; };
+struct f16 { uint16_t bits; };
 struct bf16 { uint16_t bits; };
 
-DEVICE float to_f32(f32 x)  { return x; }
+DEVICE float to_f32(f32 x) { return x; }
 DEVICE float to_f32(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
-DEVICE float to_f32(f16 x)  { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x.bits)); return f; }
+DEVICE float to_f32(f16 x)
+{
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x.bits));
+    return f;
+}
 
-DEVICE void from_f32(f32 *x, float v)  { *x = v; }
+DEVICE void from_f32(f32 *x, float v) { *x = v; }
 DEVICE void from_f32(bf16 *x, float v) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(x->bits) : "f"(v)); }
-DEVICE void from_f32(f16 *x, float v)  { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x->bits) : "f"(v)); }
+DEVICE void from_f32(f16 *x, float v) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x->bits) : "f"(v)); }
 
 /* Two f32 to a packed pair, the first in the low half. */
-DEVICE uint32_t pack_bf16x2(float lo, float hi) { uint32_t r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo)); return r; }
-DEVICE uint32_t pack_f16x2(float lo, float hi)  { uint32_t r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo)); return r; }
+DEVICE uint32_t pack_bf16x2(float lo, float hi)
+{
+    uint32_t r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+}
+DEVICE uint32_t pack_f16x2(float lo, float hi)
+{
+    uint32_t r;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+    return r;
+}
 
 /* 16 bytes of T in f32: PIECE<T> elements, PIECE = 16 / sizeof(T). The overload is chosen by the tag. */
 DEVICE void unpack16(float *v, uint4 u, const f32 *)

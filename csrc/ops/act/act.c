@@ -14,16 +14,23 @@ static const sgk_cpu_impl gelu_tanh_and_mul_cpu[] = SGK_CPU_IMPLS(gelu_tanh_and_
 static const sgk_cpu_impl gelu_quick_cpu[]        = SGK_CPU_IMPLS(gelu_quick);
 
 /* Every build of act.cu, a table an activation. The last of a format takes any row. */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, steps; } act_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        piece, steps;
+} act_build;
 
 #define BUILD(act, gated, type, dtype, piece, steps) \
     { SGK_KERNEL("act/act.cu", "activation", "-DACT=" act " -DGATED=" #gated " -DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), \
       dtype, piece, steps }
 /* A plain activation has one load a piece where a gated one has two. */
 #define BUILDS(act, gated, steps) { \
-    BUILD(act, gated, "f32",  SGK_F32,  4, steps), BUILD(act, gated, "f32",  SGK_F32,  1, 4), \
-    BUILD(act, gated, "f16",  SGK_F16,  8, steps), BUILD(act, gated, "f16",  SGK_F16,  1, 4), \
-    BUILD(act, gated, "bf16", SGK_BF16, 8, steps), BUILD(act, gated, "bf16", SGK_BF16, 1, 4), \
+    BUILD(act, gated, "f32", SGK_F32, 4, steps), \
+    BUILD(act, gated, "f32", SGK_F32, 1, 4), \
+    BUILD(act, gated, "f16", SGK_F16, 8, steps), \
+    BUILD(act, gated, "f16", SGK_F16, 1, 4), \
+    BUILD(act, gated, "bf16", SGK_BF16, 8, steps), \
+    BUILD(act, gated, "bf16", SGK_BF16, 1, 4), \
 }
 
 static act_build silu_and_mul_builds[]      = BUILDS("silu", 1, 2);
@@ -32,8 +39,11 @@ static act_build gelu_tanh_and_mul_builds[] = BUILDS("gelu_tanh", 1, 2);
 static act_build gelu_quick_builds[]        = BUILDS("gelu_quick", 0, 4);
 
 const sgk_kernel_table act_kernels[] = {
-    SGK_KERNEL_TABLE(silu_and_mul_builds), SGK_KERNEL_TABLE(gelu_and_mul_builds), SGK_KERNEL_TABLE(gelu_tanh_and_mul_builds),
-    SGK_KERNEL_TABLE(gelu_quick_builds), { 0 },
+    SGK_KERNEL_TABLE(silu_and_mul_builds),
+    SGK_KERNEL_TABLE(gelu_and_mul_builds),
+    SGK_KERNEL_TABLE(gelu_tanh_and_mul_builds),
+    SGK_KERNEL_TABLE(gelu_quick_builds),
+    { 0 },
 };
 
 enum { THREADS = 256 };                                 /* as in act.cu */
@@ -58,7 +68,7 @@ static sgk_status run(const sgk_match *m, struct act_args *a, const sgk_cpu_impl
         const int64_t blocks = (a->dim + ACT_BLOCK - 1) / ACT_BLOCK, each = a->dim < ACT_BLOCK ? a->dim : ACT_BLOCK;
         return sgk_cpu_run(m->op, cpu, a, a->rows * blocks, sgk_cpu_grain(3 * each * sgk_dtype_size(a->dtype)), exec);
     }
-    act_build *b = choose(builds, a);
+    act_build    *b      = choose(builds, a);
     const int64_t pieces = a->dim / b->piece;
     while (1 << a->lanes_log2 < THREADS && (int64_t)b->steps << a->lanes_log2 < pieces) ++a->lanes_log2;
     const int64_t chunk = (int64_t)b->steps << a->lanes_log2, rows = THREADS >> a->lanes_log2;
@@ -72,8 +82,8 @@ static sgk_status run(const sgk_match *m, struct act_args *a, const sgk_cpu_impl
 /* Tensors [..., D] and [..., times D] whose leading dimensions are the same. */
 static sgk_status match_rows(sgk_match *m, const DLTensor *out, const DLTensor *input, int times, struct act_args *a)
 {
-    SGK_MATCH_OUT(m, out,   "*N D", SGK_ANY_FLOAT);
-    SGK_MATCH(m,     input, "*N W", 1u << m->dtype);
+    SGK_MATCH_OUT(m, out, "*N D", SGK_ANY_FLOAT);
+    SGK_MATCH(m, input, "*N W", 1u << m->dtype);
     SGK_REQUIRE(input->ndim == out->ndim, SGK_BAD_ARG, "%s: input has %d dimensions, expected %d like out", m->op, input->ndim, out->ndim);
     for (int d = 0; d < out->ndim - 1; ++d)
         SGK_REQUIRE(input->shape[d] == out->shape[d], SGK_BAD_ARG, "%s: input has size %lld in dimension %d, expected %lld like out",
@@ -81,17 +91,20 @@ static sgk_status match_rows(sgk_match *m, const DLTensor *out, const DLTensor *
     SGK_REQUIRE(SGK_DIM(m, 'W') == times * SGK_DIM(m, 'D'), SGK_BAD_ARG, "%s: input has size %lld in its last dimension, expected %d x %lld",
                 m->op, (long long)SGK_DIM(m, 'W'), times, (long long)SGK_DIM(m, 'D'));
     *a = (struct act_args){
-        .out = sgk_data(out), .input = sgk_data(input),
-        .rows = SGK_DIM(m, 'N'), .dim = SGK_DIM(m, 'D'),
-        .out_stride = sgk_fold_stride(out, 1), .input_stride = sgk_fold_stride(input, 1),
-        .dtype = m->dtype,
+        .out          = sgk_data(out),
+        .input        = sgk_data(input),
+        .rows         = SGK_DIM(m, 'N'),
+        .dim          = SGK_DIM(m, 'D'),
+        .out_stride   = sgk_fold_stride(out, 1),
+        .input_stride = sgk_fold_stride(input, 1),
+        .dtype        = m->dtype,
     };
     return SGK_OK;
 }
 
 static sgk_status gated(const char *op, const DLTensor *out, const DLTensor *input, const sgk_cpu_impl *cpu, act_build *builds, const sgk_exec *exec)
 {
-    sgk_match m = { .op = op };
+    sgk_match       m = { .op = op };
     struct act_args a;
     SGK_TRY(match_rows(&m, out, input, 2, &a));
     SGK_TRY(sgk_match_done(&m));
@@ -116,7 +129,7 @@ sgk_status sgk_gelu_tanh_and_mul(const DLTensor *out, const DLTensor *input, con
 
 sgk_status sgk_silu_and_mul_experts(const DLTensor *out, const DLTensor *input, const DLTensor *expert_ids, int64_t expert_step, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "silu_and_mul_experts" };
+    sgk_match       m = { .op = "silu_and_mul_experts" };
     struct act_args a;
     SGK_TRY(match_rows(&m, out, input, 2, &a));
     SGK_MATCH(&m, expert_ids, "E", SGK_ANY_INDEX);
@@ -126,15 +139,15 @@ sgk_status sgk_silu_and_mul_experts(const DLTensor *out, const DLTensor *input, 
                 (long long)SGK_DIM(&m, 'E'), (long long)steps, (long long)a.rows, (long long)expert_step);
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
-    a.expert_ids = sgk_data(expert_ids);
-    a.wide_ids = sgk_dtype_at(expert_ids) == SGK_I64;
+    a.expert_ids  = sgk_data(expert_ids);
+    a.wide_ids    = sgk_dtype_at(expert_ids) == SGK_I64;
     a.expert_step = expert_step;
     return run(&m, &a, silu_and_mul_cpu, silu_and_mul_builds, exec);
 }
 
 sgk_status sgk_gelu_quick(const DLTensor *out, const DLTensor *input, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "gelu_quick" };
+    sgk_match       m = { .op = "gelu_quick" };
     struct act_args a;
     SGK_TRY(match_rows(&m, out, input, 1, &a));
     sgk_match_same(&m, out, input);

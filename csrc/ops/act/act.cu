@@ -27,24 +27,24 @@ DEVICE float over_one_plus_exp(float a, float x)
     return __fdividef(a, 1.0f + __expf(x));
 }
 
-DEVICE float silu(float a)       { return over_one_plus_exp(a, -a); }
+DEVICE float silu(float a) { return over_one_plus_exp(a, -a); }
 DEVICE float gelu_quick(float a) { return over_one_plus_exp(a, -1.702f * a); }
-DEVICE float gelu_tanh(float a)  { return over_one_plus_exp(a, a * __fmaf_rn(a * a, GELU_TANH_3, GELU_TANH_1)); }
+DEVICE float gelu_tanh(float a) { return over_one_plus_exp(a, a * __fmaf_rn(a * a, GELU_TANH_3, GELU_TANH_1)); }
 
 /* See act.h. A comparison and not a minimum or maximum, so that NaN stays. */
 DEVICE float gelu(float a)
 {
     const float x = fabsf(a) > 30.0f ? 30.0f : fabsf(a);
     const float t = __fdividef(1.0f, __fmaf_rn(ERFC_P, x, 1.0f));
-    float p = ERFC_8;
-    p = __fmaf_rn(p, t, ERFC_7);
-    p = __fmaf_rn(p, t, ERFC_6);
-    p = __fmaf_rn(p, t, ERFC_5);
-    p = __fmaf_rn(p, t, ERFC_4);
-    p = __fmaf_rn(p, t, ERFC_3);
-    p = __fmaf_rn(p, t, ERFC_2);
-    p = __fmaf_rn(p, t, ERFC_1);
-    p = __fmaf_rn(p, t, ERFC_0);
+    float       p = ERFC_8;
+    p             = __fmaf_rn(p, t, ERFC_7);
+    p             = __fmaf_rn(p, t, ERFC_6);
+    p             = __fmaf_rn(p, t, ERFC_5);
+    p             = __fmaf_rn(p, t, ERFC_4);
+    p             = __fmaf_rn(p, t, ERFC_3);
+    p             = __fmaf_rn(p, t, ERFC_2);
+    p             = __fmaf_rn(p, t, ERFC_1);
+    p             = __fmaf_rn(p, t, ERFC_0);
     return (a < 0.0f ? 0.0f : a) - 0.5f * x * (p * t * __expf(-0.5f * x * x));
 }
 
@@ -69,14 +69,13 @@ DEVICE piece_t act_piece(piece_t a, piece_t b)
 }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void activation(const __grid_constant__ act_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void activation(const __grid_constant__ act_args a)
 {
     const int64_t  pieces = a.dim / PIECE;
-    const int      lanes = 1 << a.lanes_log2;
+    const int      lanes  = 1 << a.lanes_log2;
     const uint32_t chunks = (uint32_t)((pieces + lanes * STEPS - 1) / (lanes * STEPS));
-    const int64_t  row = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
-    const int64_t  first = (int64_t)(blockIdx.x % chunks) * (lanes * STEPS) + (threadIdx.x & (lanes - 1));
+    const int64_t  row    = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
+    const int64_t  first  = (int64_t)(blockIdx.x % chunks) * (lanes * STEPS) + (threadIdx.x & (lanes - 1));
     if (row >= a.rows) return;
 
     const piece_t *x = (const piece_t *)((const T *)a.input + row * a.input_stride);

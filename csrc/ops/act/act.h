@@ -23,16 +23,16 @@ enum { ACT_BLOCK = 4096 };
  * erfc(|a| / sqrt(2)) = t * e^(-a^2 / 2) * (ERFC_0 + ERFC_1 t + ... + ERFC_8 t^8), within 8e-8 of itself for |a| <= 30 (a least-squares
  * fit at Chebyshev nodes); beyond, it is 0 in f32.
  */
-#define ERFC_P  0.27f
-#define ERFC_0  0.2154373974f
-#define ERFC_1  0.2151754051f
-#define ERFC_2  0.2028161138f
-#define ERFC_3  0.1478797942f
-#define ERFC_4  0.2053554803f
+#define ERFC_P 0.27f
+#define ERFC_0 0.2154373974f
+#define ERFC_1 0.2151754051f
+#define ERFC_2 0.2028161138f
+#define ERFC_3 0.1478797942f
+#define ERFC_4 0.2053554803f
 #define ERFC_5 -0.1215891317f
-#define ERFC_6  0.3232979178f
+#define ERFC_6 0.3232979178f
 #define ERFC_7 -0.2444026470f
-#define ERFC_8  0.0560296550f
+#define ERFC_8 0.0560296550f
 
 /* a / 2 * (1 + tanh(u)) is a / (1 + e^(-2u)); here -2u = a * (GELU_TANH_1 + GELU_TANH_3 a^2). */
 #define GELU_TANH_1 -1.5957691216f                      /* -2 sqrt(2 / pi) */

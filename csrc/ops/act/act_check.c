@@ -2,13 +2,18 @@
 #include "check/check.h"
 
 typedef sgk_status act_fn(const DLTensor *out, const DLTensor *input, const sgk_exec *exec);
-typedef struct { const char *name; act_fn *run; int times; double operations; } act_op;     /* input has times as many columns as out */
+typedef struct {
+    const char *name;
+    act_fn     *run;
+    int         times;
+    double      operations;
+} act_op;     /* input has times as many columns as out */
 
 static const act_op ops[] = {
-    { "silu_and_mul",      sgk_silu_and_mul,      2, 5  },
-    { "gelu_and_mul",      sgk_gelu_and_mul,      2, 26 },
-    { "gelu_tanh_and_mul", sgk_gelu_tanh_and_mul, 2, 8  },
-    { "gelu_quick",        sgk_gelu_quick,        1, 4  },
+    { "silu_and_mul", sgk_silu_and_mul, 2, 5 },
+    { "gelu_and_mul", sgk_gelu_and_mul, 2, 26 },
+    { "gelu_tanh_and_mul", sgk_gelu_tanh_and_mul, 2, 8 },
+    { "gelu_quick", sgk_gelu_quick, 1, 4 },
 };
 enum { OPS = sizeof ops / sizeof *ops };
 
@@ -91,7 +96,7 @@ static void check_act_line(const act_op *op)
 static void check_gelu_quick_in_place(sgk_dtype dtype)
 {
     if (!check_case("gelu_quick_%s_in_place", check_dtype(dtype))) return;
-    check_tensor *x = check_inout(dtype, 2, (int64_t)5, (int64_t)40);
+    check_tensor *x               = check_inout(dtype, 2, (int64_t)5, (int64_t)40);
     check_switches.keep_arguments = true;
     CHECK_CALL(sgk_gelu_quick(T(x), T(x), check_exec));
     check_close(x, check_tolerance(dtype));
@@ -103,9 +108,9 @@ static void check_silu_and_mul_experts(sgk_dtype dtype, sgk_dtype index, int64_t
 {
     if (!check_case("silu_and_mul_experts_%s_%s_%lldx%lld_%lld", check_dtype(dtype), check_dtype(index), (long long)rows, (long long)dim, (long long)step)) return;
     const int64_t steps = (rows + step - 1) / step;
-    check_tensor *x   = check_input(dtype, 2, rows, 2 * dim);
-    check_tensor *out = check_inout(dtype, 2, rows, dim);
-    check_tensor *ids = check_index(index, -1, 2, 1, steps + 1);
+    check_tensor *x     = check_input(dtype, 2, rows, 2 * dim);
+    check_tensor *out   = check_inout(dtype, 2, rows, dim);
+    check_tensor *ids   = check_index(index, -1, 2, 1, steps + 1);
     if (steps > 1) check_set(ids, 0, -1), check_set(ids, 1, 3);
     check_legal(ids, CHECK_SIZE(0));
 
@@ -135,10 +140,10 @@ static void check_silu_and_mul_experts_refused(void)
 void check_act(void)
 {
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
-    static const int64_t some[] = { 0, 1, 7, 8, 15, 64, 100, 128, 1000, 1024, 2048, 4095, 4096, 4104, 11008, 14336, 16384 };
-    static const int64_t few[]  = { 1, 8, 31, 128, 4104 };
-    const int64_t *dims = check_small ? few : some;
-    const size_t count = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
+    static const int64_t   some[]    = { 0, 1, 7, 8, 15, 64, 100, 128, 1000, 1024, 2048, 4095, 4096, 4104, 11008, 14336, 16384 };
+    static const int64_t   few[]     = { 1, 8, 31, 128, 4104 };
+    const int64_t         *dims      = check_small ? few : some;
+    const size_t           count     = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
 
     for (int o = 0; o < OPS; ++o) {
         for (size_t f = 0; f < 3; ++f) {

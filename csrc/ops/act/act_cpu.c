@@ -2,7 +2,10 @@
 #include "act.h"
 #include "cpu/simd.h"
 
-enum act { SILU, GELU, GELU_TANH, GELU_QUICK };
+enum act { SILU,
+           GELU,
+           GELU_TANH,
+           GELU_QUICK };
 
 /* a / (1 + e^x). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
 SGK_INLINE vf over_one_plus_exp(vf a, vf x)
@@ -13,17 +16,17 @@ SGK_INLINE vf over_one_plus_exp(vf a, vf x)
 /* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
 SGK_INLINE vf gelu(vf a)
 {
-    const vf x = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
-    const vf t = vf_div(vf_set(1), vf_fma(vf_set(ERFC_P), x, vf_set(1)));
-    vf p = vf_set(ERFC_8);
-    p = vf_fma(p, t, vf_set(ERFC_7));
-    p = vf_fma(p, t, vf_set(ERFC_6));
-    p = vf_fma(p, t, vf_set(ERFC_5));
-    p = vf_fma(p, t, vf_set(ERFC_4));
-    p = vf_fma(p, t, vf_set(ERFC_3));
-    p = vf_fma(p, t, vf_set(ERFC_2));
-    p = vf_fma(p, t, vf_set(ERFC_1));
-    p = vf_fma(p, t, vf_set(ERFC_0));
+    const vf x      = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
+    const vf t      = vf_div(vf_set(1), vf_fma(vf_set(ERFC_P), x, vf_set(1)));
+    vf       p      = vf_set(ERFC_8);
+    p               = vf_fma(p, t, vf_set(ERFC_7));
+    p               = vf_fma(p, t, vf_set(ERFC_6));
+    p               = vf_fma(p, t, vf_set(ERFC_5));
+    p               = vf_fma(p, t, vf_set(ERFC_4));
+    p               = vf_fma(p, t, vf_set(ERFC_3));
+    p               = vf_fma(p, t, vf_set(ERFC_2));
+    p               = vf_fma(p, t, vf_set(ERFC_1));
+    p               = vf_fma(p, t, vf_set(ERFC_0));
     const vf half_x = vf_mul(vf_set(0.5f), x), tail = vf_mul(vf_mul(p, t), vf_exp(vf_mul(half_x, vf_sub(vf_zero(), x))));
     return vf_sub(vf_max(vf_zero(), a), vf_mul(half_x, tail));
 }
@@ -41,7 +44,7 @@ SGK_INLINE vf act(enum act which, vf a)
 
 SGK_INLINE void act_blocks(enum act which, sgk_dtype t, const struct act_args *a, int64_t begin, int64_t end)
 {
-    const bool gated = which != GELU_QUICK;
+    const bool    gated  = which != GELU_QUICK;
     const int64_t blocks = (a->dim + ACT_BLOCK - 1) / ACT_BLOCK;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t row = n / blocks, in = row * a->input_stride, gate = in + a->dim, out = row * a->out_stride;
@@ -61,12 +64,12 @@ SGK_INLINE void act_blocks(enum act which, sgk_dtype t, const struct act_args *a
 
 SGK_INLINE void act_rows(enum act which, const struct act_args *a, int64_t begin, int64_t end)
 {
-    if (a->dtype == SGK_F32)      act_blocks(which, SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) act_blocks(which, SGK_F16,  a, begin, end);
-    else                          act_blocks(which, SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) act_blocks(which, SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) act_blocks(which, SGK_F16, a, begin, end);
+    else act_blocks(which, SGK_BF16, a, begin, end);
 }
 
-void SGK_CPU_FN(silu_and_mul)(const void *args, int64_t begin, int64_t end)      { act_rows(SILU, args, begin, end); }
-void SGK_CPU_FN(gelu_and_mul)(const void *args, int64_t begin, int64_t end)      { act_rows(GELU, args, begin, end); }
+void SGK_CPU_FN(silu_and_mul)(const void *args, int64_t begin, int64_t end) { act_rows(SILU, args, begin, end); }
+void SGK_CPU_FN(gelu_and_mul)(const void *args, int64_t begin, int64_t end) { act_rows(GELU, args, begin, end); }
 void SGK_CPU_FN(gelu_tanh_and_mul)(const void *args, int64_t begin, int64_t end) { act_rows(GELU_TANH, args, begin, end); }
-void SGK_CPU_FN(gelu_quick)(const void *args, int64_t begin, int64_t end)        { act_rows(GELU_QUICK, args, begin, end); }
+void SGK_CPU_FN(gelu_quick)(const void *args, int64_t begin, int64_t end) { act_rows(GELU_QUICK, args, begin, end); }

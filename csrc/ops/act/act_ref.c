@@ -4,8 +4,8 @@
 #include "base/convert.h"
 #include "cpu/cpu.h"
 
-static double silu(double a)       { return a == -INFINITY ? -0.0 : a / (1 + exp(-a)); }
-static double gelu(double a)       { return a == -INFINITY ? -0.0 : a / 2 * erfc(-a / sqrt(2)); }
+static double silu(double a) { return a == -INFINITY ? -0.0 : a / (1 + exp(-a)); }
+static double gelu(double a) { return a == -INFINITY ? -0.0 : a / 2 * erfc(-a / sqrt(2)); }
 static double gelu_quick(double a) { return a == -INFINITY ? -0.0 : a / (1 + exp(-1.702 * a)); }
 static double gelu_tanh(double a)
 {
@@ -27,7 +27,7 @@ static void act_blocks(double (*act)(double), bool gated, const struct act_args 
     }
 }
 
-void silu_and_mul_ref(const void *args, int64_t begin, int64_t end)      { act_blocks(silu, true, args, begin, end); }
-void gelu_and_mul_ref(const void *args, int64_t begin, int64_t end)      { act_blocks(gelu, true, args, begin, end); }
+void silu_and_mul_ref(const void *args, int64_t begin, int64_t end) { act_blocks(silu, true, args, begin, end); }
+void gelu_and_mul_ref(const void *args, int64_t begin, int64_t end) { act_blocks(gelu, true, args, begin, end); }
 void gelu_tanh_and_mul_ref(const void *args, int64_t begin, int64_t end) { act_blocks(gelu_tanh, true, args, begin, end); }
-void gelu_quick_ref(const void *args, int64_t begin, int64_t end)        { act_blocks(gelu_quick, false, args, begin, end); }
+void gelu_quick_ref(const void *args, int64_t begin, int64_t end) { act_blocks(gelu_quick, false, args, begin, end); }

@@ -18,25 +18,36 @@ static const sgk_cpu_impl attention_cpu[] = SGK_CPU_IMPLS(attention);
  * attention_mma.cu: f16 and bf16, 16-byte rows. DIM is the largest head size a build takes. WARPS_M warps share the rows of a
  * block, 16 each; WARPS_N warps share the keys of a tile of TILE keys. Many rows (prefill): 4 x 1; few (decode): 1 x 4.
  */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int dim, warps_m, warps_n, tile; } mma_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        dim, warps_m, warps_n, tile;
+} mma_build;
 
 #define MMA(type, dtype, dim, m, n, tile) \
     { SGK_KERNEL("attention/attention_mma.cu", "attention_mma", "-DT=" type " -DDIM=" #dim " -DWARPS_M=" #m " -DWARPS_N=" #n " -DTILE=" #tile, SGK_GENERAL), \
       dtype, dim, m, n, tile }
 #define MMAS(type, dtype) \
-    MMA(type, dtype, 64, 1, 4, 64),  MMA(type, dtype, 128, 1, 4, 64), MMA(type, dtype, 256, 1, 2, 32), \
-    MMA(type, dtype, 64, 4, 1, 64),  MMA(type, dtype, 96, 4, 1, 64),  MMA(type, dtype, 128, 4, 1, 64), \
-    MMA(type, dtype, 192, 4, 1, 32), MMA(type, dtype, 256, 4, 1, 32)
+    MMA(type, dtype, 64, 1, 4, 64), MMA(type, dtype, 128, 1, 4, 64), MMA(type, dtype, 256, 1, 2, 32), \
+        MMA(type, dtype, 64, 4, 1, 64), MMA(type, dtype, 96, 4, 1, 64), MMA(type, dtype, 128, 4, 1, 64), \
+        MMA(type, dtype, 192, 4, 1, 32), MMA(type, dtype, 256, 4, 1, 32)
 
 static mma_build mma_builds[] = { MMAS("f16", SGK_F16), MMAS("bf16", SGK_BF16) };
 
 /* attention.cu: any format, any alignment, multiply-adds in f32; and the kernel that combines parts. */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int dim; } plain_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        dim;
+} plain_build;
 
 #define PLAIN(type, dtype, dim) { SGK_KERNEL("attention/attention.cu", "attention", "-DT=" type " -DDIM=" #dim, SGK_GENERAL), dtype, dim }
 static plain_build plain_builds[] = {
-    PLAIN("f32",  SGK_F32,  64), PLAIN("f32",  SGK_F32,  128), PLAIN("f32",  SGK_F32,  256),
-    PLAIN("f16",  SGK_F16,  256), PLAIN("bf16", SGK_BF16, 256),
+    PLAIN("f32", SGK_F32, 64),
+    PLAIN("f32", SGK_F32, 128),
+    PLAIN("f32", SGK_F32, 256),
+    PLAIN("f16", SGK_F16, 256),
+    PLAIN("bf16", SGK_BF16, 256),
 };
 /* clang-format off */
 static plain_build combine_builds[] = {
@@ -47,7 +58,10 @@ static plain_build combine_builds[] = {
 /* clang-format on */
 
 /* attention_append.cu: PIECE is the unit that is copied, uint4 (16 bytes) where every row allows it. */
-typedef struct { sgk_kernel kernel; int piece; } append_build;
+typedef struct {
+    sgk_kernel kernel;
+    int        piece;
+} append_build;
 /* clang-format off */
 static append_build append_builds[] = {
     { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint4",    SGK_GENERAL), 16 },
@@ -57,28 +71,36 @@ static append_build append_builds[] = {
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
-    SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds),
-    SGK_KERNEL_TABLE(merge_state_builds), { 0 }
+    SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(merge_state_builds), { 0 }
 };
 
-#define COUNT(array) (sizeof (array) / sizeof *(array))
+#define COUNT(array) (sizeof(array) / sizeof *(array))
 
 /* ---- arguments --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *op;
-    const DLTensor *out, *softmax_lse, *q, *k, *v;
+    const char            *op;
+    const DLTensor        *out, *softmax_lse, *q, *k, *v;
     sgk_flash_attn_options o;
-    sgk_match m;
+    sgk_match              m;
 } call;
 
 static sgk_status refuse_unsupported(const call *c)
 {
     const sgk_flash_attn_options *o = &c->o;
-    const struct { bool given; const char *name; } rest[] = {
-        { o->q_v, "q_v" }, { o->rotary_cos || o->rotary_sin, "rotary embedding inside attention" }, { o->seqlens_rotary, "seqlens_rotary" },
-        { o->q_descale, "q_descale" }, { o->k_descale, "k_descale" }, { o->v_descale, "v_descale" }, { o->sinks, "sinks" },
-        { o->attention_chunk != 0, "attention_chunk" }, { o->softcap != 0, "softcap" },
+    const struct {
+        bool        given;
+        const char *name;
+    } rest[] = {
+        { o->q_v, "q_v" },
+        { o->rotary_cos || o->rotary_sin, "rotary embedding inside attention" },
+        { o->seqlens_rotary, "seqlens_rotary" },
+        { o->q_descale, "q_descale" },
+        { o->k_descale, "k_descale" },
+        { o->v_descale, "v_descale" },
+        { o->sinks, "sinks" },
+        { o->attention_chunk != 0, "attention_chunk" },
+        { o->softcap != 0, "softcap" },
     };
     for (size_t i = 0; i < COUNT(rest); ++i)
         SGK_REQUIRE(!rest[i].given, SGK_UNSUPPORTED, "%s: %s is not supported yet", c->op, rest[i].name);
@@ -101,14 +123,14 @@ static sgk_status refuse_unsupported_tensors(const call *c)
  * P pages of a sequence, N new tokens, Z = B + 1. */
 static sgk_status match_tensors(call *c)
 {
-    sgk_match *m = &c->m;
-    const sgk_flash_attn_options *o = &c->o;
-    const DLTensor *out = c->out, *softmax_lse = c->softmax_lse, *q = c->q, *k = c->k, *v = c->v;
-    const unsigned i32 = 1u << SGK_I32;
+    sgk_match                    *m   = &c->m;
+    const sgk_flash_attn_options *o   = &c->o;
+    const DLTensor               *out = c->out, *softmax_lse = c->softmax_lse, *q = c->q, *k = c->k, *v = c->v;
+    const unsigned                i32 = 1u << SGK_I32;
 
     SGK_MATCH(m, q, o->cu_seqlens_q ? "T H D" : "B Q H D", SGK_ANY_FLOAT);
-    const unsigned same = 1u << m->dtype;
-    const char *cache = o->cu_seqlens_k ? "S K D" : "C S K D";
+    const unsigned same  = 1u << m->dtype;
+    const char    *cache = o->cu_seqlens_k ? "S K D" : "C S K D";
     SGK_TRY(sgk_match_tensor(m, k, "k", cache, same, o->k_new != NULL));
     SGK_TRY(sgk_match_tensor(m, v, "v", cache, same, o->k_new != NULL));
     SGK_MATCH_OUT(m, out, o->cu_seqlens_q ? "T H D" : "B Q H D", same);
@@ -124,10 +146,17 @@ static sgk_status match_tensors(call *c)
         SGK_DIM(m, 'Z') = SGK_DIM(m, 'B') + 1;
         m->bound |= 1u << ('Z' - 'A');
     }
-    const struct { const DLTensor *tensor; const char *name, *shape; } indices[] = {
-        { o->cu_seqlens_k, "cu_seqlens_k", "Z" }, { o->k_new ? o->cu_seqlens_k_new : NULL, "cu_seqlens_k_new", "Z" },
-        { o->seqused_q, "seqused_q", "B" }, { o->seqused_k, "seqused_k", "B" }, { o->page_table, "page_table", "B P" },
-        { o->kv_batch_idx, "kv_batch_idx", "B" }, { o->leftpad_k, "leftpad_k", "B" },
+    const struct {
+        const DLTensor *tensor;
+        const char     *name, *shape;
+    } indices[] = {
+        { o->cu_seqlens_k, "cu_seqlens_k", "Z" },
+        { o->k_new ? o->cu_seqlens_k_new : NULL, "cu_seqlens_k_new", "Z" },
+        { o->seqused_q, "seqused_q", "B" },
+        { o->seqused_k, "seqused_k", "B" },
+        { o->page_table, "page_table", "B P" },
+        { o->kv_batch_idx, "kv_batch_idx", "B" },
+        { o->leftpad_k, "leftpad_k", "B" },
     };
     for (size_t i = 0; i < COUNT(indices); ++i)
         if (indices[i].tensor) SGK_TRY(sgk_match_tensor(m, indices[i].tensor, indices[i].name, indices[i].shape, i32, false));
@@ -141,9 +170,9 @@ static sgk_status match_tensors(call *c)
 
 static sgk_status match_rules(const call *c)
 {
-    const sgk_match *m = &c->m;
-    const sgk_flash_attn_options *o = &c->o;
-    const long long dim = SGK_DIM(m, 'D'), heads = SGK_DIM(m, 'H'), kv_heads = SGK_DIM(m, 'K');
+    const sgk_match              *m   = &c->m;
+    const sgk_flash_attn_options *o   = &c->o;
+    const long long               dim = SGK_DIM(m, 'D'), heads = SGK_DIM(m, 'H'), kv_heads = SGK_DIM(m, 'K');
     SGK_REQUIRE(dim >= 8 && dim <= 256 && dim % 8 == 0, SGK_BAD_ARG, "%s: q has head size %lld, expected a multiple of 8 from 8 to 256", c->op, dim);
     SGK_REQUIRE(kv_heads ? heads % kv_heads == 0 : heads == 0, SGK_BAD_ARG, "%s: q has %lld heads, expected a multiple of k's %lld", c->op, heads, kv_heads);
     SGK_REQUIRE(!o->cu_seqlens_q || o->max_seqlen_q >= 0, SGK_BAD_ARG, "%s: max_seqlen_q is not given, expected it with cu_seqlens_q", c->op);
@@ -170,40 +199,62 @@ static int32_t window(int64_t size) { return size < 0 ? ATTENTION_NO_LIMIT : at_
 
 static struct attention_args fill(const call *c)
 {
-    const sgk_match *m = &c->m;
-    const sgk_flash_attn_options *o = &c->o;
-    const bool packed_q = o->cu_seqlens_q, packed_k = o->cu_seqlens_k, packed_new = o->cu_seqlens_k_new;
-    struct attention_args a = {
-        .out = sgk_data(c->out), .softmax_lse = sgk_data(c->softmax_lse), .q = sgk_data(c->q), .k = sgk_data(c->k), .v = sgk_data(c->v),
-        .cu_seqlens_q = sgk_data(o->cu_seqlens_q), .cu_seqlens_k = sgk_data(o->cu_seqlens_k),
-        .seqused_q = sgk_data(o->seqused_q), .seqused_k = sgk_data(o->seqused_k),
-        .page_table = sgk_data(o->page_table), .kv_batch_idx = sgk_data(o->kv_batch_idx), .leftpad_k = sgk_data(o->leftpad_k),
-        .out_batch_stride = packed_q ? 0 : sgk_stride(c->out, 0), .out_row_stride = sgk_stride(c->out, -3), .out_head_stride = sgk_stride(c->out, -2),
-        .q_batch_stride   = packed_q ? 0 : sgk_stride(c->q, 0),   .q_row_stride   = sgk_stride(c->q, -3),   .q_head_stride   = sgk_stride(c->q, -2),
-        .k_batch_stride   = packed_k ? 0 : sgk_stride(c->k, 0),   .k_row_stride   = sgk_stride(c->k, -3),   .k_head_stride   = sgk_stride(c->k, -2),
-        .v_batch_stride   = packed_k ? 0 : sgk_stride(c->v, 0),   .v_row_stride   = sgk_stride(c->v, -3),   .v_head_stride   = sgk_stride(c->v, -2),
-        .batch = (int32_t)SGK_DIM(m, 'B'), .heads = (int32_t)SGK_DIM(m, 'H'), .kv_heads = (int32_t)SGK_DIM(m, 'K'), .dim = (int32_t)SGK_DIM(m, 'D'),
-        .max_q = packed_q ? at_most(o->max_seqlen_q, SGK_DIM(m, 'T')) : (int32_t)SGK_DIM(m, 'Q'),
-        .max_k = packed_k ? at_most(o->max_seqlen_k, SGK_DIM(m, 'S')) : (int32_t)SGK_DIM(m, 'S'),
-        .total_q = (int32_t)SGK_DIM(m, 'T'), .total_k = (int32_t)SGK_DIM(m, 'S'),
-        .kv_batches = packed_k ? 1 : (int32_t)SGK_DIM(m, 'C'),
-        .window_left = window(o->window_size_left), .window_right = o->causal ? 0 : window(o->window_size_right),
-        .scale = (float)(o->softmax_scale != 0 ? o->softmax_scale : 1 / sqrt((double)SGK_DIM(m, 'D'))),
-        .dtype = m->dtype, .splits = 1,
+    const sgk_match              *m        = &c->m;
+    const sgk_flash_attn_options *o        = &c->o;
+    const bool                    packed_q = o->cu_seqlens_q, packed_k = o->cu_seqlens_k, packed_new = o->cu_seqlens_k_new;
+    struct attention_args         a = {
+        .out              = sgk_data(c->out),
+        .softmax_lse      = sgk_data(c->softmax_lse),
+        .q                = sgk_data(c->q),
+        .k                = sgk_data(c->k),
+        .v                = sgk_data(c->v),
+        .cu_seqlens_q     = sgk_data(o->cu_seqlens_q),
+        .cu_seqlens_k     = sgk_data(o->cu_seqlens_k),
+        .seqused_q        = sgk_data(o->seqused_q),
+        .seqused_k        = sgk_data(o->seqused_k),
+        .page_table       = sgk_data(o->page_table),
+        .kv_batch_idx     = sgk_data(o->kv_batch_idx),
+        .leftpad_k        = sgk_data(o->leftpad_k),
+        .out_batch_stride = packed_q ? 0 : sgk_stride(c->out, 0),
+        .out_row_stride   = sgk_stride(c->out, -3),
+        .out_head_stride  = sgk_stride(c->out, -2),
+        .q_batch_stride   = packed_q ? 0 : sgk_stride(c->q, 0),
+        .q_row_stride     = sgk_stride(c->q, -3),
+        .q_head_stride    = sgk_stride(c->q, -2),
+        .k_batch_stride   = packed_k ? 0 : sgk_stride(c->k, 0),
+        .k_row_stride     = sgk_stride(c->k, -3),
+        .k_head_stride    = sgk_stride(c->k, -2),
+        .v_batch_stride   = packed_k ? 0 : sgk_stride(c->v, 0),
+        .v_row_stride     = sgk_stride(c->v, -3),
+        .v_head_stride    = sgk_stride(c->v, -2),
+        .batch            = (int32_t)SGK_DIM(m, 'B'),
+        .heads            = (int32_t)SGK_DIM(m, 'H'),
+        .kv_heads         = (int32_t)SGK_DIM(m, 'K'),
+        .dim              = (int32_t)SGK_DIM(m, 'D'),
+        .max_q            = packed_q ? at_most(o->max_seqlen_q, SGK_DIM(m, 'T')) : (int32_t)SGK_DIM(m, 'Q'),
+        .max_k            = packed_k ? at_most(o->max_seqlen_k, SGK_DIM(m, 'S')) : (int32_t)SGK_DIM(m, 'S'),
+        .total_q          = (int32_t)SGK_DIM(m, 'T'),
+        .total_k          = (int32_t)SGK_DIM(m, 'S'),
+        .kv_batches       = packed_k ? 1 : (int32_t)SGK_DIM(m, 'C'),
+        .window_left      = window(o->window_size_left),
+        .window_right     = o->causal ? 0 : window(o->window_size_right),
+        .scale            = (float)(o->softmax_scale != 0 ? o->softmax_scale : 1 / sqrt((double)SGK_DIM(m, 'D'))),
+        .dtype            = m->dtype,
+        .splits           = 1,
     };
     a.group = a.kv_heads ? a.heads / a.kv_heads : 0;
     if (c->softmax_lse) {
         a.lse_batch_stride = packed_q ? 0 : sgk_stride(c->softmax_lse, 0);
-        a.lse_head_stride = sgk_stride(c->softmax_lse, -2);
+        a.lse_head_stride  = sgk_stride(c->softmax_lse, -2);
     }
     if (o->page_table) {
         a.page_table_stride = sgk_stride(o->page_table, 0);
-        a.page_size = a.max_k;
-        a.max_k = at_most((int64_t)a.page_size * SGK_DIM(m, 'P'), ATTENTION_NO_LIMIT - 1);
+        a.page_size         = a.max_k;
+        a.max_k             = at_most((int64_t)a.page_size * SGK_DIM(m, 'P'), ATTENTION_NO_LIMIT - 1);
     }
     if (o->k_new) {
         a.k_new = sgk_data(o->k_new), a.v_new = sgk_data(o->v_new);
-        a.cu_seqlens_k_new = sgk_data(o->cu_seqlens_k_new);
+        a.cu_seqlens_k_new   = sgk_data(o->cu_seqlens_k_new);
         a.k_new_batch_stride = packed_new ? 0 : sgk_stride(o->k_new, 0);
         a.v_new_batch_stride = packed_new ? 0 : sgk_stride(o->v_new, 0);
         a.k_new_row_stride = sgk_stride(o->k_new, -3), a.k_new_head_stride = sgk_stride(o->k_new, -2);
@@ -236,19 +287,19 @@ static sgk_status check_sequence(const char *op, const struct attention_args *a,
 {
     int64_t queries = a->max_q, used = a->max_k, fresh = a->max_new;
     if (a->cu_seqlens_q) SGK_TRY(check_length(op, "cu_seqlens_q", n, queries = a->cu_seqlens_q[n + 1] - a->cu_seqlens_q[n], o->max_seqlen_q));
-    if (a->seqused_q)    SGK_TRY(check_length(op, "seqused_q", n, a->seqused_q[n], queries));
+    if (a->seqused_q) SGK_TRY(check_length(op, "seqused_q", n, a->seqused_q[n], queries));
     if (a->cu_seqlens_k) SGK_TRY(check_length(op, "cu_seqlens_k", n, used = a->cu_seqlens_k[n + 1] - a->cu_seqlens_k[n], o->max_seqlen_k));
     const int64_t used_most = used;
-    if (a->seqused_k)    SGK_TRY(check_length(op, "seqused_k", n, used = a->seqused_k[n], used_most));
+    if (a->seqused_k) SGK_TRY(check_length(op, "seqused_k", n, used = a->seqused_k[n], used_most));
     if (a->cu_seqlens_k_new) fresh = a->cu_seqlens_k_new[n + 1] - a->cu_seqlens_k_new[n];
     SGK_REQUIRE(used + fresh <= a->max_k, SGK_BAD_ARG, "%s: k_new adds %lld to the %lld keys of sequence %d, expected at most %d together",
                 op, (long long)fresh, (long long)used, n, a->max_k);
-    if (a->leftpad_k)    SGK_TRY(check_length(op, "leftpad_k", n, a->leftpad_k[n], used + fresh));
+    if (a->leftpad_k) SGK_TRY(check_length(op, "leftpad_k", n, a->leftpad_k[n], used + fresh));
     if (a->kv_batch_idx)
         SGK_REQUIRE(a->kv_batch_idx[n] >= 0 && a->kv_batch_idx[n] < a->kv_batches, SGK_BAD_ARG, "%s: kv_batch_idx[%d] is %d, expected 0 to %d",
                     op, n, a->kv_batch_idx[n], a->kv_batches - 1);
     if (a->page_size) {
-        const int64_t pages = (used + fresh + a->page_size - 1) / a->page_size, first = a->leftpad_k ? a->leftpad_k[n] / a->page_size : 0;
+        const int64_t  pages = (used + fresh + a->page_size - 1) / a->page_size, first = a->leftpad_k ? a->leftpad_k[n] / a->page_size : 0;
         const int32_t *page = a->page_table + n * a->page_table_stride;
         for (int64_t p = first; p < pages; ++p)
             SGK_REQUIRE(page[p] >= 0 && page[p] < a->kv_batches, SGK_BAD_ARG, "%s: page_table[%d, %lld] is %d, expected a page from 0 to %d",
@@ -259,8 +310,8 @@ static sgk_status check_sequence(const char *op, const struct attention_args *a,
 
 static sgk_status check_tensors(const char *op, const struct attention_args *a, const sgk_flash_attn_options *o)
 {
-    if (a->cu_seqlens_q)     SGK_TRY(check_cumulative(op, "cu_seqlens_q", a->cu_seqlens_q, a->batch, a->total_q));
-    if (a->cu_seqlens_k)     SGK_TRY(check_cumulative(op, "cu_seqlens_k", a->cu_seqlens_k, a->batch, a->total_k));
+    if (a->cu_seqlens_q) SGK_TRY(check_cumulative(op, "cu_seqlens_q", a->cu_seqlens_q, a->batch, a->total_q));
+    if (a->cu_seqlens_k) SGK_TRY(check_cumulative(op, "cu_seqlens_k", a->cu_seqlens_k, a->batch, a->total_k));
     if (a->cu_seqlens_k_new) SGK_TRY(check_cumulative(op, "cu_seqlens_k_new", a->cu_seqlens_k_new, a->batch, a->total_new));
     for (int32_t n = 0; n < a->batch; ++n) SGK_TRY(check_sequence(op, a, o, n));
     return SGK_OK;
@@ -268,10 +319,10 @@ static sgk_status check_tensors(const char *op, const struct attention_args *a, 
 
 static sgk_status check_indices(const call *c, const struct attention_args *a, const sgk_exec *exec)
 {
-    const sgk_flash_attn_options *o = &c->o;
-    const DLTensor *const tensors[] = { o->cu_seqlens_q, o->cu_seqlens_k, o->k_new ? o->cu_seqlens_k_new : NULL, o->seqused_q, o->seqused_k,
-                                        o->page_table, o->kv_batch_idx, o->leftpad_k };
-    sgk_indices host;
+    const sgk_flash_attn_options *o         = &c->o;
+    const DLTensor *const         tensors[] = { o->cu_seqlens_q, o->cu_seqlens_k, o->k_new ? o->cu_seqlens_k_new : NULL, o->seqused_q, o->seqused_k,
+                                                o->page_table, o->kv_batch_idx, o->leftpad_k };
+    sgk_indices                   host;
     SGK_TRY(sgk_indices_read(&host, c->op, c->m.device, tensors, COUNT(tensors), exec));
     if (!host.known) return SGK_OK;
     struct attention_args here = *a;
@@ -285,15 +336,15 @@ static sgk_status check_indices(const call *c, const struct attention_args *a, c
 
 static void append_rows(int64_t begin, int64_t end, void *context)
 {
-    const struct attention_args *a = context;
-    const size_t size = (size_t)sgk_dtype_size(a->dtype), bytes = (size_t)a->dim * size;
+    const struct attention_args *a    = context;
+    const size_t                 size = (size_t)sgk_dtype_size(a->dtype), bytes = (size_t)a->dim * size;
     for (int64_t n = begin; n < end; ++n) {
         const struct attention_sequence s = attention_sequence_of(a, (int32_t)n);
         for (int32_t t = 0; t < s.fresh; ++t) {
             const struct attention_place p = attention_place_of(a, &s, (int32_t)n, s.used + t);
             for (int32_t h = 0; h < a->kv_heads; ++h) {
-                const int64_t k = p.batch * a->k_batch_stride + p.row * a->k_row_stride + h * a->k_head_stride;
-                const int64_t v = p.batch * a->v_batch_stride + p.row * a->v_row_stride + h * a->v_head_stride;
+                const int64_t k     = p.batch * a->k_batch_stride + p.row * a->k_row_stride + h * a->k_head_stride;
+                const int64_t v     = p.batch * a->v_batch_stride + p.row * a->v_row_stride + h * a->v_head_stride;
                 const int64_t k_new = n * a->k_new_batch_stride + (s.fresh_begin + t) * a->k_new_row_stride + h * a->k_new_head_stride;
                 const int64_t v_new = n * a->v_new_batch_stride + (s.fresh_begin + t) * a->v_new_row_stride + h * a->v_new_head_stride;
                 memcpy((char *)a->k + k * (int64_t)size, (const char *)a->k_new + k_new * (int64_t)size, bytes);
@@ -308,24 +359,25 @@ static int32_t most_heads(const struct attention_args *a, int64_t rows)
 {
     if (rows < 1 || rows > ATTENTION_FEW_ROWS) return 1;
     const int64_t bytes = 2 * (int64_t)ATTENTION_KEYS * a->dim * sgk_dtype_size(a->dtype);
-    int64_t heads = ATTENTION_ROWS / rows;
+    int64_t       heads = ATTENTION_ROWS / rows;
     if (heads > 262144 / bytes) heads = 262144 / bytes;
     if (heads > a->kv_heads) heads = a->kv_heads;
     return heads > 1 ? (int32_t)heads : 1;
 }
 
 /* Cuts the call into items of at most `heads` key heads, and counts what they need. `plan` may be NULL to count alone. */
-typedef struct { int64_t items, partials, units, bytes; int32_t max_rows; } plan_size;
+typedef struct {
+    int64_t items, partials, units, bytes;
+    int32_t max_rows;
+} plan_size;
 
 static plan_size make_plan(const struct attention_args *a, int32_t padded_dim, int32_t heads, struct attention_plan *plan)
 {
     plan_size size = { 0 };
     for (int32_t n = 0; n < a->batch; ++n) {
-        const struct attention_sequence s = attention_sequence_of(a, n);
-        const int64_t rows = (int64_t)s.sq * a->group;
-        struct attention_plan p = { .sequence = s, .blocks = (int32_t)((rows + ATTENTION_ROWS - 1) / ATTENTION_ROWS), .spans = 1,
-                                    .heads = at_most(most_heads(a, rows), heads),
-                                    .first_item = size.items, .partials = size.partials, .first_unit = size.units };
+        const struct attention_sequence s    = attention_sequence_of(a, n);
+        const int64_t                   rows = (int64_t)s.sq * a->group;
+        struct attention_plan           p    = { .sequence = s, .blocks = (int32_t)((rows + ATTENTION_ROWS - 1) / ATTENTION_ROWS), .spans = 1, .heads = at_most(most_heads(a, rows), heads), .first_item = size.items, .partials = size.partials, .first_unit = size.units };
         if (p.blocks == 1) {
             const int32_t keys = attention_keys_of(a, &s, s.sq - 1).end - attention_keys_of(a, &s, 0).begin;
             if (keys > ATTENTION_SPAN) p.spans = (keys + ATTENTION_SPAN - 1) / ATTENTION_SPAN;
@@ -347,31 +399,31 @@ static int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static sgk_status run_cpu(const call *c, const struct attention_args *a, const sgk_exec *exec)
 {
-    struct attention_work w = { .a = *a, .padded_dim = (a->dim + 15) / 16 * 16 };
-    int32_t heads = ATTENTION_ROWS;
-    plan_size size = make_plan(a, w.padded_dim, heads, NULL);
-    int64_t slots = size.bytes / 262144 + 1;         /* fewer threads where a piece would be over before another thread has woken up */
+    struct attention_work w     = { .a = *a, .padded_dim = (a->dim + 15) / 16 * 16 };
+    int32_t               heads = ATTENTION_ROWS;
+    plan_size             size  = make_plan(a, w.padded_dim, heads, NULL);
+    int64_t               slots = size.bytes / 262144 + 1;         /* fewer threads where a piece would be over before another thread has woken up */
     if (slots > sgk_num_threads(exec)) slots = sgk_num_threads(exec);
     while (slots > 1 && heads > 1 && size.items < 4 * slots) size = make_plan(a, w.padded_dim, heads /= 2, NULL);
     if (slots > size.items) slots = size.items;
-    w.items = size.items;
-    w.max_rows = size.max_rows;
+    w.items        = size.items;
+    w.max_rows     = size.max_rows;
     w.buffer_bytes = attention_buffer_floats(w.padded_dim, w.max_rows) * (int64_t)sizeof(float);
 
     const int64_t plan_bytes = rounded(a->batch * (int64_t)sizeof(struct attention_plan)), unit_bytes = rounded(size.units * 4);
     const int64_t partial_bytes = rounded(size.partials * 4);
-    sgk_scratch scratch;
+    sgk_scratch   scratch;
     SGK_TRY(sgk_scratch_get(&scratch, c->op, (size_t)(64 + plan_bytes + unit_bytes + partial_bytes + slots * w.buffer_bytes), c->m.device, exec));
     if (scratch.query_only) return SGK_OK;
 
-    char *memory = scratch.memory;
-    w.next = (int64_t *)memory,     memory += 64;
+    char *memory                = scratch.memory;
+    w.next                      = (int64_t *)memory, memory += 64;
     struct attention_plan *plan = (struct attention_plan *)memory;
-    w.plan = plan,                  memory += plan_bytes;
-    w.left = (int32_t *)memory,     memory += unit_bytes;
-    w.partials = (float *)memory,   memory += partial_bytes;
-    w.buffers = memory;
-    *w.next = 0;
+    w.plan                      = plan, memory += plan_bytes;
+    w.left                      = (int32_t *)memory, memory += unit_bytes;
+    w.partials                  = (float *)memory, memory += partial_bytes;
+    w.buffers                   = memory;
+    *w.next                     = 0;
     make_plan(a, w.padded_dim, heads, plan);
     for (int32_t n = 0; n < a->batch; ++n)
         if (plan[n].spans > 1)
@@ -382,8 +434,8 @@ static sgk_status run_cpu(const call *c, const struct attention_args *a, const s
         sgk_parallel_for(exec, 0, a->batch, sgk_cpu_grain(4 * (int64_t)a->max_new * a->kv_heads * a->dim * sgk_dtype_size(a->dtype)), append_rows, &appending);
     }
     /* The fast versions deal items out as threads ask for them, one buffer a thread; the reference takes heads. */
-    const bool reference = sgk_cpu_pick(attention_cpu)->needs == 0;
-    const sgk_status status = sgk_cpu_run(c->op, attention_cpu, &w, reference ? (int64_t)a->batch * a->heads : slots, 1, exec);
+    const bool       reference = sgk_cpu_pick(attention_cpu)->needs == 0;
+    const sgk_status status    = sgk_cpu_run(c->op, attention_cpu, &w, reference ? (int64_t)a->batch * a->heads : slots, 1, exec);
     sgk_scratch_put(&scratch);
     return status;
 }
@@ -414,29 +466,34 @@ static sgk_status append_cuda(const call *c, const struct attention_args *a, con
 }
 
 /* What runs: one of the two. */
-typedef struct { mma_build *mma; plain_build *plain; int rows, threads, tile; unsigned shared_memory; } choice;
+typedef struct {
+    mma_build   *mma;
+    plain_build *plain;
+    int          rows, threads, tile;
+    unsigned     shared_memory;
+} choice;
 
-enum { PLAIN_ROWS = 32, PLAIN_TILE = 32, PLAIN_THREADS = 128 };
+enum { PLAIN_ROWS    = 32,
+       PLAIN_TILE    = 32,
+       PLAIN_THREADS = 128 };
 
 static choice choose(const struct attention_args *a, const sgk_exec *exec)
 {
-    const int64_t size = sgk_dtype_size(a->dtype);
-    const bool vectors = in_pieces(a->q, a->q_batch_stride, a->q_row_stride, a->q_head_stride, size, 16) &&
-                         in_pieces(a->k, a->k_batch_stride, a->k_row_stride, a->k_head_stride, size, 16) &&
-                         in_pieces(a->v, a->v_batch_stride, a->v_row_stride, a->v_head_stride, size, 16) &&
-                         in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, size, 16);
+    const int64_t size    = sgk_dtype_size(a->dtype);
+    const bool    vectors = in_pieces(a->q, a->q_batch_stride, a->q_row_stride, a->q_head_stride, size, 16) &&
+                            in_pieces(a->k, a->k_batch_stride, a->k_row_stride, a->k_head_stride, size, 16) &&
+                            in_pieces(a->v, a->v_batch_stride, a->v_row_stride, a->v_head_stride, size, 16) &&
+                            in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, size, 16);
     /* The longest sequence decides, so a batch-invariant call has no choice here. */
     const bool few = (int64_t)a->max_q * a->group <= 16 && !sgk_exec_batch_invariant(exec);
     for (size_t i = 0; vectors && i < COUNT(mma_builds); ++i) {
         mma_build *b = &mma_builds[i];
         if (b->dtype != a->dtype || b->dim < a->dim || (b->warps_m == 1) != few) continue;
-        return (choice){ .mma = b, .rows = 16 * b->warps_m, .threads = 32 * b->warps_m * b->warps_n, .tile = b->tile,
-                         .shared_memory = (unsigned)((16 * b->warps_m + 4 * b->tile) * b->dim * 2) };
+        return (choice){ .mma = b, .rows = 16 * b->warps_m, .threads = 32 * b->warps_m * b->warps_n, .tile = b->tile, .shared_memory = (unsigned)((16 * b->warps_m + 4 * b->tile) * b->dim * 2) };
     }
     plain_build *b = plain_builds;
     while (b->dtype != a->dtype || b->dim < a->dim) ++b;
-    return (choice){ .plain = b, .rows = PLAIN_ROWS, .threads = PLAIN_THREADS, .tile = PLAIN_TILE,
-                     .shared_memory = (unsigned)(((PLAIN_ROWS + PLAIN_TILE) * (b->dim + 4) + PLAIN_ROWS * (PLAIN_TILE + 1)) * 4) };
+    return (choice){ .plain = b, .rows = PLAIN_ROWS, .threads = PLAIN_THREADS, .tile = PLAIN_TILE, .shared_memory = (unsigned)(((PLAIN_ROWS + PLAIN_TILE) * (b->dim + 4) + PLAIN_ROWS * (PLAIN_TILE + 1)) * 4) };
 }
 
 /*
@@ -449,13 +506,13 @@ static int32_t choose_splits(struct attention_args *a, const choice *best, int64
     if (sgk_exec_batch_invariant(exec)) {
         const int64_t parts = 16, least = 1024;
         const int64_t keys = (tiles + parts - 1) / parts * best->tile;
-        a->split_keys = (int32_t)(keys > least ? keys : least);
+        a->split_keys      = (int32_t)(keys > least ? keys : least);
         return at_most((a->max_k + a->split_keys - 1) / a->split_keys, parts);
     }
     if (wanted == 0) {
         const int64_t per_multiprocessor = device->shared_memory_per_multiprocessor / (best->shared_memory + 4096);
-        const int64_t room = device->multiprocessors * (per_multiprocessor > 0 ? per_multiprocessor : 1);
-        wanted = at_most(room / (blocks ? blocks : 1), tiles / 4);
+        const int64_t room               = device->multiprocessors * (per_multiprocessor > 0 ? per_multiprocessor : 1);
+        wanted                           = at_most(room / (blocks ? blocks : 1), tiles / 4);
     }
     return at_most(wanted > 1 ? wanted : 1, tiles > 1 ? tiles : 1);
 }
@@ -464,17 +521,17 @@ static sgk_status run_cuda(const call *c, struct attention_args *a, const sgk_ex
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(c->op, c->m.device.device_id, &device));
-    const choice best = choose(a, exec);
-    const int64_t rows = (int64_t)a->max_q * a->group;
-    a->row_blocks = (int32_t)((rows + best.rows - 1) / best.rows);
+    const choice  best   = choose(a, exec);
+    const int64_t rows   = (int64_t)a->max_q * a->group;
+    a->row_blocks        = (int32_t)((rows + best.rows - 1) / best.rows);
     const int64_t blocks = (int64_t)a->row_blocks * a->kv_heads * a->batch;
-    a->splits = choose_splits(a, &best, blocks, c->o.num_splits, device, exec);
+    a->splits            = choose_splits(a, &best, blocks, c->o.num_splits, device, exec);
     if (a->splits < 1) a->splits = 1;
 
-    const int64_t queries = (int64_t)a->batch * a->heads * a->max_q;
+    const int64_t queries   = (int64_t)a->batch * a->heads * a->max_q;
     const int64_t out_bytes = a->splits > 1 ? (a->splits * queries * a->dim * 4 + 255) / 256 * 256 : 0;
     const int64_t lse_bytes = a->splits > 1 ? a->splits * queries * 4 : 0;
-    sgk_scratch scratch;
+    sgk_scratch   scratch;
     SGK_TRY(sgk_scratch_get(&scratch, c->op, (size_t)(out_bytes + lse_bytes), c->m.device, exec));
     if (scratch.query_only) return SGK_OK;
     a->partial_out = scratch.memory;
@@ -483,15 +540,16 @@ static sgk_status run_cuda(const call *c, struct attention_args *a, const sgk_ex
     sgk_status status = a->max_new && a->batch && a->kv_heads ? append_cuda(c, a, exec) : SGK_OK;
     if (status == SGK_OK && blocks) {
         sgk_kernel *kernel = best.mma ? &best.mma->kernel : &best.plain->kernel;
-        SGK_LOG_BUILD(exec, c->op, kernel, best.mma ? "" : a->dtype == SGK_F32 ? " (f32)" : " (q, k, v or out not in 16-byte pieces: slow)");
+        SGK_LOG_BUILD(exec, c->op, kernel, best.mma ? "" : a->dtype == SGK_F32 ? " (f32)"
+                                                                               : " (q, k, v or out not in 16-byte pieces: slow)");
         const sgk_launch shape = { .grid = { blocks * a->splits }, .block = { (unsigned)best.threads }, .shared_memory = best.shared_memory };
-        status = sgk_cuda_launch(c->op, kernel, &shape, c->m.device.device_id, exec, a, sizeof *a);
+        status                 = sgk_cuda_launch(c->op, kernel, &shape, c->m.device.device_id, exec, a, sizeof *a);
     }
     if (status == SGK_OK && blocks && a->splits > 1) {
         plain_build *b = combine_builds;
         while (b->dtype != a->dtype) ++b;
         const sgk_launch shape = { .grid = { (queries + 3) / 4 }, .block = { 128 } };
-        status = sgk_cuda_launch(c->op, &b->kernel, &shape, c->m.device.device_id, exec, a, sizeof *a);
+        status                 = sgk_cuda_launch(c->op, &b->kernel, &shape, c->m.device.device_id, exec, a, sizeof *a);
     }
     sgk_scratch_put(&scratch);
     return status;

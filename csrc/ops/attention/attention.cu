@@ -27,13 +27,13 @@ DEVICE void load_tile(float *to, const T *from, const int64_t *at, int dim)
 }
 
 extern "C" __global__ __launch_bounds__(THREADS, 2)        /* told how many blocks to fit, the assembler spills nothing to fit more */
-void attention(const __grid_constant__ attention_args a)
+    void attention(const __grid_constant__ attention_args a)
 {
     __shared__ int64_t key_at[TILE], value_at[TILE];
-    float *queries = memory, *rows_of_tile = memory + ROWS * ROW, *scores = rows_of_tile + TILE * ROW;     /* scores [ROWS][TILE + 1] */
-    const int x = (int)threadIdx.x % 16, y = (int)threadIdx.x / 16;
+    float             *queries = memory, *rows_of_tile = memory + ROWS * ROW, *scores = rows_of_tile + TILE * ROW;     /* scores [ROWS][TILE + 1] */
+    const int          x = (int)threadIdx.x % 16, y = (int)threadIdx.x / 16;
 
-    unsigned block = blockIdx.x;
+    unsigned  block     = blockIdx.x;
     const int row_block = a.row_blocks - 1 - (int)(block % a.row_blocks);
     block /= a.row_blocks;
     const int split = (int)(block % a.splits);
@@ -41,26 +41,27 @@ void attention(const __grid_constant__ attention_args a)
     const int kv_head = (int)(block % a.kv_heads), n = (int)(block / a.kv_heads);
 
     pdl_wait();
-    const attention_sequence s = attention_sequence_of(&a, n);
-    const int rows = s.sq * a.group, row0 = row_block * ROWS;
+    const attention_sequence s    = attention_sequence_of(&a, n);
+    const int                rows = s.sq * a.group, row0 = row_block * ROWS;
     if (row0 >= rows) return;
-    const int row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
-    const attention_keys keys = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
-    const T *k = (const T *)a.k + kv_head * a.k_head_stride, *v = (const T *)a.v + kv_head * a.v_head_stride;
+    const int            row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
+    const attention_keys keys    = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
+    const T             *k = (const T *)a.k + kv_head * a.k_head_stride, *v = (const T *)a.v + kv_head * a.v_head_stride;
 
     for (int i = (int)threadIdx.x; i < ROWS * a.dim; i += THREADS) {
-        const int row = i / a.dim, d = i - row * a.dim, r = row0 + row;
-        const int64_t at = n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
+        const int     row = i / a.dim, d = i - row * a.dim, r = row0 + row;
+        const int64_t at       = n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
         queries[row * ROW + d] = r < rows ? to_f32(((const T *)a.q)[at + d]) * a.scale : 0;
     }
 
-    int least[4], behind[4];
+    int   least[4], behind[4];
     float out[4][DIM / 16], most[4], sum[4];
     #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        const int r = row0 + 4 * y + i;
+        const int            r    = row0 + 4 * y + i;
         const attention_keys sees = attention_keys_of(&a, &s, r / a.group);
-        least[i] = sees.begin, behind[i] = r >= rows ? 0 : sees.end < keys.end ? sees.end : keys.end;
+        least[i] = sees.begin, behind[i] = r >= rows ? 0 : sees.end < keys.end ? sees.end
+                                                                               : keys.end;
         most[i] = -INF, sum[i] = 0;
         #pragma unroll
         for (int c = 0; c < DIM / 16; ++c) out[i][c] = 0;
@@ -69,7 +70,7 @@ void attention(const __grid_constant__ attention_args a)
     for (int first = keys.begin; first < keys.end; first += TILE) {
         __syncthreads();                                                /* all are done with the tile before this one */
         if (threadIdx.x < TILE) {
-            const int j = first + (int)threadIdx.x;
+            const int       j = first + (int)threadIdx.x;
             attention_place p = { -1, 0 };
             if (j < keys.end) p = attention_place_of(&a, &s, n, s.leftpad + j);
             key_at[threadIdx.x]   = p.batch < 0 ? -1 : p.batch * a.k_batch_stride + p.row * a.k_row_stride;
@@ -138,10 +139,10 @@ void attention(const __grid_constant__ attention_args a)
         for (int o = 8; o; o >>= 1) sum[i] += __shfl_xor_sync(~0u, sum[i], o);
         const int r = row0 + 4 * y + i;
         if (r >= rows) continue;
-        const int query = r / a.group, h = kv_head * a.group + r % a.group;
-        const float inverse = sum[i] == 0 ? 0 : 1 / sum[i], lse = most[i] + logf(sum[i]);
+        const int     query = r / a.group, h = kv_head * a.group + r % a.group;
+        const float   inverse = sum[i] == 0 ? 0 : 1 / sum[i], lse = most[i] + logf(sum[i]);
         const int64_t at = (((int64_t)split * a.batch + n) * a.heads + h) * a.max_q + query;
-        T *to = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride;
+        T            *to = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride;
         #pragma unroll
         for (int c = 0; c < DIM / 16; ++c) {
             const int d = x + 16 * c;

@@ -21,23 +21,23 @@ struct attention_args {
     const void    *k_new, *v_new;
     const int32_t *cu_seqlens_q, *cu_seqlens_k, *cu_seqlens_k_new, *seqused_q, *seqused_k;
     const int32_t *page_table, *kv_batch_idx, *leftpad_k;
-    int64_t out_batch_stride, out_row_stride, out_head_stride;
-    int64_t lse_batch_stride, lse_head_stride;
-    int64_t q_batch_stride, q_row_stride, q_head_stride;
-    int64_t k_batch_stride, k_row_stride, k_head_stride;    /* batch: the cache row, or the page */
-    int64_t v_batch_stride, v_row_stride, v_head_stride;
-    int64_t k_new_batch_stride, k_new_row_stride, k_new_head_stride;
-    int64_t v_new_batch_stride, v_new_row_stride, v_new_head_stride;
-    int64_t page_table_stride;
+    int64_t        out_batch_stride, out_row_stride, out_head_stride;
+    int64_t        lse_batch_stride, lse_head_stride;
+    int64_t        q_batch_stride, q_row_stride, q_head_stride;
+    int64_t        k_batch_stride, k_row_stride, k_head_stride;    /* batch: the cache row, or the page */
+    int64_t        v_batch_stride, v_row_stride, v_head_stride;
+    int64_t        k_new_batch_stride, k_new_row_stride, k_new_head_stride;
+    int64_t        v_new_batch_stride, v_new_row_stride, v_new_head_stride;
+    int64_t        page_table_stride;
 
-    int32_t batch, heads, kv_heads, group, dim;             /* group = heads / kv_heads */
-    int32_t max_q;                                          /* the longest sequence of queries */
-    int32_t max_k;                                          /* places a sequence's cache has */
-    int32_t max_new;                                        /* the longest appended piece; 0: nothing is appended */
-    int32_t total_q, total_k, total_new;                    /* rows of packed tensors */
-    int32_t kv_batches, page_size;                          /* cache rows or pages; page_size 0: not paged */
-    int32_t window_left, window_right;                      /* ATTENTION_NO_LIMIT where there is none; causal: right is 0 */
-    float   scale, empty_lse;                               /* empty_lse: of a query that sees no key */
+    int32_t   batch, heads, kv_heads, group, dim;             /* group = heads / kv_heads */
+    int32_t   max_q;                                          /* the longest sequence of queries */
+    int32_t   max_k;                                          /* places a sequence's cache has */
+    int32_t   max_new;                                        /* the longest appended piece; 0: nothing is appended */
+    int32_t   total_q, total_k, total_new;                    /* rows of packed tensors */
+    int32_t   kv_batches, page_size;                          /* cache rows or pages; page_size 0: not paged */
+    int32_t   window_left, window_right;                      /* ATTENTION_NO_LIMIT where there is none; causal: right is 0 */
+    float     scale, empty_lse;                               /* empty_lse: of a query that sees no key */
     sgk_dtype dtype;
 
     /* GPU: keys cut into parts whose results a second kernel combines. */
@@ -55,7 +55,8 @@ struct attention_sequence {
     int32_t used, fresh, fresh_begin;                       /* places filled before, tokens appended, their first row when packed */
 };
 
-ATTENTION_FN int32_t attention_between(int32_t least, int32_t x, int32_t most) { return x < least ? least : x > most ? most : x; }
+ATTENTION_FN int32_t attention_between(int32_t least, int32_t x, int32_t most) { return x < least ? least : x > most ? most
+                                                                                                                     : x; }
 
 /* Lengths come from memory that may hold anything: they are cut to what the tensors have. */
 ATTENTION_FN struct attention_sequence attention_sequence_of(const struct attention_args *a, int32_t n)
@@ -63,19 +64,19 @@ ATTENTION_FN struct attention_sequence attention_sequence_of(const struct attent
     struct attention_sequence s = { a->max_q, 0, 0, 0, 0, a->max_k, 0, 0 };
     if (a->cu_seqlens_q) {
         s.q_begin = attention_between(0, a->cu_seqlens_q[n], a->total_q);
-        s.sq = attention_between(0, attention_between(0, a->cu_seqlens_q[n + 1], a->total_q) - s.q_begin, a->max_q);
+        s.sq      = attention_between(0, attention_between(0, a->cu_seqlens_q[n + 1], a->total_q) - s.q_begin, a->max_q);
     }
     if (a->seqused_q) s.sq = attention_between(0, a->seqused_q[n], s.sq);
     if (a->cu_seqlens_k) {
         s.k_begin = attention_between(0, a->cu_seqlens_k[n], a->total_k);
-        s.used = attention_between(0, attention_between(0, a->cu_seqlens_k[n + 1], a->total_k) - s.k_begin, a->max_k);
+        s.used    = attention_between(0, attention_between(0, a->cu_seqlens_k[n + 1], a->total_k) - s.k_begin, a->max_k);
     }
     if (a->seqused_k) s.used = attention_between(0, a->seqused_k[n], s.used);
     if (a->max_new) {
         s.fresh = a->max_new;
         if (a->cu_seqlens_k_new) {
             s.fresh_begin = attention_between(0, a->cu_seqlens_k_new[n], a->total_new);
-            s.fresh = attention_between(0, attention_between(0, a->cu_seqlens_k_new[n + 1], a->total_new) - s.fresh_begin, a->max_new);
+            s.fresh       = attention_between(0, attention_between(0, a->cu_seqlens_k_new[n + 1], a->total_new) - s.fresh_begin, a->max_new);
         }
         s.fresh = attention_between(0, s.fresh, a->max_k - s.used);
     }
@@ -111,7 +112,7 @@ struct attention_keys { int32_t begin, end; };
 
 ATTENTION_FN struct attention_keys attention_keys_of(const struct attention_args *a, const struct attention_sequence *s, int32_t i)
 {
-    const int32_t c = i + s->sk - s->sq;
+    const int32_t               c    = i + s->sk - s->sq;
     const struct attention_keys keys = { attention_between(0, c - a->window_left, s->sk), attention_between(0, c + a->window_right + 1, s->sk) };
     return keys;
 }
@@ -127,7 +128,7 @@ ATTENTION_FN struct attention_keys attention_part_of(const struct attention_args
             if (each < 128) each = 128;
         }
         const int64_t begin = keys.begin + (int64_t)split * each;
-        keys.begin = begin < keys.end ? (int32_t)begin : keys.end;
+        keys.begin          = begin < keys.end ? (int32_t)begin : keys.end;
         if (keys.end - keys.begin > each) keys.end = keys.begin + each;
     }
     return keys;

@@ -7,7 +7,7 @@
 #include "launch.cuh"
 
 extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks to fit, the assembler spills nothing to fit more */
-void attention_append(const __grid_constant__ attention_args a)
+    void attention_append(const __grid_constant__ attention_args a)
 {
     const int n = (int)(blockIdx.x / (unsigned)a.max_new), token = (int)(blockIdx.x % (unsigned)a.max_new);
     pdl_wait();
@@ -16,12 +16,12 @@ void attention_append(const __grid_constant__ attention_args a)
     const attention_place p = attention_place_of(&a, &s, n, s.used + token);
     if (p.batch < 0) return;                                            /* a page that does not exist */
 
-    const int64_t size = a.dtype == SGK_F32 ? 4 : 2;
-    const int pieces = (int)(a.dim * size / (int64_t)sizeof(PIECE));
-    char *k = (char *)a.k + (p.batch * a.k_batch_stride + p.row * a.k_row_stride) * size;
-    char *v = (char *)a.v + (p.batch * a.v_batch_stride + p.row * a.v_row_stride) * size;
-    const char *k_new = (const char *)a.k_new + (n * a.k_new_batch_stride + (s.fresh_begin + token) * a.k_new_row_stride) * size;
-    const char *v_new = (const char *)a.v_new + (n * a.v_new_batch_stride + (s.fresh_begin + token) * a.v_new_row_stride) * size;
+    const int64_t size   = a.dtype == SGK_F32 ? 4 : 2;
+    const int     pieces = (int)(a.dim * size / (int64_t)sizeof(PIECE));
+    char         *k      = (char *)a.k + (p.batch * a.k_batch_stride + p.row * a.k_row_stride) * size;
+    char         *v      = (char *)a.v + (p.batch * a.v_batch_stride + p.row * a.v_row_stride) * size;
+    const char   *k_new  = (const char *)a.k_new + (n * a.k_new_batch_stride + (s.fresh_begin + token) * a.k_new_row_stride) * size;
+    const char   *v_new  = (const char *)a.v_new + (n * a.v_new_batch_stride + (s.fresh_begin + token) * a.v_new_row_stride) * size;
     for (int i = (int)threadIdx.x; i < a.kv_heads * pieces; i += 128) {
         const int h = i / pieces, piece = i % pieces;
         ((PIECE *)(k + h * a.k_head_stride * size))[piece] = ((const PIECE *)(k_new + h * a.k_new_head_stride * size))[piece];

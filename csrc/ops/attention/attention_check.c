@@ -4,7 +4,9 @@
 
 enum { BATCH = 8 };                         /* the most sequences of a case */
 
-typedef enum { DENSE, PACKED, PAGED } layout;
+typedef enum { DENSE,
+               PACKED,
+               PAGED } layout;
 
 /* What a case is about; lengths are drawn. */
 typedef struct {
@@ -29,21 +31,22 @@ typedef struct {
 static sgk_status evaluate(tensors *t)
 {
     sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
-    o.k_new = T(t->k_new),                       o.v_new = T(t->v_new);
-    o.cu_seqlens_q = T(t->cu_seqlens_q),         o.cu_seqlens_k = T(t->cu_seqlens_k);
+    o.k_new = T(t->k_new), o.v_new = T(t->v_new);
+    o.cu_seqlens_q = T(t->cu_seqlens_q), o.cu_seqlens_k = T(t->cu_seqlens_k);
     o.cu_seqlens_k_new = T(t->cu_seqlens_k_new), o.seqused_q = T(t->seqused_q);
-    o.seqused_k = T(t->seqused_k),               o.page_table = T(t->page_table);
-    o.kv_batch_idx = T(t->kv_batch_idx),         o.leftpad_k = T(t->leftpad_k);
-    o.max_seqlen_q = t->s.packed_q ? t->s.queries : -1;
-    o.max_seqlen_k = t->s.cache == PACKED ? t->s.keys : -1;
-    o.causal = t->s.causal;
+    o.seqused_k = T(t->seqused_k), o.page_table = T(t->page_table);
+    o.kv_batch_idx = T(t->kv_batch_idx), o.leftpad_k = T(t->leftpad_k);
+    o.max_seqlen_q     = t->s.packed_q ? t->s.queries : -1;
+    o.max_seqlen_k     = t->s.cache == PACKED ? t->s.keys : -1;
+    o.causal           = t->s.causal;
     o.window_size_left = t->s.left, o.window_size_right = t->s.right;
     o.softmax_scale = t->s.scale;
-    o.num_splits = t->s.splits;
+    o.num_splits    = t->s.splits;
     return sgk_flash_attn(T(t->out), T(t->softmax_lse), T(t->q), T(t->k), T(t->v), &o, check_exec);
 }
 
-static int length(const shape *s, int most) { return s->same_lengths ? most : check_int(0, 7) ? check_int(0, most) : 0; }
+static int length(const shape *s, int most) { return s->same_lengths ? most : check_int(0, 7) ? check_int(0, most)
+                                                                                              : 0; }
 
 static check_tensor *cumulative(const int *lengths, int batch)
 {
@@ -70,8 +73,8 @@ static int sum(const int *lengths, int batch)
 static check_tensor *page_table(const shape *s, const int *used, int64_t *pages)
 {
     const int64_t width = (s->keys + s->page_size - 1) / s->page_size;
-    *pages = s->batch * width + s->batch + 1;
-    int64_t step = 7;
+    *pages              = s->batch * width + s->batch + 1;
+    int64_t step        = 7;
     while (*pages % step == 0) ++step;
     for (int64_t a = step, b = *pages; b;) {                            /* until they have none */
         const int64_t rest = a % b;
@@ -81,7 +84,8 @@ static check_tensor *page_table(const shape *s, const int *used, int64_t *pages)
     check_tensor *t = check_values(SGK_I32, (double[BATCH * 4096]){ 0 }, 2, (int64_t)s->batch, width);
     for (int n = 0; n < s->batch; ++n)
         for (int64_t p = 0; p < width; ++p)
-            check_set(t, n * width + p, p * s->page_size < used[n] ? (double)((n * width + p + 1) * step % *pages) : p % 2 ? -5 : 1e9);
+            check_set(t, n * width + p, p * s->page_size < used[n] ? (double)((n * width + p + 1) * step % *pages) : p % 2 ? -5
+                                                                                                                           : 1e9);
     return t;
 }
 
@@ -90,16 +94,16 @@ static void make_queries(tensors *t, int queries[BATCH])
 {
     const shape *s = &t->s;
     for (int n = 0; n < s->batch; ++n) queries[n] = s->packed_q ? length(s, s->queries) : s->queries;
-    const int64_t total = sum(queries, s->batch);
+    const int64_t total                        = sum(queries, s->batch);
     check_tensor *(*make)(sgk_dtype, int, ...) = s->seqused_q ? check_inout : check_output;     /* what lies behind seqused_q must stay */
     if (s->packed_q) {
-        t->q = check_input(s->dtype, 3, total, s->heads, s->dim);
-        t->out = make(s->dtype, 3, total, s->heads, s->dim);
-        t->softmax_lse = s->lse ? make(SGK_F32, 2, s->heads, total) : NULL;
+        t->q            = check_input(s->dtype, 3, total, s->heads, s->dim);
+        t->out          = make(s->dtype, 3, total, s->heads, s->dim);
+        t->softmax_lse  = s->lse ? make(SGK_F32, 2, s->heads, total) : NULL;
         t->cu_seqlens_q = cumulative(queries, s->batch);
     } else {
-        t->q = check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, s->dim);
-        t->out = make(s->dtype, 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, s->dim);
+        t->q           = check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, s->dim);
+        t->out         = make(s->dtype, 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, s->dim);
         t->softmax_lse = s->lse ? make(SGK_F32, 3, (int64_t)s->batch, s->heads, (int64_t)s->queries) : NULL;
     }
     if (s->seqused_q) {
@@ -113,8 +117,8 @@ static void make_queries(tensors *t, int queries[BATCH])
 
 static void make_cache(tensors *t, int used[BATCH])
 {
-    const shape *s = &t->s;
-    int fresh[BATCH] = { 0 };
+    const shape *s            = &t->s;
+    int          fresh[BATCH] = { 0 };
     for (int n = 0; n < s->batch; ++n) used[n] = length(s, s->keys);
     if (s->append) {
         const int most = s->keys < 9 ? s->keys : 9;
@@ -123,8 +127,8 @@ static void make_cache(tensors *t, int used[BATCH])
             if (used[n] + fresh[n] > s->keys) used[n] = s->keys - fresh[n];
         }
         if (s->packed_new) {
-            t->k_new = check_input(s->dtype, 3, (int64_t)sum(fresh, s->batch), s->kv_heads, s->dim);
-            t->v_new = check_input(s->dtype, 3, (int64_t)sum(fresh, s->batch), s->kv_heads, s->dim);
+            t->k_new            = check_input(s->dtype, 3, (int64_t)sum(fresh, s->batch), s->kv_heads, s->dim);
+            t->v_new            = check_input(s->dtype, 3, (int64_t)sum(fresh, s->batch), s->kv_heads, s->dim);
             t->cu_seqlens_k_new = cumulative(fresh, s->batch);
         } else {
             t->k_new = check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)most, s->kv_heads, s->dim);
@@ -143,17 +147,17 @@ static void make_cache(tensors *t, int used[BATCH])
 
 static void make_keys(tensors *t, const int used[BATCH])
 {
-    const shape *s = &t->s;
+    const shape *s                             = &t->s;
     check_tensor *(*make)(sgk_dtype, int, ...) = s->append ? check_inout : check_input;
     if (s->cache == PACKED) {
-        t->k = make(s->dtype, 3, (int64_t)sum(used, s->batch), s->kv_heads, s->dim);
-        t->v = make(s->dtype, 3, (int64_t)sum(used, s->batch), s->kv_heads, s->dim);
+        t->k            = make(s->dtype, 3, (int64_t)sum(used, s->batch), s->kv_heads, s->dim);
+        t->v            = make(s->dtype, 3, (int64_t)sum(used, s->batch), s->kv_heads, s->dim);
         t->cu_seqlens_k = cumulative(used, s->batch);
     } else {
         int64_t rows = s->batch, places = s->keys;
         if (s->cache == PAGED) {
             t->page_table = page_table(s, used, &rows);
-            places = s->page_size;
+            places        = s->page_size;
             check_legal(t->page_table, CHECK_SIZE(1));
         } else if (s->batch_idx) {
             int index[BATCH];
@@ -179,8 +183,8 @@ static double tolerance(sgk_dtype dtype) { return dtype == SGK_F32 ? 4e-5 : 1.5 
 
 static void check_shape(const char *name, const shape *s)
 {
-    static const char *const caches[] = { "dense", "packed", "paged" };
-    char windows[40] = "";
+    static const char *const caches[]    = { "dense", "packed", "paged" };
+    char                     windows[40] = "";
     if (s->left >= 0 || s->right >= 0) snprintf(windows, sizeof windows, "_w%d_%d", s->left, s->right);
     char page[16] = "";
     if (s->cache == PAGED) snprintf(page, sizeof page, "%d", s->page_size);
@@ -188,9 +192,9 @@ static void check_shape(const char *name, const shape *s)
                     s->batch, s->queries, s->keys, (long long)s->heads, (long long)s->kv_heads, (long long)s->dim, s->packed_q ? "_packedq" : "",
                     s->causal ? "_causal" : "", windows, s->batch_idx ? "_idx" : "", s->leftpad ? "_pad" : "", s->unaligned ? "_unaligned" : "")) return;
     check_switches.batch_invariant = s->invariant ? SGK_ON : SGK_DEFAULT;
-    check_switches.keep_arguments = s->keep_arguments;
-    tensors t = { .s = *s };
-    int queries[BATCH], used[BATCH];
+    check_switches.keep_arguments  = s->keep_arguments;
+    tensors t                      = { .s = *s };
+    int     queries[BATCH], used[BATCH];
     make_queries(&t, queries);
     make_cache(&t, used);
     make_keys(&t, used);
@@ -203,7 +207,7 @@ static void check_shape(const char *name, const shape *s)
         check_equal(t.v);
     }
     const double size = sgk_dtype_size(s->dtype), keys = sum(used, s->batch);
-    double pairs = 0;
+    double       pairs = 0;
     for (int n = 0; n < s->batch; ++n) pairs += (double)queries[n] * used[n] * (s->causal && queries[n] > 1 ? 0.5 : 1);
     check_done(2 * keys * (double)(s->kv_heads * s->dim) * size + 2 * sum(queries, s->batch) * (double)(s->heads * s->dim) * size,
                4 * pairs * (double)(s->heads * s->dim));
@@ -215,19 +219,16 @@ static int pick(const int *from, size_t count) { return from[check_int(0, (int)c
 /* Any legal set of options. */
 static void check_random(int number)
 {
-    shape s = { .dtype = (sgk_dtype[]){ SGK_F32, SGK_F16, SGK_BF16 }[check_int(0, 2)], .kv_heads = PICK(1, 1, 2, 3), .batch = PICK(1, 2, 3, 5),
-                .queries = PICK(0, 1, 1, 1, 2, 5, 17, 40, 70), .keys = PICK(0, 1, 7, 64, 65, 130, 300, 600), .cache = (layout)check_int(0, 2),
-                .page_size = PICK(1, 3, 16, 64), .packed_q = check_int(0, 1), .causal = check_int(0, 1), .lse = check_int(0, 3) > 0,
-                .seqused_k = check_int(0, 1), .left = PICK(-1, -1, -1, 0, 5, 100), .right = PICK(-1, -1, -1, 0, 5, 100), .splits = PICK(0, 0, 1, 3) };
-    s.heads = s.kv_heads * PICK(1, 2, 4, 7, 16);
-    s.dim = PICK(8, 40, 64, 72, 96, 128, 192, 256);
-    s.seqused_q = check_int(0, 3) == 0;
-    s.leftpad = s.cache != PACKED && check_int(0, 3) == 0;
-    s.batch_idx = s.cache == DENSE && check_int(0, 1);
-    s.append = s.cache != PACKED && s.keys > 0 && s.queries <= s.keys && check_int(0, 2) == 0;
+    shape s      = { .dtype = (sgk_dtype[]){ SGK_F32, SGK_F16, SGK_BF16 }[check_int(0, 2)], .kv_heads = PICK(1, 1, 2, 3), .batch = PICK(1, 2, 3, 5), .queries = PICK(0, 1, 1, 1, 2, 5, 17, 40, 70), .keys = PICK(0, 1, 7, 64, 65, 130, 300, 600), .cache = (layout)check_int(0, 2), .page_size = PICK(1, 3, 16, 64), .packed_q = check_int(0, 1), .causal = check_int(0, 1), .lse = check_int(0, 3) > 0, .seqused_k = check_int(0, 1), .left = PICK(-1, -1, -1, 0, 5, 100), .right = PICK(-1, -1, -1, 0, 5, 100), .splits = PICK(0, 0, 1, 3) };
+    s.heads      = s.kv_heads * PICK(1, 2, 4, 7, 16);
+    s.dim        = PICK(8, 40, 64, 72, 96, 128, 192, 256);
+    s.seqused_q  = check_int(0, 3) == 0;
+    s.leftpad    = s.cache != PACKED && check_int(0, 3) == 0;
+    s.batch_idx  = s.cache == DENSE && check_int(0, 1);
+    s.append     = s.cache != PACKED && s.keys > 0 && s.queries <= s.keys && check_int(0, 2) == 0;
     s.packed_new = s.append && check_int(0, 1);
-    s.unaligned = check_int(0, 7) == 0;
-    s.scale = PICK(0, 0, 0, 1) ? 0.07 : 0;
+    s.unaligned  = check_int(0, 7) == 0;
+    s.scale      = PICK(0, 0, 0, 1) ? 0.07 : 0;
     if (s.queries > 5 && s.heads > 6) s.heads = s.kv_heads * 2;         /* the reference has to make it too */
     if (s.queries > 5 && s.keys > 300) s.keys = 300;
     char name[24];
@@ -241,25 +242,21 @@ static void check_builds(sgk_dtype dtype)
 {
     static const int64_t dims[] = { 64, 96, 128, 192, 256 };
     for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
-        check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED,
-                                         .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
-        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 40, .keys = 100, .cache = PACKED,
-                                          .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
+        check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
+        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 40, .keys = 100, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
     }
-    check_shape("unaligned", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 40, .batch = 2, .queries = 9, .keys = 70, .cache = DENSE,
-                                           .lse = true, .left = 30, .right = -1, .causal = true, .unaligned = true });
+    check_shape("unaligned", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 40, .batch = 2, .queries = 9, .keys = 70, .cache = DENSE, .lse = true, .left = 30, .right = -1, .causal = true, .unaligned = true });
     for (int packed = 0; packed < 2; ++packed)
-        check_shape("one", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 3, .keys = 50, .cache = PAGED, .page_size = 3,
-                                         .append = true, .packed_new = packed, .lse = true, .left = -1, .right = -1, .causal = true, .unaligned = packed });
+        check_shape("one", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 3, .keys = 50, .cache = PAGED, .page_size = 3, .append = true, .packed_new = packed, .lse = true, .left = -1, .right = -1, .causal = true, .unaligned = packed });
 }
 
 static void check_refusals(void)
 {
     if (!check_case("flash_attn_refused")) return;
-    check_tensor *q = check_input(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16), *out = check_output(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16);
-    check_tensor *k = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16), *v = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16);
+    check_tensor          *q = check_input(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16), *out = check_output(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16);
+    check_tensor          *k = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16), *v = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16);
     sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
-    o.softcap = 30;
+    o.softcap                = 30;
     CHECK_REFUSED(SGK_UNSUPPORTED, "flash_attn: softcap is not supported yet", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
     o.softcap = 0, o.window_size_left = -2;
     CHECK_REFUSED(SGK_BAD_ARG, "window_size_left is -2, expected -1 or more", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
@@ -269,7 +266,12 @@ static void check_refusals(void)
 }
 
 /* Two sequences with pages of 4 places, and the one index that a case spoils; the table's rows have a gap behind them that names no page. */
-typedef enum { CU_SEQLENS_Q, SEQUSED_Q, SEQUSED_K, PAGE_TABLE, LEFTPAD_K, RIGHT } spoilt;
+typedef enum { CU_SEQLENS_Q,
+               SEQUSED_Q,
+               SEQUSED_K,
+               PAGE_TABLE,
+               LEFTPAD_K,
+               RIGHT } spoilt;
 
 static sgk_status evaluate_paged(check_tensor *const *t, check_tensor *cu_seqlens_q, check_tensor *seqused_q, check_tensor *seqused_k, check_tensor *page_table, check_tensor *leftpad_k)
 {
@@ -283,10 +285,10 @@ static sgk_status evaluate_paged(check_tensor *const *t, check_tensor *cu_seqlen
 static void check_spoilt_index(const char *name, spoilt which, const char *words)
 {
     if (!check_case("flash_attn_refused_%s", name)) return;
-    check_switches.check_indices = SGK_ON;
+    check_switches.check_indices  = SGK_ON;
     check_switches.keep_arguments = true;
-    check_tensor *t[] = { check_inout(SGK_F16, 3, (int64_t)3, (int64_t)4, (int64_t)16), check_input(SGK_F16, 3, (int64_t)3, (int64_t)4, (int64_t)16),
-                          check_input(SGK_F16, 4, (int64_t)6, (int64_t)4, (int64_t)2, (int64_t)16), check_input(SGK_F16, 4, (int64_t)6, (int64_t)4, (int64_t)2, (int64_t)16) };
+    check_tensor *t[]             = { check_inout(SGK_F16, 3, (int64_t)3, (int64_t)4, (int64_t)16), check_input(SGK_F16, 3, (int64_t)3, (int64_t)4, (int64_t)16),
+                                      check_input(SGK_F16, 4, (int64_t)6, (int64_t)4, (int64_t)2, (int64_t)16), check_input(SGK_F16, 4, (int64_t)6, (int64_t)4, (int64_t)2, (int64_t)16) };
     check_tensor *cu_seqlens_q = check_values(SGK_I32, (double[]){ 0, 2, 3 }, 1, (int64_t)3), *seqused_q = check_values(SGK_I32, (double[]){ 2, 1 }, 1, (int64_t)2);
     check_tensor *seqused_k = check_values(SGK_I32, (double[]){ 5, 9 }, 1, (int64_t)2), *leftpad_k = check_values(SGK_I32, (double[]){ 0, 3 }, 1, (int64_t)2);
     check_tensor *page_table = check_input(SGK_I32, 2, (int64_t)2, (int64_t)3);
@@ -315,10 +317,10 @@ static void check_spoilt_indices(void)
     check_spoilt_index("nothing", RIGHT, "");
     if (!check_case("flash_attn_refused_kv_batch_idx")) return;
     check_switches.check_indices = SGK_ON;
-    check_tensor *q = check_input(SGK_F32, 4, (int64_t)2, (int64_t)1, (int64_t)2, (int64_t)8), *out = check_output(SGK_F32, 4, (int64_t)2, (int64_t)1, (int64_t)2, (int64_t)8);
-    check_tensor *k = check_input(SGK_F32, 4, (int64_t)3, (int64_t)5, (int64_t)1, (int64_t)8), *v = check_input(SGK_F32, 4, (int64_t)3, (int64_t)5, (int64_t)1, (int64_t)8);
-    check_tensor *kv_batch_idx = check_values(SGK_I32, (double[]){ 2, 3 }, 1, (int64_t)2);
-    sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
+    check_tensor          *q = check_input(SGK_F32, 4, (int64_t)2, (int64_t)1, (int64_t)2, (int64_t)8), *out = check_output(SGK_F32, 4, (int64_t)2, (int64_t)1, (int64_t)2, (int64_t)8);
+    check_tensor          *k = check_input(SGK_F32, 4, (int64_t)3, (int64_t)5, (int64_t)1, (int64_t)8), *v = check_input(SGK_F32, 4, (int64_t)3, (int64_t)5, (int64_t)1, (int64_t)8);
+    check_tensor          *kv_batch_idx = check_values(SGK_I32, (double[]){ 2, 3 }, 1, (int64_t)2);
+    sgk_flash_attn_options o            = SGK_FLASH_ATTN_OPTIONS_INIT;
     CHECK_REFUSED(SGK_BAD_ARG, "flash_attn: kv_batch_idx[1] is 3, expected 0 to 2",
                   (o.kv_batch_idx = T(kv_batch_idx), sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec)));
     check_done(0, 0);
@@ -331,19 +333,14 @@ void check_attention(void)
     for (size_t f = 0; f < 3; ++f) check_builds(formats[f]);
     for (int i = 0; i < (check_small ? 12 : 80); ++i) check_random(i);
     for (int few = 0; few < 2; ++few)                                   /* parts at fixed places, and a second kernel that combines them */
-        check_shape("invariant", &(shape){ .dtype = SGK_BF16, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 2, .queries = few ? 1 : 20, .keys = 2100, .cache = DENSE,
-                                           .seqused_k = true, .lse = true, .left = -1, .right = -1, .causal = true, .invariant = true });
+        check_shape("invariant", &(shape){ .dtype = SGK_BF16, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 2, .queries = few ? 1 : 20, .keys = 2100, .cache = DENSE, .seqused_k = true, .lse = true, .left = -1, .right = -1, .causal = true, .invariant = true });
     check_refusals();
     check_merge_state();
     if (!check_benching) return;
     for (size_t f = 0; f < 3; ++f) {
-        check_shape("decode", &(shape){ .dtype = formats[f], .heads = 32, .kv_heads = 8, .dim = 128, .batch = 4, .queries = 1, .keys = 4096, .cache = PAGED,
-                                        .page_size = 1, .left = -1, .right = -1, .causal = true, .same_lengths = true });
-        check_shape("decode", &(shape){ .dtype = formats[f], .heads = 8, .kv_heads = 8, .dim = 128, .batch = 1, .queries = 1, .keys = 16384, .cache = DENSE,
-                                        .left = -1, .right = -1, .causal = true, .same_lengths = true });
-        check_shape("tiny", &(shape){ .dtype = formats[f], .heads = 4, .kv_heads = 2, .dim = 64, .batch = 1, .queries = 1, .keys = 32, .cache = PAGED,
-                                      .page_size = 16, .left = -1, .right = -1, .causal = true, .same_lengths = true });
-        check_shape("prefill", &(shape){ .dtype = formats[f], .heads = 8, .kv_heads = 2, .dim = 128, .batch = 1, .queries = 512, .keys = 512, .cache = PACKED,
-                                         .packed_q = true, .left = -1, .right = -1, .causal = true, .same_lengths = true });
+        check_shape("decode", &(shape){ .dtype = formats[f], .heads = 32, .kv_heads = 8, .dim = 128, .batch = 4, .queries = 1, .keys = 4096, .cache = PAGED, .page_size = 1, .left = -1, .right = -1, .causal = true, .same_lengths = true });
+        check_shape("decode", &(shape){ .dtype = formats[f], .heads = 8, .kv_heads = 8, .dim = 128, .batch = 1, .queries = 1, .keys = 16384, .cache = DENSE, .left = -1, .right = -1, .causal = true, .same_lengths = true });
+        check_shape("tiny", &(shape){ .dtype = formats[f], .heads = 4, .kv_heads = 2, .dim = 64, .batch = 1, .queries = 1, .keys = 32, .cache = PAGED, .page_size = 16, .left = -1, .right = -1, .causal = true, .same_lengths = true });
+        check_shape("prefill", &(shape){ .dtype = formats[f], .heads = 8, .kv_heads = 2, .dim = 128, .batch = 1, .queries = 512, .keys = 512, .cache = PACKED, .packed_q = true, .left = -1, .right = -1, .causal = true, .same_lengths = true });
     }
 }

@@ -9,10 +9,10 @@
 #include "reduce.cuh"
 
 extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks to fit, the assembler spills nothing to fit more */
-void attention_combine(const __grid_constant__ attention_args a)
+    void attention_combine(const __grid_constant__ attention_args a)
 {
     const int64_t row = (int64_t)blockIdx.x * 4 + threadIdx.x / 32, rows = (int64_t)a.batch * a.heads * a.max_q;
-    const int lane = (int)threadIdx.x % 32;
+    const int     lane = (int)threadIdx.x % 32;
     if (row >= rows) return;
     const int i = (int)(row % a.max_q), h = (int)(row / a.max_q % a.heads), n = (int)(row / a.max_q / a.heads);
 
@@ -21,20 +21,20 @@ void attention_combine(const __grid_constant__ attention_args a)
     if (i >= s.sq) return;
     float most = -INF, sum = 0;
     for (int p = lane; p < a.splits; p += 32) most = fmaxf(most, a.partial_lse[p * rows + row]);
-    most = warp_max(most);
+    most             = warp_max(most);
     const float base = most == -INF ? 0 : most;
     for (int p = lane; p < a.splits; p += 32) sum += expf(a.partial_lse[p * rows + row] - base);
     sum = warp_sum(sum);
 
-    T *out = (T *)a.out + n * a.out_batch_stride + (s.q_begin + i) * a.out_row_stride + h * a.out_head_stride;
+    T          *out     = (T *)a.out + n * a.out_batch_stride + (s.q_begin + i) * a.out_row_stride + h * a.out_head_stride;
     const float inverse = sum == 0 ? 0 : 1 / sum;
     for (int d = 4 * lane; d < a.dim; d += 128) {
         float total[4] = { 0, 0, 0, 0 };
         for (int p = 0; p < a.splits; ++p) {
             const float lse = a.partial_lse[p * rows + row];
             if (lse == -INF) continue;
-            const float weight = expf(lse - base) * inverse;
-            const float4 x = *(const float4 *)(a.partial_out + (p * rows + row) * a.dim + d);
+            const float  weight = expf(lse - base) * inverse;
+            const float4 x      = *(const float4 *)(a.partial_out + (p * rows + row) * a.dim + d);
             total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
         }
         #pragma unroll

@@ -10,21 +10,22 @@
 #include "attention_cpu.h"
 #include "cpu/simd.h"
 
-enum { KEYS = ATTENTION_KEYS, TILE_VECS = VF == 16 ? 4 : 2 };
+enum { KEYS = ATTENTION_KEYS,
+       TILE_VECS = VF == 16 ? 4 : 2 };
 
 typedef struct {                    /* one block of rows under one key head, over one span of keys */
-    const struct attention_args *a;
+    const struct attention_args     *a;
     const struct attention_sequence *s;
-    int32_t n, kv_head, row, rows;  /* of the sequence: rows [row, row + rows) */
-    int32_t begin, end;             /* keys that any of them sees, within the span */
-    int32_t dim;                    /* padded: columns of q and out */
-    bool    few;
-    float  *q;                      /* few: [rows][dim]; many: times scale and transposed, [dim][lanes] */
-    float  *out;                    /* [rows][dim] */
-    float  *scores;                 /* few: [rows][KEYS]; many: [KEYS][lanes] */
-    float  *most, *sum, *alpha;     /* of a row so far: the largest score, the sum of e^(score - most); what the last block's rise scales by */
-    float  *key, *value;            /* many: the block in f32, [KEYS][dim] */
-    int64_t lanes;                  /* rows rounded up to 16 */
+    int32_t                          n, kv_head, row, rows;  /* of the sequence: rows [row, row + rows) */
+    int32_t                          begin, end;             /* keys that any of them sees, within the span */
+    int32_t                          dim;                    /* padded: columns of q and out */
+    bool                             few;
+    float                           *q;                      /* few: [rows][dim]; many: times scale and transposed, [dim][lanes] */
+    float                           *out;                    /* [rows][dim] */
+    float                           *scores;                 /* few: [rows][KEYS]; many: [KEYS][lanes] */
+    float                           *most, *sum, *alpha;     /* of a row so far: the largest score, the sum of e^(score - most); what the last block's rise scales by */
+    float                           *key, *value;            /* many: the block in f32, [KEYS][dim] */
+    int64_t                          lanes;                  /* rows rounded up to 16 */
 } piece;
 
 typedef struct { const void *key[KEYS], *value[KEYS]; } places;        /* of a block of keys */
@@ -75,7 +76,7 @@ SGK_INLINE void multiply(sgk_dtype t, float *c, int64_t c_stride, int64_t rows, 
     if (rows <= 2)                                                      /* registers for twice the width: whole rows of values at a time */
         for (; column + 2 * TILE_VECS * VF <= columns; column += 2 * TILE_VECS * VF) {
             if (rows == 2) tile(t, 2, 2 * TILE_VECS, c + column, c_stride, a, a_row, a_column, b, offset + column, depth, add);
-            else           tile(t, 1, 2 * TILE_VECS, c + column, c_stride, a, a_row, a_column, b, offset + column, depth, add);
+            else tile(t, 1, 2 * TILE_VECS, c + column, c_stride, a, a_row, a_column, b, offset + column, depth, add);
         }
     for (; column + TILE_VECS * VF <= columns; column += TILE_VECS * VF) tiles(t, TILE_VECS, c + column, c_stride, rows, a, a_row, a_column, b, offset + column, depth, add);
     for (; column < columns; column += VF) tiles(t, 1, c + column, c_stride, rows, a, a_row, a_column, b, offset + column, depth, add);
@@ -87,11 +88,11 @@ SGK_INLINE void multiply(sgk_dtype t, float *c, int64_t c_stride, int64_t rows, 
 SGK_INLINE __m128 sum4(vf a, vf b, vf c, vf d)
 {
 #if defined(__AVX512F__)
-    const vf ab = vf_add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = vf_add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const vf abcd = vf_add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const vf     ab = vf_add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = vf_add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const vf     abcd = vf_add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
 #else
-    const vf ab = vf_add(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)), cd = vf_add(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const vf     ab = vf_add(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)), cd = vf_add(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
     const __m256 half = vf_add(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
 #endif
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -109,7 +110,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q,
     if (t == SGK_BF16) {                                                /* load_queries left q in bf16, in rows of `dim` floats all the same */
         for (int64_t d = 0; d < dim; d += 32) {
             const __mmask32 there = dim - d >= 32 ? ~0u : 0xffffu;
-            __m512bh k[4];
+            __m512bh        k[4];
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) k[j] = (__m512bh)_mm512_maskz_loadu_epi16(there, (const uint16_t *)key[j] + offset + d);
 #pragma GCC unroll 4
@@ -121,17 +122,17 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q,
         }
     } else
 #endif
-    for (int64_t d = 0; d < dim; d += VF) {
-        vf k[4];
+        for (int64_t d = 0; d < dim; d += VF) {
+            vf k[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) k[j] = vf_load(t, key[j], offset + d);
+            for (int j = 0; j < 4; ++j) k[j] = vf_load(t, key[j], offset + d);
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) {
-            const vf x = vf_load_f32(q + r * dim + d);
+            for (int r = 0; r < rows; ++r) {
+                const vf x = vf_load_f32(q + r * dim + d);
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) total[r][j] = vf_fma(x, k[j], total[r][j]);
+                for (int j = 0; j < 4; ++j) total[r][j] = vf_fma(x, k[j], total[r][j]);
+            }
         }
-    }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
         _mm_storeu_ps(scores + r * KEYS, _mm_mul_ps(_mm_set1_ps(scale), sum4(total[r][0], total[r][1], total[r][2], total[r][3])));
@@ -165,8 +166,8 @@ SGK_INLINE void soften_few(const piece *p, int32_t first, int32_t keys)
 {
     for (int32_t r = 0; r < p->rows; ++r) {
         const struct attention_keys sees = attention_keys_of(p->a, p->s, (p->row + r) / p->a->group);
-        const int32_t lo = attention_between(0, sees.begin - first, keys), hi = attention_between(lo, sees.end - first, keys);
-        float *score = p->scores + r * KEYS;
+        const int32_t               lo = attention_between(0, sees.begin - first, keys), hi = attention_between(lo, sees.end - first, keys);
+        float                      *score = p->scores + r * KEYS;
         for (int32_t j = 0; j < lo; ++j) score[j] = -INFINITY;
         for (int32_t j = hi; j < KEYS; ++j) score[j] = -INFINITY;
 
@@ -175,7 +176,7 @@ SGK_INLINE void soften_few(const piece *p, int32_t first, int32_t keys)
         const float now = vf_most(most), base = now == -INFINITY ? 0 : now;
         for (int32_t j = 0; j < KEYS; j += VF) {
             const vf e = vf_exp(vf_sub(vf_load_f32(score + j), vf_set(base)));
-            sum = vf_add(sum, e);
+            sum        = vf_add(sum, e);
             vf_store_f32(score + j, e);
         }
         const float rise = p->most[r] - base;
@@ -206,20 +207,20 @@ SGK_INLINE void soften_many(const piece *p, int32_t first, int32_t keys)
 {
     for (int32_t r = 0; r < p->rows; ++r) {
         const struct attention_keys sees = attention_keys_of(p->a, p->s, (p->row + r) / p->a->group);
-        const int32_t lo = attention_between(0, sees.begin - first, keys), hi = attention_between(lo, sees.end - first, keys);
+        const int32_t               lo = attention_between(0, sees.begin - first, keys), hi = attention_between(lo, sees.end - first, keys);
         for (int32_t j = 0; j < lo; ++j) p->scores[j * p->lanes + r] = -INFINITY;
         for (int32_t j = hi; j < keys; ++j) p->scores[j * p->lanes + r] = -INFINITY;
     }
     const vf least = vf_set(-3.402823466e38f);                          /* instead of -inf, whose difference with itself is no number */
-    bool rises = false;
+    bool     rises = false;
     for (int64_t r = 0; r < p->lanes; r += VF) {
         const vf before = vf_load_f32(p->most + r);
-        vf now = before, sum = vf_zero();
+        vf       now = before, sum = vf_zero();
         for (int32_t j = 0; j < keys; ++j) now = vf_max(now, vf_load_f32(p->scores + j * p->lanes + r));
         const vf base = vf_max(now, least);
         for (int32_t j = 0; j < keys; ++j) {
             const vf e = vf_exp(vf_sub(vf_load_f32(p->scores + j * p->lanes + r), base));
-            sum = vf_add(sum, e);
+            sum        = vf_add(sum, e);
             vf_store_f32(p->scores + j * p->lanes + r, e);
         }
         const vf alpha = vf_exp(vf_sub(before, base));
@@ -242,10 +243,10 @@ SGK_INLINE void find(const piece *p, places *to, int64_t size, int32_t first, in
 {
     const struct attention_args *a = p->a;
     for (int32_t j = 0; j < keys;) {
-        const struct attention_place at = attention_place_of(a, p->s, p->n, p->s->leftpad + first + j);
-        const char *key = (const char *)a->k + (at.batch * a->k_batch_stride + at.row * a->k_row_stride + p->kv_head * a->k_head_stride) * size;
-        const char *value = (const char *)a->v + (at.batch * a->v_batch_stride + at.row * a->v_row_stride + p->kv_head * a->v_head_stride) * size;
-        const int32_t here = a->page_size && a->page_size - at.row < keys - j ? a->page_size - at.row : keys - j;
+        const struct attention_place at    = attention_place_of(a, p->s, p->n, p->s->leftpad + first + j);
+        const char                  *key   = (const char *)a->k + (at.batch * a->k_batch_stride + at.row * a->k_row_stride + p->kv_head * a->k_head_stride) * size;
+        const char                  *value = (const char *)a->v + (at.batch * a->v_batch_stride + at.row * a->v_row_stride + p->kv_head * a->v_head_stride) * size;
+        const int32_t                here  = a->page_size && a->page_size - at.row < keys - j ? a->page_size - at.row : keys - j;
         for (const int32_t end = j + here; j < end; ++j, key += a->k_row_stride * size, value += a->v_row_stride * size) to->key[j] = key, to->value[j] = value;
     }
     for (int32_t j = keys; j % 4; ++j) to->key[j] = to->key[keys - 1], to->value[j] = to->value[keys - 1];
@@ -253,12 +254,12 @@ SGK_INLINE void find(const piece *p, places *to, int64_t size, int32_t first, in
 
 SGK_INLINE void load_queries(sgk_dtype t, const piece *p)
 {
-    const struct attention_args *a = p->a;
-    float *row = p->few ? p->q : p->out;                                /* many: by way of out, which is still free */
+    const struct attention_args *a   = p->a;
+    float                       *row = p->few ? p->q : p->out;                                /* many: by way of out, which is still free */
     for (int32_t r = 0; r < p->rows; ++r, row += p->dim) {
         const int32_t i = (p->row + r) / a->group, h = p->kv_head * a->group + (p->row + r) % a->group;
-        const int64_t at = p->n * a->q_batch_stride + (p->s->q_begin + i) * a->q_row_stride + h * a->q_head_stride;
-        const void *from = (const char *)a->q + at * (t == SGK_F32 ? 4 : 2);
+        const int64_t at   = p->n * a->q_batch_stride + (p->s->q_begin + i) * a->q_row_stride + h * a->q_head_stride;
+        const void   *from = (const char *)a->q + at * (t == SGK_F32 ? 4 : 2);
 #if defined(__AVX512BF16__)
         if (t == SGK_BF16 && p->few) {
             memcpy(row, from, (size_t)a->dim * 2);                      /* as dots() wants them */
@@ -294,9 +295,9 @@ SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads)
         const piece x = under_head(p, h);
         load_queries(t, &x);
     }
-    places at[2];
-    int which = 0;
-    int32_t keys = at_most_keys(p->end - p->begin);
+    places  at[2];
+    int     which = 0;
+    int32_t keys  = at_most_keys(p->end - p->begin);
     if (keys > 0) find(p, &at[which], size, p->begin, keys);
     for (int32_t first = p->begin; first < p->end; which ^= 1) {
         const int32_t next = first + keys, more = at_most_keys(p->end - next);
@@ -335,10 +336,10 @@ SGK_INLINE void attend_many(sgk_dtype t, const piece *p)
 SGK_INLINE void finish_row(sgk_dtype t, const piece *p, int32_t r, const float *out, float most, float sum)
 {
     const struct attention_args *a = p->a;
-    const int32_t i = (p->row + r) / a->group, h = p->kv_head * a->group + (p->row + r) % a->group;
-    const int64_t at = p->n * a->out_batch_stride + (p->s->q_begin + i) * a->out_row_stride + h * a->out_head_stride;
-    const vf scale = vf_set(sum == 0 ? 0 : 1 / sum);
-    int32_t d = 0;
+    const int32_t                i = (p->row + r) / a->group, h = p->kv_head * a->group + (p->row + r) % a->group;
+    const int64_t                at    = p->n * a->out_batch_stride + (p->s->q_begin + i) * a->out_row_stride + h * a->out_head_stride;
+    const vf                     scale = vf_set(sum == 0 ? 0 : 1 / sum);
+    int32_t                      d     = 0;
     for (; d + VF <= a->dim; d += VF) vf_store(t, a->out, at + d, vf_mul(scale, vf_load_f32(out + d)));
     if (d < a->dim) vf_store_part(t, a->out, at + d, a->dim - d, vf_mul(scale, vf_load_f32(out + d)));
     if (a->softmax_lse)
@@ -357,13 +358,13 @@ SGK_INLINE void combine(sgk_dtype t, const piece *p, const float *partials, int6
 {
     for (int32_t r = 0; r < p->rows; ++r) {
         const float *mosts = partials + p->rows * p->dim + r, *sums = mosts + p->rows;
-        float most = -INFINITY, sum = 0, lanes[VF];
+        float        most = -INFINITY, sum = 0, lanes[VF];
         for (int32_t i = 0; i < spans; ++i) most = mosts[i * step] > most ? mosts[i * step] : most;
         for (int64_t d = 0; d < p->dim; d += VF) vf_store_f32(p->out + d, vf_zero());
         for (int32_t i = 0; i < spans; ++i) {
             if (sums[i * step] == 0) continue;                          /* saw no key */
-            const vf weight = vf_exp(vf_set(mosts[i * step] - most));
-            const float *out = partials + i * step + r * p->dim;
+            const vf     weight = vf_exp(vf_set(mosts[i * step] - most));
+            const float *out    = partials + i * step + r * p->dim;
             for (int64_t d = 0; d < p->dim; d += VF) vf_store_f32(p->out + d, vf_fma(weight, vf_load_f32(out + d), vf_load_f32(p->out + d)));
             vf_store_f32(lanes, weight);
             sum += lanes[0] * sums[i * step];
@@ -374,42 +375,42 @@ SGK_INLINE void combine(sgk_dtype t, const piece *p, const float *partials, int6
 
 SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const struct attention_plan *plan, int32_t n, int64_t item, float *buffer)
 {
-    const struct attention_args *a = &w->a;
-    const int32_t span = (int32_t)(item % plan->spans), block = (int32_t)(item / plan->spans % plan->blocks);
-    const int32_t unit = (int32_t)(item / plan->spans / plan->blocks), kv_head = unit * plan->heads;
-    const int32_t rows = plan->sequence.sq * a->group, row = block * ATTENTION_ROWS;
-    const int32_t heads = a->kv_heads - kv_head < plan->heads ? a->kv_heads - kv_head : plan->heads;
-    piece p = { .a = a, .s = &plan->sequence, .n = n, .kv_head = kv_head, .row = row, .dim = w->padded_dim,
-                .rows = rows - row < ATTENTION_ROWS ? rows - row : ATTENTION_ROWS };
-    p.few = p.rows <= ATTENTION_FEW_ROWS && a->dim % VF == 0;
+    const struct attention_args *a    = &w->a;
+    const int32_t                span = (int32_t)(item % plan->spans), block = (int32_t)(item / plan->spans % plan->blocks);
+    const int32_t                unit = (int32_t)(item / plan->spans / plan->blocks), kv_head = unit * plan->heads;
+    const int32_t                rows = plan->sequence.sq * a->group, row = block * ATTENTION_ROWS;
+    const int32_t                heads = a->kv_heads - kv_head < plan->heads ? a->kv_heads - kv_head : plan->heads;
+    piece                        p     = { .a = a, .s = &plan->sequence, .n = n, .kv_head = kv_head, .row = row, .dim = w->padded_dim, .rows = rows - row < ATTENTION_ROWS ? rows - row : ATTENTION_ROWS };
+    p.few                              = p.rows <= ATTENTION_FEW_ROWS && a->dim % VF == 0;
     if (p.few) p.dim = a->dim;
     p.lanes = (p.rows + 15) / 16 * 16;
 
     p.begin = attention_keys_of(a, p.s, row / a->group).begin;
-    p.end = attention_keys_of(a, p.s, (row + p.rows - 1) / a->group).end;
+    p.end   = attention_keys_of(a, p.s, (row + p.rows - 1) / a->group).end;
     if (plan->spans > 1) {
         p.begin += span * ATTENTION_SPAN;
         if (p.end > p.begin + ATTENTION_SPAN) p.end = p.begin + ATTENTION_SPAN;
     }
     const int64_t most_rows = (w->max_rows + 15) / 16 * 16;
-    p.q = buffer,                   buffer += most_rows * w->padded_dim;
-    p.out = buffer,                 buffer += most_rows * w->padded_dim;
-    p.scores = buffer,              buffer += most_rows * KEYS;
-    p.most = buffer,                buffer += most_rows;
-    p.sum = buffer,                 buffer += most_rows;
-    p.alpha = buffer,               buffer += 2 * most_rows;
-    p.key = buffer,                 buffer += KEYS * w->padded_dim;
-    p.value = buffer;
+    p.q                     = buffer, buffer += most_rows * w->padded_dim;
+    p.out                   = buffer, buffer += most_rows * w->padded_dim;
+    p.scores                = buffer, buffer += most_rows * KEYS;
+    p.most                  = buffer, buffer += most_rows;
+    p.sum                   = buffer, buffer += most_rows;
+    p.alpha                 = buffer, buffer += 2 * most_rows;
+    p.key                   = buffer, buffer += KEYS * w->padded_dim;
+    p.value                 = buffer;
 
     if (p.few) attend_few(t, &p, heads);
     const int64_t partial_size = (int64_t)p.rows * (w->padded_dim + 2);
-    float *partials = w->partials + plan->partials + kv_head * plan->spans * partial_size;
+    float        *partials     = w->partials + plan->partials + kv_head * plan->spans * partial_size;
     for (int32_t h = 0; h < heads; ++h) {
-        piece x = under_head(&p, p.few ? h : 0);
+        piece x   = under_head(&p, p.few ? h : 0);
         x.kv_head = kv_head + h;
         if (!p.few) attend_many(t, &x);                                 /* heads is 1, unless the head size is no multiple of VF */
         if (plan->spans > 1) keep_partial(&x, partials + (h * plan->spans + span) * partial_size);
-        else for (int32_t r = 0; r < x.rows; ++r) finish_row(t, &x, r, x.out + r * x.dim, x.most[r], x.sum[r]);
+        else
+            for (int32_t r = 0; r < x.rows; ++r) finish_row(t, &x, r, x.out + r * x.dim, x.most[r], x.sum[r]);
     }
     if (plan->spans == 1 || __atomic_sub_fetch(&w->left[plan->first_unit + unit], 1, __ATOMIC_ACQ_REL)) return;
     for (int32_t h = 0; h < heads; ++h) {
@@ -434,8 +435,8 @@ void SGK_CPU_FN(attention)(const void *args, int64_t begin, int64_t end)
     const struct attention_work *w = args;
     for (int64_t slot = begin; slot < end; ++slot) {
         float *buffer = (float *)(w->buffers + slot * w->buffer_bytes);
-        if (w->a.dtype == SGK_F32)      run_items(SGK_F32,  w, buffer);
-        else if (w->a.dtype == SGK_F16) run_items(SGK_F16,  w, buffer);
-        else                            run_items(SGK_BF16, w, buffer);
+        if (w->a.dtype == SGK_F32) run_items(SGK_F32, w, buffer);
+        else if (w->a.dtype == SGK_F16) run_items(SGK_F16, w, buffer);
+        else run_items(SGK_BF16, w, buffer);
     }
 }

@@ -11,31 +11,31 @@
  * number depends on how many heads an item has.
  */
 enum {
-    ATTENTION_ROWS = 64,            /* rows in a block */
-    ATTENTION_KEYS = 64,            /* keys that are looked at together */
-    ATTENTION_SPAN = 512,           /* keys in a span, a multiple of ATTENTION_KEYS */
+    ATTENTION_ROWS     = 64,            /* rows in a block */
+    ATTENTION_KEYS     = 64,            /* keys that are looked at together */
+    ATTENTION_SPAN     = 512,           /* keys in a span, a multiple of ATTENTION_KEYS */
     ATTENTION_FEW_ROWS = 16,        /* up to here a row's dot products read the keys as they lie */
 };
 
 struct attention_plan {             /* one sequence */
     struct attention_sequence sequence;
-    int32_t blocks, spans;
-    int32_t heads;                  /* key heads of an item */
-    int64_t first_item;             /* items of a sequence: [kv_heads / heads, rounded up][blocks][spans] */
-    int64_t partials;               /* first float of its partial results, [kv_heads][spans][rows][padded dim + 2] */
-    int64_t first_unit;             /* its counters, one for each of its kv_heads / heads; only where spans > 1 */
+    int32_t                   blocks, spans;
+    int32_t                   heads;                  /* key heads of an item */
+    int64_t                   first_item;             /* items of a sequence: [kv_heads / heads, rounded up][blocks][spans] */
+    int64_t                   partials;               /* first float of its partial results, [kv_heads][spans][rows][padded dim + 2] */
+    int64_t                   first_unit;             /* its counters, one for each of its kv_heads / heads; only where spans > 1 */
 };
 
 struct attention_work {
-    struct attention_args a;
+    struct attention_args        a;
     const struct attention_plan *plan;
-    int64_t items;
-    int32_t padded_dim, max_rows;   /* the head size rounded up to 16; rows of the largest item, all heads together */
-    int64_t *next;                  /* the first item that nobody has taken */
-    int32_t *left;                  /* for each counter: spans that are not done */
-    float   *partials;
-    char    *buffers;               /* one for each thread */
-    int64_t  buffer_bytes;
+    int64_t                      items;
+    int32_t                      padded_dim, max_rows;   /* the head size rounded up to 16; rows of the largest item, all heads together */
+    int64_t                     *next;                  /* the first item that nobody has taken */
+    int32_t                     *left;                  /* for each counter: spans that are not done */
+    float                       *partials;
+    char                        *buffers;               /* one for each thread */
+    int64_t                      buffer_bytes;
 };
 
 /* Bytes of a thread's buffer, and its parts in floats: a multiple of 16 each. */

@@ -12,9 +12,12 @@ static const sgk_cpu_impl merge_state_cpu[] = SGK_CPU_IMPLS(merge_state);
     { SGK_KERNEL("attention/attention_merge.cu", "merge_state", "-DT=" type " -DPIECE=" #piece, SGK_GENERAL), dtype, piece }
 
 merge_build merge_state_builds[MERGE_BUILDS] = {
-    BUILD("f32",  SGK_F32,  4), BUILD("f32",  SGK_F32,  1),
-    BUILD("f16",  SGK_F16,  8), BUILD("f16",  SGK_F16,  1),
-    BUILD("bf16", SGK_BF16, 8), BUILD("bf16", SGK_BF16, 1),
+    BUILD("f32", SGK_F32, 4),
+    BUILD("f32", SGK_F32, 1),
+    BUILD("f16", SGK_F16, 8),
+    BUILD("f16", SGK_F16, 1),
+    BUILD("bf16", SGK_BF16, 8),
+    BUILD("bf16", SGK_BF16, 1),
 };
 
 enum { THREADS = 256 };                                 /* as in attention_merge.cu */
@@ -27,8 +30,8 @@ static bool in_pieces(const struct merge_values *v, const struct merge_state_arg
 
 static sgk_status merge_state_cuda(struct merge_state_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const bool vectors = in_pieces(&a->v_merged, a) && in_pieces(&a->v_a, a) && in_pieces(&a->v_b, a);
-    merge_build *b = merge_state_builds;
+    const bool   vectors = in_pieces(&a->v_merged, a) && in_pieces(&a->v_a, a) && in_pieces(&a->v_b, a);
+    merge_build *b       = merge_state_builds;
     while (b->dtype != a->dtype || (b->piece > 1 && !vectors)) ++b;
     while (1 << a->lanes_log2 < THREADS && (int64_t)1 << a->lanes_log2 < a->dim / b->piece) ++a->lanes_log2;
     const int64_t rows = THREADS >> a->lanes_log2;
@@ -47,19 +50,27 @@ static sgk_status merge(const char *op, bool base2, const DLTensor *v_merged, co
                         const DLTensor *v_b, const DLTensor *s_b, const sgk_exec *exec)
 {
     sgk_match m = { .op = op };
-    SGK_MATCH(&m,     v_a,      "N H D", SGK_ANY_FLOAT);
-    SGK_MATCH(&m,     s_a,      "N H~",  1u << SGK_F32);
-    SGK_MATCH(&m,     v_b,      "N H D", 1u << m.dtype);
-    SGK_MATCH(&m,     s_b,      "N H~",  1u << SGK_F32);
+    SGK_MATCH(&m, v_a, "N H D", SGK_ANY_FLOAT);
+    SGK_MATCH(&m, s_a, "N H~", 1u << SGK_F32);
+    SGK_MATCH(&m, v_b, "N H D", 1u << m.dtype);
+    SGK_MATCH(&m, s_b, "N H~", 1u << SGK_F32);
     SGK_MATCH_OUT(&m, v_merged, "N H D", 1u << m.dtype);
-    SGK_MATCH_OUT(&m, s_merged, "N H~",  1u << SGK_F32);
+    SGK_MATCH_OUT(&m, s_merged, "N H~", 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
 
     struct merge_state_args a = {
-        .v_merged = values(v_merged), .v_a = values(v_a), .v_b = values(v_b), .s_merged = values(s_merged), .s_a = values(s_a), .s_b = values(s_b),
-        .rows = SGK_DIM(&m, 'N') * SGK_DIM(&m, 'H'), .heads = SGK_DIM(&m, 'H'), .dim = SGK_DIM(&m, 'D'),
-        .dtype = m.dtype, .base2 = base2,
+        .v_merged = values(v_merged),
+        .v_a      = values(v_a),
+        .v_b      = values(v_b),
+        .s_merged = values(s_merged),
+        .s_a      = values(s_a),
+        .s_b      = values(s_b),
+        .rows     = SGK_DIM(&m, 'N') * SGK_DIM(&m, 'H'),
+        .heads    = SGK_DIM(&m, 'H'),
+        .dim      = SGK_DIM(&m, 'D'),
+        .dtype    = m.dtype,
+        .base2    = base2,
     };
     if (a.rows == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return merge_state_cuda(&a, op, m.device.device_id, exec);

@@ -12,7 +12,10 @@
 
 #define THREADS 256
 
-struct weights { float a, b; bool has_a, has_b; };
+struct weights {
+    float a, b;
+    bool  has_a, has_b;
+};
 
 /* A side that is not there is not looked at, for it may hold NaN. */
 DEVICE float merged(const weights &w, float x, float y)
@@ -43,17 +46,16 @@ DEVICE piece_t merge_piece(const weights &w, piece_t p, piece_t q)
 
 DEVICE int64_t place(const merge_values &v, int64_t token, int64_t head) { return token * v.token_stride + head * v.head_stride; }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void merge_state(const __grid_constant__ merge_state_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_constant__ merge_state_args a)
 {
     const int     lanes = 1 << a.lanes_log2, lane = threadIdx.x & (lanes - 1);
     const int64_t row = (int64_t)blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
     if (row >= a.rows) return;
-    const int64_t token = a.rows >> 32 ? row / a.heads : (uint32_t)row / (uint32_t)a.heads, head = row - token * a.heads;
-    const piece_t *const x = (const piece_t *)((const T *)a.v_a.data + place(a.v_a, token, head));
-    const piece_t *const y = (const piece_t *)((const T *)a.v_b.data + place(a.v_b, token, head));
-    piece_t *const out = (piece_t *)((T *)a.v_merged.data + place(a.v_merged, token, head));
-    const int64_t pieces = a.dim / PIECE;
+    const int64_t        token = a.rows >> 32 ? row / a.heads : (uint32_t)row / (uint32_t)a.heads, head = row - token * a.heads;
+    const piece_t *const x      = (const piece_t *)((const T *)a.v_a.data + place(a.v_a, token, head));
+    const piece_t *const y      = (const piece_t *)((const T *)a.v_b.data + place(a.v_b, token, head));
+    piece_t *const       out    = (piece_t *)((T *)a.v_merged.data + place(a.v_merged, token, head));
+    const int64_t        pieces = a.dim / PIECE;
 
     pdl_wait();
     piece_t p, q;
@@ -64,7 +66,7 @@ void merge_state(const __grid_constant__ merge_state_args a)
     weights w;
     w.has_a = sa != -INF, w.has_b = sb != -INF;
     const bool  empty = !w.has_a && !w.has_b;
-    const float most = empty ? 0.0f : fmaxf(sa, sb);
+    const float most  = empty ? 0.0f : fmaxf(sa, sb);
     const float pa = a.base2 ? exp2f(sa - most) : expf(sa - most), pb = a.base2 ? exp2f(sb - most) : expf(sb - most), sum = pa + pb;
     w.a = __fdividef(pa, sum), w.b = __fdividef(pb, sum);
 

@@ -21,7 +21,7 @@ static void check_merge(bool v2, sgk_dtype dtype, int64_t tokens, int64_t heads,
     check_legal(s_merged, CHECK_STRIDE);
 
     if (v2) CHECK_CALL(sgk_merge_state_v2(T(v_merged), T(s_merged), T(v_a), T(s_a), T(v_b), T(s_b), check_exec));
-    else    CHECK_CALL(sgk_merge_state(T(v_merged), T(s_merged), T(v_a), T(s_a), T(v_b), T(s_b), check_exec));
+    else CHECK_CALL(sgk_merge_state(T(v_merged), T(s_merged), T(v_a), T(s_a), T(v_b), T(s_b), check_exec));
     check_close(v_merged, check_tolerance(dtype));
     check_max(s_merged, 1e-5);             /* one unit in the last place of the largest inputs; a sum may come out near 0 */
 
@@ -32,9 +32,10 @@ static void check_merge(bool v2, sgk_dtype dtype, int64_t tokens, int64_t heads,
 /* Empty sums on one side, on both, and infinities of either sign; the values of an empty side are NaN and must not show. */
 static void check_merge_edges(bool v2, sgk_dtype dtype)
 {
-    static const double sa[] = { -INFINITY, 2,         -INFINITY, INFINITY,  100, -1000, NAN };
-    static const double sb[] = { 1,         -INFINITY, -INFINITY, -INFINITY, -100, 1000, 1 };
-    enum { COUNT = sizeof sa / sizeof *sa, DIM = 24 };
+    static const double sa[] = { -INFINITY, 2, -INFINITY, INFINITY, 100, -1000, NAN };
+    static const double sb[] = { 1, -INFINITY, -INFINITY, -INFINITY, -100, 1000, 1 };
+    enum { COUNT = sizeof sa / sizeof *sa,
+           DIM   = 24 };
     if (!check_case("%s_%s_edges", v2 ? "merge_state_v2" : "merge_state", check_dtype(dtype))) return;
     check_tensor *v_a      = check_input(dtype, 3, (int64_t)COUNT, (int64_t)1, (int64_t)DIM);
     check_tensor *v_b      = check_input(dtype, 3, (int64_t)COUNT, (int64_t)1, (int64_t)DIM);
@@ -50,7 +51,7 @@ static void check_merge_edges(bool v2, sgk_dtype dtype)
     check_switches.keep_arguments = true;
 
     if (v2) CHECK_CALL(sgk_merge_state_v2(T(v_merged), T(s_merged), T(v_a), T(s_a), T(v_b), T(s_b), check_exec));
-    else    CHECK_CALL(sgk_merge_state(T(v_merged), T(s_merged), T(v_a), T(s_a), T(v_b), T(s_b), check_exec));
+    else CHECK_CALL(sgk_merge_state(T(v_merged), T(s_merged), T(v_a), T(s_a), T(v_b), T(s_b), check_exec));
     check_close(v_merged, check_tolerance(dtype));
     for (int d = 0; d < DIM; ++d) {
         check_that(check_result_of(v_merged, d) == check_get(v_b, d), "v_merged is %g, expected v_b, %g", check_result_of(v_merged, d), check_get(v_b, d));

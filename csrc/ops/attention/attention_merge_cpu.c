@@ -21,13 +21,13 @@ SGK_INLINE void merge_state_rows(sgk_dtype t, const struct merge_state_args *a, 
 {
     for (int64_t r = begin; r < end; ++r) {
         const int64_t token = r / a->heads, head = r % a->heads;
-        const float sa = lse_of(&a->s_a, token, head), sb = lse_of(&a->s_b, token, head);
-        const bool  has_a = sa != -INFINITY, has_b = sb != -INFINITY, empty = !has_a && !has_b;
-        const float most = empty ? 0 : fmaxf(sa, sb);
-        const float pa = a->base2 ? exp2f(sa - most) : expf(sa - most), pb = a->base2 ? exp2f(sb - most) : expf(sb - most), sum = pa + pb;
-        const float wa = pa / sum, wb = pb / sum;
+        const float   sa = lse_of(&a->s_a, token, head), sb = lse_of(&a->s_b, token, head);
+        const bool    has_a = sa != -INFINITY, has_b = sb != -INFINITY, empty = !has_a && !has_b;
+        const float   most = empty ? 0 : fmaxf(sa, sb);
+        const float   pa = a->base2 ? exp2f(sa - most) : expf(sa - most), pb = a->base2 ? exp2f(sb - most) : expf(sb - most), sum = pa + pb;
+        const float   wa = pa / sum, wb = pb / sum;
         const int64_t x = place(&a->v_a, token, head), y = place(&a->v_b, token, head), out = place(&a->v_merged, token, head);
-        int64_t d = 0;
+        int64_t       d = 0;
         for (; d + VF <= a->dim; d += VF)
             vf_store(t, a->v_merged.data, out + d, merged(vf_load(t, a->v_a.data, x + d), wa, has_a, vf_load(t, a->v_b.data, y + d), wb, has_b));
         if (d < a->dim)
@@ -40,7 +40,7 @@ SGK_INLINE void merge_state_rows(sgk_dtype t, const struct merge_state_args *a, 
 void SGK_CPU_FN(merge_state)(const void *args, int64_t begin, int64_t end)
 {
     const struct merge_state_args *a = args;
-    if (a->dtype == SGK_F32)      merge_state_rows(SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) merge_state_rows(SGK_F16,  a, begin, end);
-    else                          merge_state_rows(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) merge_state_rows(SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) merge_state_rows(SGK_F16, a, begin, end);
+    else merge_state_rows(SGK_BF16, a, begin, end);
 }

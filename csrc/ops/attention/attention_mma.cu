@@ -28,13 +28,14 @@
 #define ROW_BYTES (2 * DIM)
 #define SUM_ROW   (DIM + 8)                     /* floats in a row of sums: 8 more spread the rows over the banks */
 #define HOLD_Q    (DIM <= 128 && WARPS_M > 1)   /* q stays in registers: where out does not need them, and tiles bring more products than bytes */
-#define BLOCKS    (DIM > 128 ? 1 : WARPS_M == 1 ? 3 : 2)                /* on a multiprocessor: as many as shared memory lets in on sm_90 */
+#define BLOCKS    (DIM > 128 ? 1 : WARPS_M == 1 ? 3 \
+                                                : 2)                /* on a multiprocessor: as many as shared memory lets in on sm_90 */
 
 #if DIM % 64 == 0
-#define SPAN 8                                  /* pieces that change places among themselves */
+#define SPAN         8                                  /* pieces that change places among themselves */
 #define SWIZZLE(row) ((row) & 7)
 #else
-#define SPAN 4
+#define SPAN         4
 #define SWIZZLE(row) ((row) >> 1 & 3)           /* rows of 192 bytes: two of them fill the banks */
 #endif
 
@@ -63,7 +64,7 @@ DEVICE void load_tile(uint32_t to, const T *from, const int64_t *at, int dim)
 {
     #pragma unroll
     for (int i = 0; i < TILE * PIECES / THREADS; ++i) {
-        const int row = (i * THREADS + (int)threadIdx.x) / PIECES, piece = (i * THREADS + (int)threadIdx.x) % PIECES;
+        const int  row = (i * THREADS + (int)threadIdx.x) / PIECES, piece = (i * THREADS + (int)threadIdx.x) % PIECES;
         const bool inside = at[row] >= 0 && piece * 8 < dim;
         cp_async16(piece_at(to, row, piece), inside ? from + at[row] + piece * 8 : from, inside);
     }
@@ -79,15 +80,14 @@ DEVICE int find_page(const attention_args *a, const attention_sequence *s, int n
 DEVICE void find_row(const attention_args *a, const attention_sequence *s, int64_t *key_at, int64_t *value_at, int page, int first, int end)
 {
     if ((int)threadIdx.x >= TILE) return;
-    const int key = first + (int)threadIdx.x;
-    const attention_place p = attention_place_in(a, s, page, s->leftpad + key);
-    const bool inside = key < end && p.batch >= 0;
-    key_at[threadIdx.x]   = inside ? p.batch * a->k_batch_stride + p.row * a->k_row_stride : -1;
-    value_at[threadIdx.x] = inside ? p.batch * a->v_batch_stride + p.row * a->v_row_stride : -1;
+    const int             key    = first + (int)threadIdx.x;
+    const attention_place p      = attention_place_in(a, s, page, s->leftpad + key);
+    const bool            inside = key < end && p.batch >= 0;
+    key_at[threadIdx.x]          = inside ? p.batch * a->k_batch_stride + p.row * a->k_row_stride : -1;
+    value_at[threadIdx.x]        = inside ? p.batch * a->v_batch_stride + p.row * a->v_row_stride : -1;
 }
 
-extern "C" __global__ __launch_bounds__(THREADS, BLOCKS)
-void attention_mma(const __grid_constant__ attention_args a)
+extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(const __grid_constant__ attention_args a)
 {
     __shared__ int64_t key_at[2][TILE], value_at[2][TILE];
     __shared__ float   warp_most[WARPS_N][ROWS], warp_sum_of[WARPS_N][ROWS];
@@ -97,7 +97,7 @@ void attention_mma(const __grid_constant__ attention_args a)
     const int g = lane / 4, t = lane % 4;                               /* as in mma.cuh */
 
     /* The last rows of a sequence see most keys when causal: they go first. */
-    unsigned block = blockIdx.x;
+    unsigned  block     = blockIdx.x;
     const int row_block = a.row_blocks - 1 - (int)(block % a.row_blocks);
     block /= a.row_blocks;
     const int split = (int)(block % a.splits);
@@ -105,14 +105,14 @@ void attention_mma(const __grid_constant__ attention_args a)
     const int kv_head = (int)(block % a.kv_heads), n = (int)(block / a.kv_heads);
 
     pdl_wait();
-    const attention_sequence s = attention_sequence_of(&a, n);
-    const int rows = s.sq * a.group, row0 = row_block * ROWS;
+    const attention_sequence s    = attention_sequence_of(&a, n);
+    const int                rows = s.sq * a.group, row0 = row_block * ROWS;
     if (row0 >= rows) return;
-    const int row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
-    const attention_keys keys = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
-    const int tiles = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
+    const int            row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
+    const attention_keys keys    = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
+    const int            tiles   = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
 
-    const T *k = (const T *)a.k + kv_head * a.k_head_stride, *v = (const T *)a.v + kv_head * a.v_head_stride;
+    const T       *k = (const T *)a.k + kv_head * a.k_head_stride, *v = (const T *)a.v + kv_head * a.v_head_stride;
     const uint32_t q_base = shared_address(memory), k_base = q_base + ROWS * ROW_BYTES, v_base = k_base + 2 * TILE * ROW_BYTES;
 
     /* Threads below TILE look up where the rows of tile 0 and tile 1 are. */
@@ -120,9 +120,9 @@ void attention_mma(const __grid_constant__ attention_args a)
     find_row(&a, &s, key_at[1], value_at[1], find_page(&a, &s, n, keys.begin + TILE, keys.end), keys.begin + TILE, keys.end);
 
     for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
-        const int row = i / PIECES, piece = i % PIECES, r = row0 + row;
-        const bool inside = r < rows && piece * 8 < a.dim;
-        const int64_t at = n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
+        const int     row = i / PIECES, piece = i % PIECES, r = row0 + row;
+        const bool    inside = r < rows && piece * 8 < a.dim;
+        const int64_t at     = n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
         cp_async16(piece_at(q_base, row, piece), inside ? (const T *)a.q + at + piece * 8 : (const T *)a.q, inside);
     }
     __syncthreads();
@@ -135,9 +135,10 @@ void attention_mma(const __grid_constant__ attention_args a)
     int least[2], behind[2];
     #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        const int r = row0 + 16 * warp_m + g + 8 * i;
+        const int            r    = row0 + 16 * warp_m + g + 8 * i;
         const attention_keys sees = attention_keys_of(&a, &s, r / a.group);
-        least[i] = sees.begin, behind[i] = r >= rows ? 0 : sees.end < keys.end ? sees.end : keys.end;
+        least[i] = sees.begin, behind[i] = r >= rows ? 0 : sees.end < keys.end ? sees.end
+                                                                               : keys.end;
     }
     const float scale = a.scale * 1.4426950408889634f;                  /* scores in powers of two */
 
@@ -146,7 +147,7 @@ void attention_mma(const __grid_constant__ attention_args a)
     for (int d = 0; d < DIM / 8; ++d) out[d][0] = out[d][1] = out[d][2] = out[d][3] = 0;
 
     const int matrix = lane / 8, line = lane % 8;                       /* of an ldmatrix: whose address this lane gives */
-    uint32_t q_at[SPAN / 2], k_at[SPAN / 2], v_at[SPAN / 2];
+    uint32_t  q_at[SPAN / 2], k_at[SPAN / 2], v_at[SPAN / 2];
     matrix_at(q_at, q_base, 16 * warp_m + (matrix & 1) * 8 + line, matrix >> 1);
     matrix_at(k_at, k_base, MINE * warp_n + (matrix >> 1) * 8 + line, matrix & 1);
     matrix_at(v_at, v_base, MINE * warp_n + (matrix & 1) * 8 + line, matrix >> 1);
@@ -191,9 +192,9 @@ void attention_mma(const __grid_constant__ attention_args a)
             }
         }
 
-        const int first = keys.begin + tile * TILE + MINE * warp_n;     /* this warp's first key */
+        const int  first   = keys.begin + tile * TILE + MINE * warp_n;     /* this warp's first key */
         const bool partial = first < max(least[0], least[1]) || first + MINE > min(behind[0], behind[1]);
-        float now[2] = { most[0], most[1] };
+        float      now[2]  = { most[0], most[1] };
         #pragma unroll
         for (int j = 0; j < MINE / 8; ++j) {
             #pragma unroll
@@ -207,11 +208,11 @@ void attention_mma(const __grid_constant__ attention_args a)
         float base[2];
         #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            now[i] = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 1));
-            now[i] = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 2));
-            base[i] = now[i] == -INF ? 0 : now[i];                 /* no key seen so far: -inf - -inf is no number */
+            now[i]            = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 1));
+            now[i]            = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 2));
+            base[i]           = now[i] == -INF ? 0 : now[i];                 /* no key seen so far: -inf - -inf is no number */
             const float alpha = ex2(most[i] - base[i]);
-            most[i] = now[i];
+            most[i]           = now[i];
             sum[i] *= alpha;
             #pragma unroll
             for (int d = 0; d < DIM / 8; ++d) out[d][2 * i] *= alpha, out[d][2 * i + 1] *= alpha;
@@ -267,9 +268,9 @@ void attention_mma(const __grid_constant__ attention_args a)
         for (int w = 1; w < WARPS_N; ++w) all_most = fmaxf(all_most, warp_most[w][row]);
         #pragma unroll
         for (int w = 0; w < WARPS_N; ++w) {
-            const float weight = warp_most[w][row] == -INF ? 0 : ex2(warp_most[w][row] - all_most);
-            const float4 *from = (const float4 *)&sums[(w * ROWS + row) * SUM_ROW + column];
-            const float4 x = from[0], y = from[1];
+            const float   weight = warp_most[w][row] == -INF ? 0 : ex2(warp_most[w][row] - all_most);
+            const float4 *from   = (const float4 *)&sums[(w * ROWS + row) * SUM_ROW + column];
+            const float4  x = from[0], y = from[1];
             all_sum += weight * warp_sum_of[w][row];
             total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
             total[4] += weight * y.x, total[5] += weight * y.y, total[6] += weight * y.z, total[7] += weight * y.w;
@@ -277,18 +278,18 @@ void attention_mma(const __grid_constant__ attention_args a)
         const float inverse = all_sum == 0 ? 0 : 1 / all_sum;
         #pragma unroll
         for (int e = 0; e < 8; ++e) total[e] *= inverse;
-        const int query = r / a.group, h = kv_head * a.group + r % a.group;
+        const int   query = r / a.group, h = kv_head * a.group + r % a.group;
         const float lse = (all_most + log2f(all_sum)) * 0.6931471805599453f;
         if (a.splits == 1) {
-            T *to = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
+            T *to        = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
             *(uint4 *)to = pack16(total, (const T *)0);
             if (column == 0 && a.softmax_lse)
                 a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;
         } else {
             const int64_t at = (((int64_t)split * a.batch + n) * a.heads + h) * a.max_q + query;
-            float4 *to = (float4 *)(a.partial_out + at * a.dim + column);
-            to[0] = make_float4(total[0], total[1], total[2], total[3]);
-            to[1] = make_float4(total[4], total[5], total[6], total[7]);
+            float4       *to = (float4 *)(a.partial_out + at * a.dim + column);
+            to[0]            = make_float4(total[0], total[1], total[2], total[3]);
+            to[1]            = make_float4(total[4], total[5], total[6], total[7]);
             if (column == 0) a.partial_lse[at] = all_sum == 0 ? -INF : lse;
         }
     }

@@ -13,20 +13,20 @@ static double score(const struct attention_args *a, int64_t q, int64_t k)
 
 static void query(const struct attention_args *a, const struct attention_sequence *s, int32_t n, int32_t i, int32_t h)
 {
-    const int32_t kv_head = h / a->group;
-    const int64_t q = n * a->q_batch_stride + (s->q_begin + i) * a->q_row_stride + h * a->q_head_stride;
-    const int64_t out = n * a->out_batch_stride + (s->q_begin + i) * a->out_row_stride + h * a->out_head_stride;
-    const struct attention_keys keys = attention_keys_of(a, s, i);
+    const int32_t               kv_head = h / a->group;
+    const int64_t               q       = n * a->q_batch_stride + (s->q_begin + i) * a->q_row_stride + h * a->q_head_stride;
+    const int64_t               out     = n * a->out_batch_stride + (s->q_begin + i) * a->out_row_stride + h * a->out_head_stride;
+    const struct attention_keys keys    = attention_keys_of(a, s, i);
 
     double most = -INFINITY, sum = 0, total[256] = { 0 };
     for (int32_t j = keys.begin; j < keys.end; ++j) {
         const struct attention_place p = attention_place_of(a, s, n, s->leftpad + j);
-        most = fmax(most, score(a, q, p.batch * a->k_batch_stride + p.row * a->k_row_stride + kv_head * a->k_head_stride));
+        most                           = fmax(most, score(a, q, p.batch * a->k_batch_stride + p.row * a->k_row_stride + kv_head * a->k_head_stride));
     }
     for (int32_t j = keys.begin; j < keys.end; ++j) {
         const struct attention_place p = attention_place_of(a, s, n, s->leftpad + j);
-        const double e = exp(score(a, q, p.batch * a->k_batch_stride + p.row * a->k_row_stride + kv_head * a->k_head_stride) - most);
-        const int64_t v = p.batch * a->v_batch_stride + p.row * a->v_row_stride + kv_head * a->v_head_stride;
+        const double                 e = exp(score(a, q, p.batch * a->k_batch_stride + p.row * a->k_row_stride + kv_head * a->k_head_stride) - most);
+        const int64_t                v = p.batch * a->v_batch_stride + p.row * a->v_row_stride + kv_head * a->v_head_stride;
         sum += e;
         for (int32_t d = 0; d < a->dim; ++d) total[d] += e * load_as_f64(a->v, v + d, a->dtype);
     }
@@ -41,7 +41,7 @@ void attention_ref(const void *args, int64_t begin, int64_t end)
 {
     const struct attention_args *a = &((const struct attention_work *)args)->a;
     for (int64_t item = begin; item < end; ++item) {
-        const int32_t n = (int32_t)(item / a->heads), h = (int32_t)(item % a->heads);
+        const int32_t                   n = (int32_t)(item / a->heads), h = (int32_t)(item % a->heads);
         const struct attention_sequence s = attention_sequence_of(a, n);
         for (int32_t i = 0; i < s.sq; ++i) query(a, &s, n, i, h);
     }

@@ -13,27 +13,26 @@
 #define THREADS 256
 #define STEPS   4                               /* pieces a thread has in flight */
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void concat(const __grid_constant__ concat_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void concat(const __grid_constant__ concat_args a)
 {
     const uint32_t in_a = (uint32_t)(a.a.bytes / (int64_t)sizeof(PIECE)), each = in_a + (uint32_t)(a.b.bytes / (int64_t)sizeof(PIECE));
     const uint32_t heads = (uint32_t)a.heads;
     const int64_t  first = (int64_t)blockIdx.x * (THREADS * STEPS), line = first / each;
     const uint32_t offset = (uint32_t)(first - line * each);
-    const int64_t  row0 = line / heads;
-    const uint32_t head0 = (uint32_t)(line - row0 * heads);
+    const int64_t  row0   = line / heads;
+    const uint32_t head0  = (uint32_t)(line - row0 * heads);
 
     pdl_wait();
-    PIECE piece[STEPS];
+    PIECE  piece[STEPS];
     PIECE *to[STEPS];
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
         const uint32_t j = offset + threadIdx.x + i * THREADS, lines = j / each, c = j - lines * each;
         const uint32_t h = head0 + lines, rows = h / heads, head = h - rows * heads;
         const int64_t  row = row0 + rows;
-        to[i] = 0;
+        to[i]              = 0;
         if (row >= a.rows) continue;
-        to[i] = (PIECE *)((char *)a.out + row * a.row_stride + head * a.head_stride) + c;
+        to[i]    = (PIECE *)((char *)a.out + row * a.row_stride + head * a.head_stride) + c;
         piece[i] = c < in_a ? ((const PIECE *)((const char *)a.a.data + row * a.a.row_stride + head * a.a.head_stride))[c]
                             : ((const PIECE *)((const char *)a.b.data + row * a.b.row_stride + head * a.b.head_stride))[c - in_a];
     }

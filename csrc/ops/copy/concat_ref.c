@@ -14,7 +14,7 @@ void concat_ref(const void *args, int64_t begin, int64_t end)
     const struct concat_args *a = args;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t row = n / a->heads, head = n % a->heads;
-        char *out = (char *)a->out + row * a->row_stride + head * a->head_stride;
+        char         *out = (char *)a->out + row * a->row_stride + head * a->head_stride;
         if (a->a.bytes) memcpy(out, row_of(&a->a, row, head), (size_t)a->a.bytes);
         if (a->b.bytes) memcpy(out + a->a.bytes, row_of(&a->b, row, head), (size_t)a->b.bytes);
     }

@@ -7,35 +7,52 @@
 #include "sgl_kernel/copy.h"
 
 /* memcpy is as fast as the machine, and downcast_fp8 is rare: the reference is the only version on the CPU. */
-sgk_cpu_fn concat_ref, downcast_ref;
+sgk_cpu_fn                concat_ref, downcast_ref;
 static const sgk_cpu_impl concat_cpu[]   = { { "ref", 0, concat_ref } };
 static const sgk_cpu_impl downcast_cpu[] = { { "ref", 0, downcast_ref } };
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
-typedef struct { sgk_kernel kernel; int piece; } concat_build;
+typedef struct {
+    sgk_kernel kernel;
+    int        piece;
+} concat_build;
 #define CONCAT(type, bytes) { SGK_KERNEL("copy/concat.cu", "concat", "-DPIECE=" type, SGK_GENERAL), bytes }
 static concat_build concat_builds[] = { CONCAT("uint4", 16), CONCAT("uint2", 8), CONCAT("uint32_t", 4), CONCAT("uint16_t", 2), CONCAT("uint8_t", 1) };
 
 /* The engine's calls are short, and a launch costs more with the bytes of its arguments. */
-typedef struct { sgk_kernel kernel; int values; } values_build;
+typedef struct {
+    sgk_kernel kernel;
+    int        values;
+} values_build;
 #define COPY_VALUES(most) { SGK_KERNEL("copy/copy_values.cu", "copy_values", "-DVALUES=" #most, SGK_GENERAL), most }
 static values_build values_builds[] = { COPY_VALUES(80), COPY_VALUES(960) };
 
 /* The last of a format takes any row. */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece; } downcast_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        piece;
+} downcast_build;
 #define DOWNCAST(type, dtype, piece) { SGK_KERNEL("copy/downcast.cu", "downcast_fp8", "-DT=" type " -DPIECE=" #piece, SGK_GENERAL), dtype, piece }
 static downcast_build downcast_builds[] = {
-    DOWNCAST("f16",  SGK_F16,  8), DOWNCAST("f16",  SGK_F16,  1),
-    DOWNCAST("bf16", SGK_BF16, 8), DOWNCAST("bf16", SGK_BF16, 1),
+    DOWNCAST("f16", SGK_F16, 8),
+    DOWNCAST("f16", SGK_F16, 1),
+    DOWNCAST("bf16", SGK_BF16, 8),
+    DOWNCAST("bf16", SGK_BF16, 1),
 };
 
 const sgk_kernel_table copy_kernels[] = {
-    SGK_KERNEL_TABLE(concat_builds), SGK_KERNEL_TABLE(values_builds), SGK_KERNEL_TABLE(downcast_builds), { 0 },
+    SGK_KERNEL_TABLE(concat_builds),
+    SGK_KERNEL_TABLE(values_builds),
+    SGK_KERNEL_TABLE(downcast_builds),
+    { 0 },
 };
 
 /* ---- concat ------------------------------------------------------------------------------------------------------ */
 
-enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1, THREADS = 256, STEPS = 4 };          /* the last two as in concat.cu */
+enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1,
+       THREADS    = 256,
+       STEPS      = 4 };          /* the last two as in concat.cu */
 
 static struct concat_part part(const DLTensor *t, bool shared, int64_t size)
 {
@@ -46,7 +63,9 @@ static bool in_pieces(const struct concat_args *a, uint64_t piece)
 {
     return ((uintptr_t)a->out | (uint64_t)a->row_stride | (uint64_t)a->head_stride |
             (uintptr_t)a->a.data | (uint64_t)a->a.row_stride | (uint64_t)a->a.head_stride | (uint64_t)a->a.bytes |
-            (uintptr_t)a->b.data | (uint64_t)a->b.row_stride | (uint64_t)a->b.head_stride | (uint64_t)a->b.bytes) % piece == 0;
+            (uintptr_t)a->b.data | (uint64_t)a->b.row_stride | (uint64_t)a->b.head_stride | (uint64_t)a->b.bytes) %
+               piece ==
+           0;
 }
 
 static sgk_status concat_cuda(const sgk_match *m, const struct concat_args *a, const sgk_exec *exec)
@@ -66,10 +85,15 @@ static sgk_status concat(sgk_match *m, const DLTensor *out, const DLTensor *a, c
 {
     SGK_TRY(sgk_match_done(m));
     SGK_NO_SCRATCH(exec);
-    const int64_t size = sgk_dtype_size(m->dtype);
+    const int64_t      size = sgk_dtype_size(m->dtype);
     struct concat_args args = {
-        .out = sgk_data(out), .row_stride = sgk_stride(out, 0) * size, .head_stride = sgk_stride(out, 1) * size,
-        .a = part(a, false, size), .b = part(b, shared, size), .rows = out->shape[0], .heads = out->shape[1],
+        .out         = sgk_data(out),
+        .row_stride  = sgk_stride(out, 0) * size,
+        .head_stride = sgk_stride(out, 1) * size,
+        .a           = part(a, false, size),
+        .b           = part(b, shared, size),
+        .rows        = out->shape[0],
+        .heads       = out->shape[1],
     };
     if (sgk_numel(out) == 0) return SGK_OK;
     if (args.rows == 1) args.row_stride = args.a.row_stride = args.b.row_stride = 0;            /* strides that are never taken */
@@ -83,7 +107,7 @@ static sgk_status concat(sgk_match *m, const DLTensor *out, const DLTensor *a, c
 sgk_status sgk_concat_mla_k(const DLTensor *k, const DLTensor *k_nope, const DLTensor *k_rope, const sgk_exec *exec)
 {
     sgk_match m = { .op = "concat_mla_k" };
-    SGK_MATCH_OUT(&m, k,  "T H W", ANY_FORMAT);
+    SGK_MATCH_OUT(&m, k, "T H W", ANY_FORMAT);
     SGK_MATCH(&m, k_nope, "T H D", 1u << m.dtype);
     SGK_MATCH(&m, k_rope, "T 1 R", 1u << m.dtype);
     SGK_REQUIRE(SGK_DIM(&m, 'W') == SGK_DIM(&m, 'D') + SGK_DIM(&m, 'R'), SGK_BAD_ARG, "%s: k has size %lld in dimension 2, expected %lld + %lld like k_nope and k_rope",
@@ -95,8 +119,8 @@ sgk_status sgk_concat_mla_absorb_q(const DLTensor *out, const DLTensor *a, const
 {
     sgk_match m = { .op = "concat_mla_absorb_q" };
     SGK_MATCH_OUT(&m, out, "M N W", ANY_FORMAT);
-    SGK_MATCH(&m, a,       "M N A", 1u << m.dtype);
-    SGK_MATCH(&m, b,       "M N B", 1u << m.dtype);
+    SGK_MATCH(&m, a, "M N A", 1u << m.dtype);
+    SGK_MATCH(&m, b, "M N B", 1u << m.dtype);
     SGK_REQUIRE(SGK_DIM(&m, 'W') == SGK_DIM(&m, 'A') + SGK_DIM(&m, 'B'), SGK_BAD_ARG, "%s: out has size %lld in dimension 2, expected %lld + %lld like a and b",
                 m.op, (long long)SGK_DIM(&m, 'W'), (long long)SGK_DIM(&m, 'A'), (long long)SGK_DIM(&m, 'B'));
     return concat(&m, out, a, b, false, exec);
@@ -111,7 +135,7 @@ static sgk_status copy_values_cuda(const sgk_match *m, int32_t *output, const in
     struct copy_values_args a;
     for (int64_t done = 0; done < count; done += a.count) {
         a.output = output + done;
-        a.count = count - done < b->values ? count - done : b->values;
+        a.count  = count - done < b->values ? count - done : b->values;
         memcpy(a.values, input + done, (size_t)a.count * sizeof *a.values);
         const sgk_launch shape = { .grid = { 1 }, .block = { b->values < 256 ? 96 : 256 } };
         SGK_TRY(sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, &a, offsetof(struct copy_values_args, values) + (size_t)b->values * sizeof *a.values));
@@ -124,7 +148,7 @@ sgk_status sgk_copy_to_gpu_no_ce(const DLTensor *output, const DLTensor *input, 
     /* The two may be on different devices, which matching refuses: each is matched by itself, and both together only on the CPU. */
     sgk_match m = { .op = "copy_to_gpu_no_ce" }, from = m;
     SGK_MATCH_OUT(&m, output, "N", 1 << SGK_I32);
-    SGK_MATCH(&from,  input,  "N", 1 << SGK_I32);
+    SGK_MATCH(&from, input, "N", 1 << SGK_I32);
     SGK_REQUIRE(!sgk_on_gpu(&from), SGK_BAD_ARG, "%s: input is on CUDA device %d, expected the CPU", m.op, from.device.device_id);
     SGK_REQUIRE(SGK_DIM(&from, 'N') == SGK_DIM(&m, 'N'), SGK_BAD_ARG, "%s: input has size %lld, expected %lld like output", m.op,
                 (long long)SGK_DIM(&from, 'N'), (long long)SGK_DIM(&m, 'N'));
@@ -165,22 +189,23 @@ static sgk_status downcast_cuda(const sgk_match *m, const struct downcast_args *
     while (b->dtype != a->dtype || (b->piece > 1 && !(in_eights(&a->rows[0], a->dim) && in_eights(&a->rows[1], a->dim)))) ++b;
     const int64_t pieces = a->dim / b->piece;
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { a->tokens, 2 }, .block = { pieces > 128 ? 256 : pieces > 32 ? 128 : 32 } };
+    const sgk_launch shape = { .grid = { a->tokens, 2 }, .block = { pieces > 128 ? 256 : pieces > 32 ? 128
+                                                                                                     : 32 } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
 sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const DLTensor *k, const DLTensor *v, const DLTensor *k_scale,
                             const DLTensor *v_scale, const DLTensor *loc, int64_t mult, int64_t offset, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "downcast_fp8" };
+    sgk_match      m     = { .op = "downcast_fp8" };
     const unsigned bytes = 1 << SGK_E4M3 | 1 << SGK_U8;
-    SGK_MATCH(&m, k,         "S H D", 1 << SGK_F16 | 1 << SGK_BF16);
-    SGK_MATCH(&m, v,         "S H D", 1u << m.dtype);
+    SGK_MATCH(&m, k, "S H D", 1 << SGK_F16 | 1 << SGK_BF16);
+    SGK_MATCH(&m, v, "S H D", 1u << m.dtype);
     SGK_MATCH_OUT(&m, k_out, "R H D", bytes);
     SGK_MATCH_OUT(&m, v_out, "R H D", 1u << sgk_dtype_at(k_out));
-    SGK_MATCH(&m, k_scale,   "1",     1 << SGK_F32);
-    SGK_MATCH(&m, v_scale,   "1",     1 << SGK_F32);
-    SGK_MATCH(&m, loc,       "S",     SGK_ANY_INDEX);
+    SGK_MATCH(&m, k_scale, "1", 1 << SGK_F32);
+    SGK_MATCH(&m, v_scale, "1", 1 << SGK_F32);
+    SGK_MATCH(&m, loc, "S", SGK_ANY_INDEX);
     SGK_TRY(dense_rows(&m, k, "k"));
     SGK_TRY(dense_rows(&m, v, "v"));
     SGK_TRY(dense_rows(&m, k_out, "k_out"));
@@ -189,9 +214,15 @@ sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const 
                 m.op, (long long)mult, (long long)offset);
     SGK_TRY(sgk_match_done(&m));
     const struct downcast_args a = {
-        .rows = { downcast_rows_of(k_out, k, k_scale), downcast_rows_of(v_out, v, v_scale) }, .loc = sgk_data(loc),
-        .tokens = SGK_DIM(&m, 'S'), .places = SGK_DIM(&m, 'R'), .dim = SGK_DIM(&m, 'H') * SGK_DIM(&m, 'D'), .mult = mult, .offset = offset,
-        .dtype = m.dtype, .wide_loc = sgk_dtype_at(loc) == SGK_I64,
+        .rows     = { downcast_rows_of(k_out, k, k_scale), downcast_rows_of(v_out, v, v_scale) },
+        .loc      = sgk_data(loc),
+        .tokens   = SGK_DIM(&m, 'S'),
+        .places   = SGK_DIM(&m, 'R'),
+        .dim      = SGK_DIM(&m, 'H') * SGK_DIM(&m, 'D'),
+        .mult     = mult,
+        .offset   = offset,
+        .dtype    = m.dtype,
+        .wide_loc = sgk_dtype_at(loc) == SGK_I64,
     };
     for (int64_t t = 0; t < a.tokens && !sgk_on_gpu(&m); ++t) {
         const int64_t at = load_index(a.loc, t, sgk_dtype_at(loc));

@@ -4,7 +4,10 @@
 #include "base/types.h"
 
 /* Every row of out is a row of a, then one of b. Strides in bytes; 0 where all heads share a row. */
-struct concat_part { const void *data; int64_t row_stride, head_stride, bytes; };
+struct concat_part {
+    const void *data;
+    int64_t     row_stride, head_stride, bytes;
+};
 struct concat_args {
     void              *out;
     int64_t            row_stride, head_stride;         /* of out */
@@ -16,16 +19,25 @@ struct concat_args {
 #ifndef VALUES
 #define VALUES 960
 #endif
-struct copy_values_args { int32_t *output; int64_t count; int32_t values[VALUES]; };
+struct copy_values_args {
+    int32_t *output;
+    int64_t  count;
+    int32_t  values[VALUES];
+};
 
 /* One of k and v. Rows are dense; strides of rows in elements. */
-struct downcast_rows { void *out; const void *x; const float *scale; int64_t out_stride, stride; };
+struct downcast_rows {
+    void        *out;
+    const void  *x;
+    const float *scale;
+    int64_t      out_stride, stride;
+};
 struct downcast_args {
     struct downcast_rows rows[2];
-    const void *loc;
-    int64_t     tokens, places, dim, mult, offset;      /* dim: elements of a row */
-    sgk_dtype   dtype;
-    int32_t     wide_loc;
+    const void          *loc;
+    int64_t              tokens, places, dim, mult, offset;      /* dim: elements of a row */
+    sgk_dtype            dtype;
+    int32_t              wide_loc;
 };
 
 #endif

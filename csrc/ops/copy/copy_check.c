@@ -5,7 +5,7 @@ static void check_concat_mla_k(sgk_dtype dtype, int64_t tokens, int64_t heads, i
 {
     if (!check_case("concat_mla_k_%s_%lldx%lldx%lld_%lld%s", check_dtype(dtype), (long long)tokens, (long long)heads, (long long)nope, (long long)rope,
                     aligned ? "" : "_unaligned")) return;
-    check_tensor *k = check_output(dtype, 3, tokens, heads, nope + rope);
+    check_tensor *k      = check_output(dtype, 3, tokens, heads, nope + rope);
     check_tensor *k_nope = check_input(dtype, 3, tokens, heads, nope), *k_rope = check_input(dtype, 3, tokens, (int64_t)1, rope);
     if (!aligned) check_unaligned(k_nope);
 
@@ -39,7 +39,7 @@ static void check_copy_to_gpu_no_ce(int64_t count)
 {
     if (!check_case("copy_to_gpu_no_ce_%lld", (long long)count)) return;
     check_tensor *output = check_output(SGK_I32, 1, count);
-    DLTensor input = on_cpu(&count);
+    DLTensor      input  = on_cpu(&count);
     if (count == 0) check_legal(output, CHECK_DEVICE);              /* nothing to do, wherever */
 
     CHECK_CALL(sgk_copy_to_gpu_no_ce(T(output), &input, check_exec));
@@ -59,7 +59,7 @@ static void check_copy_refused(const char *what, const char *words, DLTensor inp
 
 static void check_copies_refused(void)
 {
-    int64_t count = 32, fewer = 31, stride = 2;
+    int64_t  count = 32, fewer = 31, stride = 2;
     DLTensor input = on_cpu(&count), bad = input;
     bad.shape = &fewer;
     check_copy_refused("size", "input has size 31, expected 32 like output", bad);

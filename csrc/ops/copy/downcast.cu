@@ -25,16 +25,15 @@ DEVICE float rounded(float x)
     return to_f32(y);
 }
 
-extern "C" __global__ __launch_bounds__(256)
-void downcast_fp8(const __grid_constant__ downcast_args a)
+extern "C" __global__ __launch_bounds__(256) void downcast_fp8(const __grid_constant__ downcast_args a)
 {
-    const struct downcast_rows *r = &a.rows[blockIdx.y];
-    const int64_t token = blockIdx.x;
-    const T *x = (const T *)r->x + token * r->stride;
+    const struct downcast_rows *r     = &a.rows[blockIdx.y];
+    const int64_t               token = blockIdx.x;
+    const T                    *x     = (const T *)r->x + token * r->stride;
     pdl_wait();
     const int64_t at = load_index(a.loc, token, a.wide_loc), place = at * a.mult + a.offset;
     if (at != (int32_t)at || place < 0 || place >= a.places) return;       /* beyond 32 bits the product could come back into range */
-    uint8_t *out = (uint8_t *)r->out + place * r->out_stride;
+    uint8_t    *out = (uint8_t *)r->out + place * r->out_stride;
     const float inv = rounded(__fdiv_rn(1.0f, rounded(*r->scale)));
 #if PIECE == 8
     for (int64_t i = threadIdx.x; i < a.dim / 8; i += blockDim.x) {

@@ -45,14 +45,15 @@ static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Reading this many bytes of weights from the cache, or so many operations, is worth waking a thread for (see sgk_cpu_grain). */
-enum { LINEAR_GRAIN_BYTES = 384 * 1024, LINEAR_GRAIN_OPERATIONS = 4 * 1024 * 1024 };
+enum { LINEAR_GRAIN_BYTES      = 384 * 1024,
+       LINEAR_GRAIN_OPERATIONS = 4 * 1024 * 1024 };
 
 static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLDevice device, const sgk_exec *exec)
 {
-    struct linear_cpu_args cpu = { .a = *a, .row_blocks = ceil_div(a->rows, LINEAR_BLOCK_ROWS) };
-    const int64_t threads = sgk_num_threads(exec), weights = a->columns * (a->depth + 1);
-    const bool few = a->rows <= LINEAR_FEW_ROWS;
-    const int64_t worth = 1 + weights * sgk_dtype_size(a->dtype) / LINEAR_GRAIN_BYTES;
+    struct linear_cpu_args cpu     = { .a = *a, .row_blocks = ceil_div(a->rows, LINEAR_BLOCK_ROWS) };
+    const int64_t          threads = sgk_num_threads(exec), weights = a->columns * (a->depth + 1);
+    const bool             few   = a->rows <= LINEAR_FEW_ROWS;
+    const int64_t          worth = 1 + weights * sgk_dtype_size(a->dtype) / LINEAR_GRAIN_BYTES;
     if (few) {
         cpu.parts = least(least(threads, ceil_div(a->columns, 16)), a->rows == 1 ? worth : 1 + 2 * a->rows * weights / LINEAR_GRAIN_OPERATIONS);
     } else {
@@ -63,13 +64,13 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     sgk_scratch scratch;
     SGK_TRY(sgk_scratch_get(&scratch, op, few ? 0 : (size_t)cpu.parts * LINEAR_SCRATCH, device, exec));
     if (scratch.query_only) return SGK_OK;
-    cpu.scratch = scratch.memory;
+    cpu.scratch             = scratch.memory;
     const sgk_status status = sgk_cpu_run(op, linear_cpu, &cpu, cpu.parts, 1, exec);
     sgk_scratch_put(&scratch);
     return status;
 }
 
-#define COUNT(rows) (sizeof (rows) / sizeof *(rows))
+#define COUNT(rows) (sizeof(rows) / sizeof *(rows))
 
 static sgk_status launch(const char *op, sgk_kernel *kernel, int64_t blocks, int warps, int64_t shared_memory, const char *why,
                          int ordinal, const sgk_exec *exec, const struct linear_args *a)
@@ -91,8 +92,8 @@ static int64_t tiles(const struct linear_args *a, int bm, int bn) { return ceil_
 /* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
 static struct mma_build *choose_mma(const struct linear_args *a, bool batch_invariant, int multiprocessors)
 {
-    struct mma_build *best = NULL;
-    double least_time = 0;
+    struct mma_build *best       = NULL;
+    double            least_time = 0;
     for (size_t i = 0; i < COUNT(mma_builds); ++i) {
         struct mma_build *b = &mma_builds[i];
         if (b->dtype != a->dtype) continue;
@@ -116,9 +117,9 @@ static sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
-    const bool batch_invariant = sgk_exec_batch_invariant(exec);
-    const bool pieces = in_pieces(a->input, a->input_stride, a->depth, a->dtype) && in_pieces(a->weight, a->weight_stride, a->depth, a->dtype);
-    struct vector_build *v = pieces && !batch_invariant ? choose_vector(a) : NULL;
+    const bool           batch_invariant = sgk_exec_batch_invariant(exec);
+    const bool           pieces          = in_pieces(a->input, a->input_stride, a->depth, a->dtype) && in_pieces(a->weight, a->weight_stride, a->depth, a->dtype);
+    struct vector_build *v               = pieces && !batch_invariant ? choose_vector(a) : NULL;
     if (v) return launch(op, &v->kernel, ceil_div(a->columns, 8), 4, 0, "", ordinal, exec, a);
     if (pieces && a->dtype != SGK_F32) {
         struct mma_build *b = choose_mma(a, batch_invariant, device->multiprocessors);
@@ -133,17 +134,26 @@ static sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int
 sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, const sgk_exec *exec)
 {
     sgk_match m = { .op = "linear" };
-    SGK_MATCH(&m,     input,  "*M K", SGK_ANY_FLOAT);
-    SGK_MATCH(&m,     weight, "N K",  1u << m.dtype);
-    SGK_MATCH_OPT(&m, bias,   "N",    1u << m.dtype | 1u << SGK_F32);
-    SGK_MATCH_OUT(&m, out,    "*M N", 1u << m.dtype | 1u << SGK_F32);
+    SGK_MATCH(&m, input, "*M K", SGK_ANY_FLOAT);
+    SGK_MATCH(&m, weight, "N K", 1u << m.dtype);
+    SGK_MATCH_OPT(&m, bias, "N", 1u << m.dtype | 1u << SGK_F32);
+    SGK_MATCH_OUT(&m, out, "*M N", 1u << m.dtype | 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
 
     const struct linear_args a = {
-        .out = sgk_data(out), .input = sgk_data(input), .weight = sgk_data(weight), .bias = sgk_data(bias),
-        .rows = SGK_DIM(&m, 'M'), .columns = SGK_DIM(&m, 'N'), .depth = SGK_DIM(&m, 'K'),
-        .out_stride = sgk_fold_stride(out, 1), .input_stride = sgk_fold_stride(input, 1), .weight_stride = sgk_stride(weight, 0),
-        .dtype = m.dtype, .out_dtype = sgk_dtype_at(out), .bias_dtype = bias ? sgk_dtype_at(bias) : SGK_F32,
+        .out           = sgk_data(out),
+        .input         = sgk_data(input),
+        .weight        = sgk_data(weight),
+        .bias          = sgk_data(bias),
+        .rows          = SGK_DIM(&m, 'M'),
+        .columns       = SGK_DIM(&m, 'N'),
+        .depth         = SGK_DIM(&m, 'K'),
+        .out_stride    = sgk_fold_stride(out, 1),
+        .input_stride  = sgk_fold_stride(input, 1),
+        .weight_stride = sgk_stride(weight, 0),
+        .dtype         = m.dtype,
+        .out_dtype     = sgk_dtype_at(out),
+        .bias_dtype    = bias ? sgk_dtype_at(bias) : SGK_F32,
     };
     if (a.rows == 0 || a.columns == 0) {
         SGK_NO_SCRATCH(exec);

@@ -55,37 +55,34 @@ DEVICE void store2(const linear_args *a, int64_t m, int64_t n, float v, float w,
     else *(uint32_t *)((T *)a->out + to) = pack2(v, w, (const T *)0);
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void linear_mma(const __grid_constant__ linear_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_constant__ linear_args a)
 {
     extern __shared__ __align__(128) uint8_t slabs[];                   /* [STAGES] of input [BM][BK], weight [BN][BK] */
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
-    int64_t m0, n0;
+    const int                                lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int                                wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
+    int64_t                                  m0, n0;
     linear_tile(&a, BM, BN, &m0, &n0);
 
     /* What this thread copies of each slab: one piece of every PASS_ROWS-th row. */
-    const int row = (int)threadIdx.x / PIECES, piece = (int)threadIdx.x % PIECES;
-    const T *x = (const T *)a.input + (m0 + row) * a.input_stride + piece * 8;
-    const T *w = (const T *)a.weight + (n0 + row) * a.weight_stride + piece * 8;
-    int64_t k = piece * 8;                                              /* where the next copy begins */
+    const int      row = (int)threadIdx.x / PIECES, piece = (int)threadIdx.x % PIECES;
+    const T       *x    = (const T *)a.input + (m0 + row) * a.input_stride + piece * 8;
+    const T       *w    = (const T *)a.weight + (n0 + row) * a.weight_stride + piece * 8;
+    int64_t        k    = piece * 8;                                              /* where the next copy begins */
     const uint32_t base = shared_address(slabs);
 
-    #define COPY_SLAB(stage)                                                                                                    \
-        do {                                                                                                                    \
-            if (k - piece * 8 < a.depth) {                                                                                      \
-                const uint32_t to_ = base + (uint32_t)(stage) * STAGE;                                                          \
-                _Pragma("unroll")                                                                                               \
-                for (int r_ = 0; r_ < BM; r_ += PASS_ROWS)                                                                      \
-                    cp_async16(to_ + place(row + r_, piece), x + r_ * a.input_stride, k < a.depth && m0 + row + r_ < a.rows);   \
-                _Pragma("unroll")                                                                                               \
-                for (int r_ = 0; r_ < BN; r_ += PASS_ROWS)                                                                      \
-                    cp_async16(to_ + BM * BK * 2 + place(row + r_, piece), w + r_ * a.weight_stride,                            \
-                               k < a.depth && n0 + row + r_ < a.columns);                                                       \
-                k += BK, x += BK, w += BK;                                                                                      \
-            }                                                                                                                   \
-            cp_async_commit();      /* an empty group keeps the count */                                                        \
-        } while (0)
+    #define COPY_SLAB(stage) \
+    do { \
+        if (k - piece * 8 < a.depth) { \
+            const uint32_t to_ = base + (uint32_t)(stage) * STAGE; \
+            _Pragma("unroll") for (int r_ = 0; r_ < BM; r_ += PASS_ROWS) \
+                cp_async16(to_ + place(row + r_, piece), x + r_ * a.input_stride, k < a.depth && m0 + row + r_ < a.rows); \
+            _Pragma("unroll") for (int r_ = 0; r_ < BN; r_ += PASS_ROWS) \
+                cp_async16(to_ + BM * BK * 2 + place(row + r_, piece), w + r_ * a.weight_stride, \
+                           k < a.depth && n0 + row + r_ < a.columns); \
+            k += BK, x += BK, w += BK; \
+        } \
+        cp_async_commit();      /* an empty group keeps the count */ \
+    } while (0)
 
     pdl_wait();
     #pragma unroll
@@ -108,7 +105,7 @@ void linear_mma(const __grid_constant__ linear_args a)
         #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
             const int p = (wk * STEPS + s) * 2;
-            uint32_t fx[MT][4], fw[NT / 2][4];
+            uint32_t  fx[MT][4], fw[NT / 2][4];
             #pragma unroll
             for (int i = 0; i < MT; ++i)        /* lanes 0-15: rows, first half of k; lanes 16-31: second half */
                 ldmatrix_x4(fx[i], xs + place((wm * MT + i) * 16 + lane % 16, p + lane / 16));
@@ -120,7 +117,7 @@ void linear_mma(const __grid_constant__ linear_args a)
                 #pragma unroll
                 for (int j = 0; j < NT; ++j) mma_m16n8k16(d[i][j], fx[i], &fw[j / 2][j % 2 * 2], (const T *)0);
         }
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
+        stage      = stage + 1 == STAGES ? 0 : stage + 1;
         free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
     }
 
@@ -144,8 +141,8 @@ void linear_mma(const __grid_constant__ linear_args a)
         const bool pairs = a.out_stride % 2 == 0 && (uint64_t)a.out % (a.out_dtype == SGK_F32 ? 8 : 4) == 0;
         #pragma unroll
         for (int j = 0; j < NT; ++j) {
-            const int64_t n = n0 + (wn * NT + j) * 8 + lane % 4 * 2;
-            const float b0 = linear_bias(&a, n), b1 = linear_bias(&a, n + 1);
+            const int64_t n  = n0 + (wn * NT + j) * 8 + lane % 4 * 2;
+            const float   b0 = linear_bias(&a, n), b1 = linear_bias(&a, n + 1);
             #pragma unroll
             for (int i = 0; i < MT; ++i) {
                 const int64_t m = m0 + (wm * MT + i) * 16 + lane / 4;

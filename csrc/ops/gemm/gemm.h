@@ -14,9 +14,9 @@ struct linear_args {
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */
 struct linear_cpu_args {
     struct linear_args a;
-    int64_t parts;
-    int64_t row_blocks;                                         /* each of LINEAR_BLOCK_ROWS rows at most */
-    void   *scratch;                                            /* NULL: rows are few, and all is read where it lies */
+    int64_t            parts;
+    int64_t            row_blocks;                                         /* each of LINEAR_BLOCK_ROWS rows at most */
+    void              *scratch;                                            /* NULL: rows are few, and all is read where it lies */
 };
 
 enum {
@@ -26,7 +26,7 @@ enum {
     LINEAR_TILE_ROWS  = 6,                                      /* the highest tile of any level */
     LINEAR_STEP_BYTES = 2048,                                   /* of a packed row: the piece of K that is summed in registers */
     /* Packed weights, packed rows of a group of input tiles, sums. */
-    LINEAR_SCRATCH    = LINEAR_BLOCK * LINEAR_STEP_BYTES + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES + LINEAR_BLOCK_ROWS * LINEAR_BLOCK * 4,
+    LINEAR_SCRATCH = LINEAR_BLOCK * LINEAR_STEP_BYTES + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES + LINEAR_BLOCK_ROWS * LINEAR_BLOCK * 4,
 };
 
 #endif

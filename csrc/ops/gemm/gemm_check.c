@@ -9,7 +9,9 @@ static double tolerance(sgk_dtype dtype, sgk_dtype out, int64_t depth)
     return check_tolerance(out) + (dtype == SGK_F32 ? 0x1p-24 : 0x1p-22) * sqrt((double)depth);
 }
 
-enum { NO_BIAS, BIAS, BIAS_F32 };
+enum { NO_BIAS,
+       BIAS,
+       BIAS_F32 };
 
 static void check_linear(sgk_dtype dtype, sgk_dtype out_dtype, int with_bias, int64_t rows, int64_t columns, int64_t depth, bool dense)
 {
@@ -55,7 +57,7 @@ static sgk_status all_and_alone(const DLTensor *out, const DLTensor *alone, cons
     const sgk_status status = sgk_linear(out, input, weight, NULL, exec);
     if (status != SGK_OK || exec->workspace_query) return status;
     for (int64_t i = 0; i < alone->shape[0]; ++i) {
-        int64_t sizes_in[] = { 1, input->shape[1] }, sizes_out[] = { 1, out->shape[1] };
+        int64_t  sizes_in[] = { 1, input->shape[1] }, sizes_out[] = { 1, out->shape[1] };
         DLTensor x = *input, y = *alone;
         x.shape = sizes_in, y.shape = sizes_out;
         x.byte_offset += (uint64_t)(i * APART * input->strides[0] * x.dtype.bits / 8);
@@ -72,11 +74,11 @@ static void check_linear_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
     enum { ROWS = 37 };
     if (!check_case("linear_%s_batch_invariant_%lldx%lld", check_dtype(dtype), (long long)columns, (long long)depth)) return;
     check_switches.batch_invariant = SGK_ON;
-    check_switches.keep_arguments = true;
-    check_tensor *input  = check_input_dense(dtype, 2, (int64_t)ROWS, depth);
-    check_tensor *weight = check_input_dense(dtype, 2, columns, depth);
-    check_tensor *out    = check_output(SGK_F32, 2, (int64_t)ROWS, columns);
-    check_tensor *alone  = check_output(SGK_F32, 2, (int64_t)ROWS / APART + 1, columns);
+    check_switches.keep_arguments  = true;
+    check_tensor *input            = check_input_dense(dtype, 2, (int64_t)ROWS, depth);
+    check_tensor *weight           = check_input_dense(dtype, 2, columns, depth);
+    check_tensor *out              = check_output(SGK_F32, 2, (int64_t)ROWS, columns);
+    check_tensor *alone            = check_output(SGK_F32, 2, (int64_t)ROWS / APART + 1, columns);
 
     CHECK_CALL(all_and_alone(T(out), T(alone), T(input), T(weight), check_exec));
     check_close(out, tolerance(dtype, SGK_F32, depth));
@@ -91,13 +93,13 @@ static void check_linear_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
 static void check_linear_refused(sgk_dtype dtype)
 {
     if (!check_case("linear_%s_refused", check_dtype(dtype))) return;
-    const sgk_dtype other = dtype == SGK_F16 ? SGK_BF16 : SGK_F16;
-    check_tensor *input = check_input(dtype, 2, (int64_t)3, (int64_t)8);
-    check_tensor *weight = check_input(dtype, 2, (int64_t)4, (int64_t)8);
-    check_tensor *other_weight = check_input(other, 2, (int64_t)4, (int64_t)8);
-    check_tensor *bias = check_input(other, 1, (int64_t)4);
-    check_tensor *out = check_output(dtype, 2, (int64_t)3, (int64_t)4);
-    check_tensor *other_out = check_output(other, 2, (int64_t)3, (int64_t)4);
+    const sgk_dtype other        = dtype == SGK_F16 ? SGK_BF16 : SGK_F16;
+    check_tensor   *input        = check_input(dtype, 2, (int64_t)3, (int64_t)8);
+    check_tensor   *weight       = check_input(dtype, 2, (int64_t)4, (int64_t)8);
+    check_tensor   *other_weight = check_input(other, 2, (int64_t)4, (int64_t)8);
+    check_tensor   *bias         = check_input(other, 1, (int64_t)4);
+    check_tensor   *out          = check_output(dtype, 2, (int64_t)3, (int64_t)4);
+    check_tensor   *other_out    = check_output(other, 2, (int64_t)3, (int64_t)4);
     CHECK_REFUSED(SGK_BAD_ARG, "weight has dtype", sgk_linear(T(out), T(input), T(other_weight), NULL, check_exec));
     CHECK_REFUSED(SGK_BAD_ARG, "bias has dtype", sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
     CHECK_REFUSED(SGK_BAD_ARG, "out has dtype", sgk_linear(T(other_out), T(input), T(weight), NULL, check_exec));
@@ -107,14 +109,33 @@ static void check_linear_refused(sgk_dtype dtype)
 
 void check_gemm(void)
 {
-    static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
+    static const sgk_dtype formats[]                  = { SGK_F32, SGK_F16, SGK_BF16 };
     static const struct { int64_t m, n, k; } shapes[] = {
-        { 0, 5, 7 }, { 3, 0, 7 }, { 3, 5, 0 }, { 40, 5, 0 }, { 1, 1, 1 }, { 2, 17, 31 }, { 3, 5, 512 }, { 6, 70, 513 }, { 7, 33, 1025 },
-        { 24, 19, 64 }, { 25, 65, 100 }, { 64, 3, 2100 }, { 67, 130, 530 }, { 500, 9, 40 },
+        { 0, 5, 7 },
+        { 3, 0, 7 },
+        { 3, 5, 0 },
+        { 40, 5, 0 },
+        { 1, 1, 1 },
+        { 2, 17, 31 },
+        { 3, 5, 512 },
+        { 6, 70, 513 },
+        { 7, 33, 1025 },
+        { 24, 19, 64 },
+        { 25, 65, 100 },
+        { 64, 3, 2100 },
+        { 67, 130, 530 },
+        { 500, 9, 40 },
     };
     /* Aligned and dense, for the GPU's builds: each vector build with an odd number of columns, then the tiles from small to large. */
     static const struct { int64_t m, n, k; } dense[] = {
-        { 1, 77, 1032 }, { 3, 35, 520 }, { 8, 21, 264 }, { 16, 100, 1160 }, { 32, 2200, 264 }, { 500, 570, 72 }, { 1000, 570, 40 }, { 1000, 1150, 136 },
+        { 1, 77, 1032 },
+        { 3, 35, 520 },
+        { 8, 21, 264 },
+        { 16, 100, 1160 },
+        { 32, 2200, 264 },
+        { 500, 570, 72 },
+        { 1000, 570, 40 },
+        { 1000, 1150, 136 },
     };
     for (int f = 0; f < 3; ++f) {
         const sgk_dtype t = formats[f];

@@ -25,13 +25,15 @@ enum { TILE_ROWS = 6 };
 #else
 enum { TILE_ROWS = 3 };
 #endif
-enum { TILE_COLUMNS = 4, GROUP_COLUMNS = 8, AHEAD_BYTES = 512 };
+enum { TILE_COLUMNS  = 4,
+       GROUP_COLUMNS = 8,
+       AHEAD_BYTES   = 512 };
 
 /* How format t is kept when packed, and the elements of a step and of a chunk. */
 SGK_INLINE sgk_dtype packed(sgk_dtype t) { return t == SGK_BF16 && BF16_PAIRS ? SGK_BF16 : SGK_F32; }
-SGK_INLINE int64_t step_of(sgk_dtype t)  { return packed(t) == SGK_BF16 ? 2 * VF : VF; }
+SGK_INLINE int64_t step_of(sgk_dtype t) { return packed(t) == SGK_BF16 ? 2 * VF : VF; }
 SGK_INLINE int64_t chunk_of(sgk_dtype t) { return LINEAR_STEP_BYTES / (packed(t) == SGK_BF16 ? 2 : 4); }
-SGK_INLINE int64_t size_of(sgk_dtype t)  { return t == SGK_F32 ? 4 : 2; }
+SGK_INLINE int64_t size_of(sgk_dtype t) { return t == SGK_F32 ? 4 : 2; }
 SGK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* One step at p[k]: f32 lanes, or pairs of bf16 in the lanes of a vf. */
@@ -70,12 +72,12 @@ SGK_INLINE __m128 sum_lanes4(vf a, vf b, vf c, vf d)
 #if defined(__AVX512F__)
     const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512 s = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    const __m512 s  = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 h  = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
 #else
     const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
     const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-    const __m256 h = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    const __m256 h  = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
 #endif
     return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
 }
@@ -148,7 +150,8 @@ static __attribute__((noinline)) void tile_bf16(int64_t rows, const char *x, int
     tile_any(SGK_BF16, rows, x, x_bytes, w, n, sums);
 }
 typedef void tile_fn(int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums);
-SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t == SGK_F16 ? tile_f16 : tile_bf16; }
+SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t == SGK_F16 ? tile_f16
+                                                                                         : tile_bf16; }
 
 SGK_INLINE void store_rows(sgk_dtype t, const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, const float *sums)
 {
@@ -158,7 +161,7 @@ SGK_INLINE void store_rows(sgk_dtype t, const struct linear_args *a, int64_t m, 
     for (int64_t r = 0; r < rows; ++r, sums += LINEAR_BLOCK)
         for (int64_t c = 0; c < columns; c += VF) {
             const int64_t to = (m + r) * a->out_stride + n + c, rest = columns - c;
-            vf v = vf_load_f32(sums + c);                       /* a row of sums is whole */
+            vf            v = vf_load_f32(sums + c);                       /* a row of sums is whole */
             if (a->bias) v = vf_add(v, vf_load_f32(bias + c));
             if (rest >= VF) vf_store(t, a->out, to, v);
             else vf_store_part(t, a->out, to, rest, v);
@@ -168,17 +171,17 @@ SGK_INLINE void store_rows(sgk_dtype t, const struct linear_args *a, int64_t m, 
 /* Adds the bias, rounds, and stores. */
 static void finish(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, const float *sums)
 {
-    if (a->out_dtype == SGK_F32)      store_rows(SGK_F32,  a, m, rows, n, columns, sums);
-    else if (a->out_dtype == SGK_F16) store_rows(SGK_F16,  a, m, rows, n, columns, sums);
-    else                              store_rows(SGK_BF16, a, m, rows, n, columns, sums);
+    if (a->out_dtype == SGK_F32) store_rows(SGK_F32, a, m, rows, n, columns, sums);
+    else if (a->out_dtype == SGK_F16) store_rows(SGK_F16, a, m, rows, n, columns, sums);
+    else store_rows(SGK_BF16, a, m, rows, n, columns, sums);
 }
 
 /* Columns [first, last) of all rows, every operand read where it lies. */
 static void few_rows(const struct linear_args *a, int64_t first, int64_t last)
 {
-    const int64_t size = size_of(a->dtype), chunk = chunk_of(a->dtype), x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
+    const int64_t  size = size_of(a->dtype), chunk = chunk_of(a->dtype), x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
     tile_fn *const run = tile_of(a->dtype);
-    float sums[LINEAR_FEW_ROWS * LINEAR_BLOCK];
+    float          sums[LINEAR_FEW_ROWS * LINEAR_BLOCK];
     for (int64_t n = first; n < last; n += LINEAR_BLOCK) {
         const int64_t columns = least(LINEAR_BLOCK, last - n);
         memset(sums, 0, (size_t)a->rows * LINEAR_BLOCK * sizeof *sums);
@@ -207,21 +210,21 @@ SGK_INLINE void pack_row_of(sgk_dtype t, char *to, const char *from, int64_t n)
 static void pack_rows(sgk_dtype t, char *to, const char *from, int64_t from_bytes, int64_t rows, int64_t n)
 {
     for (int64_t r = 0; r < rows; ++r, to += LINEAR_STEP_BYTES, from += from_bytes) {
-        if (t == SGK_F32)      pack_row_of(SGK_F32,  to, from, n);
-        else if (t == SGK_F16) pack_row_of(SGK_F16,  to, from, n);
-        else                   pack_row_of(SGK_BF16, to, from, n);
+        if (t == SGK_F32) pack_row_of(SGK_F32, to, from, n);
+        else if (t == SGK_F16) pack_row_of(SGK_F16, to, from, n);
+        else pack_row_of(SGK_BF16, to, from, n);
     }
 }
 
 /* Rows [m, m + rows) by columns [n, n + columns) of the output. */
 static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
 {
-    const int64_t size = size_of(a->dtype), chunk = chunk_of(a->dtype), step = step_of(a->dtype);
-    const int64_t x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
-    tile_fn *const run = tile_of(packed(a->dtype));
-    char  *const w = scratch;                                                           /* [LINEAR_BLOCK][LINEAR_STEP_BYTES] */
-    char  *const x = w + LINEAR_BLOCK * LINEAR_STEP_BYTES;                              /* [LINEAR_FEW_ROWS][LINEAR_STEP_BYTES] */
-    float *const sums = (float *)(void *)(x + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES);     /* [rows][LINEAR_BLOCK] */
+    const int64_t  size = size_of(a->dtype), chunk = chunk_of(a->dtype), step = step_of(a->dtype);
+    const int64_t  x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
+    tile_fn *const run  = tile_of(packed(a->dtype));
+    char *const    w    = scratch;                                                           /* [LINEAR_BLOCK][LINEAR_STEP_BYTES] */
+    char *const    x    = w + LINEAR_BLOCK * LINEAR_STEP_BYTES;                              /* [LINEAR_FEW_ROWS][LINEAR_STEP_BYTES] */
+    float *const   sums = (float *)(void *)(x + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES);     /* [rows][LINEAR_BLOCK] */
 
     memset(sums, 0, (size_t)rows * LINEAR_BLOCK * sizeof *sums);
     for (int64_t k = 0; k < a->depth; k += chunk) {
@@ -248,7 +251,7 @@ SGK_INLINE int64_t share(int64_t n, int64_t p, int64_t parts) { return n / parts
 void SGK_CPU_FN(linear)(const void *args, int64_t begin, int64_t end)
 {
     const struct linear_cpu_args *cpu = args;
-    const struct linear_args *a = &cpu->a;
+    const struct linear_args     *a   = &cpu->a;
     if (!cpu->scratch) {
         const int64_t tiles = (a->columns + VF - 1) / VF;
         few_rows(a, share(tiles, begin, cpu->parts) * VF, least(share(tiles, end, cpu->parts) * VF, a->columns));

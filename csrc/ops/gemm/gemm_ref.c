@@ -18,10 +18,10 @@ SGK_INLINE void linear_columns(sgk_dtype t, const struct linear_args *a, int64_t
 
 void linear_ref(const void *args, int64_t begin, int64_t end)
 {
-    const struct linear_cpu_args *cpu = args;
-    const struct linear_args *a = &cpu->a;
-    const int64_t first = a->columns * begin / cpu->parts, last = a->columns * end / cpu->parts;
-    if (a->dtype == SGK_F32)      linear_columns(SGK_F32,  a, first, last);
-    else if (a->dtype == SGK_F16) linear_columns(SGK_F16,  a, first, last);
-    else                          linear_columns(SGK_BF16, a, first, last);
+    const struct linear_cpu_args *cpu   = args;
+    const struct linear_args     *a     = &cpu->a;
+    const int64_t                 first = a->columns * begin / cpu->parts, last = a->columns * end / cpu->parts;
+    if (a->dtype == SGK_F32) linear_columns(SGK_F32, a, first, last);
+    else if (a->dtype == SGK_F16) linear_columns(SGK_F16, a, first, last);
+    else linear_columns(SGK_BF16, a, first, last);
 }

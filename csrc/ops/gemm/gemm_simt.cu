@@ -21,7 +21,7 @@ DEVICE void fetch(float v[2][4], const void *from, int64_t stride, int64_t row, 
     #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const int64_t r = row + 32 * i;
-        const T *p = (const T *)from + r * stride + k;
+        const T      *p = (const T *)from + r * stride + k;
 #if PIECES
         const uint4 u = r < rows && k < depth ? *(const uint4 *)p : make_uint4(0, 0, 0, 0);
         unpack16(v[i], u, (const T *)0);
@@ -40,11 +40,10 @@ DEVICE void put(float to[BK][LINE], const float v[2][4], int row, int k)
         for (int e = 0; e < 4; ++e) to[k + e][row + 32 * i] = v[i][e];
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void linear_simt(const __grid_constant__ linear_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void linear_simt(const __grid_constant__ linear_args a)
 {
     __shared__ __align__(16) float xs[2][BK][LINE], ws[2][BK][LINE];
-    int64_t m0, n0;
+    int64_t                        m0, n0;
     linear_tile(&a, 64, 64, &m0, &n0);
     const int row = (int)threadIdx.x / 4, k4 = (int)threadIdx.x % 4 * 4;        /* what it copies */
     const int m = (int)threadIdx.x / 16 * 8, n = (int)threadIdx.x % 16 * 4;     /* what it computes */

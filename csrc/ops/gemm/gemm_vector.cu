@@ -16,11 +16,10 @@
 #define PIECE   (16 / (int)sizeof(T))                   /* elements */
 #define AHEAD   (ROWS == 1 ? 4 : 2)                     /* pieces of each column in flight */
 
-extern "C" __global__ __launch_bounds__(32 * WARPS)
-void linear_vector(const __grid_constant__ linear_args a)
+extern "C" __global__ __launch_bounds__(32 * WARPS) void linear_vector(const __grid_constant__ linear_args a)
 {
-    const int lane = threadIdx.x % 32;
-    const int64_t n = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * COLUMNS;
+    const int     lane = threadIdx.x % 32;
+    const int64_t n    = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * COLUMNS;
     if (n >= a.columns) return;
 
     const uint4 *w[COLUMNS], *x[ROWS];

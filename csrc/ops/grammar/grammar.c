@@ -5,11 +5,14 @@
 #include "sgl_kernel/grammar.h"
 
 /* One version for all levels: see grammar_ref.c. */
-sgk_cpu_fn token_bitmask_ref;
+sgk_cpu_fn                token_bitmask_ref;
 static const sgk_cpu_impl token_bitmask_cpu[] = { { "ref", 0, token_bitmask_ref } };
 
 /* Every build of grammar.cu. The last of a size takes any alignment. */
-static struct grammar_build { sgk_kernel kernel; int size, piece; } token_bitmask_builds[] = {
+static struct grammar_build {
+    sgk_kernel kernel;
+    int        size, piece;
+} token_bitmask_builds[] = {
     { SGK_KERNEL("grammar/grammar.cu", "token_bitmask", "-DT=uint32_t -DPIECE=4", SGK_GENERAL), 4, 4 },
     { SGK_KERNEL("grammar/grammar.cu", "token_bitmask", "-DT=uint32_t -DPIECE=1", SGK_GENERAL), 4, 1 },
     { SGK_KERNEL("grammar/grammar.cu", "token_bitmask", "-DT=uint16_t -DPIECE=8", SGK_GENERAL), 2, 8 },
@@ -18,12 +21,13 @@ static struct grammar_build { sgk_kernel kernel; int size, piece; } token_bitmas
 
 const sgk_kernel_table grammar_kernels[] = { SGK_KERNEL_TABLE(token_bitmask_builds), { 0 } };
 
-enum { THREADS = 256, STEPS = 4 };                      /* as in grammar.cu */
+enum { THREADS = 256,
+       STEPS   = 4 };                      /* as in grammar.cu */
 
 static sgk_status token_bitmask_cuda(const struct token_bitmask_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const bool vectors = (uintptr_t)a->logits % 16 == 0 && (a->count == 1 && !a->indices ? 0 : a->logits_stride * a->size % 16) == 0;
-    struct grammar_build *b = token_bitmask_builds;
+    const bool            vectors = (uintptr_t)a->logits % 16 == 0 && (a->count == 1 && !a->indices ? 0 : a->logits_stride * a->size % 16) == 0;
+    struct grammar_build *b       = token_bitmask_builds;
     while (b->size != a->size || (b->piece > 1 && !vectors)) ++b;
     const int64_t chunk = THREADS * STEPS * b->piece;
 
@@ -35,10 +39,10 @@ static sgk_status token_bitmask_cuda(const struct token_bitmask_args *a, const c
 sgk_status sgk_apply_token_bitmask_inplace(const DLTensor *logits, const DLTensor *bitmask, const DLTensor *indices, const sgk_exec *exec)
 {
     sgk_match m = { .op = "apply_token_bitmask_inplace_cuda" };
-    SGK_MATCH_OUT(&m, logits,      "*B V", SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, logits, "*B V", SGK_ANY_FLOAT);
     const sgk_dtype dtype = m.dtype;
-    SGK_MATCH(&m,     bitmask,     "*M W", 1u << SGK_I32);
-    SGK_MATCH_OPT(&m, indices,     "N",    1u << SGK_I32);
+    SGK_MATCH(&m, bitmask, "*M W", 1u << SGK_I32);
+    SGK_MATCH_OPT(&m, indices, "N", 1u << SGK_I32);
     SGK_REQUIRE(logits->ndim <= 2, SGK_BAD_ARG, "%s: logits has %d dimensions, expected 1 or 2: [B, V]", m.op, logits->ndim);
     SGK_REQUIRE(bitmask->ndim <= 2, SGK_BAD_ARG, "%s: bitmask has %d dimensions, expected 1 or 2: [B, words]", m.op, bitmask->ndim);
     const int64_t rows = SGK_DIM(&m, 'B'), mask_rows = SGK_DIM(&m, 'M'), vocabulary = SGK_DIM(&m, 'V'), words = SGK_DIM(&m, 'W');
@@ -49,11 +53,17 @@ sgk_status sgk_apply_token_bitmask_inplace(const DLTensor *logits, const DLTenso
     SGK_NO_SCRATCH(exec);
 
     const struct token_bitmask_args a = {
-        .logits = sgk_data(logits), .bitmask = sgk_data(bitmask), .indices = sgk_data(indices),
-        .count = indices ? SGK_DIM(&m, 'N') : rows, .rows = rows < mask_rows ? rows : mask_rows,
-        .columns = 32 * words < vocabulary ? 32 * words : vocabulary,
-        .logits_stride = sgk_fold_stride(logits, 1), .bitmask_stride = sgk_fold_stride(bitmask, 1),
-        .fill = dtype == SGK_F32 ? 0xff800000u : dtype == SGK_F16 ? 0xfc00fc00u : 0xff80ff80u, .size = sgk_dtype_size(dtype),
+        .logits         = sgk_data(logits),
+        .bitmask        = sgk_data(bitmask),
+        .indices        = sgk_data(indices),
+        .count          = indices ? SGK_DIM(&m, 'N') : rows,
+        .rows           = rows < mask_rows ? rows : mask_rows,
+        .columns        = 32 * words < vocabulary ? 32 * words : vocabulary,
+        .logits_stride  = sgk_fold_stride(logits, 1),
+        .bitmask_stride = sgk_fold_stride(bitmask, 1),
+        .fill           = dtype == SGK_F32 ? 0xff800000u : dtype == SGK_F16 ? 0xfc00fc00u
+                                                                            : 0xff80ff80u,
+        .size           = sgk_dtype_size(dtype),
     };
     if (a.count == 0 || a.columns == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return token_bitmask_cuda(&a, m.op, m.device.device_id, exec);

@@ -7,12 +7,12 @@ struct token_bitmask_args {
     void          *logits;
     const int32_t *bitmask;
     const int32_t *indices;                             /* rows to do; NULL: all of them */
-    int64_t  count;                                     /* how many */
-    int64_t  rows;                                      /* that both logits and bitmask have */
-    int64_t  columns;                                   /* that have a bit */
-    int64_t  logits_stride, bitmask_stride;             /* in elements */
-    uint32_t fill;                                      /* minus infinity; in 16 bits twice */
-    int32_t  size;                                      /* bytes of a logit */
+    int64_t        count;                                     /* how many */
+    int64_t        rows;                                      /* that both logits and bitmask have */
+    int64_t        columns;                                   /* that have a bit */
+    int64_t        logits_stride, bitmask_stride;             /* in elements */
+    uint32_t       fill;                                      /* minus infinity; in 16 bits twice */
+    int32_t        size;                                      /* bytes of a logit */
 };
 
 /* The CPU cuts rows into blocks, so that one long row is work for several threads. */

@@ -6,9 +6,11 @@ static check_tensor *masks(int64_t rows, int64_t words)
 {
     check_tensor *t = check_input(SGK_I32, 2, rows, words);
     for (int64_t i = 0; i < rows * words; ++i) {
-        const int kind = check_int(0, 3);
+        const int      kind = check_int(0, 3);
         const uint32_t some = (uint32_t)check_int(0, 0xffff) << 16 | (uint32_t)check_int(0, 0xffff);
-        check_set_code(t, i, kind == 0 ? 0 : kind == 1 ? ~0u : kind == 2 ? some & (some >> 3) : some);
+        check_set_code(t, i, kind == 0 ? 0 : kind == 1 ? ~0u
+                                         : kind == 2   ? some & (some >> 3)
+                                                       : some);
     }
     return t;
 }
@@ -31,9 +33,12 @@ static void check_bitmask(sgk_dtype dtype, int64_t rows, int64_t vocabulary, int
     if (!named)
         for (int64_t i = 0; i < rows * vocabulary; ++i) {
             const int64_t row = i / vocabulary, j = i % vocabulary;
-            const bool masked = j < 32 * words && !((int64_t)check_get(bitmask, row * words + j / 32) >> j % 32 & 1);
-            const double found = check_result_of(logits, i), wanted = masked ? -INFINITY : check_get(logits, i);
-            if (!(found == wanted)) { check_that(false, "logits[%lld, %lld] is %g, expected %g", (long long)row, (long long)j, found, wanted); break; }
+            const bool    masked = j < 32 * words && !((int64_t)check_get(bitmask, row * words + j / 32) >> j % 32 & 1);
+            const double  found = check_result_of(logits, i), wanted = masked ? -INFINITY : check_get(logits, i);
+            if (!(found == wanted)) {
+                check_that(false, "logits[%lld, %lld] is %g, expected %g", (long long)row, (long long)j, found, wanted);
+                break;
+            }
         }
     check_done((double)rows * (double)vocabulary * sgk_dtype_size(dtype) + 4 * (double)(rows * words), 0);
 }
@@ -42,7 +47,7 @@ static void check_bitmask_one_row(sgk_dtype dtype)
 {
     if (!check_case("apply_token_bitmask_inplace_cuda_%s_100", check_dtype(dtype))) return;
     static const double words[] = { 5, -1, 0, 0x7ffffff0 };
-    check_tensor *logits = check_inout(dtype, 1, (int64_t)100), *bitmask = check_values(SGK_I32, words, 1, (int64_t)4);
+    check_tensor       *logits = check_inout(dtype, 1, (int64_t)100), *bitmask = check_values(SGK_I32, words, 1, (int64_t)4);
     check_legal(logits, CHECK_DTYPE | CHECK_NDIM | CHECK_SIZE(0));
     check_legal(bitmask, CHECK_NDIM | CHECK_SIZE(0));
     CHECK_CALL(sgk_apply_token_bitmask_inplace(T(logits), T(bitmask), NULL, check_exec));
@@ -55,7 +60,7 @@ static void check_bitmask_one_row(sgk_dtype dtype)
 static void check_bitmask_refused(double index)
 {
     if (check_on_gpu() || !check_case("apply_token_bitmask_inplace_cuda_index_%g", index)) return;
-    const double indices_[] = { 2, index };
+    const double  indices_[] = { 2, index };
     check_tensor *logits = check_inout(SGK_F32, 2, (int64_t)3, (int64_t)64), *bitmask = masks(3, 2), *indices = check_values(SGK_I32, indices_, 1, (int64_t)2);
     CHECK_REFUSED(SGK_BAD_ARG, "indices[1] is", sgk_apply_token_bitmask_inplace(T(logits), T(bitmask), T(indices), check_exec));
     check_done(0, 0);

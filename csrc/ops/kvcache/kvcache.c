@@ -7,11 +7,14 @@
 #include "sgl_kernel/kvcache.h"
 
 /* memcpy is as fast as the machine: the reference is the only version on the CPU. */
-sgk_cpu_fn store_kv_cache_ref;
+sgk_cpu_fn                store_kv_cache_ref;
 static const sgk_cpu_impl store_kv_cache_cpu[] = { { "ref", 0, store_kv_cache_ref } };
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
-typedef struct { sgk_kernel kernel; int piece; } store_build;
+typedef struct {
+    sgk_kernel kernel;
+    int        piece;
+} store_build;
 #define BUILD(type, bytes) { SGK_KERNEL("kvcache/kvcache.cu", "store_kv_cache", "-DPIECE=" type, SGK_GENERAL), bytes }
 static store_build store_builds[] = { BUILD("uint4", 16), BUILD("uint32_t", 4), BUILD("uint16_t", 2), BUILD("uint8_t", 1) };
 
@@ -20,12 +23,15 @@ const sgk_kernel_table kvcache_kernels[] = { SGK_KERNEL_TABLE(store_builds), { 0
 /* ---- shapes ------------------------------------------------------------------------------------------------------ */
 
 /* A tensor as [rows, heads, dim]: itself with three dimensions, otherwise with all but the first folded into one that must be dense. */
-typedef struct { DLTensor t; int64_t shape[3], strides[3]; } view3;
+typedef struct {
+    DLTensor t;
+    int64_t  shape[3], strides[3];
+} view3;
 
 static sgk_status dense_behind_rows(const DLTensor *t, bool *dense)
 {
     int64_t expected = 1;
-    *dense = true;
+    *dense           = true;
     for (int d = t->ndim - 1; d > 0; --d) {
         if (t->shape[d] != 1 && sgk_stride(t, d) != expected) *dense = false;
         if (__builtin_mul_overflow(expected, t->shape[d], &expected)) return SGK_BAD_ARG;
@@ -53,8 +59,8 @@ static sgk_status fold(const char *name, const DLTensor *t, const DLTensor *like
     } else if (like && like->ndim == 3 && like->shape[1] > 0 && size % like->shape[1] == 0) {
         view->shape[1] = like->shape[1], view->shape[2] = view->strides[1] = size / like->shape[1];
     }
-    view->t.ndim = 3;
-    view->t.shape = view->shape;
+    view->t.ndim    = 3;
+    view->t.shape   = view->shape;
     view->t.strides = view->strides;
     return SGK_OK;
 }
@@ -73,16 +79,23 @@ static const DLTensor *with_gaps(const DLTensor *a, const DLTensor *b)
 static struct store_rows rows_of(const view3 *cache, const view3 *fresh, int64_t size)
 {
     return (struct store_rows){
-        .cache = sgk_data(&cache->t), .fresh = sgk_data(&fresh->t), .heads = cache->shape[1], .head_bytes = cache->shape[2] * size,
-        .cache_row = cache->strides[0] * size, .cache_head = cache->strides[1] * size,
-        .fresh_row = fresh->strides[0] * size, .fresh_head = fresh->strides[1] * size,
+        .cache      = sgk_data(&cache->t),
+        .fresh      = sgk_data(&fresh->t),
+        .heads      = cache->shape[1],
+        .head_bytes = cache->shape[2] * size,
+        .cache_row  = cache->strides[0] * size,
+        .cache_head = cache->strides[1] * size,
+        .fresh_row  = fresh->strides[0] * size,
+        .fresh_head = fresh->strides[1] * size,
     };
 }
 
 static bool in_pieces(const struct store_rows *r, int64_t piece)
 {
     return ((uintptr_t)r->cache | (uintptr_t)r->fresh | (uint64_t)r->head_bytes | (uint64_t)r->cache_row | (uint64_t)r->cache_head |
-            (uint64_t)r->fresh_row | (uint64_t)r->fresh_head) % (uint64_t)piece == 0;
+            (uint64_t)r->fresh_row | (uint64_t)r->fresh_head) %
+               (uint64_t)piece ==
+           0;
 }
 
 static sgk_status check_places(const char *op, const struct store_kv_cache_args *a, const void *out_loc)
@@ -103,7 +116,7 @@ sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, 
     SGK_TRY(fold("v_cache", v_cache, with_gaps(v_cache, v), &v_cache3));
     SGK_TRY(fold("k", k, with_gaps(k_cache, k), &k3));
     SGK_TRY(fold("v", v, with_gaps(v_cache, v), &v3));
-    sgk_match m = { .op = "store_kv_cache" };
+    sgk_match      m   = { .op = "store_kv_cache" };
     const unsigned any = (1u << SGK_DTYPES) - 1;
     SGK_TRY(sgk_match_tensor(&m, &k_cache3.t, "k_cache", "S H D", any, true));
     const unsigned same = 1u << m.dtype;
@@ -114,10 +127,13 @@ sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, 
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
 
-    const int64_t size = sgk_dtype_size(m.dtype);
-    struct store_kv_cache_args a = {
-        .rows = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
-        .out_loc = sgk_data(out_loc), .index = sgk_dtype_at(out_loc), .tokens = SGK_DIM(&m, 'N'), .slots = SGK_DIM(&m, 'S'),
+    const int64_t              size = sgk_dtype_size(m.dtype);
+    struct store_kv_cache_args a    = {
+        .rows    = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
+        .out_loc = sgk_data(out_loc),
+        .index   = sgk_dtype_at(out_loc),
+        .tokens  = SGK_DIM(&m, 'N'),
+        .slots   = SGK_DIM(&m, 'S'),
     };
     const int64_t bytes = a.rows[0].heads * a.rows[0].head_bytes + a.rows[1].heads * a.rows[1].head_bytes;
     if (a.tokens == 0 || bytes == 0) return SGK_OK;
@@ -131,9 +147,10 @@ sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, 
         SGK_REQUIRE(bytes / b->piece <= INT32_MAX, SGK_UNSUPPORTED, "%s: a row of k and one of v have %lld bytes, expected at most %lld on a GPU", m.op,
                     (long long)bytes, (long long)INT32_MAX * b->piece);
         for (int i = 0; i < 2; ++i) a.rows[i].pieces = (uint32_t)(a.rows[i].heads * a.rows[i].head_bytes / b->piece);
-        a.tokens_per_block = a.tokens >= 2048 ? STORE_TOKENS : 1;
-        const sgk_launch shape = { .grid = { (a.tokens + a.tokens_per_block - 1) / a.tokens_per_block },
-                                   .block = { bytes / b->piece > 128 ? 256 : bytes / b->piece > 32 ? 128 : 32 } };
+        a.tokens_per_block     = a.tokens >= 2048 ? STORE_TOKENS : 1;
+        const sgk_launch shape = { .grid  = { (a.tokens + a.tokens_per_block - 1) / a.tokens_per_block },
+                                   .block = { bytes / b->piece > 128 ? 256 : bytes / b->piece > 32 ? 128
+                                                                                                   : 32 } };
         return sgk_cuda_launch(m.op, &b->kernel, &shape, m.device.device_id, exec, &a, sizeof a);
     }
     return sgk_cpu_run(m.op, store_kv_cache_cpu, &a, a.tokens, sgk_cpu_grain(2 * bytes), exec);

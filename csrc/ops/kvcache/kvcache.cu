@@ -17,11 +17,10 @@ DEVICE int64_t place(const struct store_rows *r, int64_t head_stride, uint32_t i
     return h * head_stride + (int64_t)(i - h * each) * (int64_t)sizeof(PIECE);
 }
 
-extern "C" __global__ __launch_bounds__(256)
-void store_kv_cache(const __grid_constant__ store_kv_cache_args a)
+extern "C" __global__ __launch_bounds__(256) void store_kv_cache(const __grid_constant__ store_kv_cache_args a)
 {
     const int64_t first = (int64_t)blockIdx.x * a.tokens_per_block;
-    const int count = a.tokens - first < a.tokens_per_block ? (int)(a.tokens - first) : a.tokens_per_block;
+    const int     count = a.tokens - first < a.tokens_per_block ? (int)(a.tokens - first) : a.tokens_per_block;
     pdl_wait();
     int64_t slot[TOKENS];
     #pragma unroll
@@ -32,10 +31,10 @@ void store_kv_cache(const __grid_constant__ store_kv_cache_args a)
     const uint32_t k_pieces = a.rows[0].pieces, pieces = k_pieces + a.rows[1].pieces;
     for (uint32_t p = threadIdx.x; p < pieces; p += blockDim.x) {
         const struct store_rows *r = &a.rows[p >= k_pieces];
-        const uint32_t i = p >= k_pieces ? p - k_pieces : p, each = (uint32_t)(r->head_bytes / (int64_t)sizeof(PIECE));
-        const char *from = (const char *)r->fresh + first * r->fresh_row + place(r, r->fresh_head, i, each);
-        char *to = (char *)r->cache + place(r, r->cache_head, i, each);
-        PIECE piece[TOKENS];
+        const uint32_t           i = p >= k_pieces ? p - k_pieces : p, each = (uint32_t)(r->head_bytes / (int64_t)sizeof(PIECE));
+        const char              *from = (const char *)r->fresh + first * r->fresh_row + place(r, r->fresh_head, i, each);
+        char                    *to   = (char *)r->cache + place(r, r->cache_head, i, each);
+        PIECE                    piece[TOKENS];
         #pragma unroll
         for (int j = 0; j < TOKENS; ++j)
             if (slot[j] >= 0) piece[j] = *(const PIECE *)(from + j * r->fresh_row);

@@ -13,7 +13,7 @@ static void check_store(sgk_dtype dtype, sgk_dtype index, int64_t tokens, int64_
 {
     if (!check_case("store_kv_cache_%s_%s_%lldx%lldx%lld_%lld%s", check_dtype(dtype), check_dtype(index), (long long)tokens, (long long)heads, (long long)dim,
                     (long long)v_dim, aligned ? "" : "_unaligned")) return;
-    const int64_t slots = 3 * tokens + 5;
+    const int64_t slots   = 3 * tokens + 5;
     check_tensor *k_cache = check_inout(dtype, 3, slots, heads, dim), *v_cache = check_inout(dtype, 3, slots, heads, v_dim);
     check_tensor *k = check_input(dtype, 3, tokens, heads, dim), *v = check_input(dtype, 3, tokens, heads, v_dim), *out_loc = places(index, tokens, slots);
     if (!aligned) check_unaligned(v);

@@ -9,31 +9,46 @@ SGK_CPU_DECL(moe_sum);
 static const sgk_cpu_impl moe_sum_cpu[] = SGK_CPU_IMPLS(moe_sum);
 
 /* memcpy is as fast as the machine: the reference is the only version on the CPU. */
-sgk_cpu_fn shuffle_rows_ref;
+sgk_cpu_fn                shuffle_rows_ref;
 static const sgk_cpu_impl shuffle_rows_cpu[] = { { "ref", 0, shuffle_rows_ref } };
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
-typedef struct { sgk_kernel kernel; int piece; } shuffle_build;
+typedef struct {
+    sgk_kernel kernel;
+    int        piece;
+} shuffle_build;
 #define SHUFFLE(type, bytes) { SGK_KERNEL("moe/moe_shuffle.cu", "shuffle_rows", "-DPIECE=" type, SGK_GENERAL), bytes }
 static shuffle_build shuffle_builds[] = { SHUFFLE("uint4", 16), SHUFFLE("uint32_t", 4), SHUFFLE("uint16_t", 2), SHUFFLE("uint8_t", 1) };
 
 /* The last of a format takes any row. */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece; } sum_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        piece;
+} sum_build;
 #define SUM(type, dtype, piece, shuffled) \
     { SGK_KERNEL("moe/moe_sum.cu", "moe_sum", "-DT=" type " -DPIECE=" #piece " -DSHUFFLED=" #shuffled, SGK_GENERAL), dtype, piece }
 #define SUMS(shuffled) { \
-    SUM("f32",  SGK_F32,  4, shuffled), SUM("f32",  SGK_F32,  1, shuffled), \
-    SUM("f16",  SGK_F16,  8, shuffled), SUM("f16",  SGK_F16,  1, shuffled), \
-    SUM("bf16", SGK_BF16, 8, shuffled), SUM("bf16", SGK_BF16, 1, shuffled), \
+    SUM("f32", SGK_F32, 4, shuffled), \
+    SUM("f32", SGK_F32, 1, shuffled), \
+    SUM("f16", SGK_F16, 8, shuffled), \
+    SUM("f16", SGK_F16, 1, shuffled), \
+    SUM("bf16", SGK_BF16, 8, shuffled), \
+    SUM("bf16", SGK_BF16, 1, shuffled), \
 }
 static sum_build sum_builds[]          = SUMS(0);
 static sum_build shuffled_sum_builds[] = SUMS(1);
 
 const sgk_kernel_table moe_kernels[] = {
-    SGK_KERNEL_TABLE(shuffle_builds), SGK_KERNEL_TABLE(sum_builds), SGK_KERNEL_TABLE(shuffled_sum_builds), { 0 },
+    SGK_KERNEL_TABLE(shuffle_builds),
+    SGK_KERNEL_TABLE(sum_builds),
+    SGK_KERNEL_TABLE(shuffled_sum_builds),
+    { 0 },
 };
 
-enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1, THREADS = 256, STEPS = 4 };          /* the last two as in the kernels */
+enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1,
+       THREADS    = 256,
+       STEPS      = 4 };          /* the last two as in the kernels */
 
 /* On the CPU an index is checked before anything is written; a GPU leaves out what would be outside. */
 static sgk_status check_indices(const sgk_match *m, const DLTensor *index, const char *name, int64_t limit)
@@ -51,7 +66,7 @@ static sgk_status check_indices(const sgk_match *m, const DLTensor *index, const
 static sgk_status shuffle_rows_cuda(const sgk_match *m, const struct shuffle_rows_args *a, const sgk_exec *exec)
 {
     const uint64_t places = (uintptr_t)a->output | (uintptr_t)a->input | (uint64_t)a->bytes | (uint64_t)a->output_stride | (uint64_t)a->input_stride;
-    shuffle_build *b = shuffle_builds;
+    shuffle_build *b      = shuffle_builds;
     while (places % (uint64_t)b->piece) ++b;
     const int64_t each = a->bytes / b->piece, block = THREADS * STEPS;
     SGK_REQUIRE(each <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes, expected fewer than 2^31 pieces of %d bytes", m->op, (long long)a->bytes, b->piece);
@@ -63,19 +78,24 @@ static sgk_status shuffle_rows_cuda(const sgk_match *m, const struct shuffle_row
 sgk_status sgk_shuffle_rows(const DLTensor *output, const DLTensor *input, const DLTensor *dst2src_map, const sgk_exec *exec)
 {
     sgk_match m = { .op = "shuffle_rows" };
-    SGK_MATCH_OUT(&m, output,  "D C", ANY_FORMAT);
-    SGK_MATCH(&m, input,       "S C", 1u << m.dtype);
-    SGK_MATCH(&m, dst2src_map, "D",   SGK_ANY_INDEX);
+    SGK_MATCH_OUT(&m, output, "D C", ANY_FORMAT);
+    SGK_MATCH(&m, input, "S C", 1u << m.dtype);
+    SGK_MATCH(&m, dst2src_map, "D", SGK_ANY_INDEX);
     SGK_TRY(sgk_match_done(&m));
     SGK_TRY(check_indices(&m, dst2src_map, "dst2src_map", SGK_DIM(&m, 'S')));
     SGK_NO_SCRATCH(exec);
 
-    const int64_t size = sgk_dtype_size(m.dtype);
-    const struct shuffle_rows_args a = {
-        .output = sgk_data(output), .input = sgk_data(input), .map = sgk_data(dst2src_map),
-        .rows = SGK_DIM(&m, 'D'), .sources = SGK_DIM(&m, 'S'), .bytes = SGK_DIM(&m, 'C') * size,
-        .output_stride = SGK_DIM(&m, 'D') == 1 ? 0 : sgk_stride(output, 0) * size, .input_stride = SGK_DIM(&m, 'S') == 1 ? 0 : sgk_stride(input, 0) * size,
-        .wide_map = sgk_dtype_at(dst2src_map) == SGK_I64,
+    const int64_t                  size = sgk_dtype_size(m.dtype);
+    const struct shuffle_rows_args a    = {
+        .output        = sgk_data(output),
+        .input         = sgk_data(input),
+        .map           = sgk_data(dst2src_map),
+        .rows          = SGK_DIM(&m, 'D'),
+        .sources       = SGK_DIM(&m, 'S'),
+        .bytes         = SGK_DIM(&m, 'C') * size,
+        .output_stride = SGK_DIM(&m, 'D') == 1 ? 0 : sgk_stride(output, 0) * size,
+        .input_stride  = SGK_DIM(&m, 'S') == 1 ? 0 : sgk_stride(input, 0) * size,
+        .wide_map      = sgk_dtype_at(dst2src_map) == SGK_I64,
     };
     if (a.rows == 0 || a.bytes == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return shuffle_rows_cuda(&m, &a, exec);
@@ -93,7 +113,7 @@ static sgk_status sum_cuda(const sgk_match *m, struct moe_sum_args *a, const sgk
 {
     const bool vectors = in_pieces(a->output, a->output_stride, a->dtype) && in_pieces(a->input, a->token_stride, a->dtype) &&
                          in_pieces(NULL, a->term_stride, a->dtype) && in_pieces(NULL, a->dim, a->dtype);
-    sum_build *b = a->permutation ? shuffled_sum_builds : sum_builds;
+    sum_build *b       = a->permutation ? shuffled_sum_builds : sum_builds;
     while (b->dtype != a->dtype || (b->piece > 1 && !vectors)) ++b;
     const int64_t pieces = a->dim / b->piece;
     while (1 << a->lanes_log2 < THREADS && (int64_t)1 << a->lanes_log2 < pieces) ++a->lanes_log2;
@@ -115,15 +135,21 @@ static sgk_status sum(const sgk_match *m, struct moe_sum_args *a, const sgk_exec
 static sgk_status reduce(const char *op, const DLTensor *output, const DLTensor *input, double factor, const sgk_exec *exec)
 {
     sgk_match m = { .op = op };
-    SGK_MATCH_OUT(&m, output, "T H",   SGK_ANY_FLOAT);
-    SGK_MATCH(&m,     input,  "T K H", 1u << m.dtype);
+    SGK_MATCH_OUT(&m, output, "T H", SGK_ANY_FLOAT);
+    SGK_MATCH(&m, input, "T K H", 1u << m.dtype);
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
     struct moe_sum_args a = {
-        .output = sgk_data(output), .input = sgk_data(input),
-        .tokens = SGK_DIM(&m, 'T'), .terms = SGK_DIM(&m, 'K'), .dim = SGK_DIM(&m, 'H'),
-        .output_stride = sgk_stride(output, 0), .token_stride = sgk_stride(input, 0), .term_stride = SGK_DIM(&m, 'K') == 1 ? 0 : sgk_stride(input, 1),
-        .scale = (float)factor, .dtype = m.dtype,
+        .output        = sgk_data(output),
+        .input         = sgk_data(input),
+        .tokens        = SGK_DIM(&m, 'T'),
+        .terms         = SGK_DIM(&m, 'K'),
+        .dim           = SGK_DIM(&m, 'H'),
+        .output_stride = sgk_stride(output, 0),
+        .token_stride  = sgk_stride(input, 0),
+        .term_stride   = SGK_DIM(&m, 'K') == 1 ? 0 : sgk_stride(input, 1),
+        .scale         = (float)factor,
+        .dtype         = m.dtype,
     };
     return sum(&m, &a, exec);
 }
@@ -142,10 +168,10 @@ sgk_status sgk_apply_shuffle_mul_sum(const DLTensor *output, const DLTensor *inp
                                      const sgk_exec *exec)
 {
     sgk_match m = { .op = "apply_shuffle_mul_sum" };
-    SGK_MATCH_OUT(&m, output,  "M C", SGK_ANY_FLOAT);
-    SGK_MATCH(&m, input,       "S C", 1u << m.dtype);
-    SGK_MATCH(&m, permutation, "P",   SGK_ANY_INDEX);
-    SGK_MATCH_OPT(&m, factors, "P",   1u << m.dtype);
+    SGK_MATCH_OUT(&m, output, "M C", SGK_ANY_FLOAT);
+    SGK_MATCH(&m, input, "S C", 1u << m.dtype);
+    SGK_MATCH(&m, permutation, "P", SGK_ANY_INDEX);
+    SGK_MATCH_OPT(&m, factors, "P", 1u << m.dtype);
     const int64_t tokens = SGK_DIM(&m, 'M'), terms = tokens ? SGK_DIM(&m, 'P') / tokens : 0;
     SGK_REQUIRE(terms * tokens == SGK_DIM(&m, 'P'), SGK_BAD_ARG, "%s: permutation has size %lld, expected a multiple of the %lld rows of output", m.op,
                 (long long)SGK_DIM(&m, 'P'), (long long)tokens);
@@ -153,10 +179,19 @@ sgk_status sgk_apply_shuffle_mul_sum(const DLTensor *output, const DLTensor *inp
     SGK_TRY(check_indices(&m, permutation, "permutation", SGK_DIM(&m, 'S')));
     SGK_NO_SCRATCH(exec);
     struct moe_sum_args a = {
-        .output = sgk_data(output), .input = sgk_data(input), .permutation = sgk_data(permutation), .factors = sgk_data(factors),
-        .tokens = tokens, .terms = terms, .dim = SGK_DIM(&m, 'C'), .sources = SGK_DIM(&m, 'S'),
-        .output_stride = sgk_stride(output, 0), .term_stride = SGK_DIM(&m, 'S') == 1 ? 0 : sgk_stride(input, 0),
-        .scale = 1, .dtype = m.dtype, .wide_permutation = sgk_dtype_at(permutation) == SGK_I64,
+        .output           = sgk_data(output),
+        .input            = sgk_data(input),
+        .permutation      = sgk_data(permutation),
+        .factors          = sgk_data(factors),
+        .tokens           = tokens,
+        .terms            = terms,
+        .dim              = SGK_DIM(&m, 'C'),
+        .sources          = SGK_DIM(&m, 'S'),
+        .output_stride    = sgk_stride(output, 0),
+        .term_stride      = SGK_DIM(&m, 'S') == 1 ? 0 : sgk_stride(input, 0),
+        .scale            = 1,
+        .dtype            = m.dtype,
+        .wide_permutation = sgk_dtype_at(permutation) == SGK_I64,
     };
     return sum(&m, &a, exec);
 }

@@ -18,7 +18,7 @@ static void check_apply_shuffle_mul_sum(sgk_dtype dtype, sgk_dtype index, int64_
 {
     if (!check_case("apply_shuffle_mul_sum_%s_%s_%lldx%lldx%lld%s", check_dtype(dtype), check_dtype(index), (long long)tokens, (long long)terms, (long long)dim,
                     factors ? "_factors" : "")) return;
-    const int64_t pairs = tokens * terms;
+    const int64_t pairs  = tokens * terms;
     check_tensor *output = check_output(dtype, 2, tokens, dim), *input = check_input(dtype, 2, pairs + 2, dim);
     check_tensor *permutation = check_index(index, 0, pairs + 1, 1, pairs), *weights = factors ? check_input(dtype, 1, pairs) : NULL;
     check_legal(input, CHECK_SIZE(0));
@@ -93,14 +93,14 @@ void check_moe(void)
     check_shuffle_rows(SGK_BF16, SGK_I32, 0, 4, 64, false);
 
     static const int64_t some[] = { 1, 2, 3, 4, 6, 8, 9, 17 }, few[] = { 1, 8, 9 };
-    const size_t count = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
+    const size_t         count = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
     for (size_t f = 0; f < sizeof summed / sizeof *summed; ++f) {
         const sgk_dtype t = summed[f];
         for (size_t i = 0; i < count; ++i) {
             const int64_t terms = check_small ? few[i] : some[i];
             check_apply_shuffle_mul_sum(t, i % 2 ? SGK_I64 : SGK_I32, check_int(1, 9), terms, 64 + 8 * (int64_t)i, i % 3 != 0);
             check_moe_sum(false, t, check_int(1, 9), terms, 1032, true);
-            check_moe_sum(true,  t, check_int(1, 9), terms, 40, true);
+            check_moe_sum(true, t, check_int(1, 9), terms, 40, true);
         }
         check_apply_shuffle_mul_sum(t, SGK_I32, 4, 3, 33, true);
         check_apply_shuffle_mul_sum(t, SGK_I32, 4, 0, 33, false);

@@ -13,10 +13,9 @@
 #define THREADS 256
 #define STEPS   4                               /* pieces a thread has in flight */
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void shuffle_rows(const __grid_constant__ shuffle_rows_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void shuffle_rows(const __grid_constant__ shuffle_rows_args a)
 {
-    const uint32_t each = (uint32_t)(a.bytes / (int64_t)sizeof(PIECE));
+    const uint32_t each  = (uint32_t)(a.bytes / (int64_t)sizeof(PIECE));
     const int64_t  first = (int64_t)blockIdx.x * (THREADS * STEPS), row0 = first / each;
     const uint32_t offset = (uint32_t)(first - row0 * each);
 
@@ -27,7 +26,7 @@ void shuffle_rows(const __grid_constant__ shuffle_rows_args a)
     for (int i = 0; i < STEPS; ++i) {
         const uint32_t j = offset + threadIdx.x + i * THREADS, rows = j / each, c = j - rows * each;
         const int64_t  row = row0 + rows, source = row < a.rows ? load_index(a.map, row, a.wide_map) : -1;
-        to[i] = source >= 0 && source < a.sources ? (PIECE *)((char *)a.output + row * a.output_stride) + c : 0;
+        to[i]   = source >= 0 && source < a.sources ? (PIECE *)((char *)a.output + row * a.output_stride) + c : 0;
         from[i] = (const PIECE *)((const char *)a.input + source * a.input_stride) + c;
     }
     PIECE piece[STEPS];

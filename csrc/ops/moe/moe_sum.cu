@@ -17,22 +17,26 @@
 
 #if PIECE == 1
 typedef T piece_t;
-DEVICE void   widen(float *v, piece_t p)  { v[0] = to_f32(p); }
-DEVICE piece_t narrow(const float *v)     { T y; from_f32(&y, v[0]); return y; }
+DEVICE void widen(float *v, piece_t p) { v[0] = to_f32(p); }
+DEVICE piece_t narrow(const float *v)
+{
+    T y;
+    from_f32(&y, v[0]);
+    return y;
+}
 #else
 typedef uint4 piece_t;
-DEVICE void   widen(float *v, piece_t p)  { unpack16(v, p, (const T *)0); }
-DEVICE piece_t narrow(const float *v)     { return pack16(v, (const T *)0); }
+DEVICE void widen(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
+DEVICE piece_t narrow(const float *v) { return pack16(v, (const T *)0); }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void moe_sum(const __grid_constant__ moe_sum_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_constant__ moe_sum_args a)
 {
     const int64_t  pieces = a.dim / PIECE;
-    const int      lanes = 1 << a.lanes_log2;
+    const int      lanes  = 1 << a.lanes_log2;
     const uint32_t chunks = (uint32_t)((pieces + lanes - 1) / lanes);
-    const int64_t  token = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
-    const int64_t  c = (int64_t)(blockIdx.x % chunks) * lanes + (threadIdx.x & (lanes - 1));
+    const int64_t  token  = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
+    const int64_t  c      = (int64_t)(blockIdx.x % chunks) * lanes + (threadIdx.x & (lanes - 1));
     if (token >= a.tokens || c >= pieces) return;
 
     pdl_wait();
@@ -45,11 +49,11 @@ void moe_sum(const __grid_constant__ moe_sum_args a)
         #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             const int64_t j = j0 + i;
-            there[i] = j < a.terms;
+            there[i]        = j < a.terms;
 #if SHUFFLED
             const int64_t row = there[i] ? load_index(a.permutation, token * a.terms + j, a.wide_permutation) : -1;
-            there[i] = row >= 0 && row < a.sources;
-            const int64_t at = row * a.term_stride;
+            there[i]          = row >= 0 && row < a.sources;
+            const int64_t at  = row * a.term_stride;
 #else
             const int64_t at = token * a.token_stride + j * a.term_stride;
 #endif

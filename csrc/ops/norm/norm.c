@@ -12,8 +12,12 @@ SGK_CPU_DECL(layernorm);
 SGK_CPU_DECL(fused_add_layernorm);
 
 /* By form. */
-static const sgk_cpu_impl cpu_impls[][sizeof (sgk_cpu_impl[])SGK_CPU_IMPLS(rmsnorm) / sizeof(sgk_cpu_impl)] = {
-    SGK_CPU_IMPLS(rmsnorm), SGK_CPU_IMPLS(fused_add_rmsnorm), SGK_CPU_IMPLS(fused_rmsnorm_gated), SGK_CPU_IMPLS(layernorm), SGK_CPU_IMPLS(fused_add_layernorm),
+static const sgk_cpu_impl cpu_impls[][sizeof(sgk_cpu_impl[]) SGK_CPU_IMPLS(rmsnorm) / sizeof(sgk_cpu_impl)] = {
+    SGK_CPU_IMPLS(rmsnorm),
+    SGK_CPU_IMPLS(fused_add_rmsnorm),
+    SGK_CPU_IMPLS(fused_rmsnorm_gated),
+    SGK_CPU_IMPLS(layernorm),
+    SGK_CPU_IMPLS(fused_add_layernorm),
 };
 
 /*
@@ -24,17 +28,24 @@ static const sgk_cpu_impl cpu_impls[][sizeof (sgk_cpu_impl[])SGK_CPU_IMPLS(rmsno
     { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs, SGK_GENERAL), dtype, form, lanes, vecs }
 #define BUILDS(form, type, dtype) \
     BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 2), BUILD(form, type, dtype, 32, 4), \
-    BUILD(form, type, dtype, 128, 2), BUILD(form, type, dtype, 256, 2), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), \
-    BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 256, 0)
+        BUILD(form, type, dtype, 128, 2), BUILD(form, type, dtype, 256, 2), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), \
+        BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 256, 0)
 #define FEW_BUILDS(form, type, dtype) \
     BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 256, 0)
 #define FORMATS(builds, form) builds(form, "f32", SGK_F32), builds(form, "f16", SGK_F16), builds(form, "bf16", SGK_BF16)
 
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int form, lanes, vecs; } norm_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        form, lanes, vecs;
+} norm_build;
 
 static norm_build norm_builds[] = {
-    FORMATS(BUILDS, NORM_RMS), FORMATS(BUILDS, NORM_RMS_ADD),
-    FORMATS(FEW_BUILDS, NORM_RMS_GATED), FORMATS(FEW_BUILDS, NORM_LAYER), FORMATS(FEW_BUILDS, NORM_LAYER_ADD),
+    FORMATS(BUILDS, NORM_RMS),
+    FORMATS(BUILDS, NORM_RMS_ADD),
+    FORMATS(FEW_BUILDS, NORM_RMS_GATED),
+    FORMATS(FEW_BUILDS, NORM_LAYER),
+    FORMATS(FEW_BUILDS, NORM_LAYER_ADD),
 };
 
 const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(norm_builds), { 0 } };
@@ -43,10 +54,10 @@ const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(norm_builds), { 0 } }
 static void set_rows(struct norm_args *a, const DLTensor *output, const DLTensor *input, const DLTensor *other)
 {
     const DLTensor *tensors[] = { output, input, other };
-    int64_t *strides[] = { a->output_stride, a->input_stride, a->other_stride };
-    int64_t size[3] = { 1, 1, 1 };
-    int used = 0;
-    a->rows = 1;
+    int64_t        *strides[] = { a->output_stride, a->input_stride, a->other_stride };
+    int64_t         size[3]   = { 1, 1, 1 };
+    int             used      = 0;
+    a->rows                   = 1;
     for (int d = 0; d < input->ndim - 1; ++d) {
         const int64_t n = input->shape[d];
         a->rows *= n;
@@ -72,9 +83,9 @@ static bool in_pieces(const void *data, const int64_t *stride, int64_t size)
 static norm_build *choose(const struct norm_args *a, int form)
 {
     static const int64_t none[3];
-    const int64_t size = sgk_dtype_size(a->dtype), pieces = a->dim * size / 16;
-    const bool vectors = a->dim * size % 16 == 0 && in_pieces(a->input, a->input_stride, size) && in_pieces(a->output, a->output_stride, size) &&
-                         in_pieces(a->other, a->other_stride, size) && in_pieces(a->weight, none, size) && in_pieces(a->bias, none, size);
+    const int64_t        size = sgk_dtype_size(a->dtype), pieces = a->dim * size / 16;
+    const bool           vectors = a->dim * size % 16 == 0 && in_pieces(a->input, a->input_stride, size) && in_pieces(a->output, a->output_stride, size) &&
+                                   in_pieces(a->other, a->other_stride, size) && in_pieces(a->weight, none, size) && in_pieces(a->bias, none, size);
     for (size_t i = 0; i < sizeof norm_builds / sizeof *norm_builds; ++i) {
         norm_build *b = &norm_builds[i];
         if (b->dtype != a->dtype || b->form != form) continue;
@@ -92,25 +103,26 @@ static sgk_status run(const sgk_match *m, const struct norm_args *a, int form, i
 
     norm_build *b = choose(a, form);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->vecs ? "" : " (rows longer than any register build or not in 16-byte pieces)");
-    const unsigned threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
-    const int64_t teams = threads / (unsigned)b->lanes;
-    const sgk_launch shape = { .grid = { a->rows / teams + (a->rows % teams != 0) }, .block = { threads } };
+    const unsigned   threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
+    const int64_t    teams   = threads / (unsigned)b->lanes;
+    const sgk_launch shape   = { .grid = { a->rows / teams + (a->rows % teams != 0) }, .block = { threads } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
 /* Two to four dimensions, as many as this tensor has. */
 static const char *shape_of(const DLTensor *t)
 {
-    return t && t->ndim == 4 ? "A B N D" : t && t->ndim == 3 ? "A N D" : "N D";
+    return t && t->ndim == 4 ? "A B N D" : t && t->ndim == 3 ? "A N D"
+                                                             : "N D";
 }
 
 /* output = input r (shift + weight). Where `weighted` is false the weight is only checked; without has_weight there is none. */
 static sgk_status rms(const char *op, const DLTensor *output, const DLTensor *input, const DLTensor *weight, bool has_weight, bool weighted,
                       double shift, double eps, const sgk_exec *exec)
 {
-    sgk_match m = { .op = op };
+    sgk_match   m     = { .op = op };
     const char *shape = shape_of(input);
-    SGK_MATCH(&m,     input,  shape, SGK_ANY_FLOAT);
+    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
     if (has_weight) SGK_MATCH(&m, weight, "D", 1u << m.dtype);
     SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
     sgk_match_same(&m, output, input);
@@ -118,8 +130,13 @@ static sgk_status rms(const char *op, const DLTensor *output, const DLTensor *in
     SGK_TRY(sgk_match_done(&m));
 
     struct norm_args a = {
-        .output = sgk_data(output), .input = sgk_data(input), .weight = weighted ? sgk_data(weight) : NULL,
-        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps, .shift = (float)shift,
+        .output = sgk_data(output),
+        .input  = sgk_data(input),
+        .weight = weighted ? sgk_data(weight) : NULL,
+        .dim    = SGK_DIM(&m, 'D'),
+        .dtype  = m.dtype,
+        .eps    = (float)eps,
+        .shift  = (float)shift,
     };
     set_rows(&a, output, input, NULL);
     return run(&m, &a, NORM_RMS, 2, exec);
@@ -127,17 +144,23 @@ static sgk_status rms(const char *op, const DLTensor *output, const DLTensor *in
 
 static sgk_status rms_add(const char *op, const DLTensor *input, const DLTensor *residual, const DLTensor *weight, float shift, double eps, const sgk_exec *exec)
 {
-    sgk_match m = { .op = op };
+    sgk_match   m     = { .op = op };
     const char *shape = shape_of(input);
-    SGK_MATCH_OUT(&m, input,    shape, SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, input, shape, SGK_ANY_FLOAT);
     SGK_MATCH_OUT(&m, residual, shape, 1u << m.dtype);
-    SGK_MATCH(&m,     weight,   "D",   1u << m.dtype);
+    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
     SGK_MATCH_FINITE(&m, eps, 0);
     SGK_TRY(sgk_match_done(&m));
 
     struct norm_args a = {
-        .output = sgk_data(input), .input = sgk_data(input), .other = sgk_data(residual), .weight = sgk_data(weight),
-        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps, .shift = shift,
+        .output = sgk_data(input),
+        .input  = sgk_data(input),
+        .other  = sgk_data(residual),
+        .weight = sgk_data(weight),
+        .dim    = SGK_DIM(&m, 'D'),
+        .dtype  = m.dtype,
+        .eps    = (float)eps,
+        .shift  = shift,
     };
     set_rows(&a, input, input, residual);
     return run(&m, &a, NORM_RMS_ADD, 4, exec);
@@ -182,19 +205,24 @@ sgk_status sgk_gemma_fused_add_rmsnorm(const DLTensor *input, const DLTensor *re
 
 sgk_status sgk_fused_rmsnorm_gated(const DLTensor *output, const DLTensor *input, const DLTensor *weight, const DLTensor *gate, double eps, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "fused_rmsnorm_gated" };
+    sgk_match   m     = { .op = "fused_rmsnorm_gated" };
     const char *shape = shape_of(input);
-    SGK_MATCH(&m,     input,  shape, SGK_ANY_FLOAT);
-    SGK_MATCH(&m,     weight, "D",   1u << m.dtype);
-    SGK_MATCH(&m,     gate,   shape, 1u << m.dtype);
+    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
+    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
+    SGK_MATCH(&m, gate, shape, 1u << m.dtype);
     SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
     sgk_match_same(&m, output, input);
     SGK_MATCH_FINITE(&m, eps, 0);
     SGK_TRY(sgk_match_done(&m));
 
     struct norm_args a = {
-        .output = sgk_data(output), .input = sgk_data(input), .other = sgk_data(gate), .weight = sgk_data(weight),
-        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps,
+        .output = sgk_data(output),
+        .input  = sgk_data(input),
+        .other  = sgk_data(gate),
+        .weight = sgk_data(weight),
+        .dim    = SGK_DIM(&m, 'D'),
+        .dtype  = m.dtype,
+        .eps    = (float)eps,
     };
     set_rows(&a, output, input, gate);
     return run(&m, &a, NORM_RMS_GATED, 3, exec);
@@ -202,19 +230,24 @@ sgk_status sgk_fused_rmsnorm_gated(const DLTensor *output, const DLTensor *input
 
 sgk_status sgk_layernorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, double eps, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "layernorm" };
+    sgk_match   m     = { .op = "layernorm" };
     const char *shape = shape_of(input);
-    SGK_MATCH(&m,     input,  shape, SGK_ANY_FLOAT);
-    SGK_MATCH(&m,     weight, "D",   1u << m.dtype);
-    SGK_MATCH_OPT(&m, bias,   "D",   1u << m.dtype);
+    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
+    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
+    SGK_MATCH_OPT(&m, bias, "D", 1u << m.dtype);
     SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
     sgk_match_same(&m, output, input);
     SGK_MATCH_FINITE(&m, eps, 0);
     SGK_TRY(sgk_match_done(&m));
 
     struct norm_args a = {
-        .output = sgk_data(output), .input = sgk_data(input), .weight = sgk_data(weight), .bias = sgk_data(bias),
-        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps,
+        .output = sgk_data(output),
+        .input  = sgk_data(input),
+        .weight = sgk_data(weight),
+        .bias   = sgk_data(bias),
+        .dim    = SGK_DIM(&m, 'D'),
+        .dtype  = m.dtype,
+        .eps    = (float)eps,
     };
     set_rows(&a, output, input, NULL);
     return run(&m, &a, NORM_LAYER, 2, exec);
@@ -223,20 +256,26 @@ sgk_status sgk_layernorm(const DLTensor *output, const DLTensor *input, const DL
 sgk_status sgk_fused_add_layernorm(const DLTensor *output, const DLTensor *input, const DLTensor *residual, const DLTensor *weight, const DLTensor *bias,
                                    double eps, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "fused_add_layernorm" };
+    sgk_match   m     = { .op = "fused_add_layernorm" };
     const char *shape = shape_of(input);
-    SGK_MATCH(&m,     input,    shape, SGK_ANY_FLOAT);
+    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
     SGK_MATCH_OUT(&m, residual, shape, 1u << m.dtype);
-    SGK_MATCH(&m,     weight,   "D",   1u << m.dtype);
-    SGK_MATCH_OPT(&m, bias,     "D",   1u << m.dtype);
-    SGK_MATCH_OUT(&m, output,   shape, 1u << m.dtype);
+    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
+    SGK_MATCH_OPT(&m, bias, "D", 1u << m.dtype);
+    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
     sgk_match_same(&m, output, input);
     SGK_MATCH_FINITE(&m, eps, 0);
     SGK_TRY(sgk_match_done(&m));
 
     struct norm_args a = {
-        .output = sgk_data(output), .input = sgk_data(input), .other = sgk_data(residual), .weight = sgk_data(weight), .bias = sgk_data(bias),
-        .dim = SGK_DIM(&m, 'D'), .dtype = m.dtype, .eps = (float)eps,
+        .output = sgk_data(output),
+        .input  = sgk_data(input),
+        .other  = sgk_data(residual),
+        .weight = sgk_data(weight),
+        .bias   = sgk_data(bias),
+        .dim    = SGK_DIM(&m, 'D'),
+        .dtype  = m.dtype,
+        .eps    = (float)eps,
     };
     set_rows(&a, output, input, residual);
     return run(&m, &a, NORM_LAYER_ADD, 4, exec);

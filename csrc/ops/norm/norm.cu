@@ -55,20 +55,19 @@ DEVICE float silu(float g) { return g / (1 + __expf(-g)); }
 
 DEVICE float value(const T *x, const T *other, int64_t d) { return ADD ? to_f32(x[d]) + to_f32(other[d]) : to_f32(x[d]); }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void norm_rows(const __grid_constant__ norm_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_constant__ norm_args a)
 {
     __shared__ float scratch[2][WARPS];
-    const places at = place(a, blockIdx.x);
-    const T *x = (const T *)a.input + at.input, *w = (const T *)a.weight, *b = (const T *)a.bias;
-    T       *other = (T *)a.other + at.other, *y = (T *)a.output + at.output;
+    const places     at = place(a, blockIdx.x);
+    const T         *x = (const T *)a.input + at.input, *w = (const T *)a.weight, *b = (const T *)a.bias;
+    T               *other = (T *)a.other + at.other, *y = (T *)a.output + at.output;
 
     pdl_wait();
     float mean = 0, sum = 0;
     if (LAYER) {
         for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) sum += value(x, other, d);
         mean = row_sum(sum, scratch[0]) / (float)a.dim;
-        sum = 0;
+        sum  = 0;
     }
     for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) {
         const float v = value(x, other, d) - mean;
@@ -106,39 +105,38 @@ DEVICE void values(float *v, const kept *k)
 }
 #else
 typedef uint4 kept;
-DEVICE void keep(kept *k, uint4 x, uint4)         { *k = x; }
-DEVICE void values(float *v, const kept *k)       { unpack16(v, *k, (const T *)0); }
+DEVICE void keep(kept *k, uint4 x, uint4) { *k = x; }
+DEVICE void values(float *v, const kept *k) { unpack16(v, *k, (const T *)0); }
 #endif
 
 /* Weights come with the row while the registers last, so that their latency is hidden in the row's. */
 #define EARLY (VECS <= 4)
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void norm_rows(const __grid_constant__ norm_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_constant__ norm_args a)
 {
     __shared__ float scratch[2][WARPS];
-    const int     lane = (int)threadIdx.x % LANES;
-    const int64_t row = (int64_t)blockIdx.x * TEAMS + threadIdx.x / LANES;
-    const int     pieces = row < a.rows ? (int)(a.dim / PIECE) : 0;  /* behind the last row: nothing, but its lanes join the shuffles */
-    const places  at = place(a, row);
-    const uint4  *x = (const uint4 *)((const T *)a.input + at.input), *w = (const uint4 *)a.weight, *b = (const uint4 *)a.bias;
-    uint4        *other = (uint4 *)((T *)a.other + at.other), *y = (uint4 *)((T *)a.output + at.output);
-    const uint4   zero = make_uint4(0, 0, 0, 0);
+    const int        lane   = (int)threadIdx.x % LANES;
+    const int64_t    row    = (int64_t)blockIdx.x * TEAMS + threadIdx.x / LANES;
+    const int        pieces = row < a.rows ? (int)(a.dim / PIECE) : 0;  /* behind the last row: nothing, but its lanes join the shuffles */
+    const places     at     = place(a, row);
+    const uint4     *x = (const uint4 *)((const T *)a.input + at.input), *w = (const uint4 *)a.weight, *b = (const uint4 *)a.bias;
+    uint4           *other = (uint4 *)((T *)a.other + at.other), *y = (uint4 *)((T *)a.output + at.output);
+    const uint4      zero = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
     uint4 first[VECS], second[VECS], weight[VECS];
     #pragma unroll
     for (int i = 0; i < VECS; ++i) {                                /* all loads first: VECS of each in flight */
         const int c = lane + i * LANES;
-        first[i] = c < pieces ? x[c] : zero;
-        second[i] = (ADD || GATED) && c < pieces ? other[c] : zero;
+        first[i]    = c < pieces ? x[c] : zero;
+        second[i]   = (ADD || GATED) && c < pieces ? other[c] : zero;
     }
     if (EARLY) {
         #pragma unroll
         for (int i = 0; i < VECS; ++i) weight[i] = w && lane + i * LANES < pieces ? w[lane + i * LANES] : zero;
     }
 
-    kept part[VECS];
+    kept  part[VECS];
     float mean = 0, sum = 0;
     #pragma unroll
     for (int i = 0; i < VECS; ++i) {
@@ -151,7 +149,7 @@ void norm_rows(const __grid_constant__ norm_args a)
     sum = row_sum(sum, scratch[0]);
     if (LAYER) {
         mean = sum / (float)a.dim;
-        sum = 0;
+        sum  = 0;
         #pragma unroll
         for (int i = 0; i < VECS; ++i) {
             if (lane + i * LANES >= pieces) continue;

@@ -4,11 +4,11 @@
 #include "base/types.h"
 
 /* The forms; a build is shaped by -DFORM=... */
-#define NORM_RMS        0       /* output = x r (shift + weight) */
-#define NORM_RMS_ADD    1       /* the same of x = input + other; other = x */
-#define NORM_RMS_GATED  2       /* output = x r weight silu(other) */
-#define NORM_LAYER      3       /* output = (x - mean) r weight + bias */
-#define NORM_LAYER_ADD  4       /* the same of x = input + other; other = x */
+#define NORM_RMS       0       /* output = x r (shift + weight) */
+#define NORM_RMS_ADD   1       /* the same of x = input + other; other = x */
+#define NORM_RMS_GATED 2       /* output = x r weight silu(other) */
+#define NORM_LAYER     3       /* output = (x - mean) r weight + bias */
+#define NORM_LAYER_ADD 4       /* the same of x = input + other; other = x */
 
 /*
  * Row i is [i / (middle last), i / last % middle, i % last]; its place in a tensor is the sum of these by the tensor's strides. The

@@ -2,14 +2,26 @@
 #include <string.h>
 #include "check/check.h"
 
-enum form { RMS, GEMMA, GEMMA3, GEMMA4, GEMMA4_PLAIN, L2, GATED, LAYER, LAYER_PLAIN, LAYER_ADD };
-enum { ALIGNED = 0, UNALIGNED = 1, IN_PLACE = 2 };
+enum form { RMS,
+            GEMMA,
+            GEMMA3,
+            GEMMA4,
+            GEMMA4_PLAIN,
+            L2,
+            GATED,
+            LAYER,
+            LAYER_PLAIN,
+            LAYER_ADD };
+enum { ALIGNED   = 0,
+       UNALIGNED = 1,
+       IN_PLACE  = 2 };
 static const char *const how_names[] = { "", "_unaligned", "_in_place" };
 
 /* The forms that write output and read input. The case begins with the operator's name. */
 static void check_out(const char *op, enum form form, sgk_dtype dtype, int64_t rows, int64_t dim, int how)
 {
-    const char *variant = form == GEMMA4_PLAIN ? "_without_scale" : form == LAYER_PLAIN ? "_without_bias" : "";
+    const char *variant = form == GEMMA4_PLAIN ? "_without_scale" : form == LAYER_PLAIN ? "_without_bias"
+                                                                                        : "";
     if (!check_case("%s_%s_%lldx%lld%s%s", op, check_dtype(dtype), (long long)rows, (long long)dim, variant, how_names[how])) return;
     check_tensor *x        = how == IN_PLACE ? check_inout(dtype, 2, rows, dim) : check_input(dtype, 2, rows, dim);
     check_tensor *weight   = form == L2 ? NULL : check_input(dtype, 1, dim);
@@ -17,7 +29,8 @@ static void check_out(const char *op, enum form form, sgk_dtype dtype, int64_t r
     check_tensor *gate     = form == GATED ? check_input(dtype, 2, rows, dim) : NULL;
     check_tensor *residual = form == LAYER_ADD ? check_inout(dtype, 2, rows, dim) : NULL;
     check_tensor *out      = how == IN_PLACE ? x : check_output(dtype, 2, rows, dim);
-    if (how == UNALIGNED) check_unaligned(residual ? residual : gate ? gate : x);
+    if (how == UNALIGNED) check_unaligned(residual ? residual : gate ? gate
+                                                                     : x);
     if (bias) check_legal(bias, CHECK_NULL);
 
     switch (form) {
@@ -36,7 +49,10 @@ static void check_out(const char *op, enum form form, sgk_dtype dtype, int64_t r
     if (residual) check_close(residual, check_tolerance(dtype));
 
     const double n = (double)rows * (double)dim;
-    check_done((form == LAYER_ADD ? 4 : form == GATED ? 3 : 2) * n * sgk_dtype_size(dtype), 4 * n);
+    check_done((form == LAYER_ADD ? 4 : form == GATED ? 3
+                                                      : 2) *
+                   n * sgk_dtype_size(dtype),
+               4 * n);
 }
 
 static void check_add(const char *op, bool gemma, sgk_dtype dtype, int64_t rows, int64_t dim, int how)
@@ -48,7 +64,7 @@ static void check_add(const char *op, bool gemma, sgk_dtype dtype, int64_t rows,
     if (how == UNALIGNED) check_unaligned(r);
 
     if (gemma) CHECK_CALL(sgk_gemma_fused_add_rmsnorm(T(x), T(r), T(weight), 1e-6, check_exec));
-    else       CHECK_CALL(sgk_fused_add_rmsnorm(T(x), T(r), T(weight), 1e-6, check_exec));
+    else CHECK_CALL(sgk_fused_add_rmsnorm(T(x), T(r), T(weight), 1e-6, check_exec));
     check_close(x, check_tolerance(dtype));
     check_close(r, check_tolerance(dtype));
 
@@ -75,7 +91,7 @@ static const DLTensor *slice(const DLTensor *t, int place)
 static void check_ranks(const char *op, enum form form, sgk_dtype dtype, int ndim, bool sliced)
 {
     if (!check_case("%s_%s_%dd%s", op, check_dtype(dtype), ndim, sliced ? "_sliced" : "")) return;
-    const bool add = form == LAYER_ADD;
+    const bool    add = form == LAYER_ADD;
     check_tensor *x, *out, *other = NULL;
     if (ndim == 3) {
         x   = check_input(dtype, 3, (int64_t)3, (int64_t)5, (int64_t)128);
@@ -86,7 +102,7 @@ static void check_ranks(const char *op, enum form form, sgk_dtype dtype, int ndi
         out = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)6, (int64_t)48);
         if (add || form == GATED) other = (add ? check_inout : check_input)(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)6, (int64_t)48);
     }
-    check_tensor *weight = check_input(dtype, 1, ndim == 3 ? (int64_t)128 : (int64_t)48);
+    check_tensor *weight          = check_input(dtype, 1, ndim == 3 ? (int64_t)128 : (int64_t)48);
     check_switches.keep_arguments = sliced;             /* where an argument is broken, its slice may be whole again */
 
 #define S(t, place) (sliced ? slice(T(t), place) : T(t))
@@ -138,16 +154,16 @@ void check_norm(void)
 {
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
     /* 16 bytes each: a row that fills each build, and one too long for all. The rarer forms have fewer builds. */
-    static const int64_t pieces[] = { 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4097 };
+    static const int64_t pieces[]     = { 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4097 };
     static const int64_t few_pieces[] = { 16, 128, 1024, 1025 };
-    static const int64_t some[] = { 0, 1, 7, 8, 64, 111, 500, 1000, 1037, 7168, 40000, 65536 };
-    static const int64_t few[]  = { 1, 111 };
-    const int64_t *dims = check_small ? few : some;
-    const size_t count = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
+    static const int64_t some[]       = { 0, 1, 7, 8, 64, 111, 500, 1000, 1037, 7168, 40000, 65536 };
+    static const int64_t few[]        = { 1, 111 };
+    const int64_t       *dims         = check_small ? few : some;
+    const size_t         count        = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
 
     for (size_t f = 0; f < 3; ++f) {
-        const sgk_dtype t = formats[f];
-        const int64_t piece = 16 / sgk_dtype_size(t);
+        const sgk_dtype t     = formats[f];
+        const int64_t   piece = 16 / sgk_dtype_size(t);
         for (size_t i = 0; i < sizeof pieces / sizeof *pieces; ++i) {
             check_out("rmsnorm", RMS, t, 2, pieces[i] * piece, ALIGNED);
             check_add("fused_add_rmsnorm", false, t, 2, pieces[i] * piece, ALIGNED);

@@ -10,7 +10,7 @@ static int64_t place(const struct norm_args *a, const int64_t *stride, int64_t r
 }
 
 static double weight(const struct norm_args *a, int64_t d) { return a->shift + (a->weight ? load_as_f64(a->weight, d, a->dtype) : 0); }
-static double silu(double g)                               { return g / (1 + exp(-g)); }
+static double silu(double g) { return g / (1 + exp(-g)); }
 
 /* x, which is input + other when `add`. The norm is taken of the exact sum; only what is stored to other is rounded. */
 static double value(const struct norm_args *a, int64_t in, int64_t other, bool add)
@@ -22,14 +22,14 @@ static double value(const struct norm_args *a, int64_t in, int64_t other, bool a
 static void rms(const struct norm_args *a, int64_t row, bool add, bool gated)
 {
     const int64_t in = place(a, a->input_stride, row), out = place(a, a->output_stride, row), other = place(a, a->other_stride, row);
-    double sum = 0;
+    double        sum = 0;
     for (int64_t d = 0; d < a->dim; ++d) {
         const double x = value(a, in + d, other + d, add);
         sum += x * x;
     }
     const double scale = 1 / sqrt(sum / (double)a->dim + a->eps);
     for (int64_t d = 0; d < a->dim; ++d) {
-        const double x = value(a, in + d, other + d, add);
+        const double x    = value(a, in + d, other + d, add);
         const double gate = gated ? silu(load_as_f64(a->other, other + d, a->dtype)) : 1;
         if (add) store_f64(a->other, other + d, a->dtype, x);
         store_f64(a->output, out + d, a->dtype, x * scale * weight(a, d) * gate);
@@ -39,7 +39,7 @@ static void rms(const struct norm_args *a, int64_t row, bool add, bool gated)
 static void layer(const struct norm_args *a, int64_t row, bool add)
 {
     const int64_t in = place(a, a->input_stride, row), out = place(a, a->output_stride, row), other = place(a, a->other_stride, row);
-    double sum = 0, square = 0;
+    double        sum = 0, square = 0;
     for (int64_t d = 0; d < a->dim; ++d) sum += value(a, in + d, other + d, add);
     const double mean = sum / (double)a->dim;
     for (int64_t d = 0; d < a->dim; ++d) {
@@ -54,8 +54,23 @@ static void layer(const struct norm_args *a, int64_t row, bool add)
     }
 }
 
-void rmsnorm_ref(const void *args, int64_t begin, int64_t end)             { for (int64_t i = begin; i < end; ++i) rms(args, i, false, false); }
-void fused_add_rmsnorm_ref(const void *args, int64_t begin, int64_t end)   { for (int64_t i = begin; i < end; ++i) rms(args, i, true, false); }
-void fused_rmsnorm_gated_ref(const void *args, int64_t begin, int64_t end) { for (int64_t i = begin; i < end; ++i) rms(args, i, false, true); }
-void layernorm_ref(const void *args, int64_t begin, int64_t end)           { for (int64_t i = begin; i < end; ++i) layer(args, i, false); }
-void fused_add_layernorm_ref(const void *args, int64_t begin, int64_t end) { for (int64_t i = begin; i < end; ++i) layer(args, i, true); }
+void rmsnorm_ref(const void *args, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; ++i) rms(args, i, false, false);
+}
+void fused_add_rmsnorm_ref(const void *args, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; ++i) rms(args, i, true, false);
+}
+void fused_rmsnorm_gated_ref(const void *args, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; ++i) rms(args, i, false, true);
+}
+void layernorm_ref(const void *args, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; ++i) layer(args, i, false);
+}
+void fused_add_layernorm_ref(const void *args, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; ++i) layer(args, i, true);
+}

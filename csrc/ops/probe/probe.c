@@ -17,7 +17,10 @@ static const sgk_cpu_impl store_cpu[] = SGK_CPU_IMPLS(probe_store);
 static const sgk_cpu_impl exp_cpu[]   = SGK_CPU_IMPLS(probe_exp);
 
 /* Every build of probe.cu. */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; } probe_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+} probe_build;
 #define BUILD(entry, type, dtype) { SGK_KERNEL("probe/probe.cu", entry, "-DT=" type, SGK_GENERAL), dtype }
 static probe_build empty_builds[] = { BUILD("probe_empty", "f32", SGK_F32) };
 static probe_build copy_builds[]  = { BUILD("probe_copy", "f32", SGK_I32) };
@@ -26,8 +29,12 @@ static probe_build load_builds[]  = { BUILD("probe_load", "f32", SGK_F32), BUILD
 static probe_build store_builds[] = { BUILD("probe_store", "f32", SGK_F32), BUILD("probe_store", "f16", SGK_F16), BUILD("probe_store", "bf16", SGK_BF16) };
 
 const sgk_kernel_table probe_kernels[] = {
-    SGK_KERNEL_TABLE(empty_builds), SGK_KERNEL_TABLE(copy_builds), SGK_KERNEL_TABLE(read_builds), SGK_KERNEL_TABLE(load_builds),
-    SGK_KERNEL_TABLE(store_builds), { 0 },
+    SGK_KERNEL_TABLE(empty_builds),
+    SGK_KERNEL_TABLE(copy_builds),
+    SGK_KERNEL_TABLE(read_builds),
+    SGK_KERNEL_TABLE(load_builds),
+    SGK_KERNEL_TABLE(store_builds),
+    { 0 },
 };
 
 static sgk_status launch(const sgk_match *m, probe_build *builds, const struct probe_args *a, int64_t elements_per_block, const sgk_exec *exec)
@@ -57,7 +64,7 @@ sgk_status sgk_probe_empty(const DLTensor *grid, const sgk_exec *exec)
 sgk_status sgk_probe_copy(const DLTensor *output, const DLTensor *input, const sgk_exec *exec)
 {
     sgk_match m = { .op = "probe_copy" };
-    SGK_MATCH(&m,     input,  "N", 1 << SGK_I32);
+    SGK_MATCH(&m, input, "N", 1 << SGK_I32);
     SGK_MATCH_OUT(&m, output, "N", 1 << SGK_I32);
     SGK_TRY(in_pieces(&m, input, "input"));
     SGK_TRY(in_pieces(&m, output, "output"));
@@ -70,15 +77,15 @@ sgk_status sgk_probe_copy(const DLTensor *output, const DLTensor *input, const s
 
 sgk_status sgk_probe_copy_bare(void *output, const void *input, int64_t count, void *stream)
 {
-    const struct probe_args a = { output, input, count, SGK_I32 };
-    const sgk_launch shape = { .grid = { (count + PROBE_BLOCK - 1) / PROBE_BLOCK }, .block = { 256 } };
+    const struct probe_args a     = { output, input, count, SGK_I32 };
+    const sgk_launch        shape = { .grid = { (count + PROBE_BLOCK - 1) / PROBE_BLOCK }, .block = { 256 } };
     return sgk_cuda_launch_bare(&copy_builds[0].kernel, &shape, stream, &a);
 }
 
 sgk_status sgk_probe_read(const DLTensor *output, const DLTensor *input, const sgk_exec *exec)
 {
     sgk_match m = { .op = "probe_read" };
-    SGK_MATCH(&m,     input,  "N", 1 << SGK_I32);
+    SGK_MATCH(&m, input, "N", 1 << SGK_I32);
     SGK_MATCH_OUT(&m, output, "B", 1 << SGK_I32);
     SGK_REQUIRE(SGK_DIM(&m, 'N') == PROBE_BLOCK * SGK_DIM(&m, 'B'), SGK_BAD_ARG, "%s: input has %lld elements, expected %d x %lld", m.op,
                 (long long)SGK_DIM(&m, 'N'), PROBE_BLOCK, (long long)SGK_DIM(&m, 'B'));
@@ -93,7 +100,7 @@ sgk_status sgk_probe_read(const DLTensor *output, const DLTensor *input, const s
 sgk_status sgk_probe_load(const DLTensor *output, const DLTensor *input, const sgk_exec *exec)
 {
     sgk_match m = { .op = "probe_load" };
-    SGK_MATCH(&m,     input,  "N", SGK_ANY_FLOAT);
+    SGK_MATCH(&m, input, "N", SGK_ANY_FLOAT);
     SGK_MATCH_OUT(&m, output, "N", 1 << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
@@ -106,7 +113,7 @@ sgk_status sgk_probe_store(const DLTensor *output, const DLTensor *input, const 
 {
     sgk_match m = { .op = "probe_store" };
     SGK_MATCH_OUT(&m, output, "N", SGK_ANY_FLOAT);
-    SGK_MATCH(&m,     input,  "N", 1 << SGK_F32);
+    SGK_MATCH(&m, input, "N", 1 << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
     const struct probe_args a = { sgk_data(output), sgk_data(input), SGK_DIM(&m, 'N'), m.dtype };
@@ -117,7 +124,7 @@ sgk_status sgk_probe_store(const DLTensor *output, const DLTensor *input, const 
 sgk_status sgk_probe_exp(const DLTensor *output, const DLTensor *input, const sgk_exec *exec)
 {
     sgk_match m = { .op = "probe_exp" };
-    SGK_MATCH(&m,     input,  "N", 1 << SGK_F32);
+    SGK_MATCH(&m, input, "N", 1 << SGK_F32);
     SGK_MATCH_OUT(&m, output, "N", 1 << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
     SGK_REQUIRE(!sgk_on_gpu(&m), SGK_UNSUPPORTED, "%s: is about the CPU's lanes, the tensors are on a GPU", m.op);

@@ -14,25 +14,23 @@
 #define THREADS 256
 #define PIECES  (PROBE_BLOCK / 4 / THREADS)     /* 16-byte pieces a thread, all in flight at once */
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void probe_empty(const __grid_constant__ probe_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void probe_empty(const __grid_constant__ probe_args a)
 {
     pdl_wait();
     pdl_release();
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void probe_copy(const __grid_constant__ probe_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void probe_copy(const __grid_constant__ probe_args a)
 {
-    const uint32_t *x = (const uint32_t *)a.input;
-    uint32_t       *y = (uint32_t *)a.output;
-    const int64_t first = (int64_t)blockIdx.x * PROBE_BLOCK;
+    const uint32_t *x     = (const uint32_t *)a.input;
+    uint32_t       *y     = (uint32_t *)a.output;
+    const int64_t   first = (int64_t)blockIdx.x * PROBE_BLOCK;
 
     pdl_wait();
     if (first + PROBE_BLOCK <= a.count) {
         const uint4 *from = (const uint4 *)(x + first) + threadIdx.x;
         uint4       *to   = (uint4 *)(y + first) + threadIdx.x;
-        uint4 piece[PIECES];
+        uint4        piece[PIECES];
         #pragma unroll
         for (int i = 0; i < PIECES; ++i) piece[i] = from[i * THREADS];
         #pragma unroll
@@ -43,11 +41,10 @@ void probe_copy(const __grid_constant__ probe_args a)
     pdl_release();
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void probe_read(const __grid_constant__ probe_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void probe_read(const __grid_constant__ probe_args a)
 {
     __shared__ uint32_t warps[THREADS / 32];
-    const uint4 *from = (const uint4 *)((const uint32_t *)a.input + (int64_t)blockIdx.x * PROBE_BLOCK) + threadIdx.x;
+    const uint4        *from = (const uint4 *)((const uint32_t *)a.input + (int64_t)blockIdx.x * PROBE_BLOCK) + threadIdx.x;
 
     pdl_wait();
     uint4 piece[PIECES];
@@ -68,8 +65,7 @@ void probe_read(const __grid_constant__ probe_args a)
     pdl_release();
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void probe_load(const __grid_constant__ probe_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void probe_load(const __grid_constant__ probe_args a)
 {
     const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     pdl_wait();
@@ -77,8 +73,7 @@ void probe_load(const __grid_constant__ probe_args a)
     pdl_release();
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void probe_store(const __grid_constant__ probe_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void probe_store(const __grid_constant__ probe_args a)
 {
     const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     pdl_wait();

@@ -63,9 +63,9 @@ static void check_store(sgk_dtype dtype, int64_t codes)
     check_legal(y, CHECK_DTYPE);
     for (int64_t c = 0; c < codes; ++c) {
         const uint16_t code = (uint16_t)(codes < 65536 ? c * 7919 : c), next = (uint16_t)(code + 1);
-        const float here   = load_f32(dtype == SGK_F32 ? SGK_BF16 : dtype, &code, 0), there = load_f32(dtype == SGK_F32 ? SGK_BF16 : dtype, &next, 0);
-        const float middle = here + (there - here) / 2;
-        const float all[PER_CODE] = { here, nextafterf(here, INFINITY), nextafterf(here, -INFINITY), middle, nextafterf(middle, INFINITY), nextafterf(middle, -INFINITY) };
+        const float    here = load_f32(dtype == SGK_F32 ? SGK_BF16 : dtype, &code, 0), there = load_f32(dtype == SGK_F32 ? SGK_BF16 : dtype, &next, 0);
+        const float    middle        = here + (there - here) / 2;
+        const float    all[PER_CODE] = { here, nextafterf(here, INFINITY), nextafterf(here, -INFINITY), middle, nextafterf(middle, INFINITY), nextafterf(middle, -INFINITY) };
         for (int k = 0; k < PER_CODE; ++k) check_set_code(x, c * PER_CODE + k, k < 6 ? f32_bits(all[k]) : (uint32_t)check_int(0, 0xffff) << 16 | (uint32_t)check_int(0, 0xffff));
     }
     CHECK_CALL(sgk_probe_store(T(y), T(x), check_exec));
@@ -79,7 +79,10 @@ static void check_exp(int64_t n)
     if (!check_case("probe_exp_%lld", (long long)n)) return;
     check_tensor *x = check_input(SGK_F32, 1, n);
     check_tensor *y = check_output(SGK_F32, 1, n);
-    for (int64_t i = 0; i < n; ++i) check_set(x, i, i == 0 ? NAN : i == 1 ? -INFINITY : i == 2 ? INFINITY : i == 3 ? 0 : -110 + 210 * (double)i / (double)n);
+    for (int64_t i = 0; i < n; ++i) check_set(x, i, i == 0 ? NAN : i == 1 ? -INFINITY
+                                                               : i == 2   ? INFINITY
+                                                               : i == 3   ? 0
+                                                                          : -110 + 210 * (double)i / (double)n);
     CHECK_CALL(sgk_probe_exp(T(y), T(x), check_exec));
     double worst = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -96,7 +99,7 @@ static void check_exp(int64_t n)
 void check_probe(void)
 {
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
-    const int64_t all = check_small ? 4099 : 65536;
+    const int64_t          all       = check_small ? 4099 : 65536;
     check_empty();
     check_copy(0);
     check_copy(check_int(1, 4000));

@@ -11,8 +11,8 @@ void SGK_CPU_FN(probe_read)(const void *args, int64_t begin, int64_t end)
 {
     const struct probe_args *a = args;
     for (int64_t b = begin; b < end; ++b) {
-        const uint32_t *p = (const uint32_t *)a->input + b * PROBE_BLOCK;
-        uint32_t lanes[64] = { 0 }, all = 0;
+        const uint32_t *p         = (const uint32_t *)a->input + b * PROBE_BLOCK;
+        uint32_t        lanes[64] = { 0 }, all = 0;
         for (int64_t i = 0; i < PROBE_BLOCK; i += 64)
             for (int64_t l = 0; l < 64; ++l) lanes[l] ^= p[i + l];
         for (int64_t l = 0; l < 64; ++l) all ^= lanes[l];
@@ -39,17 +39,17 @@ SGK_INLINE void store(sgk_dtype t, const struct probe_args *a, int64_t begin, in
 void SGK_CPU_FN(probe_load)(const void *args, int64_t begin, int64_t end)
 {
     const struct probe_args *a = args;
-    if (a->dtype == SGK_F32)      load(SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) load(SGK_F16,  a, begin, end);
-    else                          load(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) load(SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) load(SGK_F16, a, begin, end);
+    else load(SGK_BF16, a, begin, end);
 }
 
 void SGK_CPU_FN(probe_store)(const void *args, int64_t begin, int64_t end)
 {
     const struct probe_args *a = args;
-    if (a->dtype == SGK_F32)      store(SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) store(SGK_F16,  a, begin, end);
-    else                          store(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) store(SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) store(SGK_F16, a, begin, end);
+    else store(SGK_BF16, a, begin, end);
 }
 
 void SGK_CPU_FN(probe_exp)(const void *args, int64_t begin, int64_t end)

@@ -15,40 +15,70 @@ static const sgk_cpu_impl tensor_cpu[] = SGK_CPU_IMPLS(quant_tensor);
 static const sgk_cpu_impl groups_cpu[] = SGK_CPU_IMPLS(quant_groups);
 
 /* ---- builds: the last of a format takes any length and alignment ---- */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, steps; } rows_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        piece, steps;
+} rows_build;
 #define ROWS(type, dtype, piece, steps) \
     { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), dtype, piece, steps }
 static rows_build rows_builds[] = {
-    ROWS("f32",  SGK_F32,  4, 2), ROWS("f32",  SGK_F32,  4, 8), ROWS("f32",  SGK_F32,  1, 0),
-    ROWS("f16",  SGK_F16,  8, 2), ROWS("f16",  SGK_F16,  8, 8), ROWS("f16",  SGK_F16,  1, 0),
-    ROWS("bf16", SGK_BF16, 8, 2), ROWS("bf16", SGK_BF16, 8, 8), ROWS("bf16", SGK_BF16, 1, 0),
+    ROWS("f32", SGK_F32, 4, 2),
+    ROWS("f32", SGK_F32, 4, 8),
+    ROWS("f32", SGK_F32, 1, 0),
+    ROWS("f16", SGK_F16, 8, 2),
+    ROWS("f16", SGK_F16, 8, 8),
+    ROWS("f16", SGK_F16, 1, 0),
+    ROWS("bf16", SGK_BF16, 8, 2),
+    ROWS("bf16", SGK_BF16, 8, 8),
+    ROWS("bf16", SGK_BF16, 1, 0),
 };
 
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece; } tensor_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        piece;
+} tensor_build;
 #define TENSOR(entry, type, dtype, piece) \
     { SGK_KERNEL("quant/quant_tensor.cu", entry, "-DT=" type " -DPIECE=" #piece, SGK_GENERAL), dtype, piece }
 #define TENSOR_BUILDS(entry) { \
-    TENSOR(entry, "f32",  SGK_F32,  4), TENSOR(entry, "f32",  SGK_F32,  1), \
-    TENSOR(entry, "f16",  SGK_F16,  8), TENSOR(entry, "f16",  SGK_F16,  1), \
-    TENSOR(entry, "bf16", SGK_BF16, 8), TENSOR(entry, "bf16", SGK_BF16, 1) }
+    TENSOR(entry, "f32", SGK_F32, 4), TENSOR(entry, "f32", SGK_F32, 1), \
+    TENSOR(entry, "f16", SGK_F16, 8), TENSOR(entry, "f16", SGK_F16, 1), \
+    TENSOR(entry, "bf16", SGK_BF16, 8), TENSOR(entry, "bf16", SGK_BF16, 1) \
+}
 static tensor_build amax_builds[]   = TENSOR_BUILDS("quant_tensor_amax");
 static tensor_build tensor_builds[] = TENSOR_BUILDS("quant_tensor");
 
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, fuse, steps; } groups_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        piece, fuse, steps;
+} groups_build;
 #define GROUPS(type, dtype, piece, fuse, steps) \
     { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DPIECE=" #piece " -DFUSE=" #fuse " -DSTEPS=" #steps, SGK_GENERAL), \
       dtype, piece, fuse, steps }
 static groups_build groups_builds[] = {
-    GROUPS("f32",  SGK_F32,  4, 0, 4), GROUPS("f32",  SGK_F32,  4, 1, 2), GROUPS("f32",  SGK_F32,  1, 0, 1), GROUPS("f32",  SGK_F32,  1, 1, 1),
-    GROUPS("f16",  SGK_F16,  8, 0, 4), GROUPS("f16",  SGK_F16,  8, 1, 2), GROUPS("f16",  SGK_F16,  1, 0, 1), GROUPS("f16",  SGK_F16,  1, 1, 1),
-    GROUPS("bf16", SGK_BF16, 8, 0, 4), GROUPS("bf16", SGK_BF16, 8, 1, 2), GROUPS("bf16", SGK_BF16, 1, 0, 1), GROUPS("bf16", SGK_BF16, 1, 1, 1),
+    GROUPS("f32", SGK_F32, 4, 0, 4),
+    GROUPS("f32", SGK_F32, 4, 1, 2),
+    GROUPS("f32", SGK_F32, 1, 0, 1),
+    GROUPS("f32", SGK_F32, 1, 1, 1),
+    GROUPS("f16", SGK_F16, 8, 0, 4),
+    GROUPS("f16", SGK_F16, 8, 1, 2),
+    GROUPS("f16", SGK_F16, 1, 0, 1),
+    GROUPS("f16", SGK_F16, 1, 1, 1),
+    GROUPS("bf16", SGK_BF16, 8, 0, 4),
+    GROUPS("bf16", SGK_BF16, 8, 1, 2),
+    GROUPS("bf16", SGK_BF16, 1, 0, 1),
+    GROUPS("bf16", SGK_BF16, 1, 1, 1),
 };
 
 const sgk_kernel_table quant_kernels[] = {
     SGK_KERNEL_TABLE(rows_builds), SGK_KERNEL_TABLE(amax_builds), SGK_KERNEL_TABLE(tensor_builds), SGK_KERNEL_TABLE(groups_builds), { 0 }
 };
 
-enum { THREADS = 256, TENSOR_STEPS = 4, MOST_THREADS = 512 };      /* as in the kernels */
+enum { THREADS      = 256,
+       TENSOR_STEPS = 4,
+       MOST_THREADS = 512 };      /* as in the kernels */
 
 /* Pieces of 16 bytes in, and of as many codes out. */
 static bool in_pieces(const void *input, int64_t input_stride, const void *q, int64_t q_stride, int64_t dim, sgk_dtype dtype)
@@ -73,8 +103,8 @@ static sgk_status same_rows(const sgk_match *m, const DLTensor *t, const char *n
 /* ---- a scale for each row ---- */
 static sgk_status rows_cuda(const char *op, const struct quant_rows_args *a, int ordinal, const sgk_exec *exec)
 {
-    const bool vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
-    rows_build *b = rows_builds;
+    const bool  vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
+    rows_build *b       = rows_builds;
     while (b->dtype != a->dtype ||
            (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * (b->steps == 2 ? THREADS : MOST_THREADS)))) ++b;
     int64_t threads = THREADS;
@@ -96,10 +126,16 @@ static sgk_status per_token(const char *op, const DLTensor *output_q, const DLTe
     SGK_NO_SCRATCH(exec);
 
     const struct quant_rows_args a = {
-        .q = sgk_data(output_q), .s = sgk_data(output_s), .input = sgk_data(input),
-        .rows = SGK_DIM(&m, 'N'), .dim = SGK_DIM(&m, 'D'),
-        .q_stride = sgk_fold_stride(output_q, 1), .s_stride = sgk_fold_stride(output_s, 0), .input_stride = sgk_fold_stride(input, 1),
-        .dtype = m.dtype, .code = code,
+        .q            = sgk_data(output_q),
+        .s            = sgk_data(output_s),
+        .input        = sgk_data(input),
+        .rows         = SGK_DIM(&m, 'N'),
+        .dim          = SGK_DIM(&m, 'D'),
+        .q_stride     = sgk_fold_stride(output_q, 1),
+        .s_stride     = sgk_fold_stride(output_s, 0),
+        .input_stride = sgk_fold_stride(input, 1),
+        .dtype        = m.dtype,
+        .code         = code,
     };
     if (a.rows == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return rows_cuda(m.op, &a, m.device.device_id, exec);
@@ -136,13 +172,17 @@ sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *ou
     SGK_MATCH_DENSE(&m, output_q);
     SGK_TRY(same_rows(&m, output_q, "output_q", input));
     if (is_static) SGK_MATCH(&m, output_s, "*S", 1u << SGK_F32);
-    else           SGK_MATCH_OUT(&m, output_s, "*S", 1u << SGK_F32);
+    else SGK_MATCH_OUT(&m, output_s, "*S", 1u << SGK_F32);
     SGK_REQUIRE(SGK_DIM(&m, 'S') == 1, SGK_BAD_ARG, "%s: output_s has %lld elements, expected 1", m.op, (long long)SGK_DIM(&m, 'S'));
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
 
     const struct quant_tensor_args a = {
-        .q = sgk_data(output_q), .s = sgk_data(output_s), .input = sgk_data(input), .count = SGK_DIM(&m, 'N'), .dtype = m.dtype,
+        .q     = sgk_data(output_q),
+        .s     = sgk_data(output_s),
+        .input = sgk_data(input),
+        .count = SGK_DIM(&m, 'N'),
+        .dtype = m.dtype,
     };
     if (a.count == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) {
@@ -158,11 +198,12 @@ sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *ou
 static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)
 {
     const int64_t piece = 16 / sgk_dtype_size(a->dtype), lanes = a->group / piece;
-    const bool vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && lanes <= 32 && (lanes & (lanes - 1)) == 0;
-    groups_build *b = groups_builds;
+    const bool    vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && lanes <= 32 && (lanes & (lanes - 1)) == 0;
+    groups_build *b       = groups_builds;
     while (b->dtype != a->dtype || b->fuse != a->fuse || (b->piece > 1 && !vectors)) ++b;
     a->lanes_log2 = 5;
-    if (b->piece > 1) while (1 << a->lanes_log2 > lanes) --a->lanes_log2;
+    if (b->piece > 1)
+        while (1 << a->lanes_log2 > lanes) --a->lanes_log2;
     const int64_t each = (int64_t)(THREADS >> a->lanes_log2) * b->steps;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (a group is not 1, 2, 4, ... 32 pieces of 16 bytes)");
     const sgk_launch shape = { .grid = { (a->rows * a->groups + each - 1) / each }, .block = { THREADS } };
@@ -226,12 +267,27 @@ static sgk_status per_group(const DLTensor *output_q, const DLTensor *output_s, 
     SGK_NO_SCRATCH(exec);
 
     struct quant_groups_args a = {
-        .q = sgk_data(output_q), .s = sgk_data(output_s), .input = sgk_data(input), .masked_m = sgk_data(masked_m),
-        .rows = SGK_DIM(&m, 'N'), .batch_rows = masked_m ? input->shape[1] : SGK_DIM(&m, 'N'), .groups = groups, .group = o->group_size,
-        .q_stride = sgk_fold_stride(output_q, 1), .input_stride = sgk_fold_stride(input, 1),
-        .s_batch = masked_m ? sgk_stride(output_s, 0) : 0, .s_row = sgk_stride(output_s, -2), .s_column = sgk_stride(output_s, -1),
-        .dtype = m.dtype, .code = code, .eps = (float)o->eps, .least = (float)o->min, .most = (float)o->max,
-        .version = o->version, .ue8m0 = o->scale_ue8m0, .fuse = o->fuse,
+        .q            = sgk_data(output_q),
+        .s            = sgk_data(output_s),
+        .input        = sgk_data(input),
+        .masked_m     = sgk_data(masked_m),
+        .rows         = SGK_DIM(&m, 'N'),
+        .batch_rows   = masked_m ? input->shape[1] : SGK_DIM(&m, 'N'),
+        .groups       = groups,
+        .group        = o->group_size,
+        .q_stride     = sgk_fold_stride(output_q, 1),
+        .input_stride = sgk_fold_stride(input, 1),
+        .s_batch      = masked_m ? sgk_stride(output_s, 0) : 0,
+        .s_row        = sgk_stride(output_s, -2),
+        .s_column     = sgk_stride(output_s, -1),
+        .dtype        = m.dtype,
+        .code         = code,
+        .eps          = (float)o->eps,
+        .least        = (float)o->min,
+        .most         = (float)o->max,
+        .version      = o->version,
+        .ue8m0        = o->scale_ue8m0,
+        .fuse         = o->fuse,
     };
     if (a.rows == 0 || a.groups == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return groups_cuda(m.op, &a, m.device.device_id, exec);

@@ -18,7 +18,11 @@
 
 #define THREADS 256
 
-typedef struct { int64_t row, batch, line; uint32_t column; bool live; } place_t;
+typedef struct {
+    int64_t  row, batch, line;
+    uint32_t column;
+    bool     live;
+} place_t;
 
 DEVICE place_t place_of(const quant_groups_args &a, int64_t n)
 {
@@ -26,7 +30,7 @@ DEVICE place_t place_of(const quant_groups_args &a, int64_t n)
     p.live = n < a.rows * a.groups;
     if (!p.live) n = 0;
     /* The short division where it is enough. */
-    p.row = (a.rows * a.groups) >> 32 ? n / a.groups : (int64_t)((uint32_t)n / (uint32_t)a.groups);
+    p.row    = (a.rows * a.groups) >> 32 ? n / a.groups : (int64_t)((uint32_t)n / (uint32_t)a.groups);
     p.column = (uint32_t)(n - p.row * a.groups);
     p.batch = 0, p.line = p.row;
     if (a.masked_m) {
@@ -43,7 +47,7 @@ DEVICE void store_scale(const quant_groups_args &a, const place_t &p, const quan
         ((float *)a.s)[line + p.column * a.s_column] = scaling.s;
         return;
     }
-    uint8_t *word = (uint8_t *)a.s + (line + (p.column >> 2) * a.s_column) * 4;
+    uint8_t *word      = (uint8_t *)a.s + (line + (p.column >> 2) * a.s_column) * 4;
     word[p.column & 3] = (uint8_t)(scaling.exponent + 127);
     if (p.column == a.groups - 1)
         for (uint32_t k = (p.column & 3) + 1; k < 4; ++k) word[k] = 0;
@@ -75,16 +79,15 @@ DEVICE float value(const quant_groups_args &a, const T *x)
 #endif
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void quant_groups(const __grid_constant__ quant_groups_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_constant__ quant_groups_args a)
 {
     const int lane = threadIdx.x % 32;
     pdl_wait();
     const place_t p = place_of(a, (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32);
     if (p.live) {                                       /* the same for the whole warp */
-        const T *x = (const T *)a.input + p.row * a.input_stride + p.column * a.group;
-        uint8_t *q = a.q + p.row * a.q_stride + p.column * a.group;
-        float amax = 0;
+        const T *x    = (const T *)a.input + p.row * a.input_stride + p.column * a.group;
+        uint8_t *q    = a.q + p.row * a.q_stride + p.column * a.group;
+        float    amax = 0;
         for (int64_t i = lane; i < a.group; i += 32) amax = fmaxf(amax, fabsf(value(a, x + i)));
         const quant_scaling scaling = quant_group_scaling(warp_max(amax), &a);
         for (int64_t i = lane; i < a.group; i += 32) q[i] = code_of(a.code, scaled(a, scaling, value(a, x + i)));
@@ -98,23 +101,22 @@ void quant_groups(const __grid_constant__ quant_groups_args a)
 #define STORE_CODES_(n) store_codes##n
 #define STORE_CODES(n)  STORE_CODES_(n)
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void quant_groups(const __grid_constant__ quant_groups_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_constant__ quant_groups_args a)
 {
     const int     lanes = 1 << a.lanes_log2, lane = threadIdx.x & (lanes - 1), groups = THREADS >> a.lanes_log2;
     const int64_t first = (int64_t)blockIdx.x * (STEPS * groups) + (threadIdx.x >> a.lanes_log2);
 
     pdl_wait();
     place_t p[STEPS];
-    uint4 x[STEPS];
+    uint4   x[STEPS];
 #if FUSE
     uint4 up[STEPS];
 #endif
     #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
-        p[s] = place_of(a, first + s * groups);
+        p[s]          = place_of(a, first + s * groups);
         const T *from = (const T *)a.input + p[s].row * a.input_stride + p[s].column * a.group + lane * PIECE;
-        x[s] = make_uint4(0, 0, 0, 0);
+        x[s]          = make_uint4(0, 0, 0, 0);
         if (p[s].live) x[s] = *(const uint4 *)from;
 #if FUSE
         up[s] = make_uint4(0, 0, 0, 0);

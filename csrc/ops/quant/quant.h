@@ -42,36 +42,40 @@ struct quant_groups_args {                  /* a scale for each group of neighbo
 enum { QUANT_BLOCK = 8192 };
 
 #ifdef __CUDACC__
-#define QUANT_FN static __device__ __forceinline__
-#define QUANT_BITS(f)        __float_as_uint(f)
-#define QUANT_FROM_BITS(u)   __uint_as_float(u)
+#define QUANT_FN           static __device__ __forceinline__
+#define QUANT_BITS(f)      __float_as_uint(f)
+#define QUANT_FROM_BITS(u) __uint_as_float(u)
 #else
 #include "base/convert.h"
-#define QUANT_FN static inline
-#define QUANT_BITS(f)        f32_bits(f)
-#define QUANT_FROM_BITS(u)   f32_from_bits(u)
+#define QUANT_FN           static inline
+#define QUANT_BITS(f)      f32_bits(f)
+#define QUANT_FROM_BITS(u) f32_from_bits(u)
 #endif
 #define QUANT_FLT_MAX 3.402823466e+38f
 
 /* How the elements that share a scale are scaled: x / by or x * by. */
-struct quant_scaling { float s, by; int32_t divide, exponent; };
+struct quant_scaling {
+    float   s, by;
+    int32_t divide, exponent;
+};
 
 /* 1 / s where it is a number, so that zeros stay zeros. */
 QUANT_FN float quant_reciprocal(float s)
 {
     const float r = 1.0f / s;
-    return s == 0 ? 0 : r > QUANT_FLT_MAX ? QUANT_FLT_MAX : r;
+    return s == 0 ? 0 : r > QUANT_FLT_MAX ? QUANT_FLT_MAX
+                                          : r;
 }
 
 QUANT_FN struct quant_scaling quant_row_scaling(float amax, sgk_dtype code)
 {
     struct quant_scaling r = { 0, 0, 0, 0 };
     if (code == SGK_E4M3) {
-        r.s = amax / 448.0f;
+        r.s  = amax / 448.0f;
         r.by = quant_reciprocal(r.s);
     } else {
         amax = amax < 1e-7f ? 1e-7f : amax;
-        r.s = amax / 127.0f;
+        r.s  = amax / 127.0f;
         r.by = 127.0f / amax;
     }
     return r;
@@ -93,14 +97,14 @@ QUANT_FN float quant_power(int32_t e)
 QUANT_FN struct quant_scaling quant_group_scaling(float amax, const struct quant_groups_args *a)
 {
     struct quant_scaling r = { 0, 0, 0, 0 };
-    amax = amax < a->eps ? a->eps : amax;
-    const float s = a->version == 1 ? amax / a->most : amax * (1.0f / a->most);
+    amax                   = amax < a->eps ? a->eps : amax;
+    const float s          = a->version == 1 ? amax / a->most : amax * (1.0f / a->most);
     if (a->ue8m0) {
         r.exponent = quant_exponent(s < 1e-10f && a->version == 1 ? 1e-10f : s);
-        r.by = quant_power(r.exponent);                 /* the same as dividing by the power of two */
+        r.by       = quant_power(r.exponent);                 /* the same as dividing by the power of two */
     } else {
-        r.s = s;
-        r.by = a->version == 1 ? s : a->most / amax;
+        r.s      = s;
+        r.by     = a->version == 1 ? s : a->most / amax;
         r.divide = a->version == 1 && s != 0;           /* where s is 0 it multiplies by it */
     }
     return r;

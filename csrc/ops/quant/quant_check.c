@@ -15,7 +15,7 @@ static void check_rows(bool fp8, sgk_dtype dtype, int64_t rows, int64_t dim, boo
     for (int64_t i = 0; i < dim && rows > 1; ++i) check_set(x, i, 0);
 
     if (fp8) CHECK_CALL(sgk_per_token_quant_fp8(T(q), T(s), T(x), check_exec));
-    else     CHECK_CALL(sgk_per_token_quant_int8(T(q), T(s), T(x), check_exec));
+    else CHECK_CALL(sgk_per_token_quant_int8(T(q), T(s), T(x), check_exec));
     check_equal(q);
     check_equal(s);
     if (rows > 1 && dim > 0) check_that(check_result_of(q, 0) == (fp8 ? 0 : 128), "a row of zeros has code %g", check_result_of(q, 0));
@@ -42,7 +42,7 @@ static void check_codes(sgk_dtype dtype, bool row)
     for (int i = 0; i < 10; ++i) check_set(x, COUNT - 10 + i, edges[i]);
 
     if (row) CHECK_CALL(sgk_per_token_quant_fp8(T(q), T(s), T(x), check_exec));
-    else     CHECK_CALL(sgk_per_tensor_quant_fp8(T(q), T(s), T(x), true, check_exec));
+    else CHECK_CALL(sgk_per_tensor_quant_fp8(T(q), T(s), T(x), true, check_exec));
     check_equal(q);
     if (row) check_equal(s);
     int wrong = 0;
@@ -63,7 +63,7 @@ static void check_infinite(bool fp8, sgk_dtype dtype)
     check_legal(s, CHECK_STRIDE | CHECK_NDIM);
     check_set(x, 3, INFINITY), check_set(x, 44, -INFINITY), check_set(x, 50, NAN);
     if (fp8) CHECK_CALL(sgk_per_token_quant_fp8(T(q), T(s), T(x), check_exec));
-    else     CHECK_CALL(sgk_per_token_quant_int8(T(q), T(s), T(x), check_exec));
+    else CHECK_CALL(sgk_per_token_quant_int8(T(q), T(s), T(x), check_exec));
     check_equal(q);
     check_equal(s);
     check_done(0, 0);
@@ -88,10 +88,20 @@ static void check_tensor_scale(sgk_dtype dtype, int64_t rows, int64_t dim, bool 
 }
 
 /* ---- a scale for each group ---- */
-typedef enum { ROW_MAJOR, COLUMN_MAJOR, ALIGNED, PACKED } layout;
+typedef enum { ROW_MAJOR,
+               COLUMN_MAJOR,
+               ALIGNED,
+               PACKED } layout;
 static const char *const layout_names[] = { "rows", "columns", "aligned", "packed" };
 
-typedef struct { const char *op; int version; sgk_dtype dtype, code; int64_t batches, rows, groups, group; layout layout; bool fuse, masked, unaligned; } group_case;
+typedef struct {
+    const char *op;
+    int         version;
+    sgk_dtype   dtype, code;
+    int64_t     batches, rows, groups, group;
+    layout      layout;
+    bool        fuse, masked, unaligned;
+} group_case;
 
 /* The scales as the operator sees them: [T, G] over memory [G, columns], or the same of each batch. */
 static const DLTensor *scales_view(const group_case *c, const DLTensor *memory, DLTensor *view, int64_t shape[8], int64_t strides[8])
@@ -100,7 +110,7 @@ static const DLTensor *scales_view(const group_case *c, const DLTensor *memory, 
     if (!memory || c->layout == ROW_MAJOR || memory->ndim != wanted) return memory;
     *view = *memory;
     for (int d = 0; d < wanted; ++d) shape[d] = memory->shape[d], strides[d] = memory->strides[d];
-    const int t = wanted - 2, g = wanted - 1;
+    const int     t = wanted - 2, g = wanted - 1;
     const int64_t padding = c->layout == COLUMN_MAJOR ? 0 : (c->rows + 3) / 4 * 4 - c->rows;
     shape[t] = memory->shape[g] - padding, shape[g] = memory->shape[t];
     strides[t] = memory->strides[g], strides[g] = memory->strides[t];
@@ -114,17 +124,17 @@ static void check_groups(group_case c)
     if (!check_case("%s_%s_%s_%lldx%lldx%lld_%s%s%s%s%s", c.op, check_dtype(c.dtype), check_dtype(c.code), (long long)(c.batches * c.rows),
                     (long long)c.groups, (long long)c.group, layout_names[c.layout], c.version == 2 ? "" : "_v1", c.fuse ? "_silu" : "",
                     c.masked ? "_masked" : "", c.unaligned ? "_unaligned" : "")) return;
-    const int64_t dim = c.groups * c.group, width = dim * (c.fuse ? 2 : 1), columns = packed ? (c.groups + 3) / 4 : c.groups;
-    const int64_t padded = c.layout == ALIGNED || packed ? (c.rows + 3) / 4 * 4 : c.rows;
-    const int64_t outer = c.layout == ROW_MAJOR ? c.rows : columns, inner = c.layout == ROW_MAJOR ? columns : padded;
+    const int64_t   dim = c.groups * c.group, width = dim * (c.fuse ? 2 : 1), columns = packed ? (c.groups + 3) / 4 : c.groups;
+    const int64_t   padded = c.layout == ALIGNED || packed ? (c.rows + 3) / 4 * 4 : c.rows;
+    const int64_t   outer = c.layout == ROW_MAJOR ? c.rows : columns, inner = c.layout == ROW_MAJOR ? columns : padded;
     const sgk_dtype format = packed ? SGK_I32 : SGK_F32;
-    const double least = c.code == SGK_I8 ? -128 : -448, most = c.code == SGK_I8 ? 127 : 448;
+    const double    least = c.code == SGK_I8 ? -128 : -448, most = c.code == SGK_I8 ? 127 : 448;
 
     check_tensor *x, *q, *s, *mask = NULL;
     if (c.masked) {
-        x = check_input_dense(c.dtype, 3, c.batches, c.rows, width);
-        q = check_inout_dense(c.code, 3, c.batches, c.rows, dim);           /* what is masked keeps what it held */
-        s = check_inout_dense(format, 3, c.batches, outer, inner);
+        x    = check_input_dense(c.dtype, 3, c.batches, c.rows, width);
+        q    = check_inout_dense(c.code, 3, c.batches, c.rows, dim);           /* what is masked keeps what it held */
+        s    = check_inout_dense(format, 3, c.batches, outer, inner);
         mask = check_index(SGK_I32, 0, c.rows, 1, c.batches);
         if (c.batches > 1) check_set(mask, 0, 0), check_set(mask, 1, (double)c.rows);
         check_legal(mask, CHECK_NULL);
@@ -140,7 +150,7 @@ static void check_groups(group_case c)
     for (int64_t i = 0; i < c.group && c.rows > 1; ++i) check_set(x, i, 0);
 
     DLTensor view;
-    int64_t shape[8], strides[8];
+    int64_t  shape[8], strides[8];
     if (c.version == 1)
         CHECK_CALL(sgk_per_token_group_quant_8bit(T(q), scales_view(&c, T(s), &view, shape, strides), T(x), c.group, 1e-10, least, most, packed, check_exec));
     else
@@ -182,23 +192,23 @@ static void check_all_groups(sgk_dtype dtype)
     check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 3, 5, 16, 128, ALIGNED, false, true, false });
     check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, ROW_MAJOR, false, false, true });
     check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, PACKED, true, false, true });
-    check_groups((group_case){ v1, 1, dtype, SGK_I8,   1, 5, 3, 7, ROW_MAJOR, false, false, false });
+    check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 5, 3, 7, ROW_MAJOR, false, false, false });
     check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 4, 2, 300, PACKED, false, false, false });
     check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 8, PACKED, false, false, false });
     check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 1, ROW_MAJOR, false, false, false });
     check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 0, 3, 64, ROW_MAJOR, false, false, false });
     if (!check_small) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 70, 33, 128, ALIGNED, false, false, false });
-    check_groups((group_case){ "sgl_per_token_group_quant_fp8",  1, dtype, SGK_E4M3, 1, 3, 2, 24, ROW_MAJOR, false, false, false });
-    check_groups((group_case){ "sgl_per_token_group_quant_int8", 1, dtype, SGK_I8,   1, 3, 2, 24, COLUMN_MAJOR, false, false, false });
+    check_groups((group_case){ "sgl_per_token_group_quant_fp8", 1, dtype, SGK_E4M3, 1, 3, 2, 24, ROW_MAJOR, false, false, false });
+    check_groups((group_case){ "sgl_per_token_group_quant_int8", 1, dtype, SGK_I8, 1, 3, 2, 24, COLUMN_MAJOR, false, false, false });
 }
 
 void check_quant(void)
 {
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
-    static const int64_t some[] = { 0, 1, 4, 7, 8, 64, 100, 512, 1000, 2048, 4096, 4104, 7168, 16384, 32768, 40000 };
-    static const int64_t few[]  = { 1, 8, 4096, 4104, 40000 };
-    const int64_t *dims = check_small ? few : some;
-    const size_t count = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
+    static const int64_t   some[]    = { 0, 1, 4, 7, 8, 64, 100, 512, 1000, 2048, 4096, 4104, 7168, 16384, 32768, 40000 };
+    static const int64_t   few[]     = { 1, 8, 4096, 4104, 40000 };
+    const int64_t         *dims      = check_small ? few : some;
+    const size_t           count     = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
 
     for (size_t f = 0; f < 3; ++f) {
         for (int fp8 = 0; fp8 < 2; ++fp8) {

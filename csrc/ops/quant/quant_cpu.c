@@ -12,12 +12,12 @@ SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
     __m512i r;
     if (code == SGK_E4M3) {
         const __m512i u = _mm512_castps_si512(v), magnitude = _mm512_and_si512(u, _mm512_set1_epi32(0x7fffffff));
-        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
+        const __m512i odd    = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
         const __m512i normal = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(magnitude, odd), _mm512_set1_epi32(0x7ffff - (120 << 23))), 20);
         /* Beside 2^14 the last bit of an f32 is the least e4m3. */
         const __m512i small = _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(16384)));
-        r = _mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x3c800000)), normal, small);
-        r = _mm512_or_si512(_mm512_and_si512(r, _mm512_set1_epi32(0x7f)), _mm512_and_si512(_mm512_srli_epi32(u, 24), _mm512_set1_epi32(0x80)));
+        r                   = _mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x3c800000)), normal, small);
+        r                   = _mm512_or_si512(_mm512_and_si512(r, _mm512_set1_epi32(0x7f)), _mm512_and_si512(_mm512_srli_epi32(u, 24), _mm512_set1_epi32(0x80)));
     } else if (code == SGK_I8) {
         r = _mm512_cvttps_epi32(v);
     } else {
@@ -36,17 +36,17 @@ SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
     __m256i r;
     if (code == SGK_E4M3) {
         const __m256i u = _mm256_castps_si256(v), magnitude = _mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff));
-        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
+        const __m256i odd    = _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
         const __m256i normal = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(magnitude, odd), _mm256_set1_epi32(0x7ffff - (120 << 23))), 20);
-        const __m256i small = _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(16384)));
-        r = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), magnitude));
-        r = _mm256_or_si256(_mm256_and_si256(r, _mm256_set1_epi32(0x7f)), _mm256_and_si256(_mm256_srli_epi32(u, 24), _mm256_set1_epi32(0x80)));
+        const __m256i small  = _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(16384)));
+        r                    = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), magnitude));
+        r                    = _mm256_or_si256(_mm256_and_si256(r, _mm256_set1_epi32(0x7f)), _mm256_and_si256(_mm256_srli_epi32(u, 24), _mm256_set1_epi32(0x80)));
     } else if (code == SGK_I8) {
         r = _mm256_and_si256(_mm256_cvttps_epi32(v), _mm256_set1_epi32(0xff));
     } else {
         r = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(128));
     }
-    r = _mm256_blendv_epi8(r, _mm256_set1_epi32((int)nan), _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+    r                   = _mm256_blendv_epi8(r, _mm256_set1_epi32((int)nan), _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
     _mm_storel_epi64((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_castsi256_si128(words)));
 }
@@ -58,8 +58,9 @@ SGK_INLINE vf load_some(sgk_dtype t, const void *p, int64_t i, int64_t n) { retu
 
 SGK_INLINE void encode(sgk_dtype code, uint8_t *p, int64_t n, vf v, float least, float most)
 {
-    const uint32_t nan = code == SGK_E4M3 ? 0x7f : code == SGK_U8 ? 128 : 0;
-    v = clamp_keeping_nan(v, vf_set(least), vf_set(most));
+    const uint32_t nan = code == SGK_E4M3 ? 0x7f : code == SGK_U8 ? 128
+                                                                  : 0;
+    v                  = clamp_keeping_nan(v, vf_set(least), vf_set(most));
     if (n >= VF) {
         store_codes(code, p, v, nan);
     } else {
@@ -71,7 +72,7 @@ SGK_INLINE void encode(sgk_dtype code, uint8_t *p, int64_t n, vf v, float least,
 
 SGK_INLINE float amax_of(sgk_dtype t, const void *p, int64_t first, int64_t n)
 {
-    vf m0 = vf_zero(), m1 = vf_zero();
+    vf      m0 = vf_zero(), m1 = vf_zero();
     int64_t i = 0;
     for (; i + 2 * VF <= n; i += 2 * VF) {
         m0 = vf_max(vf_abs(vf_load(t, p, first + i)), m0);
@@ -95,20 +96,20 @@ SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, const struct quant_rows_args *
 {
     const float most = code == SGK_E4M3 ? 448.0f : 127.0f;
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t x = row * a->input_stride;
+        const int64_t              x       = row * a->input_stride;
         const struct quant_scaling scaling = quant_row_scaling(amax_of(t, a->input, x, a->dim), code);
-        a->s[row * a->s_stride] = scaling.s;
+        a->s[row * a->s_stride]            = scaling.s;
         encode_run(t, code, a->q + row * a->q_stride, a->input, x, a->dim, scaling.by, false, -most, most);
     }
 }
 
 void SGK_CPU_FN(quant_rows)(const void *args, int64_t begin, int64_t end)
 {
-    const struct quant_rows_args *a = args;
-    const bool e4m3 = a->code == SGK_E4M3;
-    if (a->dtype == SGK_F32)      e4m3 ? rows(SGK_F32,  SGK_E4M3, a, begin, end) : rows(SGK_F32,  SGK_U8, a, begin, end);
-    else if (a->dtype == SGK_F16) e4m3 ? rows(SGK_F16,  SGK_E4M3, a, begin, end) : rows(SGK_F16,  SGK_U8, a, begin, end);
-    else                          e4m3 ? rows(SGK_BF16, SGK_E4M3, a, begin, end) : rows(SGK_BF16, SGK_U8, a, begin, end);
+    const struct quant_rows_args *a    = args;
+    const bool                    e4m3 = a->code == SGK_E4M3;
+    if (a->dtype == SGK_F32) e4m3 ? rows(SGK_F32, SGK_E4M3, a, begin, end) : rows(SGK_F32, SGK_U8, a, begin, end);
+    else if (a->dtype == SGK_F16) e4m3 ? rows(SGK_F16, SGK_E4M3, a, begin, end) : rows(SGK_F16, SGK_U8, a, begin, end);
+    else e4m3 ? rows(SGK_BF16, SGK_E4M3, a, begin, end) : rows(SGK_BF16, SGK_U8, a, begin, end);
 }
 
 /* ---- the whole tensor ---- */
@@ -122,24 +123,24 @@ void SGK_CPU_FN(quant_tensor_amax)(const void *args, int64_t begin, int64_t end)
     const struct quant_tensor_args *a = args;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
-        const float amax = a->dtype == SGK_F32 ? amax_of(SGK_F32, a->input, first, count) : a->dtype == SGK_F16 ? amax_of(SGK_F16, a->input, first, count)
-                                               : amax_of(SGK_BF16, a->input, first, count);
+        const float   amax = a->dtype == SGK_F32 ? amax_of(SGK_F32, a->input, first, count) : a->dtype == SGK_F16 ? amax_of(SGK_F16, a->input, first, count)
+                                                                                                                  : amax_of(SGK_BF16, a->input, first, count);
         const int32_t bits = (int32_t)f32_bits(amax / 448.0f);
-        int32_t *s = (int32_t *)a->s, seen = __atomic_load_n(s, __ATOMIC_RELAXED);
+        int32_t      *s = (int32_t *)a->s, seen = __atomic_load_n(s, __ATOMIC_RELAXED);
         while (seen < bits && !__atomic_compare_exchange_n(s, &seen, bits, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     }
 }
 
 void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
 {
-    const struct quant_tensor_args *a = args;
-    const float by = quant_reciprocal(*a->s);
+    const struct quant_tensor_args *a  = args;
+    const float                     by = quant_reciprocal(*a->s);
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
-        uint8_t *q = a->q + first;
-        if (a->dtype == SGK_F32)      encode_run(SGK_F32,  SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
-        else if (a->dtype == SGK_F16) encode_run(SGK_F16,  SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
-        else                          encode_run(SGK_BF16, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
+        uint8_t      *q = a->q + first;
+        if (a->dtype == SGK_F32) encode_run(SGK_F32, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
+        else if (a->dtype == SGK_F16) encode_run(SGK_F16, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
+        else encode_run(SGK_BF16, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
     }
 }
 
@@ -166,17 +167,17 @@ SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t ro
     const int64_t batch = row / a->batch_rows, line = row - batch * a->batch_rows;
     if (a->masked_m && line >= a->masked_m[batch]) return;
     const void *from = a->input;
-    int64_t x = row * a->input_stride + j * a->group;
-    float values[128];
+    int64_t     x    = row * a->input_stride + j * a->group;
+    float       values[128];
     if (a->fuse) {
         fuse(t, values, a->input, x, x + a->groups * a->group, a->group);
         from = values, x = 0;
     }
     const struct quant_scaling scaling = quant_group_scaling(amax_of(t, from, x, a->group), a);
-    uint8_t *q = a->q + row * a->q_stride + j * a->group;
-    if (a->code == SGK_I8)   encode_run(t, SGK_I8,   q, from, x, a->group, scaling.by, scaling.divide, a->least, a->most);
-    else if (scaling.divide) encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, true,  a->least, a->most);
-    else                     encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, false, a->least, a->most);
+    uint8_t                   *q       = a->q + row * a->q_stride + j * a->group;
+    if (a->code == SGK_I8) encode_run(t, SGK_I8, q, from, x, a->group, scaling.by, scaling.divide, a->least, a->most);
+    else if (scaling.divide) encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, true, a->least, a->most);
+    else encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, false, a->least, a->most);
 
     const int64_t place = batch * a->s_batch + line * a->s_row;
     if (!a->ue8m0) {
@@ -184,7 +185,7 @@ SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t ro
         return;
     }
     uint8_t *word = (uint8_t *)a->s + (place + j / 4 * a->s_column) * 4;
-    word[j % 4] = (uint8_t)(scaling.exponent + 127);
+    word[j % 4]   = (uint8_t)(scaling.exponent + 127);
     if (j == a->groups - 1)
         for (int64_t k = j % 4 + 1; k < 4; ++k) word[k] = 0;
 }
@@ -201,7 +202,7 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
 void SGK_CPU_FN(quant_groups)(const void *args, int64_t begin, int64_t end)
 {
     const struct quant_groups_args *a = args;
-    if (a->dtype == SGK_F32)      groups(SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) groups(SGK_F16,  a, begin, end);
-    else                          groups(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) groups(SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) groups(SGK_F16, a, begin, end);
+    else groups(SGK_BF16, a, begin, end);
 }

@@ -6,23 +6,24 @@
 
 static uint8_t encode(sgk_dtype code, float v, float least, float most)
 {
-    if (isnan(v)) return code == SGK_E4M3 ? 0x7f : code == SGK_U8 ? 128 : 0;
+    if (isnan(v)) return code == SGK_E4M3 ? 0x7f : code == SGK_U8 ? 128
+                                                                  : 0;
     v = fminf(fmaxf(v, least), most);
     if (code == SGK_E4M3) return f32_to_e4m3(v);
-    if (code == SGK_U8)   return (uint8_t)((int)rintf(v) + 128);
+    if (code == SGK_U8) return (uint8_t)((int)rintf(v) + 128);
     return (uint8_t)(int8_t)v;
 }
 
 void quant_rows_ref(const void *args, int64_t begin, int64_t end)
 {
-    const struct quant_rows_args *a = args;
-    const float most = a->code == SGK_E4M3 ? 448.0f : 127.0f;
+    const struct quant_rows_args *a    = args;
+    const float                   most = a->code == SGK_E4M3 ? 448.0f : 127.0f;
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t x = row * a->input_stride;
-        float amax = 0;
+        const int64_t x    = row * a->input_stride;
+        float         amax = 0;
         for (int64_t d = 0; d < a->dim; ++d) amax = fmaxf(amax, fabsf(load_f32(a->dtype, a->input, x + d)));
         const struct quant_scaling scaling = quant_row_scaling(amax, a->code);
-        a->s[row * a->s_stride] = scaling.s;
+        a->s[row * a->s_stride]            = scaling.s;
         for (int64_t d = 0; d < a->dim; ++d)
             a->q[row * a->q_stride + d] = encode(a->code, load_f32(a->dtype, a->input, x + d) * scaling.by, -most, most);
     }
@@ -34,18 +35,18 @@ void quant_tensor_amax_ref(const void *args, int64_t begin, int64_t end)
     const struct quant_tensor_args *a = args;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t last = (n + 1) * QUANT_BLOCK < a->count ? (n + 1) * QUANT_BLOCK : a->count;
-        float amax = 0;
+        float         amax = 0;
         for (int64_t i = n * QUANT_BLOCK; i < last; ++i) amax = fmaxf(amax, fabsf(load_f32(a->dtype, a->input, i)));
         const int32_t bits = (int32_t)f32_bits(amax / 448.0f);
-        int32_t *s = (int32_t *)a->s, seen = __atomic_load_n(s, __ATOMIC_RELAXED);
+        int32_t      *s = (int32_t *)a->s, seen = __atomic_load_n(s, __ATOMIC_RELAXED);
         while (seen < bits && !__atomic_compare_exchange_n(s, &seen, bits, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     }
 }
 
 void quant_tensor_ref(const void *args, int64_t begin, int64_t end)
 {
-    const struct quant_tensor_args *a = args;
-    const float by = quant_reciprocal(*a->s);
+    const struct quant_tensor_args *a  = args;
+    const float                     by = quant_reciprocal(*a->s);
     for (int64_t n = begin; n < end; ++n) {
         const int64_t last = (n + 1) * QUANT_BLOCK < a->count ? (n + 1) * QUANT_BLOCK : a->count;
         for (int64_t i = n * QUANT_BLOCK; i < last; ++i) a->q[i] = encode(SGK_E4M3, load_f32(a->dtype, a->input, i) * by, -448.0f, 448.0f);
@@ -73,12 +74,12 @@ void quant_groups_ref(const void *args, int64_t begin, int64_t end)
     for (int64_t n = begin; n < end; ++n) {
         const int64_t row = n / a->groups, j = n % a->groups, batch = row / a->batch_rows, t = row % a->batch_rows;
         if (a->masked_m && t >= a->masked_m[batch]) continue;
-        const int64_t x = row * a->input_stride + j * a->group;
-        float amax = 0;
+        const int64_t x    = row * a->input_stride + j * a->group;
+        float         amax = 0;
         for (int64_t i = 0; i < a->group; ++i) amax = fmaxf(amax, fabsf(group_value(a, x + i)));
         const struct quant_scaling scaling = quant_group_scaling(amax, a);
         for (int64_t i = 0; i < a->group; ++i) {
-            const float v = group_value(a, x + i);
+            const float v                              = group_value(a, x + i);
             a->q[row * a->q_stride + j * a->group + i] = encode(a->code, scaling.divide ? v / scaling.by : v * scaling.by, a->least, a->most);
         }
         const int64_t place = batch * a->s_batch + t * a->s_row;
@@ -87,7 +88,7 @@ void quant_groups_ref(const void *args, int64_t begin, int64_t end)
             continue;
         }
         uint8_t *word = (uint8_t *)a->s + (place + j / 4 * a->s_column) * 4;
-        word[j % 4] = (uint8_t)(scaling.exponent + 127);
+        word[j % 4]   = (uint8_t)(scaling.exponent + 127);
         for (int64_t k = j + 1; j == a->groups - 1 && k % 4; ++k) word[k % 4] = 0;
     }
 }

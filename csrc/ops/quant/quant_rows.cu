@@ -17,16 +17,15 @@ DEVICE float scaled(float v, float by, float most) { return clamp_keeping_nan(__
 #define STORE_CODES_(n) store_codes##n
 #define STORE_CODES(n)  STORE_CODES_(n)
 
-extern "C" __global__ __launch_bounds__(MOST_THREADS)
-void quant_rows(const __grid_constant__ quant_rows_args a)
+extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __grid_constant__ quant_rows_args a)
 {
     __shared__ float scratch[MOST_THREADS / 32];
-    const int64_t row = blockIdx.x;
-    const T      *x = (const T *)a.input + row * a.input_stride;
-    uint8_t      *q = a.q + row * a.q_stride;
-    const float   most = a.code == SGK_E4M3 ? 448.0f : 127.0f;
-    const int     threads = blockDim.x;
-    float         amax = 0;
+    const int64_t    row     = blockIdx.x;
+    const T         *x       = (const T *)a.input + row * a.input_stride;
+    uint8_t         *q       = a.q + row * a.q_stride;
+    const float      most    = a.code == SGK_E4M3 ? 448.0f : 127.0f;
+    const int        threads = blockDim.x;
+    float            amax    = 0;
 
     pdl_wait();
 #if PIECE == 1
@@ -34,11 +33,11 @@ void quant_rows(const __grid_constant__ quant_rows_args a)
     for (int64_t i = threadIdx.x; i < a.dim; i += threads) amax = fmaxf(amax, fabsf(to_f32(x[i])));
 #else
     const int pieces = (int)(a.dim / PIECE);
-    uint4 p[STEPS];
+    uint4     p[STEPS];
     #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
         const int c = threadIdx.x + s * threads;
-        p[s] = c < pieces ? ((const uint4 *)x)[c] : make_uint4(0, 0, 0, 0);
+        p[s]        = c < pieces ? ((const uint4 *)x)[c] : make_uint4(0, 0, 0, 0);
     }
     #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
@@ -57,7 +56,7 @@ void quant_rows(const __grid_constant__ quant_rows_args a)
     #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
         const int c = threadIdx.x + s * threads;
-        float v[PIECE];
+        float     v[PIECE];
         unpack16(v, p[s], (const T *)0);
         #pragma unroll
         for (int i = 0; i < PIECE; ++i) v[i] = scaled(v[i], scaling.by, most);

@@ -43,14 +43,13 @@ DEVICE void load_pieces(piece_t p[STEPS], const T *x, int pieces)
         if ((int)threadIdx.x + s * THREADS < pieces) p[s] = ((const piece_t *)x)[threadIdx.x + s * THREADS];
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void quant_tensor_amax(const __grid_constant__ quant_tensor_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor_amax(const __grid_constant__ quant_tensor_args a)
 {
     __shared__ float scratch[THREADS / 32];
-    const int64_t first = blockIdx.x * BLOCK;
-    const T      *x = (const T *)a.input + first;
-    const int     pieces = pieces_of(a, first);
-    float         amax = 0;
+    const int64_t    first  = blockIdx.x * BLOCK;
+    const T         *x      = (const T *)a.input + first;
+    const int        pieces = pieces_of(a, first);
+    float            amax   = 0;
 
     pdl_wait();
     piece_t p[STEPS];
@@ -75,12 +74,11 @@ void quant_tensor_amax(const __grid_constant__ quant_tensor_args a)
     pdl_release();
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void quant_tensor(const __grid_constant__ quant_tensor_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor(const __grid_constant__ quant_tensor_args a)
 {
-    const int64_t first = (gridDim.x - 1 - blockIdx.x) * BLOCK;
-    const T      *x = (const T *)a.input + first;
-    uint8_t      *q = a.q + first;
+    const int64_t first  = (gridDim.x - 1 - blockIdx.x) * BLOCK;
+    const T      *x      = (const T *)a.input + first;
+    uint8_t      *q      = a.q + first;
     const int     pieces = pieces_of(a, first);
 
     pdl_wait();
@@ -101,7 +99,7 @@ void quant_tensor(const __grid_constant__ quant_tensor_args a)
 #if PIECE > 1
     if (pieces < THREADS * STEPS && (int)threadIdx.x < (int)((a.count - first) % PIECE)) {
         const int i = pieces * PIECE + threadIdx.x;
-        q[i] = code_of(SGK_E4M3, clamp_keeping_nan(__fmul_rn(to_f32(x[i]), by), -448.0f, 448.0f));
+        q[i]        = code_of(SGK_E4M3, clamp_keeping_nan(__fmul_rn(to_f32(x[i]), by), -448.0f, 448.0f));
     }
 #endif
     pdl_release();

@@ -12,8 +12,14 @@ SGK_CPU_DECL(rotary_embedding);
 static const sgk_cpu_impl rotary_embedding_cpu[] = SGK_CPU_IMPLS(rotary_embedding);
 
 /* Every build of rope.cu. The last of a format takes any heads. */
-enum { EITHER, NEOX, NEIGHBOURS };                      /* as in rope.cu */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int pairing; } rope_build;
+enum { EITHER,
+       NEOX,
+       NEIGHBOURS };                      /* as in rope.cu */
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        pairing;
+} rope_build;
 
 #define BUILD(type, dtype, pairing) \
     { SGK_KERNEL("rope/rope.cu", "rotary_embedding", "-DT=" type " -DPAIRING=" #pairing, SGK_GENERAL), dtype, pairing }
@@ -21,8 +27,7 @@ typedef struct { sgk_kernel kernel; sgk_dtype dtype; int pairing; } rope_build;
 
 static rope_build rotary_embedding_builds[] = { BUILDS("f32", SGK_F32), BUILDS("f16", SGK_F16), BUILDS("bf16", SGK_BF16) };
 
-const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rotary_embedding_builds), SGK_KERNEL_TABLE(apply_rope_builds),
-    SGK_KERNEL_TABLE(qk_norm_rope_builds), { 0 } };
+const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rotary_embedding_builds), SGK_KERNEL_TABLE(apply_rope_builds), SGK_KERNEL_TABLE(qk_norm_rope_builds), { 0 } };
 
 enum { THREADS = 128 };                                 /* as in rope.cu */
 
@@ -38,19 +43,20 @@ static bool heads_in_pieces(const struct rope_heads *h, sgk_dtype dtype)
 
 static rope_build *choose(const struct rotary_embedding_args *a)
 {
-    const bool vectors = in_pieces(a->cos_sin_cache, a->cache_stride, a->dtype) && heads_in_pieces(&a->query, a->dtype) &&
-                         heads_in_pieces(&a->key, a->dtype) && in_pieces(NULL, a->is_neox ? a->rot_dim / 2 : a->rot_dim, a->dtype);
-    const int wanted = !vectors ? EITHER : a->is_neox ? NEOX : NEIGHBOURS;
-    rope_build *b = rotary_embedding_builds;
+    const bool  vectors = in_pieces(a->cos_sin_cache, a->cache_stride, a->dtype) && heads_in_pieces(&a->query, a->dtype) &&
+                          heads_in_pieces(&a->key, a->dtype) && in_pieces(NULL, a->is_neox ? a->rot_dim / 2 : a->rot_dim, a->dtype);
+    const int   wanted  = !vectors ? EITHER : a->is_neox ? NEOX
+                                                         : NEIGHBOURS;
+    rope_build *b       = rotary_embedding_builds;
     while (b->dtype != a->dtype || b->pairing != wanted) ++b;
     return b;
 }
 
 static sgk_status rotary_embedding_cuda(const struct rotary_embedding_args *a, int ordinal, const sgk_exec *exec)
 {
-    rope_build *b = choose(a);
-    const int piece = 16 / sgk_dtype_size(a->dtype);
-    const int64_t each = b->pairing == NEIGHBOURS ? a->rot_dim / piece : a->rot_dim / 2 / (b->pairing == NEOX ? piece : 1);
+    rope_build   *b     = choose(a);
+    const int     piece = 16 / sgk_dtype_size(a->dtype);
+    const int64_t each  = b->pairing == NEIGHBOURS ? a->rot_dim / piece : a->rot_dim / 2 / (b->pairing == NEOX ? piece : 1);
     const int64_t items = each * ((int64_t)a->query.heads + a->key.heads);
 
     SGK_LOG_BUILD(exec, "rotary_embedding", &b->kernel, b->pairing != EITHER ? "" : " (heads or the cache are not in 16-byte pieces)");
@@ -62,8 +68,8 @@ static sgk_status rotary_embedding_cuda(const struct rotary_embedding_args *a, i
 static sgk_status match_heads(sgk_match *m, const DLTensor *t, bool is_key, int lead, unsigned dtypes, int64_t head_size, struct rope_heads *h)
 {
     static const char *const shapes[2][2][2] = { { { "T X", "T H D" }, { "B S X", "B S H D" } }, { { "T Y", "T K E" }, { "B S Y", "B S K E" } } };
-    const char *name = is_key ? "key" : "query";
-    const bool split = t && t->ndim == lead + 2;
+    const char              *name            = is_key ? "key" : "query";
+    const bool               split           = t && t->ndim == lead + 2;
     SGK_TRY(sgk_match_tensor(m, t, name, shapes[is_key][lead - 1][split], dtypes, true));
     const int64_t last = t->shape[t->ndim - 1];
     if (split)
@@ -76,9 +82,11 @@ static sgk_status match_heads(sgk_match *m, const DLTensor *t, bool is_key, int 
     SGK_REQUIRE(heads <= INT32_MAX / 4 / head_size, SGK_BAD_ARG, "rotary_embedding: %s has %lld heads, expected at most %lld",
                 name, (long long)heads, (long long)(INT32_MAX / 4 / head_size));
     *h = (struct rope_heads){
-        .data = sgk_data(t), .heads = (int32_t)heads,
-        .outer_stride = lead == 2 ? sgk_stride(t, 0) : 0, .inner_stride = sgk_stride(t, lead - 1),
-        .head_stride = split ? sgk_stride(t, lead) : head_size,
+        .data         = sgk_data(t),
+        .heads        = (int32_t)heads,
+        .outer_stride = lead == 2 ? sgk_stride(t, 0) : 0,
+        .inner_stride = sgk_stride(t, lead - 1),
+        .head_stride  = split ? sgk_stride(t, lead) : head_size,
     };
     return SGK_OK;
 }
@@ -86,7 +94,7 @@ static sgk_status match_heads(sgk_match *m, const DLTensor *t, bool is_key, int 
 static sgk_status check_positions(const struct rotary_embedding_args *a, const void *positions)
 {
     for (int64_t t = 0; t < a->tokens; ++t) {
-        const int64_t at = t / a->inner * a->positions_outer_stride + t % a->inner * a->positions_inner_stride;
+        const int64_t at       = t / a->inner * a->positions_outer_stride + t % a->inner * a->positions_inner_stride;
         const int64_t position = load_index(positions, at, a->wide ? SGK_I64 : SGK_I32);
         SGK_REQUIRE(position >= 0 && position < a->max_position, SGK_BAD_ARG,
                     "rotary_embedding: positions has %lld for token %lld, expected 0 to %lld, the rows of cos_sin_cache",
@@ -98,7 +106,7 @@ static sgk_status check_positions(const struct rotary_embedding_args *a, const v
 sgk_status sgk_rotary_embedding(const DLTensor *query, const DLTensor *key, const DLTensor *positions, const DLTensor *cos_sin_cache,
                                 int64_t head_size, bool is_neox, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "rotary_embedding" };
+    sgk_match m    = { .op = "rotary_embedding" };
     const int lead = positions && positions->ndim == 2 ? 2 : 1;
     SGK_MATCH(&m, positions, lead == 2 ? "B S~" : "T~", SGK_ANY_INDEX);
     SGK_REQUIRE(head_size >= 1 && head_size <= INT32_MAX / 4, SGK_BAD_ARG, "rotary_embedding: head_size is %lld, expected 1 to %d", (long long)head_size, INT32_MAX / 4);

@@ -45,10 +45,10 @@ DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / 2 
 
 DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
 {
-    const int half = a.rot_dim / 2 / PIECE;             /* in pieces */
+    const int    half = a.rot_dim / 2 / PIECE;             /* in pieces */
     uint4 *const at_x = (uint4 *)head + i, *const at_y = at_x + half;
     const uint4 px = *at_x, py = *at_y, pc = ((const uint4 *)row)[i], ps = ((const uint4 *)row)[half + i];
-    float x[PIECE], y[PIECE], c[PIECE], s[PIECE];
+    float       x[PIECE], y[PIECE], c[PIECE], s[PIECE];
     unpack16(x, px, (const T *)0);
     unpack16(y, py, (const T *)0);
     unpack16(c, pc, (const T *)0);
@@ -67,9 +67,9 @@ DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / PI
 DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
 {
     uint4 *const at = (uint4 *)head + i;
-    const uint4 p = *at;
-    const uint2 pc = ((const uint2 *)row)[i], ps = ((const uint2 *)row)[a.rot_dim / PIECE + i];
-    float x[PIECE], c[PIECE], s[PIECE];
+    const uint4  p  = *at;
+    const uint2  pc = ((const uint2 *)row)[i], ps = ((const uint2 *)row)[a.rot_dim / PIECE + i];
+    float        x[PIECE], c[PIECE], s[PIECE];
     unpack16(x, p, (const T *)0);
     unpack16(c, make_uint4(pc.x, pc.y, 0, 0), (const T *)0);
     unpack16(s, make_uint4(ps.x, ps.y, 0, 0), (const T *)0);
@@ -80,12 +80,11 @@ DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, i
 
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void rotary_embedding(const __grid_constant__ rotary_embedding_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void rotary_embedding(const __grid_constant__ rotary_embedding_args a)
 {
     const int64_t  outer = blockIdx.x / a.inner, inner = blockIdx.x % a.inner;
     const uint32_t each = (uint32_t)items_of_head(a), item = blockIdx.y * THREADS + threadIdx.x;
-    const int      head = (int)(item / each);
+    const int      head     = (int)(item / each);
     const bool     is_query = head < a.query.heads;
     if (!is_query && head - a.query.heads >= a.key.heads) return;
 
@@ -93,8 +92,8 @@ void rotary_embedding(const __grid_constant__ rotary_embedding_args a)
     const int64_t position = load_index(a.positions, outer * a.positions_outer_stride + inner * a.positions_inner_stride, a.wide);
     if (position < 0 || position >= a.max_position) return;         /* such a token is left as it is */
 
-    const rope_heads &h = is_query ? a.query : a.key;
-    T *const base = (T *)h.data + outer * h.outer_stride + inner * h.inner_stride + (is_query ? head : head - a.query.heads) * h.head_stride;
+    const rope_heads &h    = is_query ? a.query : a.key;
+    T *const          base = (T *)h.data + outer * h.outer_stride + inner * h.inner_stride + (is_query ? head : head - a.query.heads) * h.head_stride;
     rotate_item(a, base, (const T *)a.cos_sin_cache + position * a.cache_stride, (int)(item % each));
     pdl_release();
 }

@@ -12,14 +12,14 @@ struct rope_heads {
 
 struct rotary_embedding_args {
     struct rope_heads query, key;
-    const void *positions, *cos_sin_cache;
-    int64_t     tokens, inner;
-    int64_t     positions_outer_stride, positions_inner_stride, cache_stride;   /* in elements */
-    int64_t     max_position;                           /* rows of the cache */
-    int32_t     rot_dim;                                /* even; the cache has rot_dim / 2 cosines, then as many sines */
-    int32_t     is_neox;                                /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
-    int32_t     wide;                                   /* positions are i64, otherwise i32 */
-    sgk_dtype   dtype;
+    const void       *positions, *cos_sin_cache;
+    int64_t           tokens, inner;
+    int64_t           positions_outer_stride, positions_inner_stride, cache_stride;   /* in elements */
+    int64_t           max_position;                           /* rows of the cache */
+    int32_t           rot_dim;                                /* even; the cache has rot_dim / 2 cosines, then as many sines */
+    int32_t           is_neox;                                /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
+    int32_t           wide;                                   /* positions are i64, otherwise i32 */
+    sgk_dtype         dtype;
 };
 
 #endif

@@ -9,7 +9,9 @@ SGK_CPU_DECL(apply_rope);
 static const sgk_cpu_impl apply_rope_cpu[] = SGK_CPU_IMPLS(apply_rope);
 
 /* The last of a format takes any heads. */
-enum { EITHER, HALVES, NEIGHBOURS };                    /* as in rope_apply.cu */
+enum { EITHER,
+       HALVES,
+       NEIGHBOURS };                    /* as in rope_apply.cu */
 
 #define BUILD(type, dtype, pairing) \
     { SGK_KERNEL("rope/rope_apply.cu", "apply_rope", "-DT=" type " -DPAIRING=" #pairing, SGK_GENERAL), dtype, pairing }
@@ -26,21 +28,22 @@ static bool heads_in_pieces(const struct apply_rope_heads *h, int64_t piece)
 
 static apply_build *choose(const struct apply_rope_args *a)
 {
-    const int64_t piece = 16 / sgk_dtype_size(a->dtype);
+    const int64_t                        piece = 16 / sgk_dtype_size(a->dtype);
     const struct apply_rope_heads *const all[] = { &a->q, &a->k, &a->v, &a->q_rope, &a->k_rope, &a->k_buffer, &a->v_buffer };
     /* Of cosines and sines pieces are read that lie half a row apart. */
     bool vectors = (uintptr_t)a->cos_sin_cache % 16 == 0 && a->cache_stride % 4 == 0 && a->rot_dim % 8 == 0 && a->head_size % piece == 0 &&
                    (a->interleave ? a->rot_dim : a->rot_dim / 2) % piece == 0;
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i) vectors = vectors && heads_in_pieces(all[i], piece);
-    const int wanted = !vectors ? EITHER : a->interleave ? NEIGHBOURS : HALVES;
-    apply_build *b = apply_rope_builds;
+    const int    wanted = !vectors ? EITHER : a->interleave ? NEIGHBOURS
+                                                            : HALVES;
+    apply_build *b      = apply_rope_builds;
     while (b->dtype != a->dtype || b->pairing != wanted) ++b;
     return b;
 }
 
 static sgk_status apply_rope_on_gpu(const struct apply_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    apply_build *b = choose(a);
+    apply_build  *b     = choose(a);
     const int64_t piece = b->pairing == EITHER ? 1 : 16 / sgk_dtype_size(a->dtype);
     const int64_t turns = (b->pairing == NEIGHBOURS ? a->rot_dim : a->rot_dim / 2) / piece;
     const int64_t items = ((int64_t)a->q_heads + a->k_heads) * (turns + a->rest / piece) + (a->k_buffer.data ? a->k_heads * (a->head_size / piece) : 0);
@@ -72,18 +75,18 @@ sgk_status sgk_apply_rope_pos_ids_cos_sin_cache(const DLTensor *q_rope, const DL
                                                 const DLTensor *pos_ids, const DLTensor *kv_cache_loc, bool interleave, const sgk_exec *exec)
 {
     sgk_match m = { .op = "apply_rope_pos_ids_cos_sin_cache" };
-    SGK_MATCH(&m,         q,             "T H D", SGK_ANY_FLOAT);
+    SGK_MATCH(&m, q, "T H D", SGK_ANY_FLOAT);
     const unsigned same = 1u << m.dtype;
-    SGK_MATCH(&m,         k,             "T K D", same);
-    SGK_MATCH_OUT(&m,     q_rope,        "T H D", same);
-    SGK_MATCH_OUT(&m,     k_rope,        "T K D", same);
-    SGK_MATCH(&m,         cos_sin_cache, "P R",   1u << SGK_F32);
-    SGK_MATCH(&m,         pos_ids,       "T~",    SGK_ANY_INDEX);
-    SGK_MATCH_OPT(&m,     v,             "T K D", same);
-    SGK_MATCH_OPT_OUT(&m, k_buffer,      "S K D", same);
-    SGK_MATCH_OPT_OUT(&m, v_buffer,      "S K D", same);
-    SGK_MATCH_OPT(&m,     kv_cache_loc,  "T~",    SGK_ANY_INDEX);
-    const DLTensor *const fused[] = { v, k_buffer, v_buffer, kv_cache_loc };
+    SGK_MATCH(&m, k, "T K D", same);
+    SGK_MATCH_OUT(&m, q_rope, "T H D", same);
+    SGK_MATCH_OUT(&m, k_rope, "T K D", same);
+    SGK_MATCH(&m, cos_sin_cache, "P R", 1u << SGK_F32);
+    SGK_MATCH(&m, pos_ids, "T~", SGK_ANY_INDEX);
+    SGK_MATCH_OPT(&m, v, "T K D", same);
+    SGK_MATCH_OPT_OUT(&m, k_buffer, "S K D", same);
+    SGK_MATCH_OPT_OUT(&m, v_buffer, "S K D", same);
+    SGK_MATCH_OPT(&m, kv_cache_loc, "T~", SGK_ANY_INDEX);
+    const DLTensor *const    fused[] = { v, k_buffer, v_buffer, kv_cache_loc };
     static const char *const names[] = { "v", "k_buffer", "v_buffer", "kv_cache_loc" };
     for (int i = 0; i < 4; ++i)
         SGK_REQUIRE(!fused[i] == !fused[(i + 1) % 4], SGK_BAD_ARG, "%s: %s is null and %s is not, expected v, k_buffer, v_buffer and kv_cache_loc, or none of them",
@@ -100,16 +103,33 @@ sgk_status sgk_apply_rope_pos_ids_cos_sin_cache(const DLTensor *q_rope, const DL
     SGK_NO_SCRATCH(exec);
 
     struct apply_rope_args a = {
-        .q = heads_of(q), .k = heads_of(k), .v = heads_of(v), .q_rope = heads_of(q_rope), .k_rope = heads_of(k_rope),
-        .k_buffer = heads_of(k_buffer), .v_buffer = heads_of(v_buffer),
-        .cos_sin_cache = sgk_data(cos_sin_cache), .pos_ids = sgk_data(pos_ids), .kv_cache_loc = sgk_data(kv_cache_loc),
-        .tokens = tokens, .head_size = head_size, .cache_stride = sgk_stride(cos_sin_cache, 0), .pos_stride = sgk_stride(pos_ids, 0),
-        .loc_stride = kv_cache_loc ? sgk_stride(kv_cache_loc, 0) : 0, .max_position = SGK_DIM(&m, 'P'), .slots = k_buffer ? SGK_DIM(&m, 'S') : 0,
-        .q_heads = (int32_t)SGK_DIM(&m, 'H'), .k_heads = (int32_t)SGK_DIM(&m, 'K'), .rot_dim = (int32_t)rot_dim, .interleave = interleave,
-        .pos_wide = sgk_dtype_at(pos_ids) == SGK_I64, .loc_wide = kv_cache_loc && sgk_dtype_at(kv_cache_loc) == SGK_I64, .dtype = m.dtype,
+        .q             = heads_of(q),
+        .k             = heads_of(k),
+        .v             = heads_of(v),
+        .q_rope        = heads_of(q_rope),
+        .k_rope        = heads_of(k_rope),
+        .k_buffer      = heads_of(k_buffer),
+        .v_buffer      = heads_of(v_buffer),
+        .cos_sin_cache = sgk_data(cos_sin_cache),
+        .pos_ids       = sgk_data(pos_ids),
+        .kv_cache_loc  = sgk_data(kv_cache_loc),
+        .tokens        = tokens,
+        .head_size     = head_size,
+        .cache_stride  = sgk_stride(cos_sin_cache, 0),
+        .pos_stride    = sgk_stride(pos_ids, 0),
+        .loc_stride    = kv_cache_loc ? sgk_stride(kv_cache_loc, 0) : 0,
+        .max_position  = SGK_DIM(&m, 'P'),
+        .slots         = k_buffer ? SGK_DIM(&m, 'S') : 0,
+        .q_heads       = (int32_t)SGK_DIM(&m, 'H'),
+        .k_heads       = (int32_t)SGK_DIM(&m, 'K'),
+        .rot_dim       = (int32_t)rot_dim,
+        .interleave    = interleave,
+        .pos_wide      = sgk_dtype_at(pos_ids) == SGK_I64,
+        .loc_wide      = kv_cache_loc && sgk_dtype_at(kv_cache_loc) == SGK_I64,
+        .dtype         = m.dtype,
     };
     const bool in_place = a.q.data == a.q_rope.data && a.k.data == a.k_rope.data && !k_buffer;
-    a.rest = in_place ? 0 : (int32_t)(head_size - rot_dim);
+    a.rest              = in_place ? 0 : (int32_t)(head_size - rot_dim);
     if (tokens == 0 || head_size == 0 || a.q_heads + a.k_heads == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return apply_rope_on_gpu(&a, m.op, m.device.device_id, exec);
     SGK_TRY(check_indices(m.op, "pos_ids", a.pos_ids, tokens, a.pos_stride, a.pos_wide, a.max_position, "cos_sin_cache"));

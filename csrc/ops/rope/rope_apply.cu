@@ -21,13 +21,18 @@
 #if PAIRING == EITHER
 #define PIECE 1
 typedef T piece_t;
-DEVICE void unpack(float *v, piece_t p)  { v[0] = to_f32(p); }
-DEVICE piece_t pack(const float *v)      { T p; from_f32(&p, v[0]); return p; }
+DEVICE void unpack(float *v, piece_t p) { v[0] = to_f32(p); }
+DEVICE piece_t pack(const float *v)
+{
+    T p;
+    from_f32(&p, v[0]);
+    return p;
+}
 #else
 #define PIECE (16 / (int)sizeof(T))
 typedef uint4 piece_t;
-DEVICE void unpack(float *v, piece_t p)  { unpack16(v, p, (const T *)0); }
-DEVICE piece_t pack(const float *v)      { return pack16(v, (const T *)0); }
+DEVICE void unpack(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
+DEVICE piece_t pack(const float *v) { return pack16(v, (const T *)0); }
 #endif
 
 DEVICE T *head_of(const apply_rope_heads &h, int64_t row, int64_t head) { return (T *)h.data + row * h.row_stride + head * h.head_stride; }
@@ -58,7 +63,7 @@ DEVICE void put(T *to, T *buffer, int64_t i, piece_t p)
 DEVICE void rotate_apart(const T *from, T *to, T *buffer, int64_t x, int64_t y, const float *cosines, const float *sines)
 {
     const piece_t px = *(const piece_t *)(from + x), py = *(const piece_t *)(from + y);
-    float u[PIECE], v[PIECE], c[PIECE], s[PIECE];
+    float         u[PIECE], v[PIECE], c[PIECE], s[PIECE];
     load_row(c, cosines, PIECE);
     load_row(s, sines, PIECE);
     unpack(u, px);
@@ -66,8 +71,8 @@ DEVICE void rotate_apart(const T *from, T *to, T *buffer, int64_t x, int64_t y, 
     #pragma unroll
     for (int j = 0; j < PIECE; ++j) {
         const float w = u[j];
-        u[j] = w * c[j] - v[j] * s[j];
-        v[j] = v[j] * c[j] + w * s[j];
+        u[j]          = w * c[j] - v[j] * s[j];
+        v[j]          = v[j] * c[j] + w * s[j];
     }
     put(to, buffer, x, pack(u));
     put(to, buffer, y, pack(v));
@@ -78,7 +83,7 @@ DEVICE void rotate_apart(const T *from, T *to, T *buffer, int64_t x, int64_t y, 
 DEVICE void rotate_piece(const T *from, T *to, T *buffer, int64_t x, const float *cosines, const float *sines)
 {
     const piece_t p = *(const piece_t *)(from + x);
-    float u[PIECE], c[PIECE / 2], s[PIECE / 2];
+    float         u[PIECE], c[PIECE / 2], s[PIECE / 2];
     load_row(c, cosines, PIECE / 2);
     load_row(s, sines, PIECE / 2);
     unpack(u, p);
@@ -92,22 +97,21 @@ DEVICE void rotate_piece(const T *from, T *to, T *buffer, int64_t x, const float
 }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void apply_rope(const __grid_constant__ apply_rope_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void apply_rope(const __grid_constant__ apply_rope_args a)
 {
-    const int      half = a.rot_dim / 2;
+    const int      half  = a.rot_dim / 2;
     const uint32_t turns = PAIRING == NEIGHBOURS ? a.rot_dim / PIECE : half / PIECE;    /* items of a head that rotate */
     const uint32_t each = turns + a.rest / PIECE, each_v = (uint32_t)(a.head_size / PIECE);
     const uint32_t rotated = (uint32_t)(a.q_heads + a.k_heads) * each;
-    const uint32_t item = blockIdx.y * THREADS + threadIdx.x;
-    const int64_t  token = blockIdx.x;
-    const bool     store = a.k_buffer.data != 0;
+    const uint32_t item    = blockIdx.y * THREADS + threadIdx.x;
+    const int64_t  token   = blockIdx.x;
+    const bool     store   = a.k_buffer.data != 0;
     if (item >= rotated + (store ? (uint32_t)a.k_heads * each_v : 0)) return;
 
     pdl_wait();
     const int64_t position = load_index(a.pos_ids, token * a.pos_stride, a.pos_wide);
     if (position < 0 || position >= a.max_position) return;         /* such a token is passed over */
-    const int64_t slot = store ? load_index(a.kv_cache_loc, token * a.loc_stride, a.loc_wide) : 0;
+    const int64_t slot   = store ? load_index(a.kv_cache_loc, token * a.loc_stride, a.loc_wide) : 0;
     const bool    stored = store && slot >= 0 && slot < a.slots;    /* what has no slot is not stored */
 
     if (item >= rotated) {
@@ -116,12 +120,12 @@ void apply_rope(const __grid_constant__ apply_rope_args a)
         return;
     }
     const int      head = (int)(item / each);
-    const uint32_t i = item % each;
+    const uint32_t i    = item % each;
     const bool     is_q = head < a.q_heads;
-    const int64_t  n = is_q ? head : head - a.q_heads;
+    const int64_t  n    = is_q ? head : head - a.q_heads;
     const T *const from = head_of(is_q ? a.q : a.k, token, n);
-    T *const       to = head_of(is_q ? a.q_rope : a.k_rope, token, n), *const buffer = !is_q && stored ? head_of(a.k_buffer, slot, n) : 0;
-    const float   *row = a.cos_sin_cache + position * a.cache_stride;
+    T *const to = head_of(is_q ? a.q_rope : a.k_rope, token, n), *const buffer = !is_q && stored ? head_of(a.k_buffer, slot, n) : 0;
+    const float *row = a.cos_sin_cache + position * a.cache_stride;
     if (i >= turns) {
         const int64_t at = a.rot_dim + (int64_t)(i - turns) * PIECE;
         put(to, buffer, at, *(const piece_t *)(from + at));

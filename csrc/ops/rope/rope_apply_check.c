@@ -14,9 +14,9 @@ static void check_apply(apply_case c)
     if (!check_case("apply_rope_pos_ids_cos_sin_cache_%s_%lldx%lld+%lldx%lld_%lld%s%s%s%s", check_dtype(c.dtype), (long long)c.tokens, (long long)c.q_heads,
                     (long long)c.k_heads, (long long)c.head_size, (long long)c.rot_dim, c.interleave ? "_interleave" : "", c.in_place ? "_in_place" : "",
                     c.fused ? "_fused" : "", c.unaligned ? "_unaligned" : "")) return;
-    const int64_t slots = 2 * c.tokens + 3;
-    check_tensor *q = c.in_place ? check_inout(c.dtype, 3, c.tokens, c.q_heads, c.head_size) : check_input(c.dtype, 3, c.tokens, c.q_heads, c.head_size);
-    check_tensor *k = c.in_place ? check_inout(c.dtype, 3, c.tokens, c.k_heads, c.head_size) : check_input(c.dtype, 3, c.tokens, c.k_heads, c.head_size);
+    const int64_t slots  = 2 * c.tokens + 3;
+    check_tensor *q      = c.in_place ? check_inout(c.dtype, 3, c.tokens, c.q_heads, c.head_size) : check_input(c.dtype, 3, c.tokens, c.q_heads, c.head_size);
+    check_tensor *k      = c.in_place ? check_inout(c.dtype, 3, c.tokens, c.k_heads, c.head_size) : check_input(c.dtype, 3, c.tokens, c.k_heads, c.head_size);
     check_tensor *q_rope = c.in_place ? q : check_output(c.dtype, 3, c.tokens, c.q_heads, c.head_size);
     check_tensor *k_rope = c.in_place ? k : check_output(c.dtype, 3, c.tokens, c.k_heads, c.head_size);
     check_tensor *cache = check_input(SGK_F32, 2, (int64_t)ROWS, c.rot_dim), *pos_ids = check_index(SGK_I64, 0, ROWS - 1, 1, c.tokens);
@@ -24,7 +24,7 @@ static void check_apply(apply_case c)
     check_legal(cache, CHECK_SIZE(0));
     check_legal(pos_ids, CHECK_STRIDE);
     if (c.fused) {
-        v = check_input(c.dtype, 3, c.tokens, c.k_heads, c.head_size);
+        v        = check_input(c.dtype, 3, c.tokens, c.k_heads, c.head_size);
         k_buffer = check_inout(c.dtype, 3, slots, c.k_heads, c.head_size), v_buffer = check_inout(c.dtype, 3, slots, c.k_heads, c.head_size);
         loc = check_index(c.interleave ? SGK_I32 : SGK_I64, 0, 0, 1, c.tokens);
         for (int64_t i = 0; i < c.tokens; ++i) check_set(loc, i, (double)(2 * (c.tokens - i)));
@@ -48,13 +48,12 @@ static void check_apply(apply_case c)
 static void check_apply_refused(double position, double slot, const char *words)
 {
     if (check_on_gpu() || !check_case("apply_rope_pos_ids_cos_sin_cache_%g_%g", position, slot)) return;
-    const double positions[] = { 3, position }, slots[] = { 1, slot };
+    const double  positions[] = { 3, position }, slots[] = { 1, slot };
     check_tensor *q = check_inout(SGK_F32, 3, (int64_t)2, (int64_t)2, (int64_t)16), *k = check_inout(SGK_F32, 3, (int64_t)2, (int64_t)1, (int64_t)16);
     check_tensor *v = check_input(SGK_F32, 3, (int64_t)2, (int64_t)1, (int64_t)16), *cache = check_input(SGK_F32, 2, (int64_t)ROWS, (int64_t)16);
     check_tensor *k_buffer = check_inout(SGK_F32, 3, (int64_t)5, (int64_t)1, (int64_t)16), *v_buffer = check_inout(SGK_F32, 3, (int64_t)5, (int64_t)1, (int64_t)16);
     check_tensor *pos_ids = check_values(SGK_I64, positions, 1, (int64_t)2), *loc = check_values(SGK_I64, slots, 1, (int64_t)2);
-    CHECK_REFUSED(SGK_BAD_ARG, words, sgk_apply_rope_pos_ids_cos_sin_cache(T(q), T(k), T(k_buffer), T(v_buffer), T(q), T(k), T(v), T(cache), T(pos_ids),
-                                                                          T(loc), false, check_exec));
+    CHECK_REFUSED(SGK_BAD_ARG, words, sgk_apply_rope_pos_ids_cos_sin_cache(T(q), T(k), T(k_buffer), T(v_buffer), T(q), T(k), T(v), T(cache), T(pos_ids), T(loc), false, check_exec));
     check_done(0, 0);
 }
 
@@ -64,16 +63,16 @@ void check_apply_rope(void)
     for (size_t f = 0; f < 3; ++f)
         for (int interleave = 0; interleave < 2; ++interleave) {
             const sgk_dtype t = formats[f];
-            const bool i = interleave;
-            check_apply((apply_case){ t, 3, 4, 2, 64,  64, i, false, false, false });
-            check_apply((apply_case){ t, 3, 4, 2, 64,  32, i, true,  false, false });
-            check_apply((apply_case){ t, 3, 3, 2, 64,  64, i, true,  true,  false });
-            check_apply((apply_case){ t, 2, 2, 1, 96,  32, i, false, true,  false });
-            check_apply((apply_case){ t, 3, 2, 3, 13,   6, i, false, true,  false });
-            check_apply((apply_case){ t, 3, 4, 2, 64,  64, i, false, false, true });
+            const bool      i = interleave;
+            check_apply((apply_case){ t, 3, 4, 2, 64, 64, i, false, false, false });
+            check_apply((apply_case){ t, 3, 4, 2, 64, 32, i, true, false, false });
+            check_apply((apply_case){ t, 3, 3, 2, 64, 64, i, true, true, false });
+            check_apply((apply_case){ t, 2, 2, 1, 96, 32, i, false, true, false });
+            check_apply((apply_case){ t, 3, 2, 3, 13, 6, i, false, true, false });
+            check_apply((apply_case){ t, 3, 4, 2, 64, 64, i, false, false, true });
             if (check_small) continue;
-            check_apply((apply_case){ t, 0, 4, 2, 64,  64, i, false, true,  false });
-            check_apply((apply_case){ t, 3, 2, 2, 32,   0, i, false, false, false });
+            check_apply((apply_case){ t, 0, 4, 2, 64, 64, i, false, true, false });
+            check_apply((apply_case){ t, 3, 2, 2, 32, 0, i, false, false, false });
             check_apply((apply_case){ t, 5, 5, 5, 256, 128, i, true, false, false });
             check_apply((apply_case){ t, 2, 2, 1, 1200, 1100, i, false, true, false });
             check_apply((apply_case){ t, check_int(20, 60), 32, 8, 128, 128, i, true, true, false });
@@ -81,7 +80,7 @@ void check_apply_rope(void)
     check_apply_refused(97, 2, "pos_ids has 97 for token 1");
     check_apply_refused(5, 5, "kv_cache_loc has 5 for token 1");
     if (check_benching) {
-        check_apply((apply_case){ SGK_BF16, 64,   32, 8, 128, 128, false, true, true, false });
+        check_apply((apply_case){ SGK_BF16, 64, 32, 8, 128, 128, false, true, true, false });
         check_apply((apply_case){ SGK_BF16, 8192, 32, 8, 128, 128, false, true, true, false });
     }
 }

@@ -7,12 +7,12 @@ SGK_INLINE void rotate_halves(sgk_dtype t, const void *from, int64_t x, void *to
     int64_t i = 0;
     for (; i + VF <= half; i += VF) {
         const vf u = vf_load(t, from, x + i), v = vf_load(t, from, x + half + i), c = vf_load_f32(row + i), s = vf_load_f32(row + half + i);
-        vf_store(t, to, out + i,        vf_sub(vf_mul(u, c), vf_mul(v, s)));
+        vf_store(t, to, out + i, vf_sub(vf_mul(u, c), vf_mul(v, s)));
         vf_store(t, to, out + half + i, vf_add(vf_mul(v, c), vf_mul(u, s)));
     }
     for (; i < half; ++i) {
         const float u = load_f32(t, from, x + i), v = load_f32(t, from, x + half + i);
-        store_f32(t, to, out + i,        u * row[i] - v * row[half + i]);
+        store_f32(t, to, out + i, u * row[i] - v * row[half + i]);
         store_f32(t, to, out + half + i, v * row[i] + u * row[half + i]);
     }
 }
@@ -27,7 +27,7 @@ SGK_INLINE void rotate_neighbours(sgk_dtype t, const void *from, int64_t x, void
     }
     for (; i < 2 * count; i += 2) {
         const float u = load_f32(t, from, x + i), v = load_f32(t, from, x + i + 1);
-        store_f32(t, to, out + i,     u * c[i] + v * s[i]);
+        store_f32(t, to, out + i, u * c[i] + v * s[i]);
         store_f32(t, to, out + i + 1, v * c[i + 1] + u * s[i + 1]);
     }
 }
@@ -38,7 +38,7 @@ SGK_INLINE void rotate_heads(sgk_dtype t, const struct apply_rope_args *a, const
                              int32_t heads, int64_t token, const float *row)
 {
     const int64_t half = a->rot_dim / 2, size = t == SGK_F32 ? 4 : 2;
-    float c[2 * PAIRS], s[2 * PAIRS];
+    float         c[2 * PAIRS], s[2 * PAIRS];
     for (int64_t first = 0; a->interleave && first < half; first += PAIRS) {
         const int64_t count = half - first < PAIRS ? half - first : PAIRS;
         for (int64_t i = 0; i < count; ++i)
@@ -79,7 +79,7 @@ SGK_INLINE void apply_rope_tokens(sgk_dtype t, const struct apply_rope_args *a, 
 void SGK_CPU_FN(apply_rope)(const void *args, int64_t begin, int64_t end)
 {
     const struct apply_rope_args *a = args;
-    if (a->dtype == SGK_F32)      apply_rope_tokens(SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) apply_rope_tokens(SGK_F16,  a, begin, end);
-    else                          apply_rope_tokens(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) apply_rope_tokens(SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) apply_rope_tokens(SGK_F16, a, begin, end);
+    else apply_rope_tokens(SGK_BF16, a, begin, end);
 }

@@ -20,16 +20,16 @@ static void rotate(const struct apply_rope_args *a, const struct apply_rope_head
     for (int64_t n = 0; n < heads; ++n) {
         for (int64_t i = 0; i < half; ++i) {
             const int64_t at_x = a->interleave ? 2 * i : i, at_y = a->interleave ? 2 * i + 1 : i + half;
-            const double x = get(from, token, n, at_x, a->dtype), y = get(from, token, n, at_y, a->dtype), c = row[i], s = row[half + i];
-            put(to,     token, n, at_x, a->dtype, x * c - y * s);
-            put(to,     token, n, at_y, a->dtype, y * c + x * s);
-            put(buffer, slot,  n, at_x, a->dtype, x * c - y * s);
-            put(buffer, slot,  n, at_y, a->dtype, y * c + x * s);
+            const double  x = get(from, token, n, at_x, a->dtype), y = get(from, token, n, at_y, a->dtype), c = row[i], s = row[half + i];
+            put(to, token, n, at_x, a->dtype, x * c - y * s);
+            put(to, token, n, at_y, a->dtype, y * c + x * s);
+            put(buffer, slot, n, at_x, a->dtype, x * c - y * s);
+            put(buffer, slot, n, at_y, a->dtype, y * c + x * s);
         }
         for (int64_t i = a->rot_dim; i < a->rot_dim + a->rest; ++i) {
             const double x = get(from, token, n, i, a->dtype);
-            put(to,     token, n, i, a->dtype, x);
-            put(buffer, slot,  n, i, a->dtype, x);
+            put(to, token, n, i, a->dtype, x);
+            put(buffer, slot, n, i, a->dtype, x);
         }
     }
 }
@@ -37,10 +37,10 @@ static void rotate(const struct apply_rope_args *a, const struct apply_rope_head
 /* Items are tokens. */
 void apply_rope_ref(const void *args, int64_t begin, int64_t end)
 {
-    const struct apply_rope_args *a = args;
+    const struct apply_rope_args        *a = args;
     static const struct apply_rope_heads none;
     for (int64_t t = begin; t < end; ++t) {
-        const float  *row = a->cos_sin_cache + load_index(a->pos_ids, t * a->pos_stride, a->pos_wide ? SGK_I64 : SGK_I32) * a->cache_stride;
+        const float  *row  = a->cos_sin_cache + load_index(a->pos_ids, t * a->pos_stride, a->pos_wide ? SGK_I64 : SGK_I32) * a->cache_stride;
         const int64_t slot = a->kv_cache_loc ? load_index(a->kv_cache_loc, t * a->loc_stride, a->loc_wide ? SGK_I64 : SGK_I32) : 0;
         rotate(a, &a->q, &a->q_rope, &none, a->q_heads, t, slot, row);
         rotate(a, &a->k, &a->k_rope, &a->k_buffer, a->k_heads, t, slot, row);

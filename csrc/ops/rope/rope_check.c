@@ -24,7 +24,7 @@ static void check_rotary_embedding(rope_case c)
                     c.split ? "_split" : "", c.unaligned ? "_unaligned" : "")) return;
     check_tensor *query = heads(&c, c.query_heads), *key = heads(&c, c.key_heads);
     check_tensor *positions = check_index(c.positions, 0, MAX_POSITION - 1, 1, c.tokens);
-    check_tensor *cache = check_input(c.dtype, 2, (int64_t)MAX_POSITION, c.rot_dim);
+    check_tensor *cache     = check_input(c.dtype, 2, (int64_t)MAX_POSITION, c.rot_dim);
     check_legal(cache, CHECK_SIZE(0));
     check_legal(positions, CHECK_STRIDE);
     if (key) check_legal(key, CHECK_NULL | (c.split ? CHECK_SIZE(1) : 0));
@@ -62,7 +62,7 @@ static void check_rotary_embedding_batch(sgk_dtype dtype, bool neox)
 static void check_rotary_embedding_out_of_range(double position)
 {
     if (!check_case("rotary_embedding_position_%g", position)) return;
-    check_switches.check_indices = SGK_ON;
+    check_switches.check_indices  = SGK_ON;
     check_switches.keep_arguments = true;
     char words[120];
     snprintf(words, sizeof words, "rotary_embedding: positions has %g for token 5, expected 0 to 96, the rows of cos_sin_cache", position);
@@ -83,19 +83,19 @@ void check_rope(void)
     for (size_t f = 0; f < 3; ++f)
         for (int neox = 0; neox < 2; ++neox) {
             const sgk_dtype t = formats[f];
-            const bool n = neox;
-            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 4, 2,  64,  64, n, false, false });
-            check_rotary_embedding((rope_case){ t, SGK_I32, 2, 3, 1, 128, 128, n, true,  false });
-            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 2, 0, 128,  64, n, false, false });
-            check_rotary_embedding((rope_case){ t, SGK_I64, 5, 4, 2,  80,  40, n, true,  false });
-            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 4, 2,  64,  64, n, false, true });
-            check_rotary_embedding((rope_case){ t, SGK_I32, 2, 3, 3,  11,   6, n, true,  false });
-            check_rotary_embedding((rope_case){ t, SGK_I64, 4, 2, 2,   2,   2, n, false, false });
+            const bool      n = neox;
+            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 4, 2, 64, 64, n, false, false });
+            check_rotary_embedding((rope_case){ t, SGK_I32, 2, 3, 1, 128, 128, n, true, false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 2, 0, 128, 64, n, false, false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 5, 4, 2, 80, 40, n, true, false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 4, 2, 64, 64, n, false, true });
+            check_rotary_embedding((rope_case){ t, SGK_I32, 2, 3, 3, 11, 6, n, true, false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 4, 2, 2, 2, 2, n, false, false });
             check_rotary_embedding_batch(t, n);
             if (check_small) continue;
-            check_rotary_embedding((rope_case){ t, SGK_I64, 0, 4, 2,  64,  64, n, false, false });
-            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 4, 2,  64,   0, n, false, false });
-            check_rotary_embedding((rope_case){ t, SGK_I64, 7, 5, 5, 256, 128, n, true,  false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 0, 4, 2, 64, 64, n, false, false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 3, 4, 2, 64, 0, n, false, false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 7, 5, 5, 256, 128, n, true, false });
             check_rotary_embedding((rope_case){ t, SGK_I64, 2, 4, 2, 512, 512, n, false, false });
             check_rotary_embedding((rope_case){ t, SGK_I64, 2, 2, 2, 1200, 1100, n, false, false });
             check_rotary_embedding((rope_case){ t, SGK_I64, check_int(20, 60), 32, 8, 128, 128, n, false, false });
@@ -105,7 +105,7 @@ void check_rope(void)
     check_rotary_embedding_out_of_range(97);
     check_rotary_embedding_out_of_range(-1);
     if (check_benching) {
-        check_rotary_embedding((rope_case){ SGK_BF16, SGK_I64, 64,   32, 8, 128, 128, true, false, false });
+        check_rotary_embedding((rope_case){ SGK_BF16, SGK_I64, 64, 32, 8, 128, 128, true, false, false });
         check_rotary_embedding((rope_case){ SGK_BF16, SGK_I64, 8192, 32, 8, 128, 128, true, false, false });
     }
 }

@@ -19,9 +19,9 @@ enum { WARPS = 8 };                                     /* as in rope_norm.cu */
 
 static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const int64_t each = a->head_dim / 32;
-    const bool vectors = ((uintptr_t)a->qkv | (uintptr_t)a->q_weight | (uintptr_t)a->k_weight) % (uintptr_t)(2 * each) == 0 && a->qkv_stride % each == 0;
-    norm_build *b = qk_norm_rope_builds;
+    const int64_t each    = a->head_dim / 32;
+    const bool    vectors = ((uintptr_t)a->qkv | (uintptr_t)a->q_weight | (uintptr_t)a->k_weight) % (uintptr_t)(2 * each) == 0 && a->qkv_stride % each == 0;
+    norm_build   *b       = qk_norm_rope_builds;
     while (b->dim != a->head_dim || (b->vectors && !vectors)) ++b;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->vectors ? "" : " (heads or weights are not aligned)");
     const sgk_launch shape = { .grid = { a->tokens, ((int64_t)a->q_heads + a->k_heads + WARPS - 1) / WARPS }, .block = { 32 * WARPS } };
@@ -33,10 +33,10 @@ sgk_status sgk_fused_qk_norm_rope(const DLTensor *qkv, const DLTensor *q_weight,
 {
     sgk_match m = { .op = "fused_qk_norm_rope" };
     SGK_REQUIRE(o && o->size >= sizeof *o, SGK_BAD_ARG, "%s: options are null or of another size, expected %zu bytes", m.op, sizeof *o);
-    SGK_MATCH_OUT(&m, qkv,          "T W", 1u << SGK_BF16);
-    SGK_MATCH(&m,     q_weight,     "D",   1u << SGK_BF16);
-    SGK_MATCH(&m,     k_weight,     "D",   1u << SGK_BF16);
-    SGK_MATCH(&m,     position_ids, "T~",  1u << SGK_I32);
+    SGK_MATCH_OUT(&m, qkv, "T W", 1u << SGK_BF16);
+    SGK_MATCH(&m, q_weight, "D", 1u << SGK_BF16);
+    SGK_MATCH(&m, k_weight, "D", 1u << SGK_BF16);
+    SGK_MATCH(&m, position_ids, "T~", 1u << SGK_I32);
     const int64_t dim = o->head_dim, each = dim / 32, most = INT32_MAX / 4 / QK_NORM_ROPE_MOST;
     SGK_REQUIRE(dim == 64 || dim == 128 || dim == 256, SGK_BAD_ARG, "%s: head_dim is %lld, expected 64, 128 or 256: Unsupported head dimension for fusedQKNormRope",
                 m.op, (long long)dim);
@@ -61,11 +61,25 @@ sgk_status sgk_fused_qk_norm_rope(const DLTensor *qkv, const DLTensor *q_weight,
     SGK_NO_SCRATCH(exec);
 
     const struct qk_norm_rope_args a = {
-        .qkv = sgk_data(qkv), .q_weight = sgk_data(q_weight), .k_weight = sgk_data(k_weight), .position_ids = sgk_data(position_ids),
-        .tokens = SGK_DIM(&m, 'T'), .qkv_stride = sgk_stride(qkv, 0), .position_stride = sgk_stride(position_ids, 0),
-        .q_heads = (int32_t)counts[0], .k_heads = (int32_t)counts[1], .head_dim = (int32_t)dim, .rot_dim = (int32_t)o->rotary_dim,
-        .is_neox = o->is_neox, .scaled = factor != 1, .eps = (float)eps, .base = (float)base, .factor = (float)factor,
-        .low = (float)low, .high = (float)(fabs(low - high) <= 1e-6 ? high + 0.001 : high), .attention_factor = (float)attention_factor,
+        .qkv              = sgk_data(qkv),
+        .q_weight         = sgk_data(q_weight),
+        .k_weight         = sgk_data(k_weight),
+        .position_ids     = sgk_data(position_ids),
+        .tokens           = SGK_DIM(&m, 'T'),
+        .qkv_stride       = sgk_stride(qkv, 0),
+        .position_stride  = sgk_stride(position_ids, 0),
+        .q_heads          = (int32_t)counts[0],
+        .k_heads          = (int32_t)counts[1],
+        .head_dim         = (int32_t)dim,
+        .rot_dim          = (int32_t)o->rotary_dim,
+        .is_neox          = o->is_neox,
+        .scaled           = factor != 1,
+        .eps              = (float)eps,
+        .base             = (float)base,
+        .factor           = (float)factor,
+        .low              = (float)low,
+        .high             = (float)(fabs(low - high) <= 1e-6 ? high + 0.001 : high),
+        .attention_factor = (float)attention_factor,
     };
     const int64_t heads = counts[0] + counts[1];
     if (a.tokens == 0 || heads == 0) return SGK_OK;

@@ -36,14 +36,13 @@ DEVICE void turn(float *c, float *s, float angle)
     *s = __sinf(reduced);
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
 {
     __shared__ float cosines[DIM / 2], sines[DIM / 2];
-    const int64_t token = blockIdx.x, head = (int64_t)blockIdx.y * WARPS + threadIdx.x / 32;
-    const int     lane = threadIdx.x % 32, first = lane * EACH, half = a.rot_dim / 2;
-    const bool    mine = head < (int64_t)a.q_heads + a.k_heads;
-    bf16 *const   at = (bf16 *)a.qkv + token * a.qkv_stride + head * DIM + first;
+    const int64_t    token = blockIdx.x, head = (int64_t)blockIdx.y * WARPS + threadIdx.x / 32;
+    const int        lane = threadIdx.x % 32, first = lane * EACH, half = a.rot_dim / 2;
+    const bool       mine = head < (int64_t)a.q_heads + a.k_heads;
+    bf16 *const      at   = (bf16 *)a.qkv + token * a.qkv_stride + head * DIM + first;
 
     pdl_wait();
     lane_elements e, w;
@@ -52,7 +51,7 @@ void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
         float f = exp2f((float)i * (-2.0f / (float)a.rot_dim) * log2f(a.base));
         if (a.scaled) {
             const float ramp = fminf(fmaxf(((float)i - a.low) / (a.high - a.low), 0.0f), 1.0f);
-            f = f / a.factor * ramp + f * (1.0f - ramp);
+            f                = f / a.factor * ramp + f * (1.0f - ramp);
         }
         float c, s;
         turn(&c, &s, (float)a.position_ids[token * a.position_stride] * f);
@@ -71,7 +70,7 @@ void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
     /* rot_dim is a multiple of EACH, and half is one for pairs that lie apart: a lane rotates all its elements or none. */
     const bool rotates = first < a.rot_dim;
     if (a.is_neox) {
-        const bool low = first < half;
+        const bool low     = first < half;
         const int  partner = (low ? first + half : first - half) / EACH, pair = low ? first : first - half;
         #pragma unroll
         for (int j = 0; j < EACH; ++j) {
@@ -82,7 +81,7 @@ void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
         #pragma unroll
         for (int j = 0; j < EACH; j += 2) {
             const float c = cosines[(first + j) / 2], s = sines[(first + j) / 2], u = x[j], v = x[j + 1];
-            x[j] = u * c - v * s;
+            x[j]     = u * c - v * s;
             x[j + 1] = v * c + u * s;
         }
     }

@@ -7,12 +7,12 @@ struct qk_norm_rope_args {
     void          *qkv;                                 /* bf16: heads of q, of k, of v */
     const void    *q_weight, *k_weight;                 /* bf16 */
     const int32_t *position_ids;
-    int64_t tokens, qkv_stride, position_stride;        /* in elements */
-    int32_t q_heads, k_heads;
-    int32_t head_dim, rot_dim;                          /* rot_dim is even */
-    int32_t is_neox;                                    /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
-    int32_t scaled;                                     /* by YaRN: frequencies go from f to f / factor between pair low and pair high */
-    float   eps, base, factor, low, high, attention_factor;
+    int64_t        tokens, qkv_stride, position_stride;        /* in elements */
+    int32_t        q_heads, k_heads;
+    int32_t        head_dim, rot_dim;                          /* rot_dim is even */
+    int32_t        is_neox;                                    /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
+    int32_t        scaled;                                     /* by YaRN: frequencies go from f to f / factor between pair low and pair high */
+    float          eps, base, factor, low, high, attention_factor;
 };
 
 #ifndef __CUDACC__
@@ -20,7 +20,11 @@ struct qk_norm_rope_args {
 #include "cuda/kernel.h"
 /* Every build of rope_norm.cu, for rope_kernels[]. */
 enum { NORM_BUILDS = 6 };
-typedef struct { sgk_kernel kernel; int dim; bool vectors; } norm_build;
+typedef struct {
+    sgk_kernel kernel;
+    int        dim;
+    bool       vectors;
+} norm_build;
 extern norm_build qk_norm_rope_builds[NORM_BUILDS];
 
 void check_qk_norm_rope(void);

@@ -5,14 +5,25 @@ static void check_case_of(int64_t tokens, int64_t q_heads, int64_t k_heads, int6
 {
     if (!check_case("fused_qk_norm_rope_%lldx%lld+%lld+%lldx%lld_%lld%s%s%s", (long long)tokens, (long long)q_heads, (long long)k_heads, (long long)v_heads,
                     (long long)head_dim, (long long)rotary_dim, neox ? "_neox" : "", factor == 1 ? "" : "_yarn", aligned ? "" : "_unaligned")) return;
-    check_tensor *qkv = check_inout(SGK_BF16, 2, tokens, (q_heads + k_heads + v_heads) * head_dim);
+    check_tensor *qkv      = check_inout(SGK_BF16, 2, tokens, (q_heads + k_heads + v_heads) * head_dim);
     check_tensor *q_weight = check_input(SGK_BF16, 1, head_dim), *k_weight = check_input(SGK_BF16, 1, head_dim);
     check_tensor *position_ids = check_index(SGK_I32, 0, 9000, 1, tokens);
     check_legal(position_ids, CHECK_STRIDE);
     if (!aligned) check_unaligned(qkv);
     const sgk_qk_norm_rope_options options = {
-        .size = sizeof options, .num_heads_q = q_heads, .num_heads_k = k_heads, .num_heads_v = v_heads, .head_dim = head_dim, .rotary_dim = rotary_dim,
-        .eps = 1e-6, .base = 10000, .is_neox = neox, .factor = factor, .low = 5, .high = factor == 2 ? 5 : 20, .attention_factor = factor == 1 ? 1 : 1.2,
+        .size             = sizeof options,
+        .num_heads_q      = q_heads,
+        .num_heads_k      = k_heads,
+        .num_heads_v      = v_heads,
+        .head_dim         = head_dim,
+        .rotary_dim       = rotary_dim,
+        .eps              = 1e-6,
+        .base             = 10000,
+        .is_neox          = neox,
+        .factor           = factor,
+        .low              = 5,
+        .high             = factor == 2 ? 5 : 20,
+        .attention_factor = factor == 1 ? 1 : 1.2,
     };
     CHECK_CALL(sgk_fused_qk_norm_rope(T(qkv), T(q_weight), T(k_weight), T(position_ids), &options, check_exec));
     check_close(qkv, check_tolerance(SGK_BF16));
@@ -32,7 +43,7 @@ void check_qk_norm_rope(void)
             check_case_of(check_int(20, 60), 32, 8, 8, dim, dim, neox, 1, true);
         }
     if (check_benching) {
-        check_case_of(64,   32, 8, 8, 128, 128, true, 1, true);
+        check_case_of(64, 32, 8, 8, 128, 128, true, 1, true);
         check_case_of(8192, 32, 8, 8, 128, 128, true, 1, true);
     }
 }

@@ -9,8 +9,8 @@ static void frequencies(const struct qk_norm_rope_args *a, double *f)
 {
     for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
         const double plain = pow(a->base, -2.0 * (double)i / a->rot_dim);
-        const double ramp = a->scaled ? fmin(fmax(((double)i - a->low) / ((double)a->high - a->low), 0), 1) : 0;
-        f[i] = a->scaled ? plain / a->factor * ramp + plain * (1 - ramp) : plain;
+        const double ramp  = a->scaled ? fmin(fmax(((double)i - a->low) / ((double)a->high - a->low), 0), 1) : 0;
+        f[i]               = a->scaled ? plain / a->factor * ramp + plain * (1 - ramp) : plain;
     }
 }
 
@@ -31,11 +31,11 @@ SGK_INLINE void normalise(const struct qk_norm_rope_args *a, int64_t at, const v
 SGK_INLINE void rotate(const struct qk_norm_rope_args *a, float *x, const float *c, const float *s)
 {
     const int64_t half = a->rot_dim / 2;
-    int64_t i = 0;
+    int64_t       i    = 0;
     if (a->is_neox) {
         for (; i + VF <= half; i += VF) {
             const vf u = vf_load_f32(x + i), v = vf_load_f32(x + half + i), ci = vf_load_f32(c + i), si = vf_load_f32(s + i);
-            vf_store_f32(x + i,        vf_sub(vf_mul(u, ci), vf_mul(v, si)));
+            vf_store_f32(x + i, vf_sub(vf_mul(u, ci), vf_mul(v, si)));
             vf_store_f32(x + half + i, vf_add(vf_mul(v, ci), vf_mul(u, si)));
         }
         for (; i < half; ++i) {
@@ -57,13 +57,13 @@ SGK_INLINE void rotate(const struct qk_norm_rope_args *a, float *x, const float 
 void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
 {
     const struct qk_norm_rope_args *a = args;
-    double f[PAIRS];
-    float  c[2 * PAIRS], s[2 * PAIRS], x[QK_NORM_ROPE_MOST];
+    double                          f[PAIRS];
+    float                           c[2 * PAIRS], s[2 * PAIRS], x[QK_NORM_ROPE_MOST];
     frequencies(a, f);
     for (int64_t t = begin; t < end; ++t) {
         for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
             const double angle = a->position_ids[t * a->position_stride] * f[i];
-            const float ci = (float)(cos(angle) * a->attention_factor), si = (float)(sin(angle) * a->attention_factor);
+            const float  ci = (float)(cos(angle) * a->attention_factor), si = (float)(sin(angle) * a->attention_factor);
             if (a->is_neox) c[i] = ci, s[i] = si;
             else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
         }

@@ -15,13 +15,13 @@ static double frequency(const struct qk_norm_rope_args *a, int64_t i)
 /* Items are tokens. */
 void qk_norm_rope_ref(const void *args, int64_t begin, int64_t end)
 {
-    const struct qk_norm_rope_args *a = args;
-    const int64_t half = a->rot_dim / 2;
-    double x[QK_NORM_ROPE_MOST];
+    const struct qk_norm_rope_args *a    = args;
+    const int64_t                   half = a->rot_dim / 2;
+    double                          x[QK_NORM_ROPE_MOST];
     for (int64_t t = begin; t < end; ++t)
         for (int64_t n = 0; n < (int64_t)a->q_heads + a->k_heads; ++n) {
-            const int64_t at = t * a->qkv_stride + n * a->head_dim;
-            double sum = 0;
+            const int64_t at  = t * a->qkv_stride + n * a->head_dim;
+            double        sum = 0;
             for (int64_t d = 0; d < a->head_dim; ++d) {
                 x[d] = load_as_f64(a->qkv, at + d, SGK_BF16);
                 sum += x[d] * x[d];

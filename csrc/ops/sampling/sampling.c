@@ -13,7 +13,11 @@ static const sgk_cpu_impl softmax_cpu[]     = SGK_CPU_IMPLS(softmax);
 static const sgk_cpu_impl top_k_top_p_cpu[] = SGK_CPU_IMPLS(top_k_top_p);
 
 /* Every build of sampling_softmax.cu. The last of a format takes any row. */
-typedef struct { sgk_kernel kernel; sgk_dtype dtype; int piece, warps; } softmax_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        piece, warps;
+} softmax_build;
 
 #define BUILD(type, dtype, piece, warps) \
     { SGK_KERNEL("sampling/sampling_softmax.cu", "softmax", "-DT=" type " -DPIECE=" #piece " -DWARPS=" #warps, SGK_GENERAL), dtype, piece, warps }
@@ -38,8 +42,8 @@ static bool in_pieces(const void *data, int64_t elements, sgk_dtype dtype)
 
 static softmax_build *choose_softmax(const struct softmax_args *a)
 {
-    const bool vectors = in_pieces(a->logits, a->logits_stride, a->dtype) && in_pieces(a->out, a->out_stride, SGK_F32) && in_pieces(NULL, a->dim, a->dtype);
-    softmax_build *b = softmax_builds;
+    const bool     vectors = in_pieces(a->logits, a->logits_stride, a->dtype) && in_pieces(a->out, a->out_stride, SGK_F32) && in_pieces(NULL, a->dim, a->dtype);
+    softmax_build *b       = softmax_builds;
     for (;; ++b) {
         if (b->dtype != a->dtype) continue;
         if (b->piece == 1) return b;
@@ -59,9 +63,9 @@ static sgk_status check_not_negative(const char *op, const float *values, int64_
 sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, const DLTensor *temperature_arr, double temperature_val, const sgk_exec *exec)
 {
     sgk_match m = { .op = "softmax" };
-    SGK_MATCH(&m,     logits,          "N V", SGK_ANY_FLOAT);
-    SGK_MATCH_OUT(&m, out,             "N V", 1u << SGK_F32);
-    SGK_MATCH_OPT(&m, temperature_arr, "N",   1u << SGK_F32);
+    SGK_MATCH(&m, logits, "N V", SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, out, "N V", 1u << SGK_F32);
+    SGK_MATCH_OPT(&m, temperature_arr, "N", 1u << SGK_F32);
     sgk_match_same(&m, out, logits);
     if (!temperature_arr) SGK_MATCH_FINITE(&m, temperature_val, 0);
     SGK_REQUIRE(temperature_arr || temperature_val <= FLT_MAX, SGK_BAD_ARG, "softmax: temperature_val is %g, expected at most %g", temperature_val, FLT_MAX);
@@ -69,10 +73,15 @@ sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, const DLTens
     SGK_NO_SCRATCH(exec);
 
     const struct softmax_args a = {
-        .out = sgk_data(out), .logits = sgk_data(logits), .temperature_arr = sgk_data(temperature_arr),
-        .rows = SGK_DIM(&m, 'N'), .dim = SGK_DIM(&m, 'V'),
-        .out_stride = sgk_stride(out, 0), .logits_stride = sgk_stride(logits, 0),
-        .dtype = m.dtype, .temperature = (float)temperature_val,
+        .out             = sgk_data(out),
+        .logits          = sgk_data(logits),
+        .temperature_arr = sgk_data(temperature_arr),
+        .rows            = SGK_DIM(&m, 'N'),
+        .dim             = SGK_DIM(&m, 'V'),
+        .out_stride      = sgk_stride(out, 0),
+        .logits_stride   = sgk_stride(logits, 0),
+        .dtype           = m.dtype,
+        .temperature     = (float)temperature_val,
     };
     if (a.rows == 0 || a.dim == 0) return SGK_OK;
     sgk_indices host;
@@ -111,12 +120,12 @@ sgk_status sgk_top_k_top_p_sampling_from_probs(const DLTensor *probs, const DLTe
                                                const DLTensor *seed, const sgk_exec *exec)
 {
     sgk_match m = { .op = "top_k_top_p_sampling_from_probs" };
-    SGK_MATCH(&m,     probs,           "R V", 1u << SGK_F32);
-    SGK_MATCH_OUT(&m, output,          "N",   1u << SGK_I32);
-    SGK_MATCH_OPT(&m, maybe_indices,   "N",   SGK_ANY_INDEX);
-    SGK_MATCH_OPT(&m, maybe_top_k_arr, "N",   SGK_ANY_INDEX);
-    SGK_MATCH_OPT(&m, maybe_top_p_arr, "N",   1u << SGK_F32);
-    SGK_MATCH(&m,     seed,            "S",   1u << SGK_I64);
+    SGK_MATCH(&m, probs, "R V", 1u << SGK_F32);
+    SGK_MATCH_OUT(&m, output, "N", 1u << SGK_I32);
+    SGK_MATCH_OPT(&m, maybe_indices, "N", SGK_ANY_INDEX);
+    SGK_MATCH_OPT(&m, maybe_top_k_arr, "N", SGK_ANY_INDEX);
+    SGK_MATCH_OPT(&m, maybe_top_p_arr, "N", 1u << SGK_F32);
+    SGK_MATCH(&m, seed, "S", 1u << SGK_I64);
     const int64_t draws = SGK_DIM(&m, 'N'), rows = SGK_DIM(&m, 'R'), dim = SGK_DIM(&m, 'V'), seeds = SGK_DIM(&m, 'S');
     SGK_REQUIRE(maybe_indices || draws == rows, SGK_BAD_ARG, "%s: output has size %lld in dimension 0, expected %lld like probs where there are no indices",
                 m.op, (long long)draws, (long long)rows);
@@ -128,13 +137,23 @@ sgk_status sgk_top_k_top_p_sampling_from_probs(const DLTensor *probs, const DLTe
     SGK_NO_SCRATCH(exec);
 
     const struct top_k_top_p_args a = {
-        .probs = sgk_data(probs), .output = sgk_data(output), .indices = sgk_data(maybe_indices),
-        .top_k_arr = sgk_data(maybe_top_k_arr), .top_p_arr = sgk_data(maybe_top_p_arr), .seed = sgk_data(seed),
-        .draws = draws, .rows = rows, .dim = dim, .probs_stride = sgk_stride(probs, 0),
-        .top_k = top_k_val, .top_p = (float)top_p_val, .joint = joint, .one_seed = seeds == 1,
+        .probs        = sgk_data(probs),
+        .output       = sgk_data(output),
+        .indices      = sgk_data(maybe_indices),
+        .top_k_arr    = sgk_data(maybe_top_k_arr),
+        .top_p_arr    = sgk_data(maybe_top_p_arr),
+        .seed         = sgk_data(seed),
+        .draws        = draws,
+        .rows         = rows,
+        .dim          = dim,
+        .probs_stride = sgk_stride(probs, 0),
+        .top_k        = top_k_val,
+        .top_p        = (float)top_p_val,
+        .joint        = joint,
+        .one_seed     = seeds == 1,
         .indices_wide = maybe_indices && sgk_dtype_at(maybe_indices) == SGK_I64,
-        .top_k_wide = maybe_top_k_arr && sgk_dtype_at(maybe_top_k_arr) == SGK_I64,
-        .weight_bits = weight_bits(dim),
+        .top_k_wide   = maybe_top_k_arr && sgk_dtype_at(maybe_top_k_arr) == SGK_I64,
+        .weight_bits  = weight_bits(dim),
     };
     if (draws == 0) return SGK_OK;
     sgk_indices host;

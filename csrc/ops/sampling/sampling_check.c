@@ -64,7 +64,7 @@ static void check_softmax_refused(double temperature)
     check_tensor *t   = check_values(SGK_F32, &temperature, 1, (int64_t)1);
     check_tensor *out = check_output(SGK_F32, 2, (int64_t)1, (int64_t)8);
     CHECK_REFUSED(SGK_BAD_ARG, "expected a finite number of at least 0", sgk_softmax(T(out), T(x), NULL, temperature, check_exec));
-    check_switches.check_indices = SGK_ON;              /* on the GPU the host looks at a tensor only where it is asked to */
+    check_switches.check_indices  = SGK_ON;              /* on the GPU the host looks at a tensor only where it is asked to */
     check_switches.keep_arguments = true;
     CHECK_REFUSED(SGK_BAD_ARG, " at [0], expected a finite number of at least 0", sgk_softmax(T(out), T(x), T(t), 1, check_exec));
     check_set(t, 0, 0.7);                               /* and a call that is right goes on as ever, captured or not */
@@ -92,7 +92,8 @@ static double probability(int64_t row, int64_t i, int64_t dim)
     case 3:  return check_int(1, 5) / 64.0;
     case 4:  return check_int(0, 15) ? 0 : exp(check_normal());
     case 5:  return i == dim / 2 ? 1e-42 : 0;
-    case 6:  return i % 7 == 3 ? NAN : i % 7 == 5 ? -1 : exp(check_normal());
+    case 6:  return i % 7 == 3 ? NAN : i % 7 == 5 ? -1
+                                                  : exp(check_normal());
     default: return 0;
     }
 }
@@ -102,9 +103,9 @@ static void check_draw(const check_tensor *probs, int64_t row, int64_t pick, int
 {
     check_that(pick >= 0 && pick < dim, "row %lld: drew %lld of %lld", (long long)row, (long long)pick, (long long)dim);
     if (pick < 0 || pick >= dim) return;
-    double total = 0, above = 0, kth = 0;
+    double       total = 0, above = 0, kth = 0;
     const double value = check_get(probs, row * dim + pick);
-    int64_t count = 0;
+    int64_t      count = 0;
     for (int64_t i = 0; i < dim; ++i) {
         const double x = check_get(probs, row * dim + i);
         if (!(x > 0)) continue;
@@ -121,8 +122,8 @@ static void check_draw(const check_tensor *probs, int64_t row, int64_t pick, int
     if (some && !joint) {                               /* the k-th largest: the least value with fewer than k above it */
         kth = INFINITY;
         for (int64_t i = 0; i < dim; ++i) {
-            const double x = check_get(probs, row * dim + i);
-            int64_t larger = 0;
+            const double x      = check_get(probs, row * dim + i);
+            int64_t      larger = 0;
             if (!(x > 0) || x >= kth) continue;
             for (int64_t j = 0; j < dim; ++j) larger += check_get(probs, row * dim + j) > x;
             if (larger < k) kth = x;
@@ -138,7 +139,7 @@ static void check_top_k_top_p(draw_case c)
 {
     if (!check_case("top_k_top_p_sampling_from_probs_%s%s_%lldx%lld_k%d_p%g%s%s", c.tensors ? "seeded_" : "", c.name, (long long)c.rows, (long long)c.dim, c.top_k, c.top_p,
                     c.joint ? "_joint" : "", c.unaligned ? "_unaligned" : "")) return;
-    const int64_t draws = c.tensors ? 400 : c.rows;       /* many, so that a kept set off by one entry shows */
+    const int64_t draws   = c.tensors ? 400 : c.rows;       /* many, so that a kept set off by one entry shows */
     check_tensor *probs   = check_input(SGK_F32, 2, c.rows, c.dim);
     check_tensor *output  = check_output(SGK_I32, 1, draws);
     check_tensor *indices = c.tensors ? check_index(c.joint ? SGK_I32 : SGK_I64, 0, c.rows - 1, 1, draws) : NULL;
@@ -167,14 +168,14 @@ static void check_top_k_top_p(draw_case c)
 static void check_top_k_top_p_refused(void)
 {
     if (!check_case("top_k_top_p_sampling_from_probs_refused")) return;
-    const double wrong_index[] = { 0, 2 }, wrong_share[] = { 0.5, -0.5 };
-    check_tensor *probs   = check_input(SGK_F32, 2, (int64_t)2, (int64_t)8);
-    check_tensor *empty   = check_input(SGK_F32, 2, (int64_t)2, (int64_t)0);
-    check_tensor *output  = check_output(SGK_I32, 1, (int64_t)2);
-    check_tensor *indices = check_values(SGK_I32, wrong_index, 1, (int64_t)2);
-    check_tensor *shares  = check_values(SGK_F32, wrong_share, 1, (int64_t)2);
-    check_tensor *seed    = check_index(SGK_I64, 0, 9, 1, (int64_t)1);
-    check_switches.check_indices = SGK_ON;              /* on the GPU the host looks at a tensor only where it is asked to */
+    const double  wrong_index[] = { 0, 2 }, wrong_share[] = { 0.5, -0.5 };
+    check_tensor *probs           = check_input(SGK_F32, 2, (int64_t)2, (int64_t)8);
+    check_tensor *empty           = check_input(SGK_F32, 2, (int64_t)2, (int64_t)0);
+    check_tensor *output          = check_output(SGK_I32, 1, (int64_t)2);
+    check_tensor *indices         = check_values(SGK_I32, wrong_index, 1, (int64_t)2);
+    check_tensor *shares          = check_values(SGK_F32, wrong_share, 1, (int64_t)2);
+    check_tensor *seed            = check_index(SGK_I64, 0, 9, 1, (int64_t)1);
+    check_switches.check_indices  = SGK_ON;              /* on the GPU the host looks at a tensor only where it is asked to */
     check_switches.keep_arguments = true;
     CHECK_REFUSED(SGK_BAD_ARG, "maybe_indices has 2 at [1], expected 0 to 1, the rows of probs",
                   sgk_top_k_top_p_sampling_from_probs(T(probs), T(output), T(indices), NULL, 0, NULL, 1, false, T(seed), check_exec));
@@ -217,28 +218,28 @@ void check_sampling(void)
     check_softmax_refused(NAN);
     check_softmax_refused(INFINITY);
 
-    check_top_k_top_p((draw_case){ "all",     8,   111,   0, 1,   false, false, false });
-    check_top_k_top_p((draw_case){ "one",     8,   111,   1, 1,   false, false, false });
-    check_top_k_top_p((draw_case){ "k",       8,   111,  10, 1,   false, false, false });
-    check_top_k_top_p((draw_case){ "p",       8,   111,   0, 0.9, false, false, false });
-    check_top_k_top_p((draw_case){ "both",    8,   500,  40, 0.8, false, false, false });
-    check_top_k_top_p((draw_case){ "both",    8,   500,  40, 0.8, true,  false, true  });
-    check_top_k_top_p((draw_case){ "many",    5,   333,  50, 0.9, false, true,  false });
-    check_top_k_top_p((draw_case){ "many",    5,   333,  50, 0.9, true,  true,  false });
-    check_top_k_top_p((draw_case){ "many",    5,   333,  20, 0.7, false, true,  true  });
-    check_top_k_top_p((draw_case){ "single",  3,     1,   5, 0.5, false, false, false });
-    check_top_k_top_p((draw_case){ "none",    8,   100,   3, 0,   false, false, false });
-    check_top_k_top_p((draw_case){ "long",    1, 1048580, 100, 0.9, false, false, false });
+    check_top_k_top_p((draw_case){ "all", 8, 111, 0, 1, false, false, false });
+    check_top_k_top_p((draw_case){ "one", 8, 111, 1, 1, false, false, false });
+    check_top_k_top_p((draw_case){ "k", 8, 111, 10, 1, false, false, false });
+    check_top_k_top_p((draw_case){ "p", 8, 111, 0, 0.9, false, false, false });
+    check_top_k_top_p((draw_case){ "both", 8, 500, 40, 0.8, false, false, false });
+    check_top_k_top_p((draw_case){ "both", 8, 500, 40, 0.8, true, false, true });
+    check_top_k_top_p((draw_case){ "many", 5, 333, 50, 0.9, false, true, false });
+    check_top_k_top_p((draw_case){ "many", 5, 333, 50, 0.9, true, true, false });
+    check_top_k_top_p((draw_case){ "many", 5, 333, 20, 0.7, false, true, true });
+    check_top_k_top_p((draw_case){ "single", 3, 1, 5, 0.5, false, false, false });
+    check_top_k_top_p((draw_case){ "none", 8, 100, 3, 0, false, false, false });
+    check_top_k_top_p((draw_case){ "long", 1, 1048580, 100, 0.9, false, false, false });
     check_top_k_top_p_refused();
     if (!check_small) {
-        check_top_k_top_p((draw_case){ "empty",   0,   100,   3, 0.5, false, false, false });
-        check_top_k_top_p((draw_case){ "vocab",   8, 32000,  50, 0.9, false, false, false });
-        check_top_k_top_p((draw_case){ "vocab",   8, 32001, 500, 0.5, true,  false, false });
-        check_top_k_top_p((draw_case){ "vocab",   3, 128256, 0, 0.95, false, false, false });
+        check_top_k_top_p((draw_case){ "empty", 0, 100, 3, 0.5, false, false, false });
+        check_top_k_top_p((draw_case){ "vocab", 8, 32000, 50, 0.9, false, false, false });
+        check_top_k_top_p((draw_case){ "vocab", 8, 32001, 500, 0.5, true, false, false });
+        check_top_k_top_p((draw_case){ "vocab", 3, 128256, 0, 0.95, false, false, false });
     }
     if (check_benching) {
         check_softmax(SGK_F32, 64, 128256, 1, true);
         check_top_k_top_p((draw_case){ "bench", 64, 128256, 50, 0.9, false, false, false });
-        check_top_k_top_p((draw_case){ "bench", 64, 128256, 0,  1,   false, false, false });
+        check_top_k_top_p((draw_case){ "bench", 64, 128256, 0, 1, false, false, false });
     }
 }

@@ -22,7 +22,7 @@
 BOTH uint32_t key_of(uint32_t bits) { return bits & -(uint32_t)(bits - 1u < 0x7f800000u); }
 
 /* A number is fraction * 2^(exponent - 150); infinity counts as 2^128. */
-BOTH int32_t  exponent_of(uint32_t key) { return key >> 23 ? (int32_t)(key >> 23) : 1; }
+BOTH int32_t exponent_of(uint32_t key) { return key >> 23 ? (int32_t)(key >> 23) : 1; }
 BOTH uint32_t fraction_of(uint32_t key) { return (key & 0x7fffff) | (key >> 23 ? 0x800000u : 0); }
 
 /* What a fraction is shifted left by, or right where this is negative. At most weight_bits - 24. */
@@ -34,7 +34,8 @@ BOTH int32_t weight_shift(uint32_t key, uint32_t top_key, int32_t weight_bits)
 /* The part of a weight that does not fit left shifts: weight = small_weight << max(shift, 0). Less than 2^24. */
 BOTH uint32_t small_weight(uint32_t key, int32_t shift)
 {
-    return shift >= 0 ? fraction_of(key) : shift > -24 ? fraction_of(key) >> -shift : 0;
+    return shift >= 0 ? fraction_of(key) : shift > -24 ? fraction_of(key) >> -shift
+                                                       : 0;
 }
 
 BOTH uint64_t weight_of(uint32_t key, uint32_t top_key, int32_t weight_bits)
@@ -47,9 +48,10 @@ BOTH uint64_t weight_of(uint32_t key, uint32_t top_key, int32_t weight_bits)
 BOTH uint64_t share_of(uint64_t total, float top_p)
 {
     const double share = (double)top_p * (double)total;
-    uint64_t n = share > 0 ? (uint64_t)share : 0;
+    uint64_t     n     = share > 0 ? (uint64_t)share : 0;
     n += (double)n < share;
-    return n < 1 ? 1 : n > total ? total : n;
+    return n < 1 ? 1 : n > total ? total
+                                 : n;
 }
 
 BOTH uint64_t multiply_high(uint64_t a, uint64_t b)

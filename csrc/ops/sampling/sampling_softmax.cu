@@ -11,10 +11,10 @@
 #include "launch.cuh"
 #include "reduce.cuh"
 
-#define THREADS  (32 * WARPS)
-#define STEPS    4                                      /* loads in flight in a thread */
-#define MOST     3.402823466e+38f                       /* the largest f32 */
-#define INFINITE __uint_as_float(0x7f800000)
+#define THREADS      (32 * WARPS)
+#define STEPS        4                                      /* loads in flight in a thread */
+#define MOST         3.402823466e+38f                       /* the largest f32 */
+#define INFINITE     __uint_as_float(0x7f800000)
 #define NOT_A_NUMBER __uint_as_float(0x7fffffff)
 
 #if PIECE == 1
@@ -53,9 +53,9 @@ DEVICE void softmax_cold(float *out, const piece_t *x, int64_t pieces, float *sc
     __shared__ unsigned long long first;
     if (threadIdx.x == 0) first = ~0ull;
 
-    float m = -INFINITE;
-    int64_t at = 0;
-    bool nan = false;
+    float   m   = -INFINITE;
+    int64_t at  = 0;
+    bool    nan = false;
     for (int64_t c = threadIdx.x; c < pieces; c += STEPS * THREADS) {
         piece_t p[STEPS];
         load_pieces(p, x, c, pieces);
@@ -71,7 +71,7 @@ DEVICE void softmax_cold(float *out, const piece_t *x, int64_t pieces, float *sc
             }
         }
     }
-    nan = __syncthreads_or(nan);                        /* also orders the store to `first` */
+    nan              = __syncthreads_or(nan);                        /* also orders the store to `first` */
     const float most = block_max(m, scratch, WARPS);
     if (m == most && m > -INFINITE) atomicMin(&first, (unsigned long long)at);
     __syncthreads();                                    /* all reads are done: out may be x */
@@ -80,13 +80,12 @@ DEVICE void softmax_cold(float *out, const piece_t *x, int64_t pieces, float *sc
     if (threadIdx.x == 0 && !nan && first != ~0ull) out[first] = 1;
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void softmax(const __grid_constant__ softmax_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void softmax(const __grid_constant__ softmax_args a)
 {
     __shared__ float scratch[WARPS], scratch2[WARPS];
-    const int64_t  row = blockIdx.x, pieces = a.dim / PIECE;
-    const piece_t *x = (const piece_t *)((const T *)a.logits + row * a.logits_stride);
-    float         *out = a.out + row * a.out_stride;
+    const int64_t    row = blockIdx.x, pieces = a.dim / PIECE;
+    const piece_t   *x   = (const piece_t *)((const T *)a.logits + row * a.logits_stride);
+    float           *out = a.out + row * a.out_stride;
 
     pdl_wait();
     const float temperature = a.temperature_arr ? a.temperature_arr[row] : a.temperature;
@@ -101,7 +100,7 @@ void softmax(const __grid_constant__ softmax_args a)
 
     /* Finite, so that -infinity less the maximum is no NaN, and 0 times the factor is 0. */
     const float factor = fminf(1 / temperature, MOST);
-    float m = -MOST, sum = 0;
+    float       m = -MOST, sum = 0;
     for (int64_t c = threadIdx.x; c < pieces; c += STEPS * THREADS) {
         piece_t p[STEPS];
         load_pieces(p, x, c, pieces);
@@ -118,8 +117,8 @@ void softmax(const __grid_constant__ softmax_args a)
             for (int j = 0; j < PIECE; ++j) sum += expf((v[j] - m) * factor);
         }
     }
-    const float most = block_max(m, scratch, WARPS);
-    sum = block_sum(sum * expf((m - most) * factor), scratch2, WARPS);
+    const float most  = block_max(m, scratch, WARPS);
+    sum               = block_sum(sum * expf((m - most) * factor), scratch2, WARPS);
     const float scale = sum == 0 ? 0 : 1 / sum;
     __syncthreads();                                    /* all reads of the first pass are done: out may be x */
 

@@ -3,7 +3,8 @@
 #include "cpu/simd.h"
 #include "sampling.h"
 
-enum { BLOCK = 4096, ALL_LANES = (1 << VF) - 1 };       /* sums are f32 within a block and f64 across blocks */
+enum { BLOCK     = 4096,
+       ALL_LANES = (1 << VF) - 1 };       /* sums are f32 within a block and f64 across blocks */
 
 /* The n elements at p[i], at most VF; other lanes are -infinity, which counts for nothing. */
 SGK_INLINE vf load_logits(sgk_dtype t, const void *p, int64_t i, int64_t n)
@@ -43,7 +44,7 @@ SGK_INLINE void first_maximum(sgk_dtype t, const void *p, int64_t in, float *out
 
 SGK_INLINE void softmax_row(sgk_dtype t, const void *p, int64_t in, float *out, int64_t dim, float temperature)
 {
-    vf most0 = vf_set(-INFINITY), most1 = most0;        /* max gives its second operand where one is NaN: NaN is found by the sum */
+    vf      most0 = vf_set(-INFINITY), most1 = most0;        /* max gives its second operand where one is NaN: NaN is found by the sum */
     int64_t i = 0;
     for (; i + 2 * VF <= dim; i += 2 * VF) {
         most0 = vf_max(vf_load(t, p, in + i), most0);
@@ -58,10 +59,10 @@ SGK_INLINE void softmax_row(sgk_dtype t, const void *p, int64_t in, float *out, 
     }
     /* Finite, so that -infinity less the maximum is no NaN, and 0 times the factor is 0. */
     const vf max = vf_set(fmaxf(most, -FLT_MAX)), factor = vf_set(fminf(1 / temperature, FLT_MAX));
-    double sum = 0;
+    double   sum = 0;
     for (int64_t block = 0; block < dim; block += BLOCK) {
-        const int64_t end = block + BLOCK < dim ? block + BLOCK : dim;
-        vf part = vf_zero();
+        const int64_t end  = block + BLOCK < dim ? block + BLOCK : dim;
+        vf            part = vf_zero();
         for (i = block; i < end; i += VF) {
             const vf e = vf_exp(vf_mul(vf_sub(load_logits(t, p, in + i, end - i), max), factor));
             store_part(out + i, end - i, e);
@@ -82,7 +83,7 @@ SGK_INLINE void softmax_rows(sgk_dtype t, const struct softmax_args *a, int64_t 
 void SGK_CPU_FN(softmax)(const void *args, int64_t begin, int64_t end)
 {
     const struct softmax_args *a = args;
-    if (a->dtype == SGK_F32)      softmax_rows(SGK_F32,  a, begin, end);
-    else if (a->dtype == SGK_F16) softmax_rows(SGK_F16,  a, begin, end);
-    else                          softmax_rows(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) softmax_rows(SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) softmax_rows(SGK_F16, a, begin, end);
+    else softmax_rows(SGK_BF16, a, begin, end);
 }

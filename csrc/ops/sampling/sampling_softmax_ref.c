@@ -6,9 +6,9 @@
 
 static void softmax_row(const struct softmax_args *a, int64_t in, float *out, double temperature)
 {
-    double max = -INFINITY, sum = 0;
+    double  max = -INFINITY, sum = 0;
     int64_t first = -1;
-    bool nan = false;
+    bool    nan   = false;
     for (int64_t i = 0; i < a->dim; ++i) {
         const double x = load_as_f64(a->logits, in + i, a->dtype);
         nan |= isnan(x);
@@ -17,10 +17,10 @@ static void softmax_row(const struct softmax_args *a, int64_t in, float *out, do
     for (int64_t i = 0; i < a->dim; ++i) sum += exp((load_as_f64(a->logits, in + i, a->dtype) - max) / temperature);
     for (int64_t i = 0; i < a->dim; ++i) {
         const double x = load_as_f64(a->logits, in + i, a->dtype);
-        if (nan)                   out[i] = NAN;
+        if (nan) out[i] = NAN;
         else if (max == -INFINITY) out[i] = 0;
         else if (temperature == 0) out[i] = i == first;
-        else                       out[i] = (float)(exp((x - max) / temperature) / sum);
+        else out[i] = (float)(exp((x - max) / temperature) / sum);
     }
 }
 

@@ -126,7 +126,7 @@ DEVICE uint64_t bin_sum(const shared_t *s, uint32_t bin)
 DEVICE uint32_t threshold(const row_t *r, shared_t *s, bool by_weight, uint32_t floor, uint64_t need, float top_p)
 {
     uint32_t prefix = 0;
-    int known = 31;
+    int      known  = 31;
     for (int level = 0; level < 3; ++level) {
         const int bits = level == 0 ? 11 : 10, shift = known - bits;
         __syncthreads();                                /* bins and result of the level before have been read */
@@ -153,8 +153,8 @@ DEVICE uint32_t threshold(const row_t *r, shared_t *s, bool by_weight, uint32_t 
         for (int j = 0; j < EACH; ++j) {
             const uint32_t bin = BINS - 1 - EACH * threadIdx.x - j;
             const uint64_t sum = bin >> bits ? 0 : bin_sum(s, bin);
-            const int up = by_weight ? weight_shift((prefix << bits | bin) << shift, r->top_key, r->weight_bits) : 0;
-            v[j] = sum ? sum << max(up, 0) : 0;         /* the shift means nothing above the largest key */
+            const int      up  = by_weight ? weight_shift((prefix << bits | bin) << shift, r->top_key, r->weight_bits) : 0;
+            v[j]               = sum ? sum << max(up, 0) : 0;         /* the shift means nothing above the largest key */
             mine += v[j];
         }
         uint64_t upto = block_scan(mine, s, &total) - mine;
@@ -162,7 +162,7 @@ DEVICE uint32_t threshold(const row_t *r, shared_t *s, bool by_weight, uint32_t 
         #pragma unroll
         for (int j = 0; j < EACH; ++j) {
             if (upto < need && need <= upto + v[j]) {   /* in one thread, or none */
-                s->bin = BINS - 1 - EACH * threadIdx.x - j;
+                s->bin   = BINS - 1 - EACH * threadIdx.x - j;
                 s->above = upto;
             }
             upto += v[j];
@@ -190,7 +190,7 @@ DEVICE void draw(const row_t *r, shared_t *s, uint32_t least, uint64_t seed, uin
 {
     const int64_t stretch = (r->dim + TILE - 1) / TILE * (TILE / WARPS);
     const int64_t begin = (int64_t)(threadIdx.x / 32) * stretch, end = min(begin + stretch, r->dim);
-    uint64_t sum = 0;
+    uint64_t      sum = 0;
     for (int64_t i = begin + 4 * (threadIdx.x % 32); i < end; i += STEPS * 128) {
         uint32_t key[STEPS][4];
         #pragma unroll
@@ -207,18 +207,18 @@ DEVICE void draw(const row_t *r, shared_t *s, uint32_t least, uint64_t seed, uin
     uint64_t kept = 0;
     for (int w = 0; w < WARPS; ++w) kept += s->warp_sum[w];
     uint64_t place = draw_below(kept, seed, counter);
-    int w = 0;
+    int      w     = 0;
     while (place >= s->warp_sum[w]) place -= s->warp_sum[w++];      /* ends: place < kept */
 
     for (int64_t tile = w * stretch;; tile += TILE) {
         const int64_t i = tile + 4 * threadIdx.x;
-        uint32_t key[4];
+        uint32_t      key[4];
         load_keys(key, r, i, min((w + 1) * stretch, r->dim));
-        uint64_t total;
+        uint64_t       total;
         const uint64_t mine = weight_from(r, key, least), before = block_scan(mine, s, &total) - mine;
         if (place >= before && place - before < mine) { /* one thread of the block */
             uint64_t left = place - before;
-            int j = 0;
+            int      j    = 0;
             #pragma unroll
             for (int n = 0; n < 3; ++n) {
                 const uint64_t weight = key[n] >= least ? weight_of(key[n], r->top_key, r->weight_bits) : 0;
@@ -231,21 +231,20 @@ DEVICE void draw(const row_t *r, shared_t *s, uint32_t least, uint64_t seed, uin
     }
 }
 
-extern "C" __global__ __launch_bounds__(THREADS)
-void top_k_top_p(const __grid_constant__ top_k_top_p_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void top_k_top_p(const __grid_constant__ top_k_top_p_args a)
 {
     __shared__ shared_t s;
-    const int64_t i = blockIdx.x;
+    const int64_t       i = blockIdx.x;
 
     pdl_wait();
     const int64_t at = a.indices ? load_index(a.indices, i, a.indices_wide) : i;
-    const int64_t k = a.top_k_arr ? load_index(a.top_k_arr, i, a.top_k_wide) : a.top_k;
-    const float   p = a.top_p_arr ? a.top_p_arr[i] : a.top_p;
+    const int64_t k  = a.top_k_arr ? load_index(a.top_k_arr, i, a.top_k_wide) : a.top_k;
+    const float   p  = a.top_p_arr ? a.top_p_arr[i] : a.top_p;
     if (at < 0 || at >= a.rows) {
         if (threadIdx.x == 0) a.output[i] = -1;
         return;
     }
-    row_t r = { a.probs + at * a.probs_stride, a.dim, 0, a.weight_bits, false };
+    row_t r   = { a.probs + at * a.probs_stride, a.dim, 0, a.weight_bits, false };
     r.vectors = (uint64_t)r.probs % 16 == 0;
     r.top_key = largest_key(&r, &s);
     if (r.top_key == 0) {
@@ -254,9 +253,9 @@ void top_k_top_p(const __grid_constant__ top_k_top_p_args a)
     }
 
     uint32_t least = 0;
-    if (k == 1)                    least = r.top_key;
-    else if (k > 0 && k < r.dim)   least = threshold(&r, &s, false, 0, (uint64_t)k, 0);
-    if (p < 1 && k != 1)           least = max(least, threshold(&r, &s, true, a.joint ? 0 : least, 0, p));   /* k = 1 leaves nothing to drop */
+    if (k == 1) least = r.top_key;
+    else if (k > 0 && k < r.dim) least = threshold(&r, &s, false, 0, (uint64_t)k, 0);
+    if (p < 1 && k != 1) least = max(least, threshold(&r, &s, true, a.joint ? 0 : least, 0, p));   /* k = 1 leaves nothing to drop */
     draw(&r, &s, least, (uint64_t)a.seed[a.one_seed ? 0 : i], (uint64_t)(a.one_seed ? i : 0), &a.output[i]);
     pdl_release();
 }

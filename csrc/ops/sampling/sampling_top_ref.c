@@ -46,8 +46,8 @@ static uint32_t top_p_key(const row_t *r, uint64_t share)
 static int64_t draw(const struct top_k_top_p_args *a, int64_t i)
 {
     const int64_t at = a->indices ? load_index(a->indices, i, a->indices_wide ? SGK_I64 : SGK_I32) : i;
-    const int64_t k = a->top_k_arr ? load_index(a->top_k_arr, i, a->top_k_wide ? SGK_I64 : SGK_I32) : a->top_k;
-    const float p = a->top_p_arr ? a->top_p_arr[i] : a->top_p;
+    const int64_t k  = a->top_k_arr ? load_index(a->top_k_arr, i, a->top_k_wide ? SGK_I64 : SGK_I32) : a->top_k;
+    const float   p  = a->top_p_arr ? a->top_p_arr[i] : a->top_p;
 
     row_t r = { .probs = a->probs + at * a->probs_stride, .dim = a->dim, .weight_bits = a->weight_bits };
     for (int64_t j = 0; j < r.dim; ++j)
@@ -57,10 +57,10 @@ static int64_t draw(const struct top_k_top_p_args *a, int64_t i)
     uint32_t least = k > 0 && k < r.dim ? top_k_key(&r, k) : 0;
     if (p < 1) {
         const uint32_t other = top_p_key(&r, share_of(weight_from(&r, a->joint ? 0 : least), p));
-        least = other > least ? other : least;
+        least                = other > least ? other : least;
     }
     const uint64_t place = draw_below(weight_from(&r, least), (uint64_t)a->seed[a->one_seed ? 0 : i], (uint64_t)(a->one_seed ? i : 0));
-    uint64_t sum = 0;
+    uint64_t       sum   = 0;
     for (int64_t j = 0;; ++j) {
         if (key_of(r.probs[j]) >= least) sum += weight_of(key_of(r.probs[j]), r.top_key, r.weight_bits);
         if (sum > place) return j;
