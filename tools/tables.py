@@ -4,7 +4,7 @@
 usage: tables.py            rewrite the tables
        tables.py --check    fail when a table is not what the code and the results say
 
-operators     from csrc/ops.def and the files of each family
+operators     from csrc/ops.def
 performance   from the newest file benchmark/results/*.json of each device (record_results.py writes them)
 """
 import glob
@@ -19,25 +19,17 @@ ROW = re.compile(r'^OP\((\w+),\s*([A-Z |]+),.*?\b(sgk_\w+)\(', re.M | re.S)
 
 def operators():
     text = open(os.path.join(ROOT, "csrc/ops.def")).read()
-    lines = ["| operator | family | CPU | GPU |", "|---|---|---|---|"]
-    family = ""
-    for match in re.finditer(r"^#if SGK_HAVE_(\w+)|" + ROW.pattern, text, ROW.flags):
+    rows, family = {}, ""
+    for match in re.finditer(r"^#if SGK_HAVE_(\w+)|" + ROW.pattern, text, re.M):
         if match.group(1):
             family = match.group(1).lower()
-            continue
-        name, devices, function = match.groups()[1:]
-        folder = os.path.join(ROOT, "csrc/ops", family)
-        vector = has_vector_version(folder, family, function.removeprefix("sgk_"))
-        cpu = ("reference, AVX2, AVX-512, AVX-512 BF16" if vector else "reference, in parallel") if "CPU" in devices else ""
-        gpu = "sm_80 and newer" if "CUDA" in devices and glob.glob(folder + "/*.cu") else ""
-        lines.append(f"| `{name}` | {family} | {cpu} | {gpu} |")
+        else:
+            rows.setdefault(family, []).append((match.group(2), match.group(3)))
+    lines = ["| family | operators, each on CPU and GPU |", "|---|---|"]
+    for family in sorted(rows):
+        names = [f"`{name}`" + ("" if {"CPU", "CUDA"} <= set(devices.replace("|", " ").split()) else f" ({devices})") for name, devices in rows[family]]
+        lines.append(f"| {family} | {', '.join(names)} |")
     return lines
-
-
-def has_vector_version(folder, family, function):
-    """Whether a *_cpu.c holds it: under the C function's name, the beginning of that name, or the family's."""
-    found = [name for f in glob.glob(folder + "/*_cpu.c") for name in re.findall(r"SGK_CPU_FN\((\w+)\)", open(f).read())]
-    return any(name == family or function == name or function.startswith(name + "_") for name in found)
 
 
 def performance():

@@ -52,7 +52,7 @@ def main():
         "memcheck": sanitizer("memcheck", check),
         "racecheck": sanitizer("racecheck", check),
         "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
-        "pytest": [sys.executable, "-m", "pytest", "-x", "--durations=5", "-p", "no:cacheprovider", os.path.join(ROOT, "tests")],
+        "pytest": [sys.executable, "-m", "pytest", "--durations=5", "-p", "no:cacheprovider", os.path.join(ROOT, "tests")],
         "bench": [check, "--bench", "--level=cuda", f"--json={out}/bench.json"],
     }
     result = {"date": datetime.date.today().isoformat(), "device": name, "driver": driver, "commit": commit(), "stages": []}
