@@ -14,7 +14,7 @@ import re
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-ROW = re.compile(r'^OP\((\w+),\s*([A-Z |]+),.*?\b(sgk_\w+)\(', re.M | re.S)
+ROW = re.compile(r'^OP\((\w+),\s*([A-Z |]+),', re.M)
 
 
 def operators():
