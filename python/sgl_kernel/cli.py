@@ -149,7 +149,7 @@ def plot(rows, path):
     axes.set_xlabel(label)
     axes.tick_params(axis="y", labelsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     print(f"wrote {path}")
 
 
