@@ -48,15 +48,10 @@ const sgk_kernel_table act_kernels[] = {
 
 enum { THREADS = 256 };                                 /* as in act.cu */
 
-static bool in_pieces(const void *data, int64_t elements, sgk_dtype dtype)
-{
-    return (uintptr_t)data % 16 == 0 && elements * sgk_dtype_size(dtype) % 16 == 0;
-}
-
 static act_build *choose(act_build *b, const struct act_args *a)
 {
-    const bool vectors = in_pieces(a->input, a->input_stride, a->dtype) && in_pieces(a->out, a->out_stride, a->dtype) &&
-                         in_pieces(NULL, a->dim, a->dtype);
+    const bool vectors = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->out, a->out_stride, a->dtype) &&
+                         sgk_in_pieces(NULL, a->dim, a->dtype);
     while (b->dtype != a->dtype || (b->piece > 1 && !vectors)) ++b;
     return b;
 }

@@ -107,18 +107,13 @@ static struct mma_build *choose_mma(const struct linear_args *a, bool batch_inva
     return best;
 }
 
-static bool in_pieces(const void *data, int64_t stride, int64_t depth, sgk_dtype dtype)
-{
-    const int64_t size = sgk_dtype_size(dtype);
-    return (uintptr_t)data % 16 == 0 && stride * size % 16 == 0 && depth * size % 16 == 0;
-}
-
 static sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
     const bool           batch_invariant = sgk_exec_batch_invariant(exec);
-    const bool           pieces          = in_pieces(a->input, a->input_stride, a->depth, a->dtype) && in_pieces(a->weight, a->weight_stride, a->depth, a->dtype);
+    const bool           pieces          = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) &&
+                                           sgk_in_pieces(NULL, a->depth, a->dtype);
     struct vector_build *v               = pieces && !batch_invariant ? choose_vector(a) : NULL;
     if (v) return launch(op, &v->kernel, ceil_div(a->columns, 8), 4, 0, "", ordinal, exec, a);
     if (pieces && a->dtype != SGK_F32) {

@@ -104,15 +104,10 @@ sgk_status sgk_shuffle_rows(const DLTensor *output, const DLTensor *input, const
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
 
-static bool in_pieces(const void *data, int64_t elements, sgk_dtype dtype)
-{
-    return (uintptr_t)data % 16 == 0 && elements * sgk_dtype_size(dtype) % 16 == 0;
-}
-
 static sgk_status sum_cuda(const sgk_match *m, struct moe_sum_args *a, const sgk_exec *exec)
 {
-    const bool vectors = in_pieces(a->output, a->output_stride, a->dtype) && in_pieces(a->input, a->token_stride, a->dtype) &&
-                         in_pieces(NULL, a->term_stride, a->dtype) && in_pieces(NULL, a->dim, a->dtype);
+    const bool vectors = sgk_in_pieces(a->output, a->output_stride, a->dtype) && sgk_in_pieces(a->input, a->token_stride, a->dtype) &&
+                         sgk_in_pieces(NULL, a->term_stride, a->dtype) && sgk_in_pieces(NULL, a->dim, a->dtype);
     sum_build *b       = a->permutation ? shuffled_sum_builds : sum_builds;
     while (b->dtype != a->dtype || (b->piece > 1 && !vectors)) ++b;
     const int64_t pieces = a->dim / b->piece;

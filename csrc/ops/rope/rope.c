@@ -31,20 +31,15 @@ const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rotary_embedding_buil
 
 enum { THREADS = 128 };                                 /* as in rope.cu */
 
-static bool in_pieces(const void *data, int64_t elements, sgk_dtype dtype)
-{
-    return (uintptr_t)data % 16 == 0 && elements * sgk_dtype_size(dtype) % 16 == 0;
-}
-
 static bool heads_in_pieces(const struct rope_heads *h, sgk_dtype dtype)
 {
-    return h->heads == 0 || (in_pieces(h->data, h->outer_stride, dtype) && in_pieces(NULL, h->inner_stride, dtype) && in_pieces(NULL, h->head_stride, dtype));
+    return h->heads == 0 || (sgk_in_pieces(h->data, h->outer_stride, dtype) && sgk_in_pieces(NULL, h->inner_stride, dtype) && sgk_in_pieces(NULL, h->head_stride, dtype));
 }
 
 static rope_build *choose(const struct rotary_embedding_args *a)
 {
-    const bool  vectors = in_pieces(a->cos_sin_cache, a->cache_stride, a->dtype) && heads_in_pieces(&a->query, a->dtype) &&
-                          heads_in_pieces(&a->key, a->dtype) && in_pieces(NULL, a->is_neox ? a->rot_dim / 2 : a->rot_dim, a->dtype);
+    const bool  vectors = sgk_in_pieces(a->cos_sin_cache, a->cache_stride, a->dtype) && heads_in_pieces(&a->query, a->dtype) &&
+                          heads_in_pieces(&a->key, a->dtype) && sgk_in_pieces(NULL, a->is_neox ? a->rot_dim / 2 : a->rot_dim, a->dtype);
     const int   wanted  = !vectors ? EITHER : a->is_neox ? NEOX
                                                          : NEIGHBOURS;
     rope_build *b       = rotary_embedding_builds;

@@ -35,14 +35,9 @@ static struct { sgk_kernel kernel; int64_t longest_row; } top_k_top_p_builds[] =
 
 const sgk_kernel_table sampling_kernels[] = { SGK_KERNEL_TABLE(softmax_builds), SGK_KERNEL_TABLE(top_k_top_p_builds), { 0 } };
 
-static bool in_pieces(const void *data, int64_t elements, sgk_dtype dtype)
-{
-    return (uintptr_t)data % 16 == 0 && elements * sgk_dtype_size(dtype) % 16 == 0;
-}
-
 static softmax_build *choose_softmax(const struct softmax_args *a)
 {
-    const bool     vectors = in_pieces(a->logits, a->logits_stride, a->dtype) && in_pieces(a->out, a->out_stride, SGK_F32) && in_pieces(NULL, a->dim, a->dtype);
+    const bool     vectors = sgk_in_pieces(a->logits, a->logits_stride, a->dtype) && sgk_in_pieces(a->out, a->out_stride, SGK_F32) && sgk_in_pieces(NULL, a->dim, a->dtype);
     softmax_build *b       = softmax_builds;
     for (;; ++b) {
         if (b->dtype != a->dtype) continue;
