@@ -290,6 +290,12 @@ const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim
     return torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, sizes);
 }
 
+const DLTensor *torch_same(torch_frame *f, int result, int argument)
+{
+    f->same[result] = argument + 1;
+    return f->given[argument];
+}
+
 int64_t *torch_numbers(torch_frame *f, size_t count)
 {
     f->number_count = count <= TORCH_MADE ? count : TORCH_MADE;
@@ -323,7 +329,7 @@ static torch_slot result_slot(torch_frame *f, int k)
     if (v->list) return made_list(f, k, v->base == TORCH_TENSOR);
     switch (v->base) {
     case TORCH_TENSOR: {
-        const torch_slot slot = made_tensor(f, k, -1);
+        const torch_slot slot = f->same[k] ? f->in[f->same[k] - 1] : made_tensor(f, k, -1);
         return v->optional && slot ? torch_box(slot) : slot;
     }
     case TORCH_BOOL:   return f->value[k].truth;
@@ -343,7 +349,7 @@ static bool results_made(torch_frame *f)
     for (int k = 0; k < f->op->schema.nresults; ++k) {
         const torch_value *v = &f->op->schema.result[k];
         if (v->base != TORCH_TENSOR || v->list || v->optional) continue;
-        bool made = false;
+        bool made = f->same[k] != 0;
         for (int i = 0; i < f->made_count; ++i) made |= f->made[i].result == k && f->made[i].item < 0;
         if (!made) return refuse(f, SGK_FAILED, "%s: result %d was not made", f->op->name, k);
     }
@@ -451,6 +457,7 @@ void torch_run(const torch_op *op, torch_slot *stack, uint64_t nargs, uint64_t n
     f.stream       = NULL;
     f.made_count   = 0;
     f.number_count = 0;
+    memset(f.same, 0, sizeof f.same);
     f.drawn        = NULL;
     for (int i = 0; i < TORCH_SCRATCH; ++i) f.scratch[i].handle = NULL;
     memset(f.value, 0, sizeof f.value);
@@ -473,7 +480,11 @@ void torch_run(const torch_op *op, torch_slot *stack, uint64_t nargs, uint64_t n
     const bool own = f.status != SGK_OK;
     if (own) status = f.status;
 
-    for (int i = 0; i < schema->nargs; ++i) release_argument(&f, i);
+    for (int i = 0; i < schema->nargs; ++i) {
+        bool handed_back = false;
+        for (int k = 0; status == SGK_OK && k < schema->nresults; ++k) handed_back |= f.same[k] == i + 1;
+        if (!handed_back) release_argument(&f, i);
+    }
     if (f.drawn) shim.aoti_torch_delete_tensor_object(f.drawn);
     for (int i = 0; i < TORCH_SCRATCH; ++i)
         if (f.scratch[i].handle) shim.aoti_torch_delete_tensor_object(f.scratch[i].handle);

@@ -1,5 +1,5 @@
 #include "check/check.h"
-#include "rope_apply.h"
+#include "rope.h"
 
 enum { ROWS = 97 };
 

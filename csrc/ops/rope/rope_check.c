@@ -1,6 +1,6 @@
 #include <stdio.h>
 #include "check/check.h"
-#include "rope_apply.h"
+#include "rope.h"
 #include "rope_norm.h"
 
 typedef struct {
