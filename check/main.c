@@ -147,6 +147,7 @@ static void usage(FILE *f)
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
+               "  --ceilings=DEVICE:COPY,READ,MATRIX   what another library reached on cpu or cuda, bytes and bf16 operations a second\n"
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
                "  --self-test      broken functions that must be reported\n"
@@ -197,6 +198,7 @@ int main(int argc, char **argv)
            SMALL,
            EXHAUSTIVE,
            BENCH,
+           CEILINGS,
            LIST,
            VERSIONS,
            SELF_TEST,
@@ -212,6 +214,7 @@ int main(int argc, char **argv)
         { "small", no_argument, NULL, SMALL },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
+        { "ceilings", required_argument, NULL, CEILINGS },
         { "list", no_argument, NULL, LIST },
         { "versions", no_argument, NULL, VERSIONS },
         { "self-test", no_argument, NULL, SELF_TEST },
@@ -229,12 +232,16 @@ int main(int argc, char **argv)
         case ONLY:
             if (only_count < 64) only[only_count++] = optarg;
             break;
-        case LEVEL:         ask_level(optarg); break;
-        case SEED:          check_seed = number("seed", optarg); break;
-        case THREADS:       number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
-        case SMALL:         check_small = true; break;
-        case EXHAUSTIVE:    check_exhaustive = true; break;
-        case BENCH:         check_benching = true; break;
+        case LEVEL:      ask_level(optarg); break;
+        case SEED:       check_seed = number("seed", optarg); break;
+        case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
+        case SMALL:      check_small = true; break;
+        case EXHAUSTIVE: check_exhaustive = true; break;
+        case BENCH:      check_benching = true; break;
+        case CEILINGS:
+            if (bench_ceilings(optarg)) break;
+            fprintf(stderr, "sgk-check: --ceilings=%s is not cpu: or cuda: and three numbers\n", optarg);
+            return 2;
         case LIST:          listing = true; break;
         case VERSIONS:      versions_wanted = true; break;
         case SELF_TEST:     self_testing = true; break;

@@ -49,7 +49,7 @@ def bench_table(bench):
     on_gpu = bool(bench["ceilings"]["gpu"])
     ceilings = bench["ceilings"]["gpu" if on_gpu else "cpu"]
     text = (f"`sgk-check --bench`: copy {ceilings['copy_gigabytes_per_second']:.0f} GB/s, read {ceilings['read_gigabytes_per_second']:.0f} GB/s "
-            f"at {ceilings['bytes'] >> 20} MB")
+            f"at {ceilings['bytes'] >> 20} MB" + (f", bf16 matrices {ceilings['matrix_teraflops']:.0f} TFLOP/s" if ceilings.get("matrix_teraflops") else ""))
     if on_gpu:
         text += (f", an empty kernel in a graph {ceilings['empty_microseconds']:.2f} us; a call from C {ceilings['call_microseconds']:.2f} us, "
                  f"the driver's launch alone {ceilings['driver_launch_microseconds']:.2f} us")
