@@ -14,4 +14,5 @@
 #include "sgl_kernel/quant.h"
 #include "sgl_kernel/rope.h"
 #include "sgl_kernel/sampling.h"
+#include "sgl_kernel/vision.h"
 #endif

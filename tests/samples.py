@@ -106,6 +106,16 @@ def quantised(n, dim, groups, device, dtype=torch.float8_e4m3fn, words=F32):
     return [torch.zeros(n, dim, device=device).to(dtype), torch.zeros(n, groups, dtype=words, device=device)]
 
 
+def embed(n, device):
+    return [random(n, 3, 2, 4, 4, device=device), random(5, 3, 2, 4, 4, device=device), random(5, device=device), False]
+
+
+def images(n, device):
+    """Two images, whatever n is."""
+    pixels = [torch.arange(3 * h * w, device=device).mul(37).remainder(256).to(torch.uint8).view(3, h, w) for h, w in ((20, 31), (9, 8))]
+    return [pixels, True, True, 256, 4096, "bicubic", True, 1 / 255, True, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], 4, 2, 2, True, torch.float32]
+
+
 SAMPLES = {
     "rmsnorm": lambda n, device: [torch.empty(n, 48, device=device), random(n, 48, device=device), random(48, device=device), 1e-6, False],
     "fused_add_rmsnorm": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1), random(48, device=device), 1e-6, False],
@@ -145,6 +155,9 @@ SAMPLES = {
     "apply_rope_pos_ids_cos_sin_cache": apply_rope_fused,
     "apply_rope_pos_ids_cos_sin_cache.v0_1_8": lambda n, device: apply_rope(n, device, 0),
     "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],
+    "conv3d_embed_cpu": embed,
+    "conv3d_embed_weight_pack": lambda n, device: embed(n, device)[:1],
+    "image_preprocess_cpu": images,
     "store_kv_cache": store,
     "flash_attn": attention,
     "flash_attn_append": attention_append,

@@ -5,7 +5,7 @@ function that needs torch says so when it is called.
 """
 import os
 
-from sgl_kernel import _library
+from sgl_kernel import _library, _vision  # noqa: F401
 
 __version__ = _library.version
 
