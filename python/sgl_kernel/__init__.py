@@ -4,10 +4,12 @@ Importing registers torch.ops.sgl_kernel.* where torch 2.10 or newer is installe
 function that needs torch says so when it is called.
 """
 import os
+import types
 
-from sgl_kernel import _library, _vision  # noqa: F401
+from sgl_kernel import _library, _vision, debug_utils, load_utils  # noqa: F401
 
 __version__ = _library.version
+common_ops = load_utils._load_architecture_specific_ops()
 
 from sgl_kernel.attention import merge_state, merge_state_v2
 from sgl_kernel.elementwise import (
@@ -46,3 +48,8 @@ def get_include():
     """The folder of sgl_kernel.h and sgl_kernel/*.h, for C programs: -I$(python -c 'import sgl_kernel; print(sgl_kernel.get_include())')"""
     installed = _library.PACKAGE / "include"
     return os.fspath(installed if installed.exists() else _library.PACKAGE.parents[1] / "include")
+
+
+for _name, _function in list(globals().items()):
+    if isinstance(_function, types.FunctionType) and _function.__module__.startswith("sgl_kernel."):
+        globals()[_name] = debug_utils.maybe_wrap_debug_kernel(_function, f"sgl_kernel.{_name}")
