@@ -97,6 +97,20 @@ def moe_sum_reduce(library, torch, tokens):
     return [x, out], lambda x, out: library.moe_sum_reduce(x, out, 2.5), size(x, out), [1]
 
 
+def norm_quant_rope(library, torch, tokens):
+    """A chain of three kernels, as in front of an attention. TRTLLM_ENABLE_PDL=1 lets each begin before the one before it has ended."""
+    pdl = os.environ.get("TRTLLM_ENABLE_PDL", "0") == "1"
+    norm_tensors, _, norm_bytes, _ = norm("rmsnorm", 4096, False)(library, torch, tokens)
+    rope_tensors, _, rope_bytes, _ = rotary(library, torch, tokens)
+    q, s = torch.empty(tokens, 4096).to(torch.float8_e4m3fn), torch.empty(tokens, 32)
+
+    def call(x, w, out, q, s, positions, query, key, cache):
+        library.rmsnorm(x, w, 1e-6, out, enable_pdl=pdl)
+        library.sgl_per_token_group_quant_fp8(out, q, s, 128, 1e-10, -448.0, 448.0, False, enable_v2=True)
+        library.rotary_embedding(positions, query, key, 128, cache, True)
+    return norm_tensors + [q, s] + rope_tensors, call, norm_bytes + size(norm_tensors[2], q, s) + rope_bytes, [2, 4, 6]
+
+
 def token_bitmask(library, torch, tokens):
     logits, mask = torch.randn(tokens, 131072).bfloat16(), torch.randint(-2**31, 2**31, (tokens, 4096), dtype=torch.int64).int()
     return [logits, mask], library.apply_token_bitmask_inplace_cuda, size(logits) + size(mask), [0]
@@ -123,6 +137,7 @@ OPERATORS = {
     "sgl_per_token_group_quant_fp8_v2_7168": Operator(group_quant(True)),
     "merge_state_v2": Operator(merge_state, (1, 64, 1024, 8192)),
     "moe_sum_reduce_8x7168": Operator(moe_sum_reduce, (1, 64, 1024, 8192)),
+    "norm_quant_rope": Operator(norm_quant_rope, (1, 64, 1024)),
     "apply_token_bitmask_131072": Operator(token_bitmask, (1, 64), exact=True),
 }
 
@@ -204,11 +219,13 @@ class Worker:
 
 
 class Library:
-    def __init__(self, name, folder):
+    def __init__(self, name, place):
         self.name = name
+        folder, *variables = place.split(",")
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
         if os.path.abspath(folder) != os.path.abspath("python"):
             environment.pop("SGK_LIBRARY", None)
+        environment.update(variable.split("=", 1) for variable in variables)
         self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def ask(self, *request):
@@ -270,7 +287,8 @@ def plot(rows, names, ceilings, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", action="append", metavar="NAME=FOLDER", help="the folder that holds a package sgl_kernel; the first one is what the others are compared with")
+    parser.add_argument("--library", action="append", metavar="NAME=FOLDER[,VARIABLE=VALUE...]",
+                        help="the folder that holds a package sgl_kernel, and its environment; the first library is what the others are compared with")
     parser.add_argument("--only", action="append", default=[], metavar="TEXT")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", metavar="FILE")
