@@ -78,10 +78,11 @@ void check_hadamard(void)
         }
     }
     if (check_benching) {
-        for (int log2 = 7; log2 <= 15; ++log2) check_transform(0, SGK_BF16, (int64_t)1 << (26 - log2), (int64_t)1 << log2, true);
+        const int64_t elements = 1 << 25;
+        for (int log2 = 6; log2 <= 15; ++log2) check_transform(0, SGK_BF16, elements >> log2, (int64_t)1 << log2, true);
         check_transform(0, SGK_F32, 8192, 4096, true);
         check_transform(0, SGK_BF16, 64, 4096, true);
         for (int which = 1; which < 5; ++which)
-            for (int log2 = 6; log2 <= 10; ++log2) check_transform(which, SGK_BF16, (int64_t)1 << (21 - log2), (int64_t)orders[which] << log2, true);
+            for (int log2 = 6; log2 <= 10; log2 += 2) check_transform(which, SGK_BF16, (elements >> log2) / orders[which], (int64_t)orders[which] << log2, true);
     }
 }

@@ -17,16 +17,15 @@ void hadamard_ref(const void *args, int64_t begin, int64_t end)
 {
     const struct hadamard_args *a     = args;
     const int64_t               chunk = (int64_t)1 << a->log2;
-    double                      x[HADAMARD_MOST];
+    double                      x[HADAMARD_MOST], sign[40][40];
+    for (int i = 0; i < a->order; ++i)
+        for (int c = 0; c < a->order; ++c) sign[i][c] = a->order > 1 && hadamard_negative(a->order, i, c) ? -1 : 1;
     for (int64_t row = begin; row < end; ++row) {
         for (int64_t i = 0; i < a->order * chunk; ++i) x[i] = i < a->dim ? load_as_f64(a->x, row * a->x_stride + i, a->dtype) : 0;
         for (int c = 0; c < a->order; ++c) transform(x + c * chunk, chunk);
         for (int64_t i = 0; i < a->dim; ++i) {
-            double sum = a->order == 1 ? x[i] : 0;
-            for (int c = 0; c < a->order && a->order > 1; ++c) {
-                const double v = x[c * chunk + i % chunk];
-                sum += hadamard_negative(a->order, (int)(i / chunk), c) ? -v : v;
-            }
+            double sum = 0;
+            for (int c = 0; c < a->order; ++c) sum += sign[i / chunk][c] * x[c * chunk + i % chunk];
             store_f64(a->out, row * a->out_stride + i, a->dtype, sum * a->scale);
         }
     }
