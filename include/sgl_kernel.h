@@ -6,6 +6,7 @@
 #include "sgl_kernel/act.h"
 #include "sgl_kernel/attention.h"
 #include "sgl_kernel/copy.h"
+#include "sgl_kernel/dsv4.h"
 #include "sgl_kernel/gemm.h"
 #include "sgl_kernel/grammar.h"
 #include "sgl_kernel/hadamard.h"

@@ -9,7 +9,8 @@ typedef struct { float sign[VF][VF]; } lane_matrix;
 SGK_INLINE void lane_matrix_make(lane_matrix *m, int64_t size)
 {
     for (int64_t i = 0; i < VF; ++i)
-        for (int64_t j = 0; j < VF; ++j) m->sign[i][j] = i / size != j / size ? 0.0f : __builtin_popcountll((unsigned long long)(i & j & (size - 1))) % 2 ? -1.0f : 1.0f;
+        for (int64_t j = 0; j < VF; ++j) m->sign[i][j] = i / size != j / size ? 0.0f : __builtin_popcountll((unsigned long long)(i & j & (size - 1))) % 2 ? -1.0f
+                                                                                                                                                          : 1.0f;
 }
 
 /* x [n], a multiple of VF, in parts of `size`, a power of two: every part is transformed. The matrix is that of `size`, at most VF. */

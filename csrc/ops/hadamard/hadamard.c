@@ -21,9 +21,23 @@ typedef struct {
 } hadamard_build;
 
 static hadamard_build hadamard_builds[] = {
-    BUILD(1, 3, 0), BUILD(1, 4, 0), BUILD(1, 5, 0), BUILD(1, 6, 0), BUILD(1, 7, 0), BUILD(1, 8, 0), BUILD(1, 9, 0), BUILD(1, 10, 0), BUILD(1, 11, 0),
-    BUILD(1, 12, 0), BUILD(1, 13, 0), BUILD(1, 14, 0), BUILD(1, 14, 1),
-    BUILDS(12), BUILDS(20), BUILDS(28), BUILDS(40),
+    BUILD(1, 3, 0),
+    BUILD(1, 4, 0),
+    BUILD(1, 5, 0),
+    BUILD(1, 6, 0),
+    BUILD(1, 7, 0),
+    BUILD(1, 8, 0),
+    BUILD(1, 9, 0),
+    BUILD(1, 10, 0),
+    BUILD(1, 11, 0),
+    BUILD(1, 12, 0),
+    BUILD(1, 13, 0),
+    BUILD(1, 14, 0),
+    BUILD(1, 14, 1),
+    BUILDS(12),
+    BUILDS(20),
+    BUILDS(28),
+    BUILDS(40),
 };
 
 const sgk_kernel_table hadamard_kernels[] = { SGK_KERNEL_TABLE(hadamard_builds), { 0 } };
@@ -33,7 +47,8 @@ enum { LEAST_THREADS = 128 };                           /* as in hadamard.cu */
 /* Elements that a thread loads. */
 static int count_of(int order, int log2)
 {
-    if (order == 1) return log2 >= 8 ? 32 : log2 >= 4 ? 16 : 8;
+    if (order == 1) return log2 >= 8 ? 32 : log2 >= 4 ? 16
+                                                      : 8;
     return order * (order >= 28 ? 2 : 4);
 }
 
@@ -45,7 +60,7 @@ static sgk_status transform_on_gpu(struct hadamard_args *a, const char *op, int 
     while (b->order != a->order || b->log2 + b->split != a->log2) ++b;
     const int     elements = b->order << b->log2, team = elements / count_of(b->order, b->log2);
     const int     threads = team > LEAST_THREADS ? team : LEAST_THREADS, teams = threads / team;
-    const bool    wide = b->log2 >= (b->order == 1 ? 10 : 7);
+    const bool    wide   = b->log2 >= (b->order == 1 ? 10 : 7);
     const int64_t blocks = b->split ? 2 * a->rows : (a->rows + teams - 1) / teams;
     SGK_LOG_BUILD(exec, op, &b->kernel, a->pieces ? "" : " (rows are not in 16-byte pieces)");
     const sgk_launch shape = {

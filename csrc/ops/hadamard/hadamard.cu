@@ -21,17 +21,18 @@
 #define CHUNK (1 << LOG)
 #define ROW   (ORDER * CHUNK)
 #if ORDER == 1
-#define RUN   8                                         /* neighbours that a thread loads as one */
-#define RUNS  (LOG >= 8 ? 4 : LOG >= 4 ? 2 : 1)
-#define TEAM  (ROW / (RUN * RUNS))                      /* threads of a row */
-#define STEP  (RUN * TEAM)                              /* from run to run */
-#define WIDE  (LOG >= 10)                               /* through shared memory */
+#define RUN  8                                         /* neighbours that a thread loads as one */
+#define RUNS (LOG >= 8 ? 4 : LOG >= 4 ? 2 \
+                                      : 1)
+#define TEAM (ROW / (RUN * RUNS))                      /* threads of a row */
+#define STEP (RUN * TEAM)                              /* from run to run */
+#define WIDE (LOG >= 10)                               /* through shared memory */
 #else
-#define RUN   (ORDER >= 28 ? 2 : 4)
-#define RUNS  ORDER
-#define TEAM  (CHUNK / RUN)
-#define STEP  (CHUNK << SPLIT)
-#define WIDE  (LOG >= 7)
+#define RUN  (ORDER >= 28 ? 2 : 4)
+#define RUNS ORDER
+#define TEAM (CHUNK / RUN)
+#define STEP (CHUNK << SPLIT)
+#define WIDE (LOG >= 7)
 #endif
 #define COUNT   (RUN * RUNS)
 #define THREADS (TEAM > 128 ? TEAM : 128)
@@ -133,7 +134,7 @@ DEVICE void store_runs(const float *v, const int runs, const int run, const hada
         #pragma unroll
         for (int i = 0; i < run; i += 2) {
             const float lo = v[s * run + i] * a.scale, hi = v[s * run + i + 1] * a.scale;
-            w[i / 2]       = a.dtype == SGK_BF16 ? pack_bf16x2(lo, hi) : pack_f16x2(lo, hi);
+            w[i / 2] = a.dtype == SGK_BF16 ? pack_bf16x2(lo, hi) : pack_f16x2(lo, hi);
         }
         if (a.pieces) {
             if (at < a.dim) store_words((uint32_t *)y, w, run / 2);
@@ -155,9 +156,9 @@ DEVICE void multiply(float *v)
     float out[CORE];
     #pragma unroll
     for (int g = 0; g < CORE / 4; ++g) {
-        const float *const x = v + 4 * g * RUN;
-        const float pair[2][2] = { { x[0] + x[RUN], x[2 * RUN] + x[3 * RUN] }, { x[0] - x[RUN], x[2 * RUN] - x[3 * RUN] } };
-        float       sums[2][2][2];
+        const float *const x          = v + 4 * g * RUN;
+        const float        pair[2][2] = { { x[0] + x[RUN], x[2 * RUN] + x[3 * RUN] }, { x[0] - x[RUN], x[2 * RUN] - x[3 * RUN] } };
+        float              sums[2][2][2];
         #pragma unroll
         for (int i = 0; i < 4; ++i) {
             sums[i / 2][i % 2][0] = pair[i / 2][0] + pair[i % 2][1];
@@ -168,7 +169,8 @@ DEVICE void multiply(float *v)
             const int   s0 = hadamard_negative(ORDER, i, 4 * g), s1 = hadamard_negative(ORDER, i, 4 * g + 1);
             const int   s2 = hadamard_negative(ORDER, i, 4 * g + 2), s3 = hadamard_negative(ORDER, i, 4 * g + 3);
             const float sum = sums[s0 ^ s1][s2 ^ s3][s0 ^ s2];
-            out[i]          = g == 0 ? (s0 ? -sum : sum) : s0 ? out[i] - sum : out[i] + sum;
+            out[i]          = g == 0 ? (s0 ? -sum : sum) : s0 ? out[i] - sum
+                                                              : out[i] + sum;
         }
     }
     #pragma unroll
@@ -221,7 +223,8 @@ DEVICE void from_memory(float *v, const float *row, int at)
 #define ENDS     4                                      /* runs of a thread in the end */
 #define END_BIT  (8 + SHUFFLED)                         /* they differ in this bit of the place and those above */
 #define END_FROM 8                                      /* the steps that are left, as bits of the place in a thread's runs */
-#define END_TO   (LOG > 11 ? 32 : LOG > 10 ? 16 : 8)
+#define END_TO   (LOG > 11 ? 32 : LOG > 10 ? 16 \
+                                           : 8)
 #else
 #define SHUFFLED (LOG > 8)
 #define ENDS     2

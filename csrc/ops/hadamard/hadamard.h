@@ -48,10 +48,17 @@ HADAMARD_FN int hadamard_paley12(int i, int j)
 HADAMARD_FN int hadamard_williamson(int i, int j, int size)
 {
     const int      b = i / size, c = j / size, d = (j - i % size + size) % size, which = b ^ c;
-    const unsigned sign = (b == 0 ? 0x0u : b == 1 ? 0x5u : b == 2 ? 0x9u : 0x3u) >> c & 1;
+    const unsigned sign = (b == 0 ? 0x0u : b == 1 ? 0x5u
+                                       : b == 2   ? 0x9u
+                                                  : 0x3u) >>
+                              c &
+                          1;
     /* Bit d: the circulant matrix is -1 at distance d from the diagonal. */
-    const unsigned five = which < 2 ? 0x1eu : which == 2 ? 0x0cu : 0x12u;
-    const unsigned seven = which == 0 ? 0x7eu : which == 1 ? 0x3cu : which == 2 ? 0x5au : 0x66u;
+    const unsigned five  = which < 2 ? 0x1eu : which == 2 ? 0x0cu
+                                                          : 0x12u;
+    const unsigned seven = which == 0 ? 0x7eu : which == 1 ? 0x3cu
+                                            : which == 2   ? 0x5au
+                                                           : 0x66u;
     return (int)(sign ^ ((size == 5 ? five : seven) >> d % size & 1));
 }
 

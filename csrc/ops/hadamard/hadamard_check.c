@@ -2,8 +2,8 @@
 #include <math.h>
 #include "check/check.h"
 
-static const char *const names[] = { "fast_hadamard_transform", "fast_hadamard_transform_12N", "fast_hadamard_transform_20N", "fast_hadamard_transform_28N",
-                                     "fast_hadamard_transform_40N" };
+static const char *const names[]  = { "fast_hadamard_transform", "fast_hadamard_transform_12N", "fast_hadamard_transform_20N", "fast_hadamard_transform_28N",
+                                      "fast_hadamard_transform_40N" };
 static const int         orders[] = { 1, 12, 20, 28, 40 };
 
 static void check_transform(int which, sgk_dtype dtype, int64_t rows, int64_t dim, bool aligned)
@@ -11,7 +11,6 @@ static void check_transform(int which, sgk_dtype dtype, int64_t rows, int64_t di
     if (!check_case("%s_%s_%lldx%lld%s", names[which], check_dtype(dtype), (long long)rows, (long long)dim, aligned ? "" : "_unaligned")) return;
     check_tensor *x   = check_input(dtype, 3, rows > 0 ? (int64_t)1 : 0, rows, dim);
     check_tensor *out = check_output(dtype, 3, rows > 0 ? (int64_t)1 : 0, rows, dim);
-    check_legal(x, CHECK_DTYPE);                        /* the other float formats; out then has the wrong one */
     if (!aligned) check_unaligned(x), check_unaligned(out);
     CHECK_CALL(sgk_hadamard_transform(T(out), T(x), orders[which], 1 / sqrt((double)(dim > 0 ? dim : 1)), check_exec));
     check_close(out, check_tolerance(dtype));
@@ -28,7 +27,6 @@ static void check_matrix(int which)
     const int64_t order = orders[which], n = 4 * order;
     check_tensor *x = check_input_dense(SGK_F32, 2, n, n), *out = check_output_dense(SGK_F32, 2, n, n);
     for (int64_t i = 0; i < n * n; ++i) check_set(x, i, i / n == i % n);
-    check_legal(x, CHECK_DTYPE);
     CHECK_CALL(sgk_hadamard_transform(T(out), T(x), (int)order, 1, check_exec));
     check_equal(out);
     uint64_t hash = 0xcbf29ce484222325, wrong = 0;
