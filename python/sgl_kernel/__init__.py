@@ -19,6 +19,9 @@ from sgl_kernel.elementwise import (
     concat_mla_k,
     copy_to_gpu_no_ce,
     downcast_fp8,
+    dsv4_fused_k_norm_rope_flashmla,
+    dsv4_fused_q_indexer_rope_hadamard_quant,
+    dsv4_fused_q_norm_rope,
     fused_add_rmsnorm,
     gelu_and_mul,
     gelu_quick,
@@ -39,6 +42,13 @@ from sgl_kernel.gemm import (
     shuffle_rows,
 )
 from sgl_kernel.grammar import apply_token_bitmask_inplace_cuda
+from sgl_kernel.hadamard import (
+    hadamard_transform,
+    hadamard_transform_12n,
+    hadamard_transform_20n,
+    hadamard_transform_28n,
+    hadamard_transform_40n,
+)
 from sgl_kernel.memory import set_kv_buffer_kernel
 from sgl_kernel.moe import apply_shuffle_mul_sum, fused_qk_norm_rope, moe_sum, moe_sum_reduce
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
