@@ -17,12 +17,14 @@ bool               first_level;
 
 static const check_level levels[] = {
     { "ref", 0, false },
-    { "avx2", SGK_CPU_AVX2, false },
-    { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512, false },
-    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, false },
-    { "cuda", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, true },
+#define LEVEL(name, flags) { #name, flags, false },
+    SGK_CPU_LEVELS(LEVEL)
+#undef LEVEL
+        { "cuda", ~0u, true },
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
+#define NAME(name, flags) #name ", "
+#define LEVEL_NAMES       "ref, " SGK_CPU_LEVELS(NAME) "cuda"
 static bool level_asked[LEVELS], any_level_asked;
 
 /* Weak: a family without a check is reported by name instead of by the linker. */
@@ -141,7 +143,7 @@ static void usage(FILE *f)
 {
     fprintf(f, "sgk-check [options]: compares every operator with its reference on this machine\n"
                "  --only=TEXT      cases whose name contains TEXT (may be repeated)\n"
-               "  --level=LEVEL    ref, avx2, avx512, avx512bf16 or cuda (may be repeated; all by default)\n"
+               "  --level=LEVEL    " LEVEL_NAMES " (may be repeated; all by default)\n"
                "  --seed=N         the random numbers of an earlier run\n"
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
@@ -171,7 +173,7 @@ static void ask_level(const char *name)
             level_asked[l] = any_level_asked = true;
             return;
         }
-    fprintf(stderr, "sgk-check: --level=%s is none of ref, avx2, avx512, avx512bf16, cuda\n", name);
+    fprintf(stderr, "sgk-check: --level=%s is none of " LEVEL_NAMES "\n", name);
     exit(2);
 }
 
