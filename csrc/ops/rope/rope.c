@@ -12,13 +12,14 @@ static const sgk_cpu_impl rope_cpu[] = SGK_CPU_IMPLS(rope);
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype, angles;
-    int        piece, heads;
+    int        piece;
+    bool       plain;
 } rope_build;
 
-#define BUILD(t, c, dtype, angles, piece, heads) \
-    { SGK_KERNEL("rope/rope.cu", "rope", "-DT=" t " -DC=" c " -DPIECE=" #piece " -DHEADS=" #heads, SGK_GENERAL), dtype, angles, piece, heads }
+#define BUILD(t, c, dtype, angles, piece, plain) \
+    { SGK_KERNEL("rope/rope.cu", "rope", "-DT=" t " -DC=" c " -DPIECE=" #piece " -DPLAIN=" #plain, SGK_GENERAL), dtype, angles, piece, plain }
 #define BUILDS(t, c, dtype, angles, piece) \
-    BUILD(t, c, dtype, angles, piece, 2), BUILD(t, c, dtype, angles, piece, 1), BUILD(t, c, dtype, angles, 1, 1)
+    BUILD(t, c, dtype, angles, piece, 1), BUILD(t, c, dtype, angles, piece, 0), BUILD(t, c, dtype, angles, 1, 0)
 
 static rope_build rope_builds[] = {
     BUILDS("f32", "f32", SGK_F32, SGK_F32, 4),
@@ -30,8 +31,7 @@ static rope_build rope_builds[] = {
 
 const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rope_builds), SGK_KERNEL_TABLE(qk_norm_rope_builds), { 0 } };
 
-/* From so many tokens on a thread has several heads: with fewer, more threads are faster. */
-enum { MANY_TOKENS = 256 };
+enum { THREADS = 128 };                                 /* as in rope.cu */
 
 static bool heads_in_pieces(const struct rope_heads *h, sgk_dtype dtype)
 {
@@ -52,23 +52,21 @@ static rope_build *choose(const struct rope_args *a)
     rope_build *b = rope_builds;
     while (b->dtype != a->dtype || b->angles != a->angles) ++b;
     if (!all_in_pieces(a, b->piece)) return b + 2;
-    return a->second || a->tokens < MANY_TOKENS ? b + 1 : b;
+    return a->second || a->sections ? b + 1 : b;
 }
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 static sgk_status rope_cuda(struct rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const rope_build *b      = choose(a);
-    const int64_t     groups = up(a->q_heads, b->heads) + up(a->k_heads, b->heads) * (a->v_buffer.data ? 2 : 1);
-    const int64_t     each   = a->rot_dim / 2 / b->piece + up(a->rest, 2 * (int64_t)b->piece);
-    a->q_groups = (int32_t)up(a->q_heads, b->heads), a->groups = (int32_t)groups, a->each = (int32_t)each;
-    if (groups == 0 || each == 0) return SGK_OK;
+    rope_build   *b     = choose(a);
+    const int64_t heads = (int64_t)a->q_heads + a->k_heads * (a->v_buffer.data ? 2 : 1), each = a->rot_dim / 2 / b->piece + up(a->rest, 2 * (int64_t)b->piece);
+    a->heads = (int32_t)heads, a->each = (int32_t)each;
 
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (heads, or cosines and sines, are not in 16-byte pieces)");
-    const int64_t    x = each < 128 ? each : 128, y = groups < 256 / x ? groups : 256 / x, z = 256 / (x * y) < 64 ? 256 / (x * y) : 64;
-    const sgk_launch shape = { .grid = { up(a->tokens, z), up(groups, y), up(each, x) }, .block = { (unsigned)x, (unsigned)y, (unsigned)z } };
-    return sgk_cuda_launch(op, (sgk_kernel *)&b->kernel, &shape, ordinal, exec, a, sizeof *a);
+    const int64_t    x = each < THREADS ? each : THREADS, y = heads < THREADS / x ? heads : THREADS / x, z = THREADS / (x * y) < 64 ? THREADS / (x * y) : 64;
+    const sgk_launch shape = { .grid = { up(a->tokens, z), up(heads, y), up(each, x) }, .block = { (unsigned)x, (unsigned)y, (unsigned)z } };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
 sgk_status rope_check_positions(const struct rope_args *a, const char *op, const char *name, const char *rows, const void *positions, int planes)

@@ -28,7 +28,7 @@ struct rope_args {
     int32_t           is_neox;                                            /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
     int32_t           positions_wide, slots_wide;                         /* i64, otherwise i32 */
     sgk_dtype         dtype, angles;                                      /* of heads; of cosines and sines */
-    int32_t           q_groups, groups, each;                             /* the kernel's: groups of heads of q, and of all; items of a head */
+    int32_t           heads, each;                                        /* the kernel's: heads of q, k and v together; items of a head */
 };
 
 enum rope_sections { ROPE_NONE,
