@@ -27,7 +27,7 @@ static void check_out(sgk_dtype dtype, int64_t tokens, int64_t heads, int64_t he
 static void check_folded_positions(sgk_dtype dtype, bool neox)
 {
     if (!check_case("rotary_embedding_%s_folded_positions%s", check_dtype(dtype), neox ? "_neox" : "")) return;
-    check_tensor *query = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)32), *key = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)2, (int64_t)32);
+    check_tensor *query = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)3, (int64_t)32), *key = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)3, (int64_t)32);
     check_tensor *positions = check_index(SGK_I64, 0, ROWS - 1, 1, (int64_t)6), *cache = check_input(dtype, 2, (int64_t)ROWS, (int64_t)32);
     check_legal(cache, CHECK_SIZE(0));
     check_legal(positions, CHECK_STRIDE);
