@@ -7,14 +7,38 @@
  *
  *   T      f32, f16 or bf16
  *   C      of the cosines: T or f32
- *   PIECE  elements that are loaded and stored as one: 16 bytes, or 1 for any length and alignment
+ *   BYTES  that are loaded and stored as one, a piece: 16, 8 (of 2-byte formats), or 0 for one element, any length and alignment
  *   PLAIN  1: the two of a pair rotate by one angle, and all pairs by one position (a.second and a.sections are 0)
  */
 #include "rope.h"
 #include "launch.cuh"
 #include "types.cuh"
 
-#if PIECE == 1
+#if BYTES == 16
+#define PIECE (16 / (int)sizeof(T))
+typedef uint4 piece_t;
+DEVICE void unpack(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
+DEVICE piece_t pack(const float *v) { return pack16(v, (const T *)0); }
+#elif BYTES == 8
+#define PIECE (8 / (int)sizeof(T))
+typedef uint2 piece_t;
+DEVICE void unpack(float *v, piece_t p)
+{
+    float w[2 * PIECE];
+    unpack16(w, make_uint4(p.x, p.y, 0, 0), (const T *)0);
+    #pragma unroll
+    for (int j = 0; j < PIECE; ++j) v[j] = w[j];
+}
+DEVICE piece_t pack(const float *v)
+{
+    float w[2 * PIECE] = { 0 };
+    #pragma unroll
+    for (int j = 0; j < PIECE; ++j) w[j] = v[j];
+    const uint4 p = pack16(w, (const T *)0);
+    return make_uint2(p.x, p.y);
+}
+#else
+#define PIECE 1
 typedef T piece_t;
 DEVICE void unpack(float *v, piece_t p) { v[0] = to_f32(p); }
 DEVICE piece_t pack(const float *v)
@@ -23,18 +47,23 @@ DEVICE piece_t pack(const float *v)
     from_f32(&p, v[0]);
     return p;
 }
-DEVICE void load_angles(float *v, const C *p) { v[0] = to_f32(*p); }
-#else
-typedef uint4 piece_t;
-DEVICE void unpack(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
-DEVICE piece_t pack(const float *v) { return pack16(v, (const T *)0); }
+#endif
+
+/* PIECE cosines or sines, as wide as pieces are or twice as wide. */
 DEVICE void load_angles(float *v, const C *p)
 {
     const int width = 16 / (int)sizeof(C);
     #pragma unroll
-    for (int i = 0; i < PIECE / width; ++i) unpack16(v + i * width, ((const uint4 *)p)[i], (const C *)0);
+    for (int j = 0; j < PIECE / width; ++j) unpack16(v + j * width, ((const uint4 *)p)[j], (const C *)0);
+    if (PIECE == 1) v[0] = to_f32(*p);
+    else if (PIECE < width) {
+        float       w[16 / sizeof(C)];
+        const uint2 u = *(const uint2 *)p;
+        unpack16(w, make_uint4(u.x, u.y, 0, 0), (const C *)0);
+        #pragma unroll
+        for (int j = 0; j < PIECE; ++j) v[j] = w[j];
+    }
 }
-#endif
 
 DEVICE T *head_of(const rope_heads &h, int64_t outer, int64_t inner, int head)
 {

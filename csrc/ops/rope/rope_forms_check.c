@@ -109,6 +109,7 @@ void check_rope_forms(void)
         check_pos_emb(t, t, 3, 2, 64);
         check_pos_emb(t, t, 4, 3, 72);
         check_pos_emb(t, SGK_F32, 3, 3, 80);
+        check_pos_emb(t, SGK_F32, 3, 2, 72);
         check_pos_emb(t, SGK_F32, 2, 2, 6);
         if (check_small) continue;
         check_pos_emb(t, t, 0, 2, 64);
