@@ -146,11 +146,11 @@ static sgk_status store(const char *op, const char *places_name, const DLTensor 
 
     const int64_t              size = sgk_dtype_size(m.dtype);
     struct store_kv_cache_args a    = {
-           .rows    = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
-           .out_loc = sgk_data(places),
-           .index   = sgk_dtype_at(places),
-           .tokens  = SGK_DIM(&m, 'N'),
-           .slots   = SGK_DIM(&m, 'S'),
+        .rows    = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
+        .out_loc = sgk_data(places),
+        .index   = sgk_dtype_at(places),
+        .tokens  = SGK_DIM(&m, 'N'),
+        .slots   = SGK_DIM(&m, 'S'),
     };
     const int64_t bytes = a.rows[0].heads * a.rows[0].head_bytes + a.rows[1].heads * a.rows[1].head_bytes;
     if (a.tokens == 0 || bytes == 0) return SGK_OK;

@@ -43,8 +43,8 @@ static bool multiples(const void *data, int64_t stride, sgk_dtype dtype, int byt
 static bool takes(const rope_build *b, const struct rope_args *a)
 {
     if (b->bytes == 0) return true;
-    const struct rope_heads *const all[]  = { &a->q, &a->k, &a->v, &a->q_out, &a->k_out, &a->k_buffer, &a->v_buffer };
-    const int                      piece  = b->bytes / sgk_dtype_size(a->dtype), row = piece * sgk_dtype_size(a->angles);
+    const struct rope_heads *const all[] = { &a->q, &a->k, &a->v, &a->q_out, &a->k_out, &a->k_buffer, &a->v_buffer };
+    const int                      piece = b->bytes / sgk_dtype_size(a->dtype), row = piece * sgk_dtype_size(a->angles);
     bool                           vector = a->rot_dim / 2 % piece == 0 && (a->rest == 0 || a->head_size % piece == 0);
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
         vector = vector && multiples(all[i]->data, all[i]->outer_stride, a->dtype, b->bytes) && multiples(NULL, all[i]->inner_stride, a->dtype, b->bytes) &&

@@ -88,8 +88,9 @@ DEVICE bool load_cosines(const rope_args &a, int64_t position, int64_t at, int p
         if (height < 0 || height >= a.max_position || width < 0 || width >= a.max_position) return false;
         #pragma unroll
         for (int j = 0; j < PIECE; ++j) {
-            const int     plane = rope_plane(&a, pair + j);
-            const int64_t row   = plane == 0 ? position : plane == 1 ? height : width;
+            const int plane = rope_plane(&a, pair + j);
+            int64_t   row   = plane == 1 ? height : width;
+            if (plane == 0) row = position;
             c1[j] = c2[j] = to_f32(((const C *)a.cosines)[row * a.cosine_stride + pair + j]);
             s1[j] = s2[j] = to_f32(((const C *)a.sines)[row * a.sine_stride + pair + j]);
         }
@@ -115,7 +116,7 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
 
     const int  half = a.rot_dim / 2;
     const bool is_q = head < a.q_heads, is_v = head >= a.q_heads + a.k_heads, turns = !is_v && i < half / PIECE;
-    const int  n = is_q ? head : is_v ? head - a.q_heads - a.k_heads : head - a.q_heads;
+    const int  n = is_q ? head : head - a.q_heads - (is_v ? a.k_heads : 0);
 
     /* The two pieces, from the start of a head. Pieces that are copied begin where rotation ends; the second may lie behind the head. */
     const bool apart = turns && a.is_neox;
@@ -123,14 +124,15 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
     if (x_at >= a.head_size) return;
     const bool with_y = turns || y_at < a.head_size;
 
-    const int64_t  outer = a.inner == a.tokens ? 0 : token / a.inner, inner = token - outer * a.inner;
-    const T *const from  = head_of(is_q ? a.q : is_v ? a.v : a.k, outer, inner, n);
+    const int64_t           outer = a.inner == a.tokens ? 0 : token / a.inner, inner = token - outer * a.inner;
+    const rope_heads *const source = is_v ? &a.v : &a.k;
+    const T *const          from   = head_of(is_q ? a.q : *source, outer, inner, n);
 
     pdl_wait();
     const int64_t at       = outer * a.positions_outer_stride + inner * a.positions_inner_stride;
     const int64_t position = a.positions ? load_index(a.positions, at, a.positions_wide) : token;
     const int64_t slot     = a.slots && !is_q ? load_index(a.slots, token * a.slot_stride, a.slots_wide) : -1;
-    piece_t       x = *(const piece_t *)(from + x_at), y;
+    piece_t       x        = *(const piece_t *)(from + x_at), y;
     if (with_y) y = *(const piece_t *)(from + y_at);
     if (position < 0 || position >= a.max_position) return;         /* such a token is passed over */
 
@@ -149,12 +151,12 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
         x = pack(u), y = pack(u + PIECE);
     }
     if (!is_v) {
-        T *const to = head_of(is_q ? a.q_out : a.k_out, outer, inner, n);
+        T *const to             = head_of(is_q ? a.q_out : a.k_out, outer, inner, n);
         *(piece_t *)(to + x_at) = x;
         if (with_y) *(piece_t *)(to + y_at) = y;
     }
     if (slot >= 0 && slot < a.max_slot) {                           /* what has no slot is not stored */
-        T *const to = head_of(is_v ? a.v_buffer : a.k_buffer, 0, slot, n);
+        T *const to             = head_of(is_v ? a.v_buffer : a.k_buffer, 0, slot, n);
         *(piece_t *)(to + x_at) = x;
         if (with_y) *(piece_t *)(to + y_at) = y;
     }
