@@ -4,7 +4,7 @@
 usage: tables.py            rewrite the tables
        tables.py --check    fail when a table is not what the code and the results say
 
-operators     from csrc/ops.def, and the releases' lists in tests/api
+operators     from csrc/ops.def and csrc/torch/torch_ops.def, and the releases' lists in tests/api
 comparison    ours beside another library, from the newest file benchmark/results/*.json that has one (record_results.py writes them)
 performance   every large case, from the newest file of each device
 """
@@ -29,8 +29,8 @@ TO_COME = [
 
 
 def rows_of_operators():
-    """{family: [(name, devices)]}, from csrc/ops.def"""
-    text = open(os.path.join(ROOT, "csrc/ops.def")).read()
+    """{family: [(name, devices)]}, from csrc/ops.def; those of csrc/torch/torch_ops.def are family "torch" """
+    text = open(os.path.join(ROOT, "csrc/ops.def")).read() + "\n#if SGK_HAVE_TORCH\n" + open(os.path.join(ROOT, "csrc/torch/torch_ops.def")).read()
     rows, family = {}, ""
     for match in re.finditer(r"^#if SGK_HAVE_(\w+)|" + ROW.pattern, text, re.M):
         if match.group(1):
