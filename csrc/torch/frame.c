@@ -290,6 +290,22 @@ const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim
     return torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, sizes);
 }
 
+sgk_status torch_alias(torch_frame *f, int result, int argument)
+{
+    const DLTensor *t      = f->given[argument];
+    const bool      cuda   = t->device.device_type == kDLCUDA;
+    torch_handle    handle = NULL;
+    SGK_REQUIRE(shim.aoti_torch_create_tensor_from_blob(t->data, t->ndim, t->shape, t->strides, 0, torch_dtype_from_dl(t->dtype),
+                                                        cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu(),
+                                                        cuda ? t->device.device_id : -1, &handle) == 0,
+                SGK_FAILED, "%s: torch could not make a tensor over the memory of %s", f->op->name, name_of(&f->op->schema.arg[argument], -1).text);
+    const int at       = f->made_count++;
+    f->made[at].result = result;
+    f->made[at].item   = -1;
+    f->made[at].handle = handle;
+    return SGK_OK;
+}
+
 int64_t *torch_numbers(torch_frame *f, size_t count)
 {
     f->number_count = count <= TORCH_MADE ? count : TORCH_MADE;

@@ -49,9 +49,10 @@ from sgl_kernel.hadamard import (
     hadamard_transform_28n,
     hadamard_transform_40n,
 )
-from sgl_kernel.memory import set_kv_buffer_kernel
+from sgl_kernel.memory import set_kv_buffer_kernel, weak_ref_tensor
 from sgl_kernel.moe import apply_shuffle_mul_sum, fused_qk_norm_rope, moe_sum, moe_sum_reduce
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
+from sgl_kernel.spatial import get_sm_available
 
 
 def get_include():
