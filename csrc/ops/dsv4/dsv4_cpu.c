@@ -111,7 +111,7 @@ void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
     float                           x[DSV4_INDEXER];
     turns                           r;
     lane_matrix                     matrix;
-    lane_matrix_make(&matrix, VF);
+    lane_matrix_make(&matrix);
     for (int64_t t = begin; t < end; ++t) {
         turns_make(&r, &a->rope, t);
         for (int64_t h = 0; h < a->heads; ++h) {

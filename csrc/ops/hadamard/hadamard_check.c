@@ -47,6 +47,18 @@ static void check_matrix(int which)
     check_done(0, 0);
 }
 
+/* One infinity makes its row infinite; two of one sign make what they cancel in no number. */
+static void check_infinite(int which, int log2)
+{
+    const int64_t dim = (int64_t)orders[which] << log2;
+    if (!check_case("%s_f32_%lld_infinite", names[which], (long long)dim)) return;
+    check_tensor *x = check_input(SGK_F32, 2, (int64_t)2, dim), *out = check_output(SGK_F32, 2, (int64_t)2, dim);
+    check_set(x, 5, INFINITY), check_set(x, dim + 3, -INFINITY), check_set(x, 2 * dim - 2, -INFINITY);
+    CHECK_CALL(sgk_hadamard_transform(T(out), T(x), orders[which], 1, check_exec));
+    check_close(out, check_tolerance(SGK_F32));
+    check_done(0, 0);
+}
+
 static void check_arguments(int which)
 {
     if (!check_case("%s_refused", names[which])) return;
@@ -65,6 +77,7 @@ void check_hadamard(void)
         const int64_t order = orders[which];
         if (order > 1) check_matrix(which);
         check_arguments(which);
+        for (int log2 = order == 1 ? 3 : 2; log2 <= 10; log2 += 3) check_infinite(which, log2);
         for (int f = 0; f < 3; ++f) {
             const sgk_dtype t = formats[f];
             for (int log2 = order == 1 ? 0 : 2; log2 <= (order == 1 ? 15 : 10); ++log2) {
