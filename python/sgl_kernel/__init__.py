@@ -26,6 +26,7 @@ from sgl_kernel.elementwise import (
     rmsnorm,
     rotary_embedding,
     silu_and_mul,
+    timestep_embedding,
 )
 from sgl_kernel.gemm import (
     linear,
@@ -37,7 +38,7 @@ from sgl_kernel.gemm import (
     shuffle_rows,
 )
 from sgl_kernel.grammar import apply_token_bitmask_inplace_cuda
-from sgl_kernel.memory import set_kv_buffer_kernel
+from sgl_kernel.memory import set_kv_buffer_kernel, weak_ref_tensor
 from sgl_kernel.moe import apply_shuffle_mul_sum, fused_qk_norm_rope, moe_sum, moe_sum_reduce
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 
