@@ -165,6 +165,7 @@ SAMPLES = {
     "gelu_tanh_and_mul": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device)],
     "gelu_tanh_and_mul.v0_1_8": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), 0],
     "gelu_tanh_and_mul_cpu": lambda n, device: [random(n, 48, device=device)],
+    "timestep_embedding_out": lambda n, device: [torch.empty(n, 24, device=device), random(n, device=device), 24, True, 0.5, 1000.0, 10000],
     "gelu_quick": lambda n, device: [torch.empty(n, 24, device=device), random(n, 24, device=device)],
     "concat_mla_k": lambda n, device: [torch.empty(n, 4, 24, device=device), random(n, 4, 16, device=device), random(n, 1, 8, device=device)],
     "concat_mla_absorb_q": lambda n, device: [random(n, 4, 16, device=device), random(n, 4, 8, device=device), torch.empty(n, 4, 24, device=device)],

@@ -38,6 +38,7 @@ enum { CPU  = 1,
 #define NEW_LIKE(k, i)            torch_new_like(f, k, i)
 #define ALIAS(k, i)               torch_alias(f, k, i)
 #define NEW_WITH(k, i, dim, size) torch_new_with(f, k, i, dim, size)
+#define GIVEN(k, i)               torch_given(f, k, i)
 #define SIZE(i, dim)              torch_size(f, i, dim)
 #define DTYPE(i)                  torch_dtype_of(f, i)
 #define OUT_INT(k)                (&f->value[k].number)

@@ -31,6 +31,7 @@ from sgl_kernel.elementwise import (
     rmsnorm,
     rotary_embedding,
     silu_and_mul,
+    timestep_embedding,
 )
 from sgl_kernel.gemm import (
     linear,

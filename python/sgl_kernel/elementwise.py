@@ -16,6 +16,7 @@ _silu_and_mul_experts = operator("silu_and_mul_experts")
 _gelu_and_mul = operator("gelu_and_mul")
 _gelu_tanh_and_mul = operator("gelu_tanh_and_mul")
 _gelu_quick = operator("gelu_quick")
+_timestep_embedding = operator("timestep_embedding_out")
 _rotary_embedding = operator("rotary_embedding")
 _concat_mla_k = operator("concat_mla_k")
 _concat_mla_absorb_q = operator("concat_mla_absorb_q")
@@ -137,6 +138,17 @@ def gelu_quick(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
     assert input.shape == out.shape, f"{input.shape} != {out.shape}"
     _gelu_quick(out, input)
     return out
+
+
+@provided_by("act")
+def timestep_embedding(
+    t: torch.Tensor, dim: int, flip_sin_to_cos: bool = False, downscale_freq_shift: float = 0.0, scale: float = 1, max_period: int = 10000,
+    dtype: torch.dtype = torch and torch.float32,
+):
+    """Rows of sines and cosines of t at dim / 2 frequencies from 1 down to 1 / max_period."""
+    output = torch.empty((t.shape[0], dim), dtype=dtype, device=t.device)
+    _timestep_embedding(output, t, dim, flip_sin_to_cos, downscale_freq_shift, scale, max_period)
+    return output
 
 
 @register_fake("silu_and_mul_cpu")

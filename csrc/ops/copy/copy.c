@@ -51,9 +51,7 @@ const sgk_kernel_table copy_kernels[] = {
 
 /* ---- concat ------------------------------------------------------------------------------------------------------ */
 
-enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1,
-       THREADS    = 256,
-       STEPS      = 4 };          /* the last two as in concat.cu */
+enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1 };
 
 static struct concat_part part(const DLTensor *t, bool shared, int64_t size)
 {
@@ -69,15 +67,17 @@ static bool in_pieces(const struct concat_args *a, uint64_t piece)
            0;
 }
 
-static sgk_status concat_cuda(const sgk_match *m, const struct concat_args *a, const sgk_exec *exec)
+static sgk_status concat_cuda(const sgk_match *m, struct concat_args *a, const sgk_exec *exec)
 {
     concat_build *b = concat_builds;
     while (!in_pieces(a, (uint64_t)b->piece)) ++b;
-    const int64_t each = (a->a.bytes + a->b.bytes) / b->piece, block = THREADS * STEPS;
+    const int64_t each = (a->a.bytes + a->b.bytes) / b->piece, width = each < CONCAT_THREADS ? each : CONCAT_THREADS, lines = CONCAT_THREADS / width;
     SGK_REQUIRE(each <= INT32_MAX && a->heads <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes and %lld heads, expected fewer than 2^31 pieces of %d bytes and heads",
                 m->op, (long long)(a->a.bytes + a->b.bytes), (long long)a->heads, b->piece);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { (a->rows * a->heads * each + block - 1) / block }, .block = { THREADS } };
+    a->lines = (uint32_t)lines, a->width = (uint32_t)width;
+    const int64_t    some  = CONCAT_STEPS * lines;
+    const sgk_launch shape = { .grid = { (a->rows * a->heads + some - 1) / some * ((each + width - 1) / width) }, .block = { (unsigned)(lines * width + 31) / 32 * 32 } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
