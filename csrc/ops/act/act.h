@@ -13,6 +13,7 @@ struct act_args {
     sgk_dtype   dtype;
     int32_t     wide_ids;                               /* expert_ids is i64, otherwise i32 */
     int32_t     lanes_log2;                             /* GPU: 2^lanes_log2 threads of a block share a row */
+    int32_t     stream;                                 /* CPU: out is written around the caches */
 };
 
 /* The CPU cuts rows into blocks, so that one long row is work for several threads. */
@@ -37,5 +38,7 @@ enum { ACT_BLOCK = 4096 };
 /* a / 2 * (1 + tanh(u)) is a / (1 + e^(-2u)); here -2u = a * (GELU_TANH_1 + GELU_TANH_3 a^2). */
 #define GELU_TANH_1 -1.5957691216f                      /* -2 sqrt(2 / pi) */
 #define GELU_TANH_3 -0.0713548162f                      /* times 0.044715 */
+
+#define LOG2_E 1.44269504f                              /* e^x is 2^(x LOG2_E) */
 
 #endif

@@ -23,6 +23,7 @@ struct norm_args {
     int64_t     output_stride[3], input_stride[3], other_stride[3];     /* in elements */
     sgk_dtype   dtype;
     float       eps, shift;
+    int32_t     stream;                                 /* CPU: output is written around the caches */
 };
 
 #endif
