@@ -23,7 +23,7 @@ typedef struct {
 #define BUILD(act, gated, type, dtype, piece, steps) \
     { SGK_KERNEL("act/act.cu", "activation", "-DACT=" act " -DGATED=" #gated " -DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), \
       dtype, piece, steps }
-/* A plain activation has one load a piece where a gated one has two. */
+/* Two loads in flight for each thread: one of each half, or two pieces of a plain row. */
 #define BUILDS(act, gated, steps) { \
     BUILD(act, gated, "f32", SGK_F32, 4, steps), \
     BUILD(act, gated, "f32", SGK_F32, 1, 4), \
@@ -33,10 +33,10 @@ typedef struct {
     BUILD(act, gated, "bf16", SGK_BF16, 1, 4), \
 }
 
-static act_build silu_and_mul_builds[]      = BUILDS("silu", 1, 2);
-static act_build gelu_and_mul_builds[]      = BUILDS("gelu", 1, 2);
-static act_build gelu_tanh_and_mul_builds[] = BUILDS("gelu_tanh", 1, 2);
-static act_build gelu_quick_builds[]        = BUILDS("gelu_quick", 0, 4);
+static act_build silu_and_mul_builds[]      = BUILDS("silu", 1, 1);
+static act_build gelu_and_mul_builds[]      = BUILDS("gelu", 1, 1);
+static act_build gelu_tanh_and_mul_builds[] = BUILDS("gelu_tanh", 1, 1);
+static act_build gelu_quick_builds[]        = BUILDS("gelu_quick", 0, 2);
 
 const sgk_kernel_table act_kernels[] = {
     SGK_KERNEL_TABLE(silu_and_mul_builds),

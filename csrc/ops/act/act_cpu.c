@@ -2,6 +2,8 @@
 #include "act.h"
 #include "cpu/simd.h"
 
+#define LOG2_E 1.44269504f                              /* e^x is 2^(x LOG2_E) */
+
 enum act { SILU,
            GELU,
            GELU_TANH,

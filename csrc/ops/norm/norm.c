@@ -22,16 +22,21 @@ static const sgk_cpu_impl cpu_impls[][sizeof(sgk_cpu_impl[]) SGK_CPU_IMPLS(rmsno
 
 /*
  * Every build of norm.cu, the narrowest first. A row of up to `lanes * vecs` 16-byte pieces stays in the registers of its threads; with
- * 0 they keep nothing and read the row again in each pass: any length, any alignment. The rarer forms have fewer builds.
+ * 0 they keep nothing and read the row again in each pass: any length, any alignment. A layer norm has two barriers where the others
+ * have one, and does better with fewer threads a row.
  */
 #define BUILD(form, type, dtype, lanes, vecs) \
     { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs, SGK_GENERAL), dtype, form, lanes, vecs }
-#define BUILDS(form, type, dtype) \
+#define RMS_BUILDS(form, type, dtype) \
     BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 2), BUILD(form, type, dtype, 32, 4), \
         BUILD(form, type, dtype, 128, 2), BUILD(form, type, dtype, 256, 2), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), \
-        BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 256, 0)
-#define FEW_BUILDS(form, type, dtype) \
-    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 256, 0)
+        BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 1024, 0)
+#define GATED_BUILDS(form, type, dtype) \
+    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 256, 2), \
+        BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), BUILD(form, type, dtype, 1024, 0)
+#define LAYER_BUILDS(form, type, dtype) \
+    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 128, 4), \
+        BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), BUILD(form, type, dtype, 1024, 0)
 #define FORMATS(builds, form) builds(form, "f32", SGK_F32), builds(form, "f16", SGK_F16), builds(form, "bf16", SGK_BF16)
 
 typedef struct {
@@ -41,11 +46,11 @@ typedef struct {
 } norm_build;
 
 static norm_build norm_builds[] = {
-    FORMATS(BUILDS, NORM_RMS),
-    FORMATS(BUILDS, NORM_RMS_ADD),
-    FORMATS(FEW_BUILDS, NORM_RMS_GATED),
-    FORMATS(FEW_BUILDS, NORM_LAYER),
-    FORMATS(FEW_BUILDS, NORM_LAYER_ADD),
+    FORMATS(RMS_BUILDS, NORM_RMS),
+    FORMATS(RMS_BUILDS, NORM_RMS_ADD),
+    FORMATS(GATED_BUILDS, NORM_RMS_GATED),
+    FORMATS(LAYER_BUILDS, NORM_LAYER),
+    FORMATS(LAYER_BUILDS, NORM_LAYER_ADD),
 };
 
 const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(norm_builds), { 0 } };
@@ -98,9 +103,13 @@ static sgk_status launch(const sgk_match *m, const struct norm_args *a, int form
 {
     norm_build *b = choose(a, form);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->vecs ? "" : " (rows longer than any register build or not in 16-byte pieces)");
-    const unsigned   threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
-    const int64_t    teams   = threads / (unsigned)b->lanes;
-    const sgk_launch shape   = { .grid = { a->rows / teams + (a->rows % teams != 0) }, .block = { threads } };
+    unsigned threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
+    int64_t  teams   = threads / (unsigned)b->lanes;
+    if (b->vecs == 0) {                                 /* a few elements a thread; its blocks go on to further rows */
+        threads = a->dim < 4 * b->lanes ? (unsigned)(a->dim + 127) / 128 * 32 : (unsigned)b->lanes;
+        teams   = 1 + a->rows / INT32_MAX;
+    }
+    const sgk_launch shape = { .grid = { a->rows / teams + (a->rows % teams != 0) }, .block = { threads } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
@@ -154,6 +163,7 @@ static sgk_status norm(const char *op, int form, const DLTensor *output, const D
     };
     set_rows(&a, output, input, other);
     if (a.rows == 0 || a.dim == 0) return SGK_OK;
+    a.inverse_dim = (float)(1 / (double)a.dim);
     if (sgk_on_gpu(&m)) return launch(&m, &a, form, exec);
     const int64_t row = a.dim * sgk_dtype_size(a.dtype);
     a.stream          = a.output != a.input && a.rows > sgk_cpu_cache_bytes() / row && spaced(a.output, a.output_stride, a.dtype, SGK_CPU_LINE);
