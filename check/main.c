@@ -17,12 +17,14 @@ bool               first_level;
 
 static const check_level levels[] = {
     { "ref", 0, false },
-    { "avx2", SGK_CPU_AVX2, false },
-    { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512, false },
-    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, false },
-    { "cuda", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, true },
+#define LEVEL(name, flags) { #name, flags, false },
+    SGK_CPU_LEVELS(LEVEL)
+#undef LEVEL
+        { "cuda", ~0u, true },
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
+#define NAME(name, flags) #name ", "
+#define LEVEL_NAMES       "ref, " SGK_CPU_LEVELS(NAME) "cuda"
 static bool level_asked[LEVELS], any_level_asked;
 
 /* Weak: a family without a check is reported by name instead of by the linker. */
@@ -141,12 +143,13 @@ static void usage(FILE *f)
 {
     fprintf(f, "sgk-check [options]: compares every operator with its reference on this machine\n"
                "  --only=TEXT      cases whose name contains TEXT (may be repeated)\n"
-               "  --level=LEVEL    ref, avx2, avx512, avx512bf16 or cuda (may be repeated; all by default)\n"
+               "  --level=LEVEL    " LEVEL_NAMES " (may be repeated; all by default)\n"
                "  --seed=N         the random numbers of an earlier run\n"
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
+               "  --ceilings=DEVICE:COPY,READ,MATRIX   what another library reached on cpu or cuda, bytes and bf16 operations a second\n"
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
                "  --self-test      broken functions that must be reported\n"
@@ -170,7 +173,7 @@ static void ask_level(const char *name)
             level_asked[l] = any_level_asked = true;
             return;
         }
-    fprintf(stderr, "sgk-check: --level=%s is none of ref, avx2, avx512, avx512bf16, cuda\n", name);
+    fprintf(stderr, "sgk-check: --level=%s is none of " LEVEL_NAMES "\n", name);
     exit(2);
 }
 
@@ -197,6 +200,7 @@ int main(int argc, char **argv)
            SMALL,
            EXHAUSTIVE,
            BENCH,
+           CEILINGS,
            LIST,
            VERSIONS,
            SELF_TEST,
@@ -212,6 +216,7 @@ int main(int argc, char **argv)
         { "small", no_argument, NULL, SMALL },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
+        { "ceilings", required_argument, NULL, CEILINGS },
         { "list", no_argument, NULL, LIST },
         { "versions", no_argument, NULL, VERSIONS },
         { "self-test", no_argument, NULL, SELF_TEST },
@@ -229,12 +234,16 @@ int main(int argc, char **argv)
         case ONLY:
             if (only_count < 64) only[only_count++] = optarg;
             break;
-        case LEVEL:         ask_level(optarg); break;
-        case SEED:          check_seed = number("seed", optarg); break;
-        case THREADS:       number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
-        case SMALL:         check_small = true; break;
-        case EXHAUSTIVE:    check_exhaustive = true; break;
-        case BENCH:         check_benching = true; break;
+        case LEVEL:      ask_level(optarg); break;
+        case SEED:       check_seed = number("seed", optarg); break;
+        case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
+        case SMALL:      check_small = true; break;
+        case EXHAUSTIVE: check_exhaustive = true; break;
+        case BENCH:      check_benching = true; break;
+        case CEILINGS:
+            if (bench_ceilings(optarg)) break;
+            fprintf(stderr, "sgk-check: --ceilings=%s is not cpu: or cuda: and three numbers\n", optarg);
+            return 2;
         case LIST:          listing = true; break;
         case VERSIONS:      versions_wanted = true; break;
         case SELF_TEST:     self_testing = true; break;

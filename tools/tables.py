@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Prints the tables of README.md from the code and from measured results, between `<!-- tables: NAME -->` and `<!-- end -->`.
+"""Prints the tables of README.md and docs/performance.md from the code and from measured results, between `<!-- tables: NAME -->` and `<!-- end -->`.
 
 usage: tables.py            rewrite the tables
        tables.py --check    fail when a table is not what the code and the results say
 
 operators     from csrc/ops.def
-performance   from the newest file benchmark/results/*.json of each device (record_results.py writes them)
+comparison    ours beside another library, from the newest file benchmark/results/*.json that has one (record_results.py writes them)
+performance   every large case, from the newest file of each device
 """
 import glob
 import json
@@ -32,14 +33,44 @@ def operators():
     return lines
 
 
-def performance():
-    """What moves or computes enough to be judged: 8 MB or more."""
+def results():
+    """The newest of each device."""
     newest = {}
     for path in sorted(glob.glob(os.path.join(ROOT, "benchmark/results/*.json"))):
         result = json.load(open(path))
         newest[result["device"]] = result
+    return sorted(newest.items())
+
+
+def comparison():
     lines = []
-    for device, result in sorted(newest.items()):
+    for device, result in results():
+        if "comparison" not in result:
+            continue
+        found = result["comparison"]
+        ours, *others = found["libraries"]
+        lines += [f"**{device}**, {result['date']}, commit {result['commit']}, `benchmark/elementwise.py`, {found['rounds']} paired rounds, copy {found['ceilings']['copy'] * 1e-9:.0f} GB/s, "
+                  f"L = 0.74 us + bytes / copy. us of one call in a CUDA graph; above 1.00 the ratio says that {ours} is faster.", ""]
+        lines += [f"| operator | tokens | MB moved | inputs | {ours}, us | share of L | " + " | ".join(f"{name}, us | ratio in a graph | ratio eager" for name in others) + " |",
+                  "|---" * (6 + 3 * len(others)) + "|"]
+        for row in found["rows"]:
+            if ours not in row.get("graph", {}):
+                continue
+            us = row["graph"][ours]
+            share = (0.74 + row["bytes"] / found["ceilings"]["copy"] * 1e6) / us
+            cells = [row["operator"], f"{row['tokens']}", f"{row['bytes'] / 1e6:.1f}", row["inputs"], f"{us:.2f}", f"{share:.2f}"]
+            for name in others:
+                there = name in row["graph"]
+                cells += [f"{row['graph'][name]:.2f}", f"{row['graph_ratio'][name]:.2f}", f"{row['eager_ratio'][name]:.2f}"] if there else ["none", "", ""]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines[:-1] or ["No results yet."]
+
+
+def performance():
+    """What moves or computes enough to be judged: 8 MB or more."""
+    lines = []
+    for device, result in results():
         lines += [f"**{device}**, {result['date']}, commit {result['commit']}."]
         lines += bench_table(result["bench"]) + llm_table(result.get("llm"))
     return lines[:-1] or ["No results yet."]
@@ -49,7 +80,7 @@ def bench_table(bench):
     on_gpu = bool(bench["ceilings"]["gpu"])
     ceilings = bench["ceilings"]["gpu" if on_gpu else "cpu"]
     text = (f"`sgk-check --bench`: copy {ceilings['copy_gigabytes_per_second']:.0f} GB/s, read {ceilings['read_gigabytes_per_second']:.0f} GB/s "
-            f"at {ceilings['bytes'] >> 20} MB")
+            f"at {ceilings['bytes'] >> 20} MB" + (f", bf16 matrices {ceilings['matrix_teraflops']:.0f} TFLOP/s" if ceilings.get("matrix_teraflops") else ""))
     if on_gpu:
         text += (f", an empty kernel in a graph {ceilings['empty_microseconds']:.2f} us; a call from C {ceilings['call_microseconds']:.2f} us, "
                  f"the driver's launch alone {ceilings['driver_launch_microseconds']:.2f} us")
@@ -76,18 +107,22 @@ def llm_table(llm):
     return lines + [""]
 
 
+TABLES = {"README.md": (operators, comparison), "docs/performance.md": (performance,)}
+
+
 def main():
-    path = os.path.join(ROOT, "README.md")
-    before = text = open(path).read()
-    for name, make in (("operators", operators), ("performance", performance)):
-        start, end = f"<!-- tables: {name} -->\n", "<!-- end -->"
-        head, rest = text.split(start)
-        text = head + start + "\n".join(make()) + "\n" + end + rest.split(end, 1)[1]
-    if text == before:
-        return
-    if "--check" in sys.argv:
-        sys.exit("README.md: its tables are not what the code and the results say; run tools/tables.py")
-    open(path, "w").write(text)
+    for file, tables in TABLES.items():
+        path = os.path.join(ROOT, file)
+        before = text = open(path).read()
+        for make in tables:
+            start, end = f"<!-- tables: {make.__name__} -->\n", "<!-- end -->"
+            head, rest = text.split(start)
+            text = head + start + "\n".join(make()) + "\n" + end + rest.split(end, 1)[1]
+        if text == before:
+            continue
+        if "--check" in sys.argv:
+            sys.exit(f"{file}: its tables are not what the code and the results say; run tools/tables.py")
+        open(path, "w").write(text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 static _Atomic unsigned mask = ~0u;
 
@@ -11,9 +15,9 @@ static const struct {
     unsigned    flags;
 } levels[] = {
     { "ref", 0 },
-    { "avx2", SGK_CPU_AVX2 },
-    { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512 },
-    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16 },
+#define LEVEL(name, flags) { #name, flags },
+    SGK_CPU_LEVELS(LEVEL)
+#undef LEVEL
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
 
@@ -23,10 +27,15 @@ static unsigned detect(void)
 #if defined(__x86_64__)
     /* __builtin_cpu_supports() also asks the OS (XGETBV) whether it saves the wide registers. */
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) f |= SGK_CPU_AVX2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) f |= SGK_CPU_AVX512;
-    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) f |= SGK_CPU_AVX512BF16;
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return f;
+    f = SGK_CPU_AVX2;
+    if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+          __builtin_cpu_supports("avx512vl"))) return f;
+    f = SGK_CPU_AVX512;
+    if (!(__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))) return f;
+    f = SGK_CPU_AVX512BF16;
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMD) f = SGK_CPU_NEON;
 #endif
     return f;
 }
@@ -38,7 +47,9 @@ static unsigned allowed_by_environment(void)
     if (!wanted || !*wanted) return ~0u;
     for (int i = 0; i < LEVELS; ++i)
         if (!strcmp(wanted, levels[i].name)) return levels[i].flags;
-    fprintf(stderr, "sgl_kernel: SGK_CPU is '%s', expected ref, avx2, avx512 or avx512bf16; using all this CPU has\n", wanted);
+#define NAME(name, flags) ", " #name
+    fprintf(stderr, "sgl_kernel: SGK_CPU is '%s', expected one of ref" SGK_CPU_LEVELS(NAME) "; using all this CPU has\n", wanted);
+#undef NAME
     return ~0u;
 }
 

@@ -4,11 +4,29 @@
  */
 #ifndef SGK_SIMD_H
 #define SGK_SIMD_H
+#if defined(__x86_64__)
 #include <immintrin.h>
+#else
+#include <arm_neon.h>
+#endif
 #include <string.h>
 #include "base/convert.h"
 #include "cpu/cpu.h"
 
+typedef float v4 __attribute__((vector_size(16)));         /* four f32, with C's operators */
+SGK_INLINE v4 v4_load(const float *p)
+{
+    v4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+SGK_INLINE void v4_store(float *p, v4 v) { memcpy(p, &v, sizeof v); }
+
+/*
+ * Every width has these. vf_min and vf_max give their second operand where one is NaN. vf_swap_pairs: lanes 0 and 1, 2 and 3, ...
+ * change places. vf_equal_mask: bit i is set where lanes i are equal; NaN equals nothing. vf_pow2: a * 2^whole. vf_sums4: the
+ * sums of four vectors, each by the same tree over its lanes.
+ */
 /* clang-format off */
 #if defined(__AVX512F__)
 
@@ -23,12 +41,21 @@ SGK_INLINE vf    vf_div(vf a, vf b)         { return _mm512_div_ps(a, b); }
 SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return _mm512_fmadd_ps(a, b, c); }
 SGK_INLINE vf    vf_min(vf a, vf b)         { return _mm512_min_ps(a, b); }
 SGK_INLINE vf    vf_max(vf a, vf b)         { return _mm512_max_ps(a, b); }
+SGK_INLINE vf    vf_abs(vf a)               { return _mm512_abs_ps(a); }
 SGK_INLINE vf    vf_round(vf a)             { return _mm512_roundscale_ps(a, 8); }
-SGK_INLINE vf    vf_pow2(vf a, vf whole)    { return _mm512_scalef_ps(a, whole); }          /* a * 2^whole */
+SGK_INLINE vf    vf_pow2(vf a, vf whole)    { return _mm512_scalef_ps(a, whole); }
 SGK_INLINE float vf_sum(vf a)               { return _mm512_reduce_add_ps(a); }
 SGK_INLINE float vf_most(vf a)              { return _mm512_reduce_max_ps(a); }
-SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm512_permute_ps(a, 0xb1); }          /* lanes 0 and 1, 2 and 3, ... change places */
-SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }  /* bit i: lanes i are equal; NaN equals nothing */
+SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm512_permute_ps(a, 0xb1); }
+SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
+{
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 s  = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 h  = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
 SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm512_loadu_ps(p); }
 SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm512_storeu_ps(p, v); }
 SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
@@ -83,7 +110,7 @@ SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
 }
 #define VF_STREAMS
 
-#else
+#elif defined(__AVX2__)
 
 typedef __m256 vf;
 enum { VF = 8 };
@@ -96,6 +123,7 @@ SGK_INLINE vf    vf_div(vf a, vf b)         { return _mm256_div_ps(a, b); }
 SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return _mm256_fmadd_ps(a, b, c); }
 SGK_INLINE vf    vf_min(vf a, vf b)         { return _mm256_min_ps(a, b); }
 SGK_INLINE vf    vf_max(vf a, vf b)         { return _mm256_max_ps(a, b); }
+SGK_INLINE vf    vf_abs(vf a)               { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 SGK_INLINE vf    vf_round(vf a)             { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* a * 2^whole in two steps, so that results down to the subnormals come out. */
 SGK_INLINE vf vf_pow2(vf a, vf whole)
@@ -121,6 +149,13 @@ SGK_INLINE float vf_most(vf a)
 }
 SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm256_permute_ps(a, 0xb1); }
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
+{
+    const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const __m256 h  = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
 SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm256_loadu_ps(p); }
 SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm256_storeu_ps(p, v); }
 SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
@@ -157,6 +192,51 @@ SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
     else _mm256_stream_si256((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
 }
 #define VF_STREAMS
+
+#else /* NEON, baseline Armv8-A: it converts f16, not bf16 */
+
+typedef float32x4_t vf;
+enum { VF = 4 };
+SGK_INLINE vf    vf_zero(void)              { return vdupq_n_f32(0); }
+SGK_INLINE vf    vf_set(float x)            { return vdupq_n_f32(x); }
+SGK_INLINE vf    vf_add(vf a, vf b)         { return vaddq_f32(a, b); }
+SGK_INLINE vf    vf_sub(vf a, vf b)         { return vsubq_f32(a, b); }
+SGK_INLINE vf    vf_mul(vf a, vf b)         { return vmulq_f32(a, b); }
+SGK_INLINE vf    vf_div(vf a, vf b)         { return vdivq_f32(a, b); }
+SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return vfmaq_f32(c, a, b); }
+SGK_INLINE vf    vf_min(vf a, vf b)         { return vbslq_f32(vcltq_f32(a, b), a, b); }        /* FMIN would give NaN for either */
+SGK_INLINE vf    vf_max(vf a, vf b)         { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+SGK_INLINE vf    vf_abs(vf a)               { return vabsq_f32(a); }
+SGK_INLINE vf    vf_round(vf a)             { return vrndnq_f32(a); }
+/* As for AVX2. */
+SGK_INLINE vf vf_pow2(vf a, vf whole)
+{
+    const int32x4_t   n = vcvtnq_s32_f32(vf_max(vf_min(whole, vf_set(252)), vf_set(-252)));
+    const int32x4_t   half = vshrq_n_s32(n, 1), rest = vsubq_s32(n, half), bias = vdupq_n_s32(127);
+    const float32x4_t x = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(half, bias), 23));
+    const float32x4_t y = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23));
+    return vmulq_f32(vmulq_f32(a, x), y);
+}
+SGK_INLINE float vf_sum(vf a)               { return vaddvq_f32(a); }
+SGK_INLINE float vf_most(vf a)              { return vmaxvq_f32(a); }
+SGK_INLINE vf    vf_swap_pairs(vf a)        { return vrev64q_f32(a); }
+SGK_INLINE unsigned vf_equal_mask(vf a, vf b)
+{
+    return vaddvq_u32(vandq_u32(vceqq_f32(a, b), (uint32x4_t){ 1, 2, 4, 8 }));
+}
+SGK_INLINE v4    vf_sums4(vf a, vf b, vf c, vf d)  { return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)); }
+SGK_INLINE vf    vf_load_f32(const float *p)       { return vld1q_f32(p); }
+SGK_INLINE void  vf_store_f32(float *p, vf v)      { vst1q_f32(p, v); }
+SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+SGK_INLINE void  vf_store_f16(uint16_t *p, vf v)   { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+SGK_INLINE vf    vf_load_bf16(const uint16_t *p)   { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+SGK_INLINE void  vf_store_bf16(uint16_t *p, vf v)
+{
+    const uint32x4_t u = vreinterpretq_u32_f32(v), lsb = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    const uint32x4_t r = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), lsb);
+    const uint32x4_t quiet = vorrq_u32(u, vdupq_n_u32(0x400000));
+    vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(v, v), r, quiet), 16));
+}
 
 #endif
 

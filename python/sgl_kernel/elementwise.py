@@ -22,6 +22,9 @@ _concat_mla_absorb_q = operator("concat_mla_absorb_q")
 _copy_to_gpu_no_ce = operator("copy_to_gpu_no_ce")
 _downcast_fp8 = operator("downcast_fp8")
 _apply_rope = operator("apply_rope_pos_ids_cos_sin_cache")
+_dsv4_q_norm_rope = operator("dsv4_fused_q_norm_rope")
+_dsv4_k_norm_rope = operator("dsv4_fused_k_norm_rope_flashmla")
+_dsv4_q_indexer = operator("dsv4_fused_q_indexer_rope_hadamard_quant")
 
 
 def _pdl(enable_pdl, tensor):
@@ -216,3 +219,32 @@ def apply_rope_with_cos_sin_cache_inplace(
         enable_pdl = fused is not None and _pdl(None, query)
     query, key = heads(query), heads(key)
     _apply_rope(query, key, query, key, cos_sin_cache, positions.long(), not is_neox, enable_pdl, value, k_buffer, v_buffer, cache_loc)
+
+
+@provided_by("dsv4")
+def dsv4_fused_q_norm_rope(
+    q_input: torch.Tensor, freqs_cis: torch.Tensor, positions: torch.Tensor, eps: float = 1e-6, q_output: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """q_input normalised to a mean square of 1, its last 64 elements rotated by their positions"""
+    if q_output is None:
+        q_output = torch.empty_like(q_input)
+    _dsv4_q_norm_rope(q_input, q_output, freqs_cis, positions, eps)
+    return q_output
+
+
+@provided_by("dsv4")
+def dsv4_fused_k_norm_rope_flashmla(
+    kv: torch.Tensor, kv_weight: torch.Tensor, freqs_cis: torch.Tensor, positions: torch.Tensor, out_loc: torch.Tensor, kvcache: torch.Tensor,
+    eps: float = 1e-6, page_size: int = 1,
+) -> None:
+    """Normalises kv, rotates its last 64 elements, quantises the others, and stores rows into FlashMLA's paged cache at out_loc."""
+    _dsv4_k_norm_rope(kv, kv_weight, freqs_cis, positions, out_loc, kvcache, eps, page_size)
+
+
+@provided_by("dsv4")
+def dsv4_fused_q_indexer_rope_hadamard_quant(
+    q_input: torch.Tensor, q_fp8: torch.Tensor, weight: torch.Tensor, weights_out: torch.Tensor, weight_scale: float, freqs_cis: torch.Tensor,
+    positions: torch.Tensor,
+) -> None:
+    """q_fp8 = e4m3(hadamard(q_input with its last 64 elements rotated) / scale of the head); weights_out = weight * weight_scale * scale"""
+    _dsv4_q_indexer(q_input, q_fp8, weight, weights_out, weight_scale, freqs_cis, positions)

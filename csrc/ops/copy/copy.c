@@ -4,6 +4,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "sgl_kernel/copy.h"
 
 /* memcpy is as fast as the machine, and downcast_fp8 is rare: the reference is the only version on the CPU. */
@@ -194,6 +195,17 @@ static sgk_status downcast_cuda(const sgk_match *m, const struct downcast_args *
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
+static sgk_status check_places(const sgk_match *m, const struct downcast_args *a, const void *loc)
+{
+    for (int64_t t = 0; t < a->tokens; ++t) {
+        const int64_t at = load_index(loc, t, a->wide_loc ? SGK_I64 : SGK_I32);
+        SGK_REQUIRE(at >= INT32_MIN && at <= INT32_MAX && at * a->mult + a->offset >= 0 && at * a->mult + a->offset < a->places, SGK_BAD_ARG,
+                    "%s: loc[%lld] is %lld, expected a place from 0 to %lld once it is times %lld plus %lld", m->op, (long long)t, (long long)at,
+                    (long long)a->places - 1, (long long)a->mult, (long long)a->offset);
+    }
+    return SGK_OK;
+}
+
 sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const DLTensor *k, const DLTensor *v, const DLTensor *k_scale,
                             const DLTensor *v_scale, const DLTensor *loc, int64_t mult, int64_t offset, const sgk_exec *exec)
 {
@@ -224,13 +236,10 @@ sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const 
         .dtype    = m.dtype,
         .wide_loc = sgk_dtype_at(loc) == SGK_I64,
     };
-    for (int64_t t = 0; t < a.tokens && !sgk_on_gpu(&m); ++t) {
-        const int64_t at = load_index(a.loc, t, sgk_dtype_at(loc));
-        SGK_REQUIRE(at >= INT32_MIN && at <= INT32_MAX && at * mult + offset >= 0 && at * mult + offset < a.places, SGK_BAD_ARG,
-                    "%s: loc[%lld] is %lld, expected a place from 0 to %lld once it is times %lld plus %lld", m.op, (long long)t, (long long)at,
-                    (long long)a.places - 1, (long long)mult, (long long)offset);
-    }
     SGK_NO_SCRATCH(exec);
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, &loc, 1, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_places(&m, &a, host.data[0]) : SGK_OK));
     if (a.tokens == 0 || a.dim == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return downcast_cuda(&m, &a, exec);
     return sgk_cpu_run(m.op, downcast_cpu, &a, a.tokens, sgk_cpu_grain(6 * a.dim), exec);

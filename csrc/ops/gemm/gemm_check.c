@@ -107,8 +107,11 @@ static void check_linear_refused(sgk_dtype dtype)
     check_done(0, 0);
 }
 
+void check_embed(void);
+
 void check_gemm(void)
 {
+    check_embed();
     static const sgk_dtype formats[]                  = { SGK_F32, SGK_F16, SGK_BF16 };
     static const struct { int64_t m, n, k; } shapes[] = {
         { 0, 5, 7 },

@@ -59,9 +59,10 @@ static void check_bitmask_one_row(sgk_dtype dtype)
 
 static void check_bitmask_refused(double index)
 {
-    if (check_on_gpu() || !check_case("apply_token_bitmask_inplace_cuda_index_%g", index)) return;
+    if (!check_case("apply_token_bitmask_inplace_cuda_index_%g", index)) return;
     const double  indices_[] = { 2, index };
     check_tensor *logits = check_inout(SGK_F32, 2, (int64_t)3, (int64_t)64), *bitmask = masks(3, 2), *indices = check_values(SGK_I32, indices_, 1, (int64_t)2);
+    check_switches.check_indices = SGK_ON;
     CHECK_REFUSED(SGK_BAD_ARG, "indices[1] is", sgk_apply_token_bitmask_inplace(T(logits), T(bitmask), T(indices), check_exec));
     check_done(0, 0);
 }

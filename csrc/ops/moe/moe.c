@@ -3,6 +3,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "sgl_kernel/moe.h"
 
 SGK_CPU_DECL(moe_sum);
@@ -50,15 +51,22 @@ enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1,
        THREADS    = 256,
        STEPS      = 4 };          /* the last two as in the kernels */
 
-/* On the CPU an index is checked before anything is written; a GPU leaves out what would be outside. */
-static sgk_status check_indices(const sgk_match *m, const DLTensor *index, const char *name, int64_t limit)
+static sgk_status check_below(const sgk_match *m, const void *index, const DLTensor *t, const char *name, int64_t limit)
 {
-    const sgk_dtype dtype = sgk_dtype_at(index);
-    for (int64_t i = 0, n = sgk_numel(index); i < n && !sgk_on_gpu(m); ++i) {
-        const int64_t at = load_index(sgk_data(index), i, dtype);
+    const sgk_dtype dtype = sgk_dtype_at(t);
+    for (int64_t i = 0, n = sgk_numel(t); i < n; ++i) {
+        const int64_t at = load_index(index, i, dtype);
         SGK_REQUIRE(at >= 0 && at < limit, SGK_BAD_ARG, "%s: %s[%lld] is %lld, expected 0 to %lld", m->op, name, (long long)i, (long long)at, (long long)limit - 1);
     }
     return SGK_OK;
+}
+
+/* Where the host can read it, an index is checked before anything is written; otherwise the GPU leaves out what would be outside. */
+static sgk_status check_indices(const sgk_match *m, const DLTensor *t, const char *name, int64_t limit, const sgk_exec *exec)
+{
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m->op, m->device, &t, 1, exec));
+    return sgk_indices_done(&host, host.known ? check_below(m, host.data[0], t, name, limit) : SGK_OK);
 }
 
 /* ---- shuffle_rows -------------------------------------------------------------------------------------------------- */
@@ -82,8 +90,8 @@ sgk_status sgk_shuffle_rows(const DLTensor *output, const DLTensor *input, const
     SGK_MATCH(&m, input, "S C", 1u << m.dtype);
     SGK_MATCH(&m, dst2src_map, "D", SGK_ANY_INDEX);
     SGK_TRY(sgk_match_done(&m));
-    SGK_TRY(check_indices(&m, dst2src_map, "dst2src_map", SGK_DIM(&m, 'S')));
     SGK_NO_SCRATCH(exec);
+    SGK_TRY(check_indices(&m, dst2src_map, "dst2src_map", SGK_DIM(&m, 'S'), exec));
 
     const int64_t                  size = sgk_dtype_size(m.dtype);
     const struct shuffle_rows_args a    = {
@@ -171,8 +179,8 @@ sgk_status sgk_apply_shuffle_mul_sum(const DLTensor *output, const DLTensor *inp
     SGK_REQUIRE(terms * tokens == SGK_DIM(&m, 'P'), SGK_BAD_ARG, "%s: permutation has size %lld, expected a multiple of the %lld rows of output", m.op,
                 (long long)SGK_DIM(&m, 'P'), (long long)tokens);
     SGK_TRY(sgk_match_done(&m));
-    SGK_TRY(check_indices(&m, permutation, "permutation", SGK_DIM(&m, 'S')));
     SGK_NO_SCRATCH(exec);
+    SGK_TRY(check_indices(&m, permutation, "permutation", SGK_DIM(&m, 'S'), exec));
     struct moe_sum_args a = {
         .output           = sgk_data(output),
         .input            = sgk_data(input),
