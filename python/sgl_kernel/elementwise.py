@@ -7,10 +7,6 @@ from typing import Optional
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
 from sgl_kernel.utils import is_arch_support_pdl
 
-_rmsnorm = operator("rmsnorm")
-_fused_add_rmsnorm = operator("fused_add_rmsnorm")
-_gemma_rmsnorm = operator("gemma_rmsnorm")
-_gemma_fused_add_rmsnorm = operator("gemma_fused_add_rmsnorm")
 _silu_and_mul = operator("silu_and_mul")
 _silu_and_mul_experts = operator("silu_and_mul_experts")
 _gelu_and_mul = operator("gelu_and_mul")
@@ -33,44 +29,44 @@ def _pdl(enable_pdl, tensor):
     return tensor.is_cuda and is_arch_support_pdl() if enable_pdl is None else enable_pdl
 
 
-@provided_by("norm")
-def rmsnorm(
-    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
-    enable_pdl: Optional[bool] = None,
-) -> torch.Tensor:
-    """out[i] = input[i] * weight / sqrt(mean(input[i] ** 2) + eps)"""
-    if out is None:
-        out = torch.empty_like(input)
-    _rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
-    return out
+def _norm(name, doc):
+    op = operator(name)
+
+    def norm(
+        input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
+        enable_pdl: Optional[bool] = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(input)
+        op(out, input, weight, eps, _pdl(enable_pdl, input))
+        return out
+
+    return _named(norm, name, doc)
 
 
-@provided_by("norm")
-def fused_add_rmsnorm(
-    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
-) -> None:
-    """residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded"""
-    _fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+def _fused_add_norm(name, doc):
+    op = operator(name)
+
+    def fused_add_norm(
+        input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+    ) -> None:
+        op(input, residual, weight, eps, _pdl(enable_pdl, input))
+
+    return _named(fused_add_norm, name, doc)
 
 
-@provided_by("norm")
-def gemma_rmsnorm(
-    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
-    enable_pdl: Optional[bool] = None,
-) -> torch.Tensor:
-    """out[i] = input[i] * (1 + weight) / sqrt(mean(input[i] ** 2) + eps)"""
-    if out is None:
-        out = torch.empty_like(input)
-    _gemma_rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
-    return out
+def _named(function, name, doc):
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return provided_by("norm")(function)
 
 
-@provided_by("norm")
-def gemma_fused_add_rmsnorm(
-    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
-) -> None:
-    """residual += input; input = gemma_rmsnorm(residual), the norm taken before the sum is rounded"""
-    _gemma_fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+rmsnorm = _norm("rmsnorm", "out[i] = input[i] * weight / sqrt(mean(input[i] ** 2) + eps)")
+gemma_rmsnorm = _norm("gemma_rmsnorm", "out[i] = input[i] * (1 + weight) / sqrt(mean(input[i] ** 2) + eps)")
+fused_add_rmsnorm = _fused_add_norm(
+    "fused_add_rmsnorm", "residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded")
+gemma_fused_add_rmsnorm = _fused_add_norm(
+    "gemma_fused_add_rmsnorm", "residual += input; input = gemma_rmsnorm(residual), the norm taken before the sum is rounded")
 
 
 @register_fake("rmsnorm_cpu")
