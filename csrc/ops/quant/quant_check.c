@@ -346,14 +346,18 @@ void check_quant(void)
     if (!check_small) check_gates(SGK_F16), check_gates(SGK_BF16);
     check_group_options();
     if (check_benching) {
-        check_rows(true, SGK_BF16, 64, 4096, true);
-        check_rows(true, SGK_BF16, 16384, 4096, true);
-        check_tensor_scale(SGK_BF16, 64, 4096, false, 0, true);
-        check_tensor_scale(SGK_BF16, 16384, 4096, false, 0, true);
-        check_tensor_scale(SGK_BF16, 16384, 4096, true, 0.01, true);
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 64, 56, 128, ALIGNED, .fuse = false });
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 16384, 56, 128, ALIGNED, .fuse = false });
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit", 1, SGK_BF16, SGK_E4M3, 1, 16384, 56, 128, ROW_MAJOR, .fuse = false });
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 8192, 16, 128, PACKED, .fuse = true });
+        const char *const v1 = "sgl_per_token_group_quant_8bit", *const v2 = "sgl_per_token_group_quant_8bit_v2";
+        for (int64_t rows = 64; rows <= 16384; rows += 16384 - 64) {
+            check_rows(true, SGK_BF16, rows, 7168, true);
+            check_tensor_scale(SGK_BF16, rows, 7168, false, 0, true);
+            check_tensor_scale(SGK_BF16, rows, 7168, true, 0.01, true);
+            check_groups((group_case){ v2, 2, SGK_BF16, SGK_E4M3, 1, rows, 56, 128, ALIGNED, .fuse = false });
+            check_groups((group_case){ v2, 2, SGK_BF16, SGK_E4M3, 1, rows, 56, 128, PACKED, .fuse = false });
+            check_groups((group_case){ v1, 1, SGK_BF16, SGK_E4M3, 1, rows, 56, 128, ROW_MAJOR, .fuse = false });
+            check_groups((group_case){ v2, 2, SGK_BF16, SGK_E4M3, 1, rows, 28, 128, PACKED, .fuse = true });
+            check_norm((group_case){ .dtype = SGK_BF16, .code = SGK_E4M3, .rows = rows, .groups = 56, .group = 128, .layout = ALIGNED }, false);
+            check_norm((group_case){ .dtype = SGK_BF16, .code = SGK_E4M3, .rows = rows, .groups = 56, .group = 128, .layout = ALIGNED }, true);
+        }
+        check_groups((group_case){ v2, 2, SGK_BF16, SGK_I8, 1, 16384, 56, 128, ROW_MAJOR, .fuse = false });
     }
 }
