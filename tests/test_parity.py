@@ -29,6 +29,8 @@ OWN_OPERATORS = {
     "silu_and_mul_experts": "silu_and_mul for rows of the experts that are here, which the engine compiles for itself",
     "gelu_quick": "released for ROCm alone",
     "timestep_embedding_out": "timestep_embedding as torch.compile takes it: the released operator returns its argument",
+    "fused_rmsnorm_quant": "seen between two releases, and in none",
+    "fused_add_rmsnorm_quant": "the same",
     "top_k_top_p_sampling_from_probs_seeded": "the released operator with its seeds as a tensor, for graphs and for torch before 2.13",
 }
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
@@ -50,6 +52,8 @@ OWN_FUNCTIONS = {
     "gemm.linear": "as the operator",
     "sampling.softmax": "as the operator",
     "elementwise.gelu_quick": "as the operator",
+    "elementwise.fused_rmsnorm_quant": "as the operator",
+    "elementwise.fused_add_rmsnorm_quant": "as the operator",
 }
 # Parameters of ours behind the released ones, keyword only.
 OWN_PARAMETERS = {

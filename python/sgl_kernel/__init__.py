@@ -23,6 +23,8 @@ from sgl_kernel.elementwise import (
     dsv4_fused_q_indexer_rope_hadamard_quant,
     dsv4_fused_q_norm_rope,
     fused_add_rmsnorm,
+    fused_add_rmsnorm_quant,
+    fused_rmsnorm_quant,
     gelu_and_mul,
     gelu_quick,
     gelu_tanh_and_mul,

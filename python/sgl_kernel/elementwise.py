@@ -7,6 +7,8 @@ from typing import Optional
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
 from sgl_kernel.utils import is_arch_support_pdl
 
+_fused_rmsnorm_quant = operator("fused_rmsnorm_quant")
+_fused_add_rmsnorm_quant = operator("fused_add_rmsnorm_quant")
 _silu_and_mul = operator("silu_and_mul")
 _silu_and_mul_experts = operator("silu_and_mul_experts")
 _gelu_and_mul = operator("gelu_and_mul")
@@ -94,6 +96,25 @@ def _gated_output(input, out):
     assert input.shape[:-1] == out.shape[:-1], f"{input.shape[:-1]} != {out.shape[:-1]}"
     assert input.shape[-1] == 2 * out.shape[-1], f"{input.shape[-1]} != {2 * out.shape[-1]}"
     return out
+
+
+@provided_by("quant")
+def fused_rmsnorm_quant(
+    input: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int, quant_eps: float,
+    fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """rmsnorm, then the first version of sgl_per_token_group_quant_8bit, in one pass. The layout of the scales is that of output_s."""
+    _fused_rmsnorm_quant(input, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
+
+
+@provided_by("quant")
+def fused_add_rmsnorm_quant(
+    input: torch.Tensor, residual: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int,
+    quant_eps: float, fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """residual += input, then fused_rmsnorm_quant of the sum, the norm taken before it is rounded"""
+    _fused_add_rmsnorm_quant(
+        input, residual, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
 
 
 @provided_by("act")
