@@ -40,6 +40,7 @@ enum { CPU  = 1,
 #define NEW_WITH(k, i, dim, size) torch_new_with(f, k, i, dim, size)
 #define GIVEN(k, i)               torch_given(f, k, i)
 #define SIZE(i, dim)              torch_size(f, i, dim)
+#define DIMS(i)                   (T(i) ? T(i)->ndim : 0)
 #define DTYPE(i)                  torch_dtype_of(f, i)
 #define OUT_INT(k)                (&f->value[k].number)
 #define OUT_FLOAT(k)              (&f->value[k].real)
