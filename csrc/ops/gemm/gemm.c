@@ -2,12 +2,13 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/tensor_map.h"
 #include "sgl_kernel/gemm.h"
 
 SGK_CPU_DECL(linear);
 static const sgk_cpu_impl linear_cpu[] = SGK_CPU_IMPLS(linear);
 
-/* Every build of the three kernels. */
+/* Every build of the four kernels. */
 /* clang-format off */
 #define VECTOR(type, dtype, rows) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows, SGK_GENERAL), dtype, rows }
@@ -31,6 +32,24 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     MMAS("f16", SGK_F16), MMAS("bf16", SGK_BF16),
 };
 
+/* The names of the macros are explained in the kernel. `groups` and `blocks` of 64 rows are the first operand's side of the tile. */
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages)                                                                      \
+    { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks    \
+                 " -DBN=" #bn " -DSTAGES=" #stages, SGK_ARCH_90A), dtype, swap, groups, 64 * groups * blocks, bn, stages }
+#define WGMMAS(type, dtype)                 \
+    WGMMA(type, dtype, 0, 2, 1, 256, 4),    \
+    WGMMA(type, dtype, 0, 2, 1, 224, 4),    \
+    WGMMA(type, dtype, 0, 2, 1, 192, 4),    \
+    WGMMA(type, dtype, 0, 2, 1, 160, 5),    \
+    WGMMA(type, dtype, 0, 2, 1, 128, 6),    \
+    WGMMA(type, dtype, 1, 2, 1, 128, 6),    \
+    WGMMA(type, dtype, 1, 2, 1,  64, 8),    \
+    WGMMA(type, dtype, 1, 2, 1,  32, 10),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 20)
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int groups, rows, bn, stages; } wgmma_builds[] = {
+    WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
+};
+
 /* The last row of a format takes any strides, addresses and K. */
 #define SIMT(type, dtype, pieces) \
     { SGK_KERNEL("gemm/gemm_simt.cu", "linear_simt", "-DT=" type " -DPIECES=" #pieces, SGK_GENERAL), dtype, pieces }
@@ -39,7 +58,7 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 };
 /* clang-format on */
 
-const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
+const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
 
 static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -105,6 +124,85 @@ static struct mma_build *choose_mma(const struct linear_args *a, bool batch_inva
         if (!best || time < least_time) best = b, least_time = time;
     }
     return best;
+}
+
+/* ---- sm_90a ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    struct wgmma_build *build;
+    int                 cast, split;
+} wgmma_plan;
+
+/* What the form for sm_90a reads and writes: rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
+static bool wgmma_takes(const struct linear_args *a)
+{
+    const int64_t most = INT32_MAX - 4096;
+    return a->dtype != SGK_F32 && a->depth > 0 && a->columns % 8 == 0 && a->rows < most && a->columns < most && a->depth < most &&
+           (a->rows == 1 || a->input_stride >= a->depth) && (a->columns == 1 || a->weight_stride >= a->depth);
+}
+
+static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const char *why, int ordinal, int multiprocessors, const sgk_exec *exec,
+                               const struct linear_args *a)
+{
+    const struct wgmma_build *b     = plan->build;
+    const int                 chunk = b->bn % 64 ? 32 : 64, blocks = plan->cast * plan->split;
+    const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
+    struct linear_wgmma_args  w     = {
+        .l            = *a,
+        .first_tiles  = (int32_t)ceil_div(first, (int64_t)b->rows * plan->cast),
+        .second_tiles = (int32_t)ceil_div(second, b->bn),
+        .band         = 8 / plan->cast,
+        .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH),
+        .cast         = plan->cast,
+        .split        = plan->split,
+        .by_tma       = a->out_dtype == a->dtype && sgk_in_pieces(a->out, a->out_stride, a->dtype) && (a->rows == 1 || a->out_stride >= a->columns),
+    };
+    const int            first_box = b->rows, second_box = b->bn / plan->cast;
+    const sgk_tensor_map input     = {
+        .dtype     = a->dtype,
+        .rank      = 2,
+        .data      = a->input,
+        .size      = { a->depth, a->rows },
+        .stride    = { 1, a->rows == 1 ? a->depth : a->input_stride },
+        .box       = { LINEAR_WGMMA_DEPTH, b->swap ? second_box : first_box },
+        .swizzle   = SGK_SWIZZLE_128,
+        .promotion = SGK_PROMOTE_256,
+    };
+    const sgk_tensor_map weight = {
+        .dtype     = a->dtype,
+        .rank      = 2,
+        .data      = a->weight,
+        .size      = { a->depth, a->columns },
+        .stride    = { 1, a->weight_stride },
+        .box       = { LINEAR_WGMMA_DEPTH, b->swap ? first_box : second_box },
+        .swizzle   = SGK_SWIZZLE_128,
+        .promotion = SGK_PROMOTE_256,
+    };
+    const sgk_tensor_map out = {
+        .dtype   = a->dtype,
+        .rank    = 2,
+        .data    = a->out,
+        .size    = { a->columns, a->rows },
+        .stride  = { 1, a->rows == 1 ? a->columns : a->out_stride },
+        .box     = { b->swap ? 64 : chunk, b->swap ? b->bn : 64 },
+        .swizzle = b->swap || chunk == 64 ? SGK_SWIZZLE_128 : SGK_SWIZZLE_64,
+    };
+    SGK_TRY(sgk_cuda_tensor_map(op, "input", &input, b->swap ? &w.second : &w.first));
+    SGK_TRY(sgk_cuda_tensor_map(op, "weight", &weight, b->swap ? &w.first : &w.second));
+    if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(op, "out", &out, &w.result));
+
+    /* A cluster that splits K has one tile; others walk through theirs. The last KiB aligns the slabs. */
+    const int64_t    clusters = (int64_t)w.first_tiles * w.second_tiles, at_once = multiprocessors / blocks;
+    const int64_t    results  = b->groups * (b->swap ? b->bn * 128 : 2 * 64 * chunk * 2);
+    const sgk_launch shape    = {
+        .grid          = { (plan->split > 1 ? clusters : least(clusters, at_once)) * blocks },
+        .block         = { 128u * (unsigned)(b->groups + 1) },
+        .shared_memory = (unsigned)(b->stages * (b->rows + b->bn) * 128 + results + 1024),
+        .cluster       = blocks > 1 ? (unsigned)blocks : 0,
+    };
+    if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cuda, %s %s %s, clusters of %d tiles x %d shares of K%s", op, b->kernel.file, b->kernel.entry,
+                                      b->kernel.defines, plan->cast, plan->split, why);
+    return sgk_cuda_launch(op, &plan->build->kernel, &shape, ordinal, exec, &w, sizeof w);
 }
 
 static sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
