@@ -1,20 +1,20 @@
 /*
  * out = input weight^T on the matrix units of sm_90a: persistent blocks, one warpgroup that starts the copies (TMA) and GROUPS that
- * multiply (wgmma), a ring of STAGES slabs of 64 in K between them, f32 sums in registers.
+ * multiply (wgmma), a ring of slabs of 64 in K between them, f32 sums in registers.
  *
  *   T        f16 or bf16
  *   SWAP     0: the first operand of the instruction is input, the second weight; 1: the other way round, for few rows of input
  *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
  *   BN       and BN rows of the second
- *   STAGES   slabs in shared memory
+ *   STAGES   parts of the ring, of SLABS slabs each
  *
  * What the cluster shares and adds up is told in gemm.h. With split > 1 a cluster has one tile, and its blocks reduce through each
  * other's shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
  * M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by the matrix units, or by memory when M is
  * small.
  *
- * Shared memory: slabs [STAGES] of first [64 GROUPS BLOCKS][64], second [BN][64], then results on their way out. The sums of a split are
- * laid over the slabs.
+ * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS BLOCKS][64], second [BN][64], then results on their way out. The sums of a
+ * split are laid over the slabs.
  */
 #include "barrier.cuh"
 #include "cp_async.cuh"
@@ -26,15 +26,15 @@
 
 #define ROWS         (64 * GROUPS * BLOCKS)
 #define FIRST_BYTES  (ROWS * 128)
-#define STAGE_BYTES  ((ROWS + BN) * 128)
+#define SLAB_BYTES   ((ROWS + BN) * 128)
+#define STAGE_BYTES  (SLABS * SLAB_BYTES)
 #define OUT          (STAGES * STAGE_BYTES)             /* where results begin */
-#define CHUNK        (BN % 64 ? 32 : 64)                /* columns that leave at once, SWAP = 0 */
+#define CHUNK        (BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
 #define CHUNK_BYTES  (64 * CHUNK * 2)
-#define OUT_BYTES    (SWAP ? BN * 128 : 2 * CHUNK_BYTES) /* of a warpgroup */
 #define MULTIPLIERS  (128 * GROUPS)                     /* threads */
 #define PITCH        (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
 
-#if SWAP ? BN % 16 || BN > 128 : BN % 32
+#if BN % (SWAP ? 16 : 32)
 #error "the macros do not fit each other"
 #endif
 
@@ -72,39 +72,28 @@ DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, in
 #endif
 }
 
-/* Through shared memory: `place` is this warpgroup's, `turn` says which half of it is next. */
+/* Through shared memory, in chunks: `place` has room for two, `turn` says which one is next. */
 DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t, int group, uint32_t place, int *turn)
 {
     const linear_args *l    = &a->l;
     const int          lane = t % 32, warp = t / 32;
 #if SWAP
-    const int   r   = warp * 16 + lane / 4;
-    const float low = linear_bias(l, n + r), high = linear_bias(l, n + r + 8);
-    if (t == 0) tma_store_wait_read(0);
-    named_sync(1 + group, 128);
+    const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
+#endif
     #pragma unroll
-    for (int j = 0; j < BN / 16; ++j) {                         /* [BN rows of out][64] */
-        const float *x   = d + 8 * j;
-        const int    row = 16 * j + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
-        stmatrix_x4_trans(place + row * 128 + (piece ^ (row & 7)) * 16,
-                          pack2(x[0] + low, x[1] + low, (const T *)0), pack2(x[2] + high, x[3] + high, (const T *)0),
-                          pack2(x[4] + low, x[5] + low, (const T *)0), pack2(x[6] + high, x[7] + high, (const T *)0));
-    }
-    async_fence();
-    named_sync(1 + group, 128);
-    if (t == 0) {
-        tma_store2(&a->result, (int)n, (int)m, place);
-        tma_store_commit();
-    }
-#else
-    #pragma unroll
-    for (int c = 0; c < BN / CHUNK; ++c, *turn ^= 1) {          /* [64 rows of out][CHUNK] */
+    for (int c = 0; c < BN / CHUNK; ++c, *turn ^= 1) {
         const uint32_t to = place + *turn * CHUNK_BYTES;
         if (t == 0) tma_store_wait_read(1);
         named_sync(1 + group, 128);
         #pragma unroll
         for (int j = 0; j < CHUNK / 16; ++j) {
-            const float  *x   = d + c * (CHUNK / 2) + 8 * j;
+            const float *x = d + c * (CHUNK / 2) + 8 * j;
+#if SWAP                                                        /* [CHUNK rows of out][64] */
+            const int row = 16 * j + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
+            stmatrix_x4_trans(to + row * 128 + (piece ^ (row & 7)) * 16,
+                              pack2(x[0] + low, x[1] + low, (const T *)0), pack2(x[2] + high, x[3] + high, (const T *)0),
+                              pack2(x[4] + low, x[5] + low, (const T *)0), pack2(x[6] + high, x[7] + high, (const T *)0));
+#else                                                           /* [64 rows of out][CHUNK] */
             const int     row = 16 * warp + lane % 16, piece = 2 * j + lane / 16;
             const int64_t k   = n + c * CHUNK + 16 * j + lane % 4 * 2;
             float         b[4] = { 0, 0, 0, 0 };
@@ -112,15 +101,15 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
             stmatrix_x4(to + (CHUNK == 64 ? row * 128 + (piece ^ (row & 7)) * 16 : row * 64 + (piece ^ (row >> 1 & 3)) * 16),
                         pack2(x[0] + b[0], x[1] + b[1], (const T *)0), pack2(x[2] + b[0], x[3] + b[1], (const T *)0),
                         pack2(x[4] + b[2], x[5] + b[3], (const T *)0), pack2(x[6] + b[2], x[7] + b[3], (const T *)0));
+#endif
         }
         async_fence();
         named_sync(1 + group, 128);
         if (t == 0) {
-            tma_store2(&a->result, (int)n + c * CHUNK, (int)m, to);
+            tma_store2(&a->result, (int)n + (SWAP ? 0 : c * CHUNK), (int)m + (SWAP ? c * CHUNK : 0), to);
             tma_store_commit();
         }
     }
-#endif
 }
 
 /* Into the block's share of a split: rows of out, PITCH apart. `row` counts in the tile, along the first operand. */
@@ -192,7 +181,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
     int                       stage = 0;
     uint32_t                  lap   = 0;
 
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == MULTIPLIERS) {
+        tma_prefetch_map(&a.first);
+        tma_prefetch_map(&a.second);
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&full[s]), 1);
@@ -200,7 +191,15 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         }
         mbarrier_init_done();
     }
-    cluster_sync();
+    if (a.cast > 1) {
+        cluster_sync();
+    } else if (group < GROUPS) {
+        named_sync(1 + GROUPS, MULTIPLIERS + 32);
+    } else if (t < 32) {                        /* the first copies need not wait for anybody */
+        __threadfence_block();
+        __syncwarp();
+        named_announce(1 + GROUPS, MULTIPLIERS + 32);
+    }
     pdl_wait();
 
     if (group == GROUPS) {
@@ -213,13 +212,18 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 const corner at = tile(&a, id, member);
                 const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n) + member * share;
                 for (int k = from; k < to; ++k) {
-                    const uint32_t arrived = shared_address(&full[stage]), slab = base + stage * STAGE_BYTES;
+                    const uint32_t arrived = shared_address(&full[stage]);
                     mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
                     mbarrier_expect(arrived, STAGE_BYTES);
-                    tma_load2(slab, &a.first, k * 64, first, arrived);
-                    if (a.cast == 1) tma_load2(slab + FIRST_BYTES, &a.second, k * 64, second, arrived);
-                    else tma_load2_multicast(slab + FIRST_BYTES + member * share * 128, &a.second, k * 64, second, arrived,
-                                             ((1u << a.cast) - 1) << (slice * a.cast));
+                    #pragma unroll
+                    for (int s = 0; s < SLABS; ++s) {
+                        const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
+                        const int      x    = (k * SLABS + s) * 64;
+                        tma_load2(slab, &a.first, x, first, arrived);
+                        if (a.cast == 1) tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
+                        else tma_load2_multicast(slab + FIRST_BYTES + member * share * 128, &a.second, x, second, arrived,
+                                                 ((1u << a.cast) - 1) << (slice * a.cast));
+                    }
                     if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
@@ -237,17 +241,20 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
             const corner at = tile(&a, id, member);
             int          last = 0;
             for (int k = from; k < to; ++k) {
-                const uint32_t slab = base + stage * STAGE_BYTES;
                 mbarrier_wait(shared_address(&full[stage]), lap);
-                const uint64_t x = wgmma_operand(slab + group * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                 wgmma_fence();
                 #pragma unroll
-                for (int i = 0; i < 4; ++i)
+                for (int s = 0; s < SLABS; ++s) {
+                    const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
+                    const uint64_t x = wgmma_operand(slab + group * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
-                    for (int b = 0; b < BLOCKS; ++b)
-                        wgmma(d[b], x + i * WGMMA_STEP + b * (8192 / 16), y + i * WGMMA_STEP, k > from || i > 0, (const T *)0);
+                    for (int i = 0; i < 4; ++i)
+                        #pragma unroll
+                        for (int b = 0; b < BLOCKS; ++b)
+                            wgmma(d[b], x + i * WGMMA_STEP + b * (8192 / 16), y + i * WGMMA_STEP, k > from || s > 0 || i > 0, (const T *)0);
+                }
                 wgmma_commit();
-                if (k > from) {                                             /* the slab before this one has been read */
+                if (k > from) {                                             /* the stage before this one has been read */
                     wgmma_wait(1);
                     release(shared_address(&empty[last]), a.cast, slice);
                 }
@@ -270,12 +277,12 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) {
                     const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
-                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * OUT_BYTES, &turn);
+                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * 2 * CHUNK_BYTES, &turn);
                     else put_directly(&a.l, d[b], m, n, t);
                 }
             }
         }
         if (t == 0) tma_store_wait_read(0);
     }
-    cluster_sync();             /* a block's shared memory is the cluster's until all are done */
+    if (blocks > 1) cluster_sync();         /* a block's shared memory is the cluster's until all are done */
 }
