@@ -174,6 +174,7 @@ SAMPLES = {
     "gelu_tanh_and_mul": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device)],
     "gelu_tanh_and_mul.v0_1_8": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), 0],
     "gelu_tanh_and_mul_cpu": lambda n, device: [random(n, 48, device=device)],
+    "timestep_embedding_out": lambda n, device: [torch.empty(n, 24, device=device), random(n, device=device), 24, True, 0.5, 1000.0, 10000],
     "gelu_quick": lambda n, device: [torch.empty(n, 24, device=device), random(n, 24, device=device)],
     "concat_mla_k": lambda n, device: [torch.empty(n, 4, 24, device=device), random(n, 4, 16, device=device), random(n, 1, 8, device=device)],
     "concat_mla_absorb_q": lambda n, device: [random(n, 4, 16, device=device), random(n, 4, 8, device=device), torch.empty(n, 4, 24, device=device)],
@@ -217,5 +218,10 @@ SAMPLES = {
                                                             -128.0, 127.0, False, True, None],
     "sgl_per_token_group_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device), 24, 1e-10, -448.0, 448.0],
     "sgl_per_token_group_quant_int8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device, torch.int8), 24, 1e-10, -128.0, 127.0],
+    "fused_rmsnorm_quant": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 3, device), random(48, device=device), 16, 1e-6, 1e-10,
+                                              -448.0, 448.0, False, False],
+    "fused_add_rmsnorm_quant": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1),
+                                                  *quantised(n, 48, 1, device, words=torch.int32), random(48, device=device), 16, 1e-6, 1e-10, -448.0, 448.0,
+                                                  True, False],
     "per_token_quant_int8_cpu": lambda n, device: [random(n, 48, device=device, dtype=torch.bfloat16)],
 }

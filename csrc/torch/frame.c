@@ -150,7 +150,7 @@ static bool decode(torch_frame *f, int i)
 
 static void release_item(const torch_value *v, torch_slot slot)
 {
-    if (v->base == TORCH_TENSOR) shim.aoti_torch_delete_tensor_object(torch_pointer(slot));
+    if (v->base == TORCH_TENSOR && slot) shim.aoti_torch_delete_tensor_object(torch_pointer(slot));
     else if (v->base == TORCH_STRING) shim.torch_delete_string(torch_pointer(slot));
     else if (v->base == TORCH_GENERATOR && shim.torch_delete_generator) shim.torch_delete_generator(torch_pointer(slot));
 }
@@ -290,10 +290,32 @@ const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim
     return torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, sizes);
 }
 
-const DLTensor *torch_same(torch_frame *f, int result, int argument)
+static void make(torch_frame *f, int result, torch_handle handle)
 {
-    f->same[result] = argument + 1;
+    const int at       = f->made_count++;
+    f->made[at].result = result;
+    f->made[at].item   = -1;
+    f->made[at].handle = handle;
+}
+
+const DLTensor *torch_given(torch_frame *f, int result, int argument)
+{
+    make(f, result, torch_pointer(f->in[argument]));
+    f->in[argument] = 0;                                        /* no longer the argument's to release */
     return f->given[argument];
+}
+
+sgk_status torch_alias(torch_frame *f, int result, int argument)
+{
+    const DLTensor *t      = f->given[argument];
+    const bool      cuda   = t->device.device_type == kDLCUDA;
+    torch_handle    handle = NULL;
+    SGK_REQUIRE(shim.aoti_torch_create_tensor_from_blob(t->data, t->ndim, t->shape, t->strides, 0, torch_dtype_from_dl(t->dtype),
+                                                        cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu(),
+                                                        cuda ? t->device.device_id : -1, &handle) == 0,
+                SGK_FAILED, "%s: torch could not make a tensor over the memory of %s", f->op->name, name_of(&f->op->schema.arg[argument], -1).text);
+    make(f, result, handle);
+    return SGK_OK;
 }
 
 int64_t *torch_numbers(torch_frame *f, size_t count)
@@ -329,7 +351,7 @@ static torch_slot result_slot(torch_frame *f, int k)
     if (v->list) return made_list(f, k, v->base == TORCH_TENSOR);
     switch (v->base) {
     case TORCH_TENSOR: {
-        const torch_slot slot = f->same[k] ? f->in[f->same[k] - 1] : made_tensor(f, k, -1);
+        const torch_slot slot = made_tensor(f, k, -1);
         return v->optional && slot ? torch_box(slot) : slot;
     }
     case TORCH_BOOL:   return f->value[k].truth;
@@ -349,7 +371,7 @@ static bool results_made(torch_frame *f)
     for (int k = 0; k < f->op->schema.nresults; ++k) {
         const torch_value *v = &f->op->schema.result[k];
         if (v->base != TORCH_TENSOR || v->list || v->optional) continue;
-        bool made = f->same[k] != 0;
+        bool made = false;
         for (int i = 0; i < f->made_count; ++i) made |= f->made[i].result == k && f->made[i].item < 0;
         if (!made) return refuse(f, SGK_FAILED, "%s: result %d was not made", f->op->name, k);
     }
@@ -457,8 +479,12 @@ void torch_run(const torch_op *op, torch_slot *stack, uint64_t nargs, uint64_t n
     f.stream       = NULL;
     f.made_count   = 0;
     f.number_count = 0;
+<<<<<<< HEAD
     memset(f.same, 0, sizeof f.same);
     f.drawn = NULL;
+=======
+    f.drawn        = NULL;
+>>>>>>> main
     for (int i = 0; i < TORCH_SCRATCH; ++i) f.scratch[i].handle = NULL;
     memset(f.value, 0, sizeof f.value);
     f.message[0] = 0;
@@ -480,11 +506,7 @@ void torch_run(const torch_op *op, torch_slot *stack, uint64_t nargs, uint64_t n
     const bool own = f.status != SGK_OK;
     if (own) status = f.status;
 
-    for (int i = 0; i < schema->nargs; ++i) {
-        bool handed_back = false;
-        for (int k = 0; status == SGK_OK && k < schema->nresults; ++k) handed_back |= f.same[k] == i + 1;
-        if (!handed_back) release_argument(&f, i);
-    }
+    for (int i = 0; i < schema->nargs; ++i) release_argument(&f, i);
     if (f.drawn) shim.aoti_torch_delete_tensor_object(f.drawn);
     for (int i = 0; i < TORCH_SCRATCH; ++i)
         if (f.scratch[i].handle) shim.aoti_torch_delete_tensor_object(f.scratch[i].handle);

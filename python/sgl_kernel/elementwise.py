@@ -7,15 +7,14 @@ from typing import Optional
 from sgl_kernel._ops import operator, provided_by, register_decomposition, register_fake, torch
 from sgl_kernel.utils import is_arch_support_pdl
 
-_rmsnorm = operator("rmsnorm")
-_fused_add_rmsnorm = operator("fused_add_rmsnorm")
-_gemma_rmsnorm = operator("gemma_rmsnorm")
-_gemma_fused_add_rmsnorm = operator("gemma_fused_add_rmsnorm")
+_fused_rmsnorm_quant = operator("fused_rmsnorm_quant")
+_fused_add_rmsnorm_quant = operator("fused_add_rmsnorm_quant")
 _silu_and_mul = operator("silu_and_mul")
 _silu_and_mul_experts = operator("silu_and_mul_experts")
 _gelu_and_mul = operator("gelu_and_mul")
 _gelu_tanh_and_mul = operator("gelu_tanh_and_mul")
 _gelu_quick = operator("gelu_quick")
+_timestep_embedding = operator("timestep_embedding_out")
 _rotary_embedding = operator("rotary_embedding")
 _concat_mla_k = operator("concat_mla_k")
 _concat_mla_absorb_q = operator("concat_mla_absorb_q")
@@ -32,44 +31,44 @@ def _pdl(enable_pdl, tensor):
     return tensor.is_cuda and is_arch_support_pdl() if enable_pdl is None else enable_pdl
 
 
-@provided_by("norm")
-def rmsnorm(
-    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
-    enable_pdl: Optional[bool] = None,
-) -> torch.Tensor:
-    """out[i] = input[i] * weight / sqrt(mean(input[i] ** 2) + eps)"""
-    if out is None:
-        out = torch.empty_like(input)
-    _rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
-    return out
+def _norm(name, doc):
+    op = operator(name)
+
+    def norm(
+        input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
+        enable_pdl: Optional[bool] = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(input)
+        op(out, input, weight, eps, _pdl(enable_pdl, input))
+        return out
+
+    return _named(norm, name, doc)
 
 
-@provided_by("norm")
-def fused_add_rmsnorm(
-    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
-) -> None:
-    """residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded"""
-    _fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+def _fused_add_norm(name, doc):
+    op = operator(name)
+
+    def fused_add_norm(
+        input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+    ) -> None:
+        op(input, residual, weight, eps, _pdl(enable_pdl, input))
+
+    return _named(fused_add_norm, name, doc)
 
 
-@provided_by("norm")
-def gemma_rmsnorm(
-    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
-    enable_pdl: Optional[bool] = None,
-) -> torch.Tensor:
-    """out[i] = input[i] * (1 + weight) / sqrt(mean(input[i] ** 2) + eps)"""
-    if out is None:
-        out = torch.empty_like(input)
-    _gemma_rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
-    return out
+def _named(function, name, doc):
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return provided_by("norm")(function)
 
 
-@provided_by("norm")
-def gemma_fused_add_rmsnorm(
-    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
-) -> None:
-    """residual += input; input = gemma_rmsnorm(residual), the norm taken before the sum is rounded"""
-    _gemma_fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+rmsnorm = _norm("rmsnorm", "out[i] = input[i] * weight / sqrt(mean(input[i] ** 2) + eps)")
+gemma_rmsnorm = _norm("gemma_rmsnorm", "out[i] = input[i] * (1 + weight) / sqrt(mean(input[i] ** 2) + eps)")
+fused_add_rmsnorm = _fused_add_norm(
+    "fused_add_rmsnorm", "residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded")
+gemma_fused_add_rmsnorm = _fused_add_norm(
+    "gemma_fused_add_rmsnorm", "residual += input; input = gemma_rmsnorm(residual), the norm taken before the sum is rounded")
 
 
 @register_fake("rmsnorm_cpu")
@@ -97,6 +96,25 @@ def _gated_output(input, out):
     assert input.shape[:-1] == out.shape[:-1], f"{input.shape[:-1]} != {out.shape[:-1]}"
     assert input.shape[-1] == 2 * out.shape[-1], f"{input.shape[-1]} != {2 * out.shape[-1]}"
     return out
+
+
+@provided_by("quant")
+def fused_rmsnorm_quant(
+    input: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int, quant_eps: float,
+    fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """rmsnorm, then the first version of sgl_per_token_group_quant_8bit, in one pass. The layout of the scales is that of output_s."""
+    _fused_rmsnorm_quant(input, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
+
+
+@provided_by("quant")
+def fused_add_rmsnorm_quant(
+    input: torch.Tensor, residual: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int,
+    quant_eps: float, fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """residual += input, then fused_rmsnorm_quant of the sum, the norm taken before it is rounded"""
+    _fused_add_rmsnorm_quant(
+        input, residual, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
 
 
 @provided_by("act")
@@ -137,6 +155,17 @@ def gelu_quick(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
     assert input.shape == out.shape, f"{input.shape} != {out.shape}"
     _gelu_quick(out, input)
     return out
+
+
+@provided_by("act")
+def timestep_embedding(
+    t: torch.Tensor, dim: int, flip_sin_to_cos: bool = False, downscale_freq_shift: float = 0.0, scale: float = 1, max_period: int = 10000,
+    dtype: torch.dtype = torch and torch.float32,
+):
+    """Rows of sines and cosines of t at dim / 2 frequencies from 1 down to 1 / max_period."""
+    output = torch.empty((t.shape[0], dim), dtype=dtype, device=t.device)
+    _timestep_embedding(output, t, dim, flip_sin_to_cos, downscale_freq_shift, scale, max_period)
+    return output
 
 
 @register_fake("silu_and_mul_cpu")

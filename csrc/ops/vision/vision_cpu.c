@@ -12,8 +12,8 @@ SGK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 SGK_INLINE int32_t byte_of(int32_t sum, int32_t shift)
 {
     sum >>= shift;
-    return sum < 0 ? 0 : sum > 255 ? 255
-                                   : sum;
+    sum = sum < 0 ? 0 : sum;
+    return sum > 255 ? 255 : sum;
 }
 
 /* Taps lie beside each other in a row, so rows are turned: pixel x of all of them is one vector. */

@@ -9,8 +9,8 @@ static uint8_t resampled(const struct image_side *s, int64_t i, const uint8_t *p
     int32_t sum = 1 << *s->shift >> 1;
     for (int64_t j = 0; j < s->taps; ++j) sum += s->weight[i * s->taps + j] * pixels[(s->first[i] + j) * stride];
     sum >>= *s->shift;
-    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255
-                                             : sum);
+    if (sum < 0) return 0;
+    return sum > 255 ? 255 : (uint8_t)sum;
 }
 
 /* Item: a row of a channel of the image. */
