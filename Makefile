@@ -3,6 +3,7 @@
 #   make run                     the main job: a small Llama continues two prompts
 #   make test                    build, check every operator on this CPU, compile the GPU packs, run the Python tests
 #   make test-gpu                the same checks on this machine's GPU, sanitizers too
+#   make test-aarch64            on x86-64: cross-compile for Arm and check every operator under qemu (packages: see the target)
 #   make bench                   figures of this machine, next to torch and transformers
 #
 # Variables
@@ -34,7 +35,7 @@ ARCHS   ?= $(GPU)
 CUDA_ON  = -DSGL_KERNEL_ENABLE_CUDA=ON "-DSGL_KERNEL_CUDA_ARCHS=$(1)" -DSGL_KERNEL_OBJECT_CACHE=$(CURDIR)/$(BUILD)/kernels
 CUDA_OFF = -DSGL_KERNEL_ENABLE_CUDA=OFF
 
-.PHONY: all build rebuild run test test-gpu bench format clean prerequisites
+.PHONY: all build rebuild run test test-aarch64 test-gpu bench format clean prerequisites
 all: build
 
 prerequisites:
@@ -71,6 +72,16 @@ test: $(call needs,run) $(call needs,test)
 
 test-gpu: $(call needs,run) $(call needs,test) build
 	$(Q)$(RUN_ENV) $(PY) tools/test_gpu.py --build $(BUILD)
+
+# gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user are the Debian packages. The CUDA code is compiled too; packs are the same for
+# every processor and are not made again.
+QEMU    := qemu-aarch64 -L /usr/aarch64-linux-gnu
+test-aarch64: $(call needs,build)
+	$(Q)PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(BUILD)/aarch64 -G Ninja --toolchain cmake/aarch64.cmake --log-level=WARNING \
+	    $(call CUDA_ON,) -DSGL_KERNEL_DEPS=$(CURDIR)/$(BUILD)/deps -DSGL_KERNEL_WERROR=ON
+	$(Q)PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)/aarch64 --target sgl_kernel sgk-check
+	$(Q)NM=aarch64-linux-gnu-nm $(PY) tools/check_symbols.py $(BUILD)/aarch64/libsgl_kernel.so
+	$(Q)echo ref neon | xargs -n 1 -P 2 env SGK_CHECK_EMULATOR="$(QEMU)" $(QEMU) $(BUILD)/aarch64/sgk-check --small --seed=$(SEED) --level
 
 bench: $(call needs,run) $(call needs,test) build
 	$(Q)$(RUN_ENV) $(PY) -m sgl_kernel bench --json $(BUILD)/bench.json --plot $(BUILD)/bench.png

@@ -150,15 +150,17 @@ static void check_fork(void)
     check_done(0, 0);
 }
 
-/* The pool of this process has its size; a program of our own is asked what it would be. */
+/* The pool of this process has its size; a program of our own is asked what it would be. SGK_CHECK_EMULATOR is the command, if any, that
+ * this program itself is running under. */
 static void check_thread_count(const char *wanted_threads, int expected)
 {
     if (!check_case("base_parallel_num_threads_%s", *wanted_threads ? wanted_threads : "empty")) return;
-    char          command[512], line[64] = "";
+    char          command[768], line[64] = "";
     char          path[400];
-    const ssize_t n     = readlink("/proc/self/exe", path, sizeof path - 1);
-    path[n > 0 ? n : 0] = 0;
-    snprintf(command, sizeof command, "SGK_NUM_THREADS='%s' '%s' --print-threads", wanted_threads, path);
+    const char   *emulator = getenv("SGK_CHECK_EMULATOR");
+    const ssize_t n        = readlink("/proc/self/exe", path, sizeof path - 1);
+    path[n > 0 ? n : 0]    = 0;
+    snprintf(command, sizeof command, "SGK_NUM_THREADS='%s' %.300s '%s' --print-threads", wanted_threads, emulator ? emulator : "", path);
     FILE      *f        = popen(command, "r");
     const bool answered = f && fgets(line, sizeof line, f);
     if (f) pclose(f);

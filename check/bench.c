@@ -2,9 +2,11 @@
  * Figures.
  *
  * On the CPU: batches long enough for the clock. On the GPU two figures: between events, and as nodes of a graph, which is how a serving
- * engine calls. The second-level cache is emptied before each call where the tensors would fit into it; tensors of less than 8 MB stay in it.
- * Each stands beside its limit time L = E + bytes / ceiling: E is an empty kernel as a graph node (0 on the CPU), the ceiling the copy
- * bandwidth C, or the read bandwidth R for an operator that writes next to nothing. All three are measured in this run.
+ * engine calls. Where the tensors would stay in the second-level cache, the calls take copies of them in turn, so that a copy has left the
+ * cache before it comes round again; tensors of less than 8 MB stay in it ("cached").
+ * Each stands beside its limit time L = E + the longer of bytes / ceiling and, for 16-bit floats, operations / matrix peak: E is an empty
+ * kernel as a graph node (0 on the CPU), the ceiling the copy bandwidth C, or the read bandwidth R for an operator that writes next to
+ * nothing. All are measured in this run, by this program; --ceilings brings in what another library reached, and the better of both counts.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -15,19 +17,23 @@
 #include "ops/probe/probe.h"
 #include "ops/probe/probe_ops.h"
 #endif
+#if SGK_HAVE_GEMM
+#include "sgl_kernel/gemm.h"
+#endif
 
 typedef struct {
     double copy, read;              /* bytes a second */
+    double matrix;                  /* bf16 operations a second of a large matrix product */
     double empty, call, bare;       /* seconds: a graph node; host time of a call, and of the driver's launch alone */
     size_t bytes;
     bool   known;
 } ceilings;
-static ceilings cpu_ceilings, gpu_ceilings;
+static ceilings cpu_ceilings, gpu_ceilings, outside[2];        /* outside: of the CPU, of the GPU, as --ceilings says */
 
 typedef struct {
     char   label[LABEL], level[16];
     double seconds, graph, spread, bytes, operations, limit, reference;
-    bool   gpu;
+    bool   gpu, cached;
 } figure;
 static figure *figures;
 static int     figure_count, figure_room;
@@ -35,11 +41,11 @@ static int     figure_count, figure_room;
 enum { BATCHES = 21,
        NODES   = 10,
        REPLAYS = 11 };
-enum { WARM_BYTES = 8 << 20 };         /* below, emptying the cache takes so long beside the call that its spread would hide the figure */
+enum { CACHED_BYTES = 8 << 20 };       /* what a call of this size needs was just written by the call before it */
 static double  times[BATCHES], batch_start, total_start, graph_seconds;
-static int     batches;
+static int     batches, nodes;
 static int64_t calls, batch_calls;
-static bool    calibrated, in_graph, flushing;
+static bool    calibrated, in_graph;
 
 double clock_now(void)
 {
@@ -97,8 +103,8 @@ static double bandwidth(int what, char *memory, size_t bytes, bool gpu)
     return (double)bytes * (what == READ ? 1 : 2) / median(seconds, 9);
 }
 
-/* NODES calls as nodes of a graph: seconds of one. */
-static double replayed(void)
+/* `count` calls as nodes of a graph: seconds of one. */
+static double replayed(int count)
 {
     double seconds[REPLAYS];
     for (int i = -2; i < REPLAYS; ++i) {
@@ -108,7 +114,7 @@ static double replayed(void)
         const double elapsed = gpu_elapsed(0);
         if (i >= 0) seconds[i] = elapsed;
     }
-    return median(seconds, REPLAYS) / NODES;
+    return median(seconds, REPLAYS) / count;
 }
 
 static double empty_node(char *memory)
@@ -122,56 +128,68 @@ static double empty_node(char *memory)
     if (!gpu_wait() || !gpu_capture_begin()) return NAN;
     for (int i = 0; i < NODES; ++i) need(sgk_probe_empty(&grid, &exec));
     if (!gpu_capture_end()) return NAN;
-    const double seconds = replayed();
+    const double seconds = replayed(NODES);
     gpu_graph_free();
     return seconds;
 }
 
-/* Host time of one call that enqueues a small kernel: through the library, or the driver's launch alone. Few enough at a time that the
- * GPU's queue never fills up. */
-static double call_cost(char *memory, bool bare)
+/* Host time of one call that enqueues a small kernel: through the library, and the driver's launch alone, in turns. The best of many rounds,
+ * because what disturbs a host's clock only ever adds; few enough calls at a time that the GPU's queue never fills up. */
+static void call_costs(char *memory, ceilings *c)
 {
-    enum { CALLS  = 200,
-           ROUNDS = 25 };
+    enum { CALLS  = 100,
+           ROUNDS = 60 };
     int64_t  count = 1024;
     DLTensor from = words(memory, &count, true), to = words(memory + 4096, &count, true);
     sgk_exec exec = SGK_EXEC_INIT;
     exec.stream   = gpu_stream();
-    double seconds[ROUNDS];
-    for (int r = -2; r < ROUNDS; ++r) {
+    c->call = c->bare = INFINITY;
+    for (int r = 0; r < ROUNDS; ++r) {
         const double start = clock_now();
-        for (int i = 0; i < CALLS; ++i) need(bare ? sgk_probe_copy_bare(memory + 4096, memory, count, exec.stream) : sgk_probe_copy(&to, &from, &exec));
-        if (r >= 0) seconds[r] = (clock_now() - start) / CALLS;
-        if (!gpu_wait()) return NAN;
+        for (int i = 0; i < CALLS; ++i) need(sgk_probe_copy(&to, &from, &exec));
+        const double called = clock_now();
+        if (!gpu_wait()) return;
+        const double bare = clock_now();
+        for (int i = 0; i < CALLS; ++i) need(sgk_probe_copy_bare(memory + 4096, memory, count, exec.stream));
+        const double launched = clock_now();
+        if (!gpu_wait()) return;
+        c->call = fmin(c->call, (called - start) / CALLS), c->bare = fmin(c->bare, (launched - bare) / CALLS);
     }
-    return median(seconds, ROUNDS);
 }
 
-/* Empties the second-level cache: reads twice its size, which leaves nothing to be written back. */
-static char  *flush_memory;
-static size_t flush_bytes;
-static double flush_seconds;                                /* as a graph node */
-
-static void flush(void)
+/* input @ weight^T in bf16, all of one size, random: operations a second, sustained. */
+static double matrix_peak(char *memory, bool gpu)
 {
-    int64_t  count = (int64_t)(flush_bytes / 4), blocks = count / PROBE_BLOCK;
-    DLTensor from = words(flush_memory, &count, true), sums = words(flush_memory + flush_bytes, &blocks, true);
+#if SGK_HAVE_GEMM
+    enum { ROUNDS = 7 };
+    const int64_t n        = gpu ? 8192 : 2048;
+    int64_t       shape[2] = { n, n };
+    DLTensor      matrix[3];
+    uint16_t     *values = malloc((size_t)(n * n) * 2);
+    if (!values) return NAN;
+    for (int64_t i = 0; i < n * n; ++i) values[i] = (uint16_t)((random_bits() & 0x807f) | (0x3f00 + (random_bits() & 0x80)));     /* +-0.5 to 2 */
+    for (int i = 0; i < 3; ++i) {
+        matrix[i] = (DLTensor){ .data = memory + (size_t)i * (size_t)(n * n) * 2, .device = { gpu ? kDLCUDA : kDLCPU, 0 }, .ndim = 2, .dtype = sgk_dtypes[SGK_BF16].dl, .shape = shape };
+        if (gpu) gpu_write(matrix[i].data, values, (size_t)(n * n) * 2);
+        else memcpy(matrix[i].data, values, (size_t)(n * n) * 2);
+    }
+    free(values);
     sgk_exec exec = SGK_EXEC_INIT;
-    exec.stream   = gpu_stream();
-    need(sgk_probe_read(&sums, &from, &exec));
-}
-
-static void prepare_flush(void)
-{
-    if (flush_memory) return;
-    flush_bytes  = (size_t)(2 * gpu_l2_bytes() / (4 * PROBE_BLOCK) + 1) * 4 * PROBE_BLOCK;
-    flush_memory = gpu_grab(flush_bytes + flush_bytes / PROBE_BLOCK);
-    flush();
-    if (!gpu_wait() || !gpu_capture_begin()) return;
-    for (int i = 0; i < NODES; ++i) flush();
-    if (!gpu_capture_end()) return;
-    flush_seconds = replayed();
-    gpu_graph_free();
+    if (gpu) exec.stream = gpu_stream();
+    double seconds[ROUNDS];
+    for (int i = -3; i < ROUNDS; ++i) {
+        const double start = clock_now();
+        if (gpu) gpu_stamp(0, 0);
+        need(sgk_linear(&matrix[2], &matrix[0], &matrix[1], NULL, &exec));
+        if (gpu) gpu_stamp(0, 1);
+        const double elapsed = gpu ? gpu_elapsed(0) : clock_now() - start;
+        if (i >= 0) seconds[i] = elapsed;
+    }
+    return 2.0 * (double)n * (double)n * (double)n / median(seconds, ROUNDS);
+#else
+    (void)memory, (void)gpu;
+    return NAN;
+#endif
 }
 
 static void measure(ceilings *c, bool gpu)
@@ -190,24 +208,77 @@ static void measure(ceilings *c, bool gpu)
     sgk_cpu_mask(~0u);
     c->copy = bandwidth(COPY, memory, c->bytes, gpu);
     if (gpu) c->copy = fmax(c->copy, bandwidth(DRIVER_COPY, memory, c->bytes, gpu));
-    c->read  = bandwidth(READ, memory, c->bytes, gpu);
+    c->read   = bandwidth(READ, memory, c->bytes, gpu);
+    c->matrix = matrix_peak(memory, gpu);
+    c->copy = fmax(c->copy, outside[gpu].copy), c->read = fmax(c->read, outside[gpu].read), c->matrix = fmax(c->matrix, outside[gpu].matrix);
     c->empty = gpu ? empty_node(memory) : 0;
-    if (gpu) c->call = call_cost(memory, false), c->bare = call_cost(memory, true);
+    if (gpu) call_costs(memory, c);
     sgk_cpu_mask(level->flags);
     if (gpu) gpu_give_back(memory);
     else free(memory);
-    printf("  %s: copy %.1f GB/s, read %.1f GB/s at %zu MB", gpu ? gpu_name() : "CPU", c->copy * 1e-9, c->read * 1e-9, c->bytes >> 20);
+    printf("  %s: copy %.1f GB/s, read %.1f GB/s at %zu MB, bf16 matrices %.2f TFLOP/s", gpu ? gpu_name() : "CPU", c->copy * 1e-9, c->read * 1e-9, c->bytes >> 20, c->matrix * 1e-12);
     if (gpu) printf(", an empty kernel in a graph %.2f us, a call from C %.2f us, the driver's launch alone %.2f us", c->empty * 1e6, c->call * 1e6, c->bare * 1e6);
     else printf(", %d threads", sgk_num_threads(NULL));
     printf("\n");
 }
 #else
-static void flush(void) {}
-static void prepare_flush(void) {}
-static double flush_seconds;
-static double replayed(void) { return NAN; }
+static double replayed(int count)
+{
+    (void)count;
+    return NAN;
+}
 static void measure(ceilings *c, bool gpu) { (void)gpu, c->known = true; }      /* without the probe family there is no limit to show */
 #endif
+
+bool bench_ceilings(const char *text)
+{
+    double     copy, read, matrix;
+    const bool gpu = !strncmp(text, "cuda:", 5);
+    int        end = 0;
+    if (!gpu && strncmp(text, "cpu:", 4)) return false;
+    if (sscanf(text + (gpu ? 5 : 4), "%lf,%lf,%lf%n", &copy, &read, &matrix, &end) != 3 || text[(gpu ? 5 : 4) + end]) return false;
+    outside[gpu] = (ceilings){ .copy = copy, .read = read, .matrix = matrix };
+    return true;
+}
+
+/* ---- the case's tensors on the GPU, and copies of them ---- */
+static char  *copies;
+static size_t copies_room, set_bytes;
+static int    sets;                                     /* of tensors: the case's own, and its copies */
+static void  *home[MAX_TENSORS];
+
+/* The call that comes next finds its tensors in set number `set`; 0 are the case's own. */
+static void use_set(int set)
+{
+    char *place = copies + (size_t)(set - 1) * set_bytes;
+    for (int i = 0; i < tensor_count; ++i) {
+        tensors[i].device = set ? place : home[i];
+        place += (tensor_block_size(&tensors[i]) + 511) / 512 * 512;
+    }
+}
+
+/* So many sets that three times the second-level cache is touched between two uses of one. */
+static void make_sets(void)
+{
+    const int64_t bytes = (int64_t)tensors_bytes(), cache = gpu_l2_bytes();
+    set_bytes = 0;
+    for (int i = 0; i < tensor_count; ++i) {
+        home[i] = tensors[i].device;
+        set_bytes += (tensor_block_size(&tensors[i]) + 511) / 512 * 512;
+    }
+    sets  = bytes < CACHED_BYTES || bytes >= 4 * cache ? 1 : 1 + (int)((3 * cache + bytes - 1) / bytes);
+    nodes = (NODES + sets - 1) / sets * sets;
+    if ((size_t)(sets - 1) * set_bytes > copies_room) {
+        if (copies) gpu_give_back(copies);
+        copies_room = (size_t)(sets - 1) * set_bytes;
+        copies      = gpu_grab(copies_room);
+    }
+    for (int set = 1; set < sets; ++set) {
+        use_set(set);
+        for (int i = 0; i < tensor_count; ++i) gpu_copy(tensors[i].device, home[i], tensor_block_size(&tensors[i]));
+    }
+    use_set(0);
+}
 
 /* ---- the calls of one case ---- */
 void bench_start(void)
@@ -216,8 +287,7 @@ void bench_start(void)
     if (!c->known) measure(c, level->gpu);
     batches = 0, calls = 0, batch_calls = 1, calibrated = false, graph_seconds = NAN;
     if (level->gpu) {
-        flushing = (int64_t)tensors_bytes() >= WARM_BYTES && (int64_t)tensors_bytes() < 4 * gpu_l2_bytes();
-        if (flushing) prepare_flush();
+        make_sets();
         in_graph = !check_switches.no_graph && gpu_wait() && gpu_capture_begin();
     }
     batch_start = total_start = clock_now();
@@ -225,9 +295,9 @@ void bench_start(void)
 
 static bool more_on_gpu(void)
 {
-    if (in_graph && calls == NODES) {
+    if (in_graph && calls == nodes) {
         if (gpu_capture_end()) {
-            graph_seconds = replayed() - (flushing ? flush_seconds : 0);
+            graph_seconds = replayed(nodes);
             gpu_graph_free();
         }
         in_graph = false;
@@ -238,7 +308,7 @@ static bool more_on_gpu(void)
         batches = BATCHES;
         return false;
     }
-    if (flushing) flush();
+    use_set((int)(calls % sets));
     if (!in_graph) gpu_stamp((int)calls, 0);
     return true;
 }
@@ -253,6 +323,7 @@ bool bench_more(void)
 void bench_called(void)
 {
     if (level->gpu) {
+        use_set(0);
         if (!in_graph) gpu_stamp((int)calls, 1);
         ++calls;
         return;
@@ -267,14 +338,16 @@ void bench_called(void)
 }
 
 /* ---- what came out ---- */
-static double limit_seconds(double bytes)
+static double limit_seconds(double bytes, double operations)
 {
     const ceilings *c       = level->gpu ? &gpu_ceilings : &cpu_ceilings;
     size_t          written = 0;
     for (int i = 0; i < tensor_count; ++i)
         if (tensors[i].written) written += tensors[i].span;
     const double ceiling = 10 * written < tensors_bytes() ? c->read : c->copy;
-    return ceiling > 0 && bytes > 0 ? c->empty + bytes / ceiling : NAN;
+    const bool   halves  = tensor_count && (tensors[0].dtype == SGK_F16 || tensors[0].dtype == SGK_BF16);
+    if (!(ceiling > 0) || bytes <= 0) return NAN;
+    return c->empty + fmax(bytes / ceiling, halves && c->matrix > 0 ? operations / c->matrix : 0);
 }
 
 static double best_time(const figure *f) { return isfinite(f->graph) ? f->graph : f->seconds; }
@@ -288,7 +361,7 @@ void bench_figure(double bytes, double operations)
         if (!figures) abort();
     }
     figure *f = &figures[figure_count++];
-    *f        = (figure){ .seconds = median(times, batches), .graph = graph_seconds, .bytes = bytes, .operations = operations, .limit = limit_seconds(bytes), .reference = reference_seconds, .gpu = level->gpu };
+    *f        = (figure){ .seconds = median(times, batches), .graph = graph_seconds, .bytes = bytes, .operations = operations, .limit = limit_seconds(bytes, operations), .reference = reference_seconds, .gpu = level->gpu, .cached = level->gpu && tensors_bytes() < CACHED_BYTES };
     f->spread = (times[batches * 3 / 4] - times[batches / 4]) / 2 / f->seconds;
     snprintf(f->label, LABEL, "%s", label);
     snprintf(f->level, sizeof f->level, "%s", level->name);
@@ -297,7 +370,7 @@ void bench_figure(double bytes, double operations)
     if (f->gpu) printf(", in a graph %8.2f us", f->graph * 1e6);
     printf(" +/- %2.0f%% %8.1f GB/s %9.1f GFLOP/s", 100 * f->spread, bytes / best_time(f) * 1e-9, operations / best_time(f) * 1e-9);
     if (isfinite(f->limit)) printf("  %4.0f%% of the limit", 100 * f->limit / best_time(f));
-    printf("  %.1f x ref\n", f->reference / best_time(f));
+    printf("  %.1f x ref%s\n", f->reference / best_time(f), f->cached ? ", cached" : "");
     fflush(stdout);
 }
 
@@ -317,6 +390,7 @@ static void ceilings_json(FILE *f, const char *name, const ceilings *c)
     fprintf(f, "{\"bytes\": %zu", c->bytes);
     member(f, "copy_gigabytes_per_second", c->copy * 1e-9);
     member(f, "read_gigabytes_per_second", c->read * 1e-9);
+    member(f, "matrix_teraflops", c->matrix * 1e-12);
     member(f, "empty_microseconds", c->empty * 1e6);
     member(f, "call_microseconds", c->call * 1e6);
     member(f, "driver_launch_microseconds", c->bare * 1e6);
@@ -348,7 +422,7 @@ void bench_json(FILE *f)
         member(f, "limit_microseconds", r->limit * 1e6);
         member(f, "share", r->limit / best_time(r));
         member(f, "times_reference", r->reference / best_time(r));
-        fprintf(f, "}");
+        fprintf(f, ", \"cached\": %s}", r->cached ? "true" : "false");
     }
     fprintf(f, "]\n");
 }

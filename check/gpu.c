@@ -169,6 +169,8 @@ void *gpu_grab(size_t bytes)
 void gpu_give_back(void *memory) { must(sgk_cuda_free(0, memory)); }
 void gpu_copy(void *to, const void *from, size_t bytes) { must(sgk_cuda_copy(0, to, from, bytes, stream)); }
 
+void gpu_write(void *to, const void *from, size_t bytes) { must(sgk_cuda_copy_from_host(0, to, from, bytes, stream)); }
+
 /* ---- graphs ---- */
 static sgk_cuda_graph *graph;
 static bool            capturing;

@@ -119,6 +119,7 @@ extern int         case_number, resume_after;           /* to go on behind a cas
 
 /* ---- figures (bench.c) ------------------------------------------------------------------------------------------- */
 double clock_now(void);                     /* seconds */
+bool bench_ceilings(const char *text);    /* "cpu:COPY,READ,MATRIX" or "cuda:...", in bytes and operations a second */
 void bench_start(void);
 bool bench_more(void);                    /* another call is wanted */
 void bench_called(void);
@@ -153,6 +154,7 @@ size_t gpu_free_bytes(void);
 void *gpu_grab(size_t bytes);
 void gpu_give_back(void *memory);
 void gpu_copy(void *to, const void *from, size_t bytes);
+void gpu_write(void *to, const void *from, size_t bytes);     /* from the host */
 
 /* ---- which version ran (versions.c) ------------------------------------------------------------------------------ */
 extern bool versions_wanted;
@@ -169,6 +171,7 @@ void report_json_failures(FILE *f);
 extern bool check_exhaustive;
 void check_base(void) __attribute__((weak));
 void check_formats(void) __attribute__((weak));
+void check_large(void);                            /* large.c: operators on more than 2^31 and 2^32 elements */
 int self_test(void);                               /* the program's exit status */
 bool run_guarded(const char *family, void (*check)(void));      /* false: it crashed */
 

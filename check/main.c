@@ -17,13 +17,15 @@ bool               first_level;
 
 static const check_level levels[] = {
     { "ref", 0, false },
-    { "avx2", SGK_CPU_AVX2, false },
-    { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512, false },
-    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, false },
-    { "cuda", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, true },
+#define LEVEL(name, flags) { #name, flags, false },
+    SGK_CPU_LEVELS(LEVEL)
+#undef LEVEL
+        { "cuda", ~0u, true },
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
-static bool level_asked[LEVELS], any_level_asked;
+#define NAME(name, flags) #name ", "
+#define LEVEL_NAMES       "ref, " SGK_CPU_LEVELS(NAME) "cuda"
+static bool level_asked[LEVELS], any_level_asked, large_only;
 
 /* Weak: a family without a check is reported by name instead of by the linker. */
 #define FAMILY(name) void check_##name(void) __attribute__((weak));
@@ -124,6 +126,10 @@ static void run_levels(unsigned have)
         if (versions_wanted && !any_level_asked && !levels[l].gpu && strcmp(levels[l].name, best)) continue;
         level = &levels[l];
         sgk_cpu_mask(level->flags);
+        if (large_only) {
+            run_family("large", check_large);
+            continue;
+        }
         if (level->gpu) gpu_watch_launches();
         for (int f = 0; f < FAMILIES; ++f) {
             if (level->gpu && f < 2) continue;              /* base and formats are about the CPU */
@@ -141,12 +147,14 @@ static void usage(FILE *f)
 {
     fprintf(f, "sgk-check [options]: compares every operator with its reference on this machine\n"
                "  --only=TEXT      cases whose name contains TEXT (may be repeated)\n"
-               "  --level=LEVEL    ref, avx2, avx512, avx512bf16 or cuda (may be repeated; all by default)\n"
+               "  --level=LEVEL    " LEVEL_NAMES " (may be repeated; all by default)\n"
                "  --seed=N         the random numbers of an earlier run\n"
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
+               "  --large          instead of all this, tensors of more than 2^31 and 2^32 elements (on the GPU, unless --level says otherwise: 30 GB)\n"
+               "  --ceilings=DEVICE:COPY,READ,MATRIX   what another library reached on cpu or cuda, bytes and bf16 operations a second\n"
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
                "  --self-test      broken functions that must be reported\n"
@@ -170,7 +178,7 @@ static void ask_level(const char *name)
             level_asked[l] = any_level_asked = true;
             return;
         }
-    fprintf(stderr, "sgk-check: --level=%s is none of ref, avx2, avx512, avx512bf16, cuda\n", name);
+    fprintf(stderr, "sgk-check: --level=%s is none of " LEVEL_NAMES "\n", name);
     exit(2);
 }
 
@@ -197,6 +205,8 @@ int main(int argc, char **argv)
            SMALL,
            EXHAUSTIVE,
            BENCH,
+           LARGE,
+           CEILINGS,
            LIST,
            VERSIONS,
            SELF_TEST,
@@ -212,6 +222,8 @@ int main(int argc, char **argv)
         { "small", no_argument, NULL, SMALL },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
+        { "large", no_argument, NULL, LARGE },
+        { "ceilings", required_argument, NULL, CEILINGS },
         { "list", no_argument, NULL, LIST },
         { "versions", no_argument, NULL, VERSIONS },
         { "self-test", no_argument, NULL, SELF_TEST },
@@ -229,12 +241,17 @@ int main(int argc, char **argv)
         case ONLY:
             if (only_count < 64) only[only_count++] = optarg;
             break;
-        case LEVEL:         ask_level(optarg); break;
-        case SEED:          check_seed = number("seed", optarg); break;
-        case THREADS:       number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
-        case SMALL:         check_small = true; break;
-        case EXHAUSTIVE:    check_exhaustive = true; break;
-        case BENCH:         check_benching = true; break;
+        case LEVEL:      ask_level(optarg); break;
+        case SEED:       check_seed = number("seed", optarg); break;
+        case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
+        case SMALL:      check_small = true; break;
+        case EXHAUSTIVE: check_exhaustive = true; break;
+        case BENCH:      check_benching = true; break;
+        case LARGE:      large_only = true; break;
+        case CEILINGS:
+            if (bench_ceilings(optarg)) break;
+            fprintf(stderr, "sgk-check: --ceilings=%s is not cpu: or cuda: and three numbers\n", optarg);
+            return 2;
         case LIST:          listing = true; break;
         case VERSIONS:      versions_wanted = true; break;
         case SELF_TEST:     self_testing = true; break;
@@ -256,13 +273,14 @@ int main(int argc, char **argv)
     printf("seed %llu\n", (unsigned long long)check_seed);
     if (self_testing) return self_test();
 
+    if (large_only && !any_level_asked) ask_level("cuda");
     run_levels(have);
     if (listing) {
         report_list();
         return 0;
     }
     if (versions_wanted) versions_print(NULL);
-    if (!only_count && !versions_wanted) report_missing_checks();
+    if (!only_count && !versions_wanted && !large_only) report_missing_checks();
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);

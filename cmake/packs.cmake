@@ -7,13 +7,18 @@ option(SGL_KERNEL_STRICT_TIME "A kernel that takes more than 8 seconds to compil
 
 find_package(Python3 REQUIRED COMPONENTS Interpreter)
 include(${CMAKE_CURRENT_LIST_DIR}/zstd.cmake)
-include(${CMAKE_CURRENT_LIST_DIR}/nvrtc.cmake)
 
 target_link_libraries(sgk_objects PRIVATE sgk_zstd)
 target_link_libraries(sgl_kernel PRIVATE sgk_zstd)
 if(TARGET sgk-check)
     target_link_libraries(sgk-check PRIVATE sgk_zstd)
 endif()
+
+# No architecture: the library reads packs that were made elsewhere (they are the same for every processor).
+if(NOT SGL_KERNEL_CUDA_ARCHS)
+    return()
+endif()
+include(${CMAKE_CURRENT_LIST_DIR}/nvrtc.cmake)
 
 file(GLOB pack_tool_sources CONFIGURE_DEPENDS tools/pack/*.c)
 add_executable(sgk-pack ${pack_tool_sources} ${objects})

@@ -35,8 +35,6 @@ def test_timestep_embedding_compiles(device):
 
 def test_weak_ref_tensor_passes_others_on():
     assert weak_ref_tensor(None) is None and weak_ref_tensor(7) == 7
-    with pytest.raises(RuntimeError, match="weak_ref_tensor expects a CUDA tensor"):
-        weak_ref_tensor(torch.zeros(3))
 
 
 def test_weak_ref_tensor(gpu):

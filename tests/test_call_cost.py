@@ -1,7 +1,7 @@
 """The cost of a call from Python next to torch's add_, in the same run: `.default`, positional, outputs given.
 
-What is judged is a call with as many tensors as add_ has, so that it is the binding that is compared. Each further argument of an
-operator costs about 0.2 us in torch's own Python layer; rmsnorm, with five, is printed."""
+Two comparisons are judged. silu_and_mul has as many tensors as add_ and stands beside `a.add_(b)`, which skips torch.ops and its conversion of
+arguments by schema. rmsnorm, with three tensors and two numbers, stands beside add_ called the way our operators are: torch.ops.aten.add_.Tensor."""
 import statistics
 import time
 
@@ -24,13 +24,13 @@ def round_of(call, times, done):
 
 def interleaved(calls, rounds, times, done):
     """The best and the median microseconds of each call, rounds taken in turn so that all see the same machine."""
-    figures = [[] for _ in calls]
-    for call in calls:
+    figures = {name: [] for name in calls}
+    for call in calls.values():
         round_of(call, times, done)
     for _ in range(rounds):
-        for figure, call in zip(figures, calls):
-            figure.append(round_of(call, times, done))
-    return [min(f) for f in figures], [statistics.median(f) for f in figures]
+        for name, call in calls.items():
+            figures[name].append(round_of(call, times, done))
+    return {name: min(f) for name, f in figures.items()}, {name: statistics.median(f) for name, f in figures.items()}
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -40,6 +40,7 @@ def test_call_cost(kind, capsys):
     limit = 1.6 if kind == "cpu" else 1.1
     done = torch.cuda.synchronize if kind == "cuda" else lambda: None
     silu, norm = torch.ops.sgl_kernel.silu_and_mul.default, torch.ops.sgl_kernel.rmsnorm.default
+    add = torch.ops.aten.add_.Tensor
     x, out, w = torch.randn(1, 8, device=kind), torch.empty(1, 8, device=kind), torch.randn(8, device=kind)
     half = torch.empty(1, 4, device=kind)
     a, b = torch.zeros(8, device=kind), torch.zeros(8, device=kind)
@@ -47,14 +48,16 @@ def test_call_cost(kind, capsys):
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
-            calls = [lambda: silu(half, x), lambda: a.add_(b), lambda: norm(out, x, w, 1e-6, False)]
+            calls = {"add_": lambda: a.add_(b), "torch.ops.aten.add_": lambda: add(a, b),
+                     "silu_and_mul": lambda: silu(half, x), "rmsnorm": lambda: norm(out, x, w, 1e-6, False)}
             for _ in range(3):      # a busy machine may spoil one; what is asked is what the code can do
                 best, medians = interleaved(calls, rounds=25 if kind == "cpu" else 15, times=5000, done=done)
-                if best[0] <= limit * best[1]:
+                ratios = best["silu_and_mul"] / best["add_"], best["rmsnorm"] / best["torch.ops.aten.add_"]
+                if max(ratios) <= limit:
                     break
     finally:
         torch.set_num_threads(threads)
     with capsys.disabled():
-        print(f"\ncost of a call on {kind}, best (median) us: add_ {best[1]:.2f} ({medians[1]:.2f}), silu_and_mul {best[0]:.2f} ({medians[0]:.2f}), "
-              f"rmsnorm {best[2]:.2f} ({medians[2]:.2f}); silu_and_mul / add_ {best[0] / best[1]:.2f}, at most {limit}")
-    assert best[0] <= limit * best[1]
+        figures = ", ".join(f"{name} {best[name]:.2f} ({medians[name]:.2f})" for name in calls)
+        print(f"\ncost of a call on {kind}, best (median) us: {figures}; silu_and_mul / add_ {ratios[0]:.2f}, rmsnorm / torch.ops.aten.add_ {ratios[1]:.2f}, at most {limit}")
+    assert max(ratios) <= limit

@@ -5,6 +5,7 @@ usage: test_gpu.py [--build DIR] [--out DIR] [--only STAGE ...]      stages: che
 """
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import shutil
@@ -47,13 +48,14 @@ def main():
     example = os.path.join(build, "example-c")
     environment = dict(os.environ, SGK_LIBRARY=os.path.join(build, "libsgl_kernel.so"), PYTHONUNBUFFERED="1",
                        PYTHONPATH=os.pathsep.join(filter(None, [os.path.join(ROOT, "python"), os.environ.get("PYTHONPATH")])))
+    parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
     commands = {
         "check": [check, "--level=cuda"],
         "memcheck": sanitizer("memcheck", check),
         "racecheck": sanitizer("racecheck", check),
         "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
-        "pytest": [sys.executable, "-m", "pytest", "--durations=5", "-p", "no:cacheprovider", os.path.join(ROOT, "tests")],
-        "bench": [check, "--bench", "--level=cuda", f"--json={out}/bench.json"],
+        "pytest": [sys.executable, "-m", "pytest", *parallel, "--durations=5", "-p", "no:cacheprovider", os.path.join(ROOT, "tests")],
+        "bench": [sys.executable, "-m", "sgl_kernel", "bench", "--level=cuda", f"--json={out}/bench.json"],
     }
     result = {"date": datetime.date.today().isoformat(), "device": name, "driver": driver, "commit": commit(), "stages": []}
     for stage in arguments.only:

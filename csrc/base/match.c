@@ -105,31 +105,42 @@ static sgk_status match_size(sgk_match *m, const char *name, const char *shape, 
     return SGK_OK;
 }
 
-static sgk_status match_shape(sgk_match *m, const DLTensor *t, const char *name, const char *shape, bool *any_last_stride)
+static int pattern_dimensions(const char *shape)
 {
     int wanted = 0;
     for (const char *p = shape; *p; ++p) wanted += *p != ' ' && *p != '*' && *p != '~' && (p == shape || p[-1] == ' ' || p[-1] == '*');
+    return wanted;
+}
+
+static sgk_status refuse_rank(const sgk_match *m, const DLTensor *t, const char *name, const char *shape)
+{
     const bool fold = shape[0] == '*';
-    SGK_REQUIRE(fold ? t->ndim >= wanted - 1 : t->ndim == wanted, SGK_BAD_ARG, "%s: %s has %d dimension%s, expected %s%d: [%s]",
-                m->op, name, t->ndim, t->ndim == 1 ? "" : "s", fold ? "at least " : "", wanted - fold, shape);
-    const char *p = shape + fold;
+    return sgk_error(SGK_BAD_ARG, "%s: %s has %d dimension%s, expected %s%d: [%s]", m->op, name, t->ndim, t->ndim == 1 ? "" : "s",
+                     fold ? "at least " : "", pattern_dimensions(shape) - fold, shape);
+}
+
+static sgk_status match_shape(sgk_match *m, const DLTensor *t, const char *name, const char *shape, bool *any_last_stride)
+{
+    const char *p = shape;
     int         d = 0;
-    if (fold) {
-        const int inner = wanted - 1;
+    if (*p == '*') {
+        const int inner = pattern_dimensions(shape) - 1;
         int64_t   size  = 1;
+        if (t->ndim < inner) return refuse_rank(m, t, name, shape);
         for (; d < t->ndim - inner; ++d) size *= t->shape[d];
         SGK_REQUIRE(folds(t, inner), SGK_BAD_ARG, "%s: %s has leading dimensions that are not evenly spaced in memory, expected rows with one stride: [%s]",
                     m->op, name, shape);
+        ++p;
         SGK_TRY(match_size(m, name, shape, &p, 0, size));
     }
-    for (;;) {
+    for (;; ++d) {
         while (*p == ' ') ++p;
         if (*p == '~') *any_last_stride = true, ++p;
         if (!*p) break;
+        if (d == t->ndim) return refuse_rank(m, t, name, shape);
         SGK_TRY(match_size(m, name, shape, &p, d, t->shape[d]));
-        ++d;
     }
-    return SGK_OK;
+    return d == t->ndim ? SGK_OK : refuse_rank(m, t, name, shape);
 }
 
 /* Bytes from the first to behind the last element. */
@@ -161,6 +172,26 @@ static bool places_distinct(const DLTensor *t)
         stride_done = least;
     }
     return true;
+}
+
+/* What nearly every tensor is: in memory, aligned, not empty, each step wider than all that lies inside it, no number above 2^30. One pass
+ * then says all that match_memory() does. */
+static bool ordinary(const DLTensor *t, bool any_last_stride, int size, uintptr_t *begin, uintptr_t *end)
+{
+    int64_t dense = 1, reach = 0;
+    for (int d = t->ndim - 1; d >= 0; --d) {
+        const int64_t sizes = t->shape[d], stride = t->strides ? t->strides[d] : dense;
+        if (sizes <= 0 || (sizes | stride) >> 30) return false;
+        if (sizes > 1) {
+            if (stride <= reach || (d == t->ndim - 1 && stride != 1 && !any_last_stride)) return false;
+            reach += (sizes - 1) * stride;
+        }
+        if (dense >> 30) return false;
+        dense *= sizes;
+    }
+    *begin = (uintptr_t)t->data + t->byte_offset;
+    *end   = *begin + (uintptr_t)((reach + 1) * size);
+    return t->data && (*begin & (uintptr_t)(size - 1)) == 0;
 }
 
 static sgk_status match_memory(const sgk_match *m, const DLTensor *t, const char *name, bool written, bool any_last_stride,
@@ -205,8 +236,9 @@ sgk_status sgk_match_tensor(sgk_match *m, const DLTensor *t, const char *name, c
     bool any_last_stride = false;
     SGK_TRY(match_shape(m, t, name, shape, &any_last_stride));
     uintptr_t begin, end;
-    SGK_TRY(match_memory(m, t, name, written, any_last_stride, sgk_dtypes[dtype].size, &begin, &end));
-    m->seen = matched;
+    const int size = sgk_dtypes[dtype].size;
+    if (!ordinary(t, any_last_stride, size, &begin, &end)) SGK_TRY(match_memory(m, t, name, written, any_last_stride, size, &begin, &end));
+    if (!m->seen) m->seen = matched;
     SGK_REQUIRE(m->count < SGK_MATCH_TENSORS, SGK_FAILED, "%s: more than %d tensors", m->op, SGK_MATCH_TENSORS);
     m->seen[m->count++] = (sgk_matched){ t, name, written, 0, begin, end };
     return SGK_OK;
@@ -214,9 +246,11 @@ sgk_status sgk_match_tensor(sgk_match *m, const DLTensor *t, const char *name, c
 
 void sgk_match_same(sgk_match *m, const DLTensor *a, const DLTensor *b)
 {
-    for (int i = 0; i < m->count; ++i)
-        for (int j = 0; j < m->count; ++j)
-            if (m->seen[i].tensor == a && m->seen[j].tensor == b && i != j) m->seen[i].same = j + 1;
+    for (int j = 0; j < m->count; ++j) {
+        if (m->seen[j].tensor != b) continue;
+        for (int i = 0; i < m->count; ++i)
+            if (m->seen[i].tensor == a && i != j) m->seen[i].same = j + 1;
+    }
 }
 
 static bool identical(const sgk_matched *a, const sgk_matched *b)

@@ -2,6 +2,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 static _Atomic unsigned mask = ~0u;
 
@@ -10,9 +15,9 @@ static const struct {
     unsigned    flags;
 } levels[] = {
     { "ref", 0 },
-    { "avx2", SGK_CPU_AVX2 },
-    { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512 },
-    { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16 },
+#define LEVEL(name, flags) { #name, flags },
+    SGK_CPU_LEVELS(LEVEL)
+#undef LEVEL
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
 
@@ -22,10 +27,15 @@ static unsigned detect(void)
 #if defined(__x86_64__)
     /* __builtin_cpu_supports() also asks the OS (XGETBV) whether it saves the wide registers. */
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) f |= SGK_CPU_AVX2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) f |= SGK_CPU_AVX512;
-    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) f |= SGK_CPU_AVX512BF16;
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return f;
+    f = SGK_CPU_AVX2;
+    if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+          __builtin_cpu_supports("avx512vl"))) return f;
+    f = SGK_CPU_AVX512;
+    if (!(__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))) return f;
+    f = SGK_CPU_AVX512BF16;
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMD) f = SGK_CPU_NEON;
 #endif
     return f;
 }
@@ -37,7 +47,9 @@ static unsigned allowed_by_environment(void)
     if (!wanted || !*wanted) return ~0u;
     for (int i = 0; i < LEVELS; ++i)
         if (!strcmp(wanted, levels[i].name)) return levels[i].flags;
-    fprintf(stderr, "sgl_kernel: SGK_CPU is '%s', expected ref, avx2, avx512 or avx512bf16; using all this CPU has\n", wanted);
+#define NAME(name, flags) ", " #name
+    fprintf(stderr, "sgl_kernel: SGK_CPU is '%s', expected one of ref" SGK_CPU_LEVELS(NAME) "; using all this CPU has\n", wanted);
+#undef NAME
     return ~0u;
 }
 
@@ -65,6 +77,19 @@ const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impl)
     const unsigned flags = sgk_cpu_flags();
     while (impl->needs & ~flags) ++impl;
     return impl;
+}
+
+int64_t sgk_cpu_cache_bytes(void)
+{
+    static _Atomic int64_t known;
+    if (!known) {
+        int64_t bytes = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+        bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+        known = bytes > 0 ? bytes : (int64_t)32 << 20;          /* the system may not know */
+    }
+    return known;
 }
 
 typedef struct {

@@ -4,17 +4,27 @@
 #include "base/parallel.h"
 #include "base/types.h"
 
-/* Every level, worst first: X(name, flags it needs beyond the one before it). CMakeLists.txt has the compiler's flags.
- * AMX and NEON get a row each when a version for them exists. */
+/* A processor's levels above the reference, worst first: X(name, what it needs). Each includes the ones before it. CMakeLists.txt has the
+ * compiler's flags. */
+#if defined(__x86_64__)
 enum {
-    SGK_CPU_AVX2       = 1 << 0,        /* AVX2, FMA, F16C */
-    SGK_CPU_AVX512     = 1 << 1,        /* F, BW, DQ, VL */
-    SGK_CPU_AVX512BF16 = 1 << 2,        /* BF16, VNNI */
+    SGK_CPU_AVX2       = 1 << 0,                            /* AVX2, FMA, F16C */
+    SGK_CPU_AVX512     = 1 << 1 | SGK_CPU_AVX2,             /* F, BW, DQ, VL */
+    SGK_CPU_AVX512BF16 = 1 << 2 | SGK_CPU_AVX512,           /* BF16, VNNI */
 };
+#define SGK_CPU_LEVELS(X) X(avx2, SGK_CPU_AVX2) X(avx512, SGK_CPU_AVX512) X(avx512bf16, SGK_CPU_AVX512BF16)
+#elif defined(__aarch64__)
+enum {
+    SGK_CPU_NEON = 1 << 0,                                  /* Advanced SIMD as in Armv8.0-A; BF16 and dot products would be levels above it */
+};
+#define SGK_CPU_LEVELS(X) X(neon, SGK_CPU_NEON)
+#else
+#define SGK_CPU_LEVELS(X)
+#endif
 
 unsigned sgk_cpu_flags(void);            /* what the CPU has and the OS saves, less what SGK_CPU or sgk_cpu_mask switched off */
 void sgk_cpu_mask(unsigned mask);    /* for the check harness */
-const char *sgk_cpu_level_name(void);       /* the best level: "avx512bf16", "avx512", "avx2" or "ref" */
+const char *sgk_cpu_level_name(void);       /* the best level */
 
 /* A CPU kernel does items [begin, end) of the work that *args describes. */
 typedef void sgk_cpu_fn(const void *args, int64_t begin, int64_t end);
@@ -25,24 +35,19 @@ typedef struct {
 } sgk_cpu_impl;
 
 /* One row for each level that NAME_cpu.c is compiled for, best first, the reference last. */
+/* clang-format off */
 #if defined(__x86_64__)
 #define SGK_CPU_DECL(name) sgk_cpu_fn name##_avx512bf16, name##_avx512, name##_avx2, name##_ref
-#define SGK_CPU_IMPLS(name) \
-    { \
-        { "avx512bf16", SGK_CPU_AVX2 | SGK_CPU_AVX512 | SGK_CPU_AVX512BF16, name##_avx512bf16 }, \
-            { "avx512", SGK_CPU_AVX2 | SGK_CPU_AVX512, name##_avx512 }, \
-            { "avx2", SGK_CPU_AVX2, name##_avx2 }, \
-        { "ref", 0, name##_ref } \
-    }
+#define SGK_CPU_IMPLS(name) { { "avx512bf16", SGK_CPU_AVX512BF16, name##_avx512bf16 }, { "avx512", SGK_CPU_AVX512, name##_avx512 }, \
+                              { "avx2", SGK_CPU_AVX2, name##_avx2 }, { "ref", 0, name##_ref } }
+#elif defined(__aarch64__)
+#define SGK_CPU_DECL(name) sgk_cpu_fn name##_neon, name##_ref
+#define SGK_CPU_IMPLS(name) { { "neon", SGK_CPU_NEON, name##_neon }, { "ref", 0, name##_ref } }
 #else
 #define SGK_CPU_DECL(name) sgk_cpu_fn name##_ref
-#define SGK_CPU_IMPLS(name) \
-    { \
-        { \
-            "ref", 0, name##_ref \
-        } \
-    }
+#define SGK_CPU_IMPLS(name) { { "ref", 0, name##_ref } }
 #endif
+/* clang-format on */
 
 const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impls);
 
@@ -52,6 +57,10 @@ sgk_status sgk_cpu_run(const char *op, const sgk_cpu_impl *impls, const void *ar
 /* Enough work for a range when an item touches `bytes` bytes (or does as many operations). Waking a thread takes 2 us on an idle
  * machine and a time slice, a thousand times that, on a busy one: what takes a few microseconds is not worth it. */
 static inline int64_t sgk_cpu_grain(int64_t bytes) { return bytes > 0 ? 1 + 131072 / bytes : 131072; }
+
+/* Bytes of the last-level cache. An output of more is gone from it before anyone reads it, and is written around it. */
+int64_t sgk_cpu_cache_bytes(void);
+enum { SGK_CPU_LINE = 64 };             /* where the rows of such an output begin, for whole lines to be written */
 
 /* rmsnorm -> rmsnorm_avx2 in the file that is being compiled with -DSGK_CPU_LEVEL=avx2. */
 #define SGK_CAT_(a, b)   a##_##b

@@ -4,11 +4,29 @@
  */
 #ifndef SGK_SIMD_H
 #define SGK_SIMD_H
+#if defined(__x86_64__)
 #include <immintrin.h>
+#else
+#include <arm_neon.h>
+#endif
 #include <string.h>
 #include "base/convert.h"
 #include "cpu/cpu.h"
 
+typedef float v4 __attribute__((vector_size(16)));         /* four f32, with C's operators */
+SGK_INLINE v4 v4_load(const float *p)
+{
+    v4 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+SGK_INLINE void v4_store(float *p, v4 v) { memcpy(p, &v, sizeof v); }
+
+/*
+ * Every width has these. vf_min and vf_max give their second operand where one is NaN. vf_swap_pairs: lanes 0 and 1, 2 and 3, ...
+ * change places. vf_equal_mask: bit i is set where lanes i are equal; NaN equals nothing. vf_pow2: a * 2^whole. vf_sums4: the
+ * sums of four vectors, each by the same tree over its lanes.
+ */
 /* clang-format off */
 #if defined(__AVX512F__)
 
@@ -23,12 +41,21 @@ SGK_INLINE vf    vf_div(vf a, vf b)         { return _mm512_div_ps(a, b); }
 SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return _mm512_fmadd_ps(a, b, c); }
 SGK_INLINE vf    vf_min(vf a, vf b)         { return _mm512_min_ps(a, b); }
 SGK_INLINE vf    vf_max(vf a, vf b)         { return _mm512_max_ps(a, b); }
+SGK_INLINE vf    vf_abs(vf a)               { return _mm512_abs_ps(a); }
 SGK_INLINE vf    vf_round(vf a)             { return _mm512_roundscale_ps(a, 8); }
-SGK_INLINE vf    vf_pow2(vf a, vf whole)    { return _mm512_scalef_ps(a, whole); }          /* a * 2^whole */
+SGK_INLINE vf    vf_pow2(vf a, vf whole)    { return _mm512_scalef_ps(a, whole); }
 SGK_INLINE float vf_sum(vf a)               { return _mm512_reduce_add_ps(a); }
 SGK_INLINE float vf_most(vf a)              { return _mm512_reduce_max_ps(a); }
-SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm512_permute_ps(a, 0xb1); }          /* lanes 0 and 1, 2 and 3, ... change places */
-SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }  /* bit i: lanes i are equal; NaN equals nothing */
+SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm512_permute_ps(a, 0xb1); }
+SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
+{
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 s  = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 h  = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
 SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm512_loadu_ps(p); }
 SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm512_storeu_ps(p, v); }
 SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
@@ -37,17 +64,53 @@ SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
-/* Not VCVTNEPS2BF16: that one turns subnormal numbers into zero. */
-SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
+/* By integers: rounds to nearest even, and NaN stays NaN. */
+SGK_INLINE __m256i vf_bf16_by_integers(vf v)
 {
     const __m512i u = _mm512_castps_si512(v), lsb = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     const __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), lsb), 16);
     const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, r, quiet)));
+    return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), r, quiet));
 }
-
+#if defined(__AVX512BF16__)
+/* The instructions turn subnormal numbers into zero, so those take the integers. */
+SGK_INLINE __m256i vf_bf16(vf v)
+{
+    if (__builtin_expect(_mm512_fpclass_ps_mask(v, 0x20), 0)) return vf_bf16_by_integers(v);
+    return (__m256i)_mm512_cvtneps_pbh(v);
+}
+SGK_INLINE __m512i vf_bf16_2(vf a, vf b)
+{
+    if (__builtin_expect(_mm512_fpclass_ps_mask(a, 0x20) | _mm512_fpclass_ps_mask(b, 0x20), 0))
+        return _mm512_inserti64x4(_mm512_castsi256_si512(vf_bf16_by_integers(a)), vf_bf16_by_integers(b), 1);
+    return (__m512i)_mm512_cvtne2ps_pbh(b, a);
+}
 #else
+SGK_INLINE __m256i vf_bf16(vf v)            { return vf_bf16_by_integers(v); }
+SGK_INLINE __m512i vf_bf16_2(vf a, vf b)    { return _mm512_inserti64x4(_mm512_castsi256_si512(vf_bf16(a)), vf_bf16(b), 1); }
+#endif
+SGK_INLINE void vf_store_bf16(uint16_t *p, vf v) { _mm256_storeu_si256((void *)p, vf_bf16(v)); }
+
+/* Two vectors in a row; vf_stream2 goes around the caches and takes addresses that are multiples of 64. */
+SGK_INLINE __m512i vf_halves2(sgk_dtype t, vf a, vf b)
+{
+    if (t == SGK_BF16) return vf_bf16_2(a, b);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)),
+                              _mm512_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), 1);
+}
+SGK_INLINE void vf_store2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm512_storeu_ps((float *)p + i, a), _mm512_storeu_ps((float *)p + i + 16, b);
+    else _mm512_storeu_si512((uint16_t *)p + i, vf_halves2(t, a, b));
+}
+SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm512_stream_ps((float *)p + i, a), _mm512_stream_ps((float *)p + i + 16, b);
+    else _mm512_stream_si512((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
+}
+#define VF_STREAMS
+
+#elif defined(__AVX2__)
 
 typedef __m256 vf;
 enum { VF = 8 };
@@ -60,6 +123,7 @@ SGK_INLINE vf    vf_div(vf a, vf b)         { return _mm256_div_ps(a, b); }
 SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return _mm256_fmadd_ps(a, b, c); }
 SGK_INLINE vf    vf_min(vf a, vf b)         { return _mm256_min_ps(a, b); }
 SGK_INLINE vf    vf_max(vf a, vf b)         { return _mm256_max_ps(a, b); }
+SGK_INLINE vf    vf_abs(vf a)               { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 SGK_INLINE vf    vf_round(vf a)             { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* a * 2^whole in two steps, so that results down to the subnormals come out. */
 SGK_INLINE vf vf_pow2(vf a, vf whole)
@@ -85,6 +149,13 @@ SGK_INLINE float vf_most(vf a)
 }
 SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm256_permute_ps(a, 0xb1); }
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
+{
+    const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    const __m256 h  = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+}
 SGK_INLINE vf    vf_load_f32(const float *p)       { return _mm256_loadu_ps(p); }
 SGK_INLINE void  vf_store_f32(float *p, vf v)      { _mm256_storeu_ps(p, v); }
 SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
@@ -93,14 +164,78 @@ SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }
-SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
+SGK_INLINE __m128i vf_bf16(vf v)
 {
     const __m256i u = _mm256_castps_si256(v), lsb = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     const __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), lsb), 16);
     const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
     const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
     const __m256i w = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(nan));
-    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08)));
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08));
+}
+SGK_INLINE void vf_store_bf16(uint16_t *p, vf v) { _mm_storeu_si128((void *)p, vf_bf16(v)); }
+
+/* Two vectors in a row; vf_stream2 goes around the caches and takes addresses that are multiples of 32. */
+SGK_INLINE __m256i vf_halves2(sgk_dtype t, vf a, vf b)
+{
+    if (t == SGK_BF16) return _mm256_set_m128i(vf_bf16(b), vf_bf16(a));
+    return _mm256_set_m128i(_mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+SGK_INLINE void vf_store2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm256_storeu_ps((float *)p + i, a), _mm256_storeu_ps((float *)p + i + 8, b);
+    else _mm256_storeu_si256((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
+}
+SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm256_stream_ps((float *)p + i, a), _mm256_stream_ps((float *)p + i + 8, b);
+    else _mm256_stream_si256((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
+}
+#define VF_STREAMS
+
+#else /* NEON, baseline Armv8-A: it converts f16, not bf16 */
+
+typedef float32x4_t vf;
+enum { VF = 4 };
+SGK_INLINE vf    vf_zero(void)              { return vdupq_n_f32(0); }
+SGK_INLINE vf    vf_set(float x)            { return vdupq_n_f32(x); }
+SGK_INLINE vf    vf_add(vf a, vf b)         { return vaddq_f32(a, b); }
+SGK_INLINE vf    vf_sub(vf a, vf b)         { return vsubq_f32(a, b); }
+SGK_INLINE vf    vf_mul(vf a, vf b)         { return vmulq_f32(a, b); }
+SGK_INLINE vf    vf_div(vf a, vf b)         { return vdivq_f32(a, b); }
+SGK_INLINE vf    vf_fma(vf a, vf b, vf c)   { return vfmaq_f32(c, a, b); }
+SGK_INLINE vf    vf_min(vf a, vf b)         { return vbslq_f32(vcltq_f32(a, b), a, b); }        /* FMIN would give NaN for either */
+SGK_INLINE vf    vf_max(vf a, vf b)         { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+SGK_INLINE vf    vf_abs(vf a)               { return vabsq_f32(a); }
+SGK_INLINE vf    vf_round(vf a)             { return vrndnq_f32(a); }
+/* As for AVX2. */
+SGK_INLINE vf vf_pow2(vf a, vf whole)
+{
+    const int32x4_t   n = vcvtnq_s32_f32(vf_max(vf_min(whole, vf_set(252)), vf_set(-252)));
+    const int32x4_t   half = vshrq_n_s32(n, 1), rest = vsubq_s32(n, half), bias = vdupq_n_s32(127);
+    const float32x4_t x = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(half, bias), 23));
+    const float32x4_t y = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23));
+    return vmulq_f32(vmulq_f32(a, x), y);
+}
+SGK_INLINE float vf_sum(vf a)               { return vaddvq_f32(a); }
+SGK_INLINE float vf_most(vf a)              { return vmaxvq_f32(a); }
+SGK_INLINE vf    vf_swap_pairs(vf a)        { return vrev64q_f32(a); }
+SGK_INLINE unsigned vf_equal_mask(vf a, vf b)
+{
+    return vaddvq_u32(vandq_u32(vceqq_f32(a, b), (uint32x4_t){ 1, 2, 4, 8 }));
+}
+SGK_INLINE v4    vf_sums4(vf a, vf b, vf c, vf d)  { return vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)); }
+SGK_INLINE vf    vf_load_f32(const float *p)       { return vld1q_f32(p); }
+SGK_INLINE void  vf_store_f32(float *p, vf v)      { vst1q_f32(p, v); }
+SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+SGK_INLINE void  vf_store_f16(uint16_t *p, vf v)   { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
+SGK_INLINE vf    vf_load_bf16(const uint16_t *p)   { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+SGK_INLINE void  vf_store_bf16(uint16_t *p, vf v)
+{
+    const uint32x4_t u = vreinterpretq_u32_f32(v), lsb = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    const uint32x4_t r = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), lsb);
+    const uint32x4_t quiet = vorrq_u32(u, vdupq_n_u32(0x400000));
+    vst1_u16(p, vshrn_n_u32(vbslq_u32(vceqq_f32(v, v), r, quiet), 16));
 }
 
 #endif
@@ -134,6 +269,50 @@ SGK_INLINE void vf_store_part(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
     const int64_t size = t == SGK_F32 ? 4 : 2;
     vf_store(t, lanes, 0, v);
     memcpy((char *)p + i * size, lanes, (size_t)(n * size));
+}
+
+#if !defined(VF_STREAMS)
+SGK_INLINE void vf_store2(sgk_dtype t, void *p, int64_t i, vf a, vf b) { vf_store(t, p, i, a), vf_store(t, p, i + VF, b); }
+SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b) { vf_store2(t, p, i, a, b); }
+#endif
+
+/* What vf_stream2 wrote is seen by other threads after this one; at the end of a range of items. */
+SGK_INLINE void vf_stream_end(void)
+{
+#if defined(VF_STREAMS)
+    _mm_sfence();
+#endif
+}
+
+/* Asks for the lines of 2 VF elements at p[i]; they need not exist. */
+SGK_INLINE void vf_prefetch2(sgk_dtype t, const void *p, int64_t i)
+{
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    const char   *at   = (const char *)p + i * size;
+    __builtin_prefetch(at);
+    if (2 * VF * size > 64) __builtin_prefetch(at + 64);
+}
+
+/* 2^t, within 4 units in the last place; 0 and infinity at the ends, NaN stays. */
+SGK_INLINE vf vf_exp2(vf t)
+{
+#if defined(__AVX512F__)
+    const vf k = t, r = _mm512_reduce_ps(t, 9);         /* r = t less its floor, 0 for infinity; vf_pow2 takes the floor of k */
+    vf       p = vf_set(1.86713186e-3f);
+    p          = vf_fma(p, r, vf_set(9.01702537e-3f));
+    p          = vf_fma(p, r, vf_set(5.57999180e-2f));
+    p          = vf_fma(p, r, vf_set(2.40164448e-1f));
+    p          = vf_fma(p, r, vf_set(6.93151312e-1f));
+#else
+    const vf clamped = vf_max(vf_set(-152), vf_min(vf_set(129), t));    /* min and max give their second operand where one is NaN */
+    const vf k = vf_round(clamped), r = vf_sub(clamped, k);
+    vf       p = vf_set(1.32647217e-3f);
+    p          = vf_fma(p, r, vf_set(9.67151361e-3f));
+    p          = vf_fma(p, r, vf_set(5.55073376e-2f));
+    p          = vf_fma(p, r, vf_set(2.40222421e-1f));
+    p          = vf_fma(p, r, vf_set(6.93146978e-1f));
+#endif
+    return vf_pow2(vf_fma(p, r, vf_set(1)), k);
 }
 
 /* e^x, within 2 units in the last place; 0 below -104, infinity above 88.7. NaN stays NaN.

@@ -305,18 +305,17 @@ const DLTensor *torch_given(torch_frame *f, int result, int argument)
     return f->given[argument];
 }
 
-sgk_status torch_weak_reference(torch_frame *f, int result, int argument)
+sgk_status torch_alias(torch_frame *f, int result, int argument)
 {
     const DLTensor *t      = f->given[argument];
     const bool      cuda   = t->device.device_type == kDLCUDA;
-    int32_t         dtype  = -1;
     torch_handle    handle = NULL;
-    shim.aoti_torch_get_dtype(torch_pointer(f->in[argument]), &dtype);
-    if (shim.aoti_torch_create_tensor_from_blob(t->data, t->ndim, t->shape, t->strides, 0, dtype, cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu(),
-                                                cuda ? t->device.device_id : -1, &handle) != 0)
-        refuse(f, SGK_FAILED, "%s: torch could not make a tensor of another's memory", f->op->name);
-    else make(f, result, handle);
-    return f->status;
+    SGK_REQUIRE(shim.aoti_torch_create_tensor_from_blob(t->data, t->ndim, t->shape, t->strides, 0, torch_dtype_from_dl(t->dtype),
+                                                        cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu(),
+                                                        cuda ? t->device.device_id : -1, &handle) == 0,
+                SGK_FAILED, "%s: torch could not make a tensor over the memory of %s", f->op->name, name_of(&f->op->schema.arg[argument], -1).text);
+    make(f, result, handle);
+    return SGK_OK;
 }
 
 int64_t *torch_numbers(torch_frame *f, size_t count)

@@ -153,9 +153,47 @@ def plot(rows, path):
     print(f"wrote {path}")
 
 
+def torch_ceilings(device):
+    """What torch reaches on this machine: a copy and a sum of a large tensor in bytes a second, a bf16 matrix product in operations a second."""
+    from time import perf_counter
+
+    from sgl_kernel import _ops
+    torch = _ops.torch
+    if torch is None or (device == "cuda" and not torch.cuda.is_available()):
+        return None
+
+    def seconds(call, rounds=9):
+        figures = []
+        for i in range(rounds + 2):
+            start = perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            figures.append(perf_counter() - start)
+        return sorted(figures[2:])[rounds // 2]
+
+    elements = (2 << 30 if device == "cuda" else 1 << 30) // 4
+    while device == "cuda" and 8 * elements > torch.cuda.mem_get_info()[0] // 2:
+        elements //= 2
+    source = torch.full((elements,), 0x3c3c3c3c, dtype=torch.int32, device=device)
+    target = torch.empty_like(source)
+    copy = 8 * elements / seconds(lambda: target.copy_(source))
+    read = 4 * elements / seconds(lambda: torch.sum(source.view(torch.float32)))
+    del source, target
+    n = 8192 if device == "cuda" else 2048
+    a, b = torch.randn(n, n, device=device).bfloat16(), torch.randn(n, n, device=device).bfloat16()
+    matrix = 2 * n**3 / seconds(lambda: torch.mm(a, b.t()))
+    del a, b
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return f"--ceilings={device}:{copy:.6g},{read:.6g},{matrix:.6g}"
+
+
 def bench(arguments):
     with Progress("timing") as progress:
         options = ["--bench", *[f"--only={name}" for name in arguments.only], *[f"--level={level}" for level in arguments.level]]
+        devices = {"cuda" if level == "cuda" else "cpu" for level in arguments.level} or {"cpu", "cuda"}
+        options += filter(None, map(torch_ceilings, sorted(devices)))
         code, found = run_check(options, progress)
     rows = found.get("rows", [])
     keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
@@ -165,7 +203,8 @@ def bench(arguments):
     for device, ceiling in found.get("ceilings", {}).items():
         if ceiling:
             print(f"ceilings of the {device.upper()} at {ceiling['bytes'] / 1e9:.1f} GB: copy {ceiling['copy_gigabytes_per_second']:.0f} GB/s, "
-                  f"read {ceiling['read_gigabytes_per_second']:.0f} GB/s, nothing {ceiling['empty_microseconds']:.2f} us")
+                  f"read {ceiling['read_gigabytes_per_second']:.0f} GB/s, bf16 matrices {ceiling['matrix_teraflops'] or 0:.1f} TFLOP/s, "
+                  f"nothing {ceiling['empty_microseconds']:.2f} us")
     for failure in found.get("failures", []):
         print(f"failed: {failure['case']} on {failure['level']}: {failure['text']}", file=sys.stderr)
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Stores into the KV cache, and tensors that own nothing."""
+"""Stores into the KV cache, and references that own nothing."""
 from __future__ import annotations
 
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
@@ -19,16 +19,12 @@ def set_kv_buffer_kernel(
         _store_kv_cache(k_cache, v_cache, loc, k, v)
 
 
-@provided_by("copy")
+@provided_by("torch")
 def weak_ref_tensor(tensor):
-    """A tensor of the same memory that does not keep it alive, so that CUDA graphs can share it; what is no tensor comes back as it is."""
-    if not isinstance(tensor, torch.Tensor):
-        return tensor
-    if not tensor.is_cuda:
-        raise RuntimeError("weak_ref_tensor expects a CUDA tensor")
-    return _weak_ref_tensor(tensor)
+    """A tensor over the same memory, which it does not keep; what is no tensor comes back as it is."""
+    return _weak_ref_tensor(tensor) if isinstance(tensor, torch.Tensor) else tensor
 
 
 @register_fake("weak_ref_tensor")
-def _weak_ref_tensor_fake(tensor):
+def _(tensor):
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)

@@ -11,7 +11,7 @@
 #include "cpu/simd.h"
 
 enum { KEYS = ATTENTION_KEYS,
-       TILE_VECS = VF == 16 ? 4 : 2 };
+       TILE_VECS = VF == 8 ? 2 : 4 };       /* AVX2 has 16 registers, the others 32 */
 
 typedef struct {                    /* one block of rows under one key head, over one span of keys */
     const struct attention_args     *a;
@@ -84,20 +84,6 @@ SGK_INLINE void multiply(sgk_dtype t, float *c, int64_t c_stride, int64_t rows, 
 
 /* ---- few rows: scores by dot products ------------------------------------------------------------------------------- */
 
-/* The sums of four vectors. */
-SGK_INLINE __m128 sum4(vf a, vf b, vf c, vf d)
-{
-#if defined(__AVX512F__)
-    const vf     ab = vf_add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)), cd = vf_add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const vf     abcd = vf_add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
-#else
-    const vf     ab = vf_add(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)), cd = vf_add(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-    const __m256 half = vf_add(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
-#endif
-    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
 /* Scores of `rows` rows with four keys whose elements begin at `offset`. */
 SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q, int64_t dim, const void *const *key, int64_t offset, float scale)
 {
@@ -134,8 +120,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q,
             }
         }
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r)
-        _mm_storeu_ps(scores + r * KEYS, _mm_mul_ps(_mm_set1_ps(scale), sum4(total[r][0], total[r][1], total[r][2], total[r][3])));
+    for (int r = 0; r < rows; ++r) v4_store(scores + r * KEYS, scale * vf_sums4(total[r][0], total[r][1], total[r][2], total[r][3]));
 }
 
 SGK_INLINE void prefetch(const void *row, int64_t bytes)

@@ -41,6 +41,7 @@ struct downcast_args {
     int64_t              tokens, places, dim, mult, offset;      /* dim: elements of a row */
     sgk_dtype            dtype;
     int32_t              wide_loc;
+    int32_t              lanes_log2;                             /* GPU: 2^lanes_log2 threads share a row */
 };
 
 #endif

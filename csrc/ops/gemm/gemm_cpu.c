@@ -20,11 +20,7 @@ enum { BF16_PAIRS = 1 };            /* VDPBF16PS: two products a lane */
 #else
 enum { BF16_PAIRS = 0 };
 #endif
-#if defined(__AVX512F__)
-enum { TILE_ROWS = 6 };
-#else
-enum { TILE_ROWS = 3 };
-#endif
+enum { TILE_ROWS = VF == 8 ? 3 : 6 };                           /* AVX2 has 16 registers, the others 32 */
 enum { TILE_COLUMNS  = 4,
        GROUP_COLUMNS = 8,
        AHEAD_BYTES   = 512 };
@@ -66,22 +62,6 @@ SGK_INLINE vf multiply_add(sgk_dtype t, vf x, vf w, vf sum)
     return vf_fma(x, w, sum);
 }
 
-/* The sums over the lanes of four vectors, in this order: lanes 2 apart, 1 apart, then quarters of the vector. */
-SGK_INLINE __m128 sum_lanes4(vf a, vf b, vf c, vf d)
-{
-#if defined(__AVX512F__)
-    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512 s  = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    const __m256 h  = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
-#else
-    const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-    const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
-    const __m256 h  = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
-#endif
-    return _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-}
-
 /* sums[r][0..3] += the products of n <= chunk elements of `rows` rows of x and four rows of w. */
 SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums)
 {
@@ -99,7 +79,7 @@ SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, cons
         #pragma GCC unroll 4
         for (int c = 0; c < TILE_COLUMNS; ++c) {
             const vf u = load_step(t, w[c], k);
-            if (rows <= 4) _mm_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES, _MM_HINT_T0);      /* few rows wait for memory */
+            if (rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* few rows wait for memory */
             #pragma GCC unroll 6
             for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
         }
@@ -118,7 +98,7 @@ SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, cons
     #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r) {
         float *to = sums + r * LINEAR_BLOCK;
-        _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sum_lanes4(sum[r][0], sum[r][1], sum[r][2], sum[r][3])));
+        v4_store(to, v4_load(to) + vf_sums4(sum[r][0], sum[r][1], sum[r][2], sum[r][3]));
     }
 }
 
@@ -128,7 +108,7 @@ SGK_INLINE void tile_any(sgk_dtype t, int64_t rows, const char *x, int64_t x_byt
     case 1: tile(t, 1, x, x_bytes, w, n, sums); break;
     case 2: tile(t, 2, x, x_bytes, w, n, sums); break;
     case 3: tile(t, 3, x, x_bytes, w, n, sums); break;
-#if defined(__AVX512F__)
+#if !defined(__AVX2__) || defined(__AVX512F__)
     case 4: tile(t, 4, x, x_bytes, w, n, sums); break;
     case 5: tile(t, 5, x, x_bytes, w, n, sums); break;
     case 6: tile(t, 6, x, x_bytes, w, n, sums); break;

@@ -1,12 +1,10 @@
 #include <float.h>
-#include "quant.h"
+#include <math.h>
+#include "quant_norm.h"
 #include "cpu/simd.h"
 
-/* min and max give their second operand where one is NaN: amax leaves NaN out, and the clamp keeps it. */
-#if defined(__AVX512F__)
-SGK_INLINE vf vf_abs(vf v) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff))); }
-
 /* The code of v, which is within the format; NaN becomes `nan`. VF bytes. */
+#if defined(__AVX512F__)
 SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
 {
     __m512i r;
@@ -26,11 +24,7 @@ SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
     r = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), r, _mm512_set1_epi32((int)nan));
     _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(r));
 }
-
-SGK_INLINE vf clamp_keeping_nan(vf v, vf least, vf most) { return _mm512_min_ps(most, _mm512_max_ps(least, v)); }
-#else
-SGK_INLINE vf vf_abs(vf v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff))); }
-
+#elif defined(__AVX2__)
 SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
 {
     __m256i r;
@@ -50,9 +44,31 @@ SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
     _mm_storel_epi64((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_castsi256_si128(words)));
 }
-
-SGK_INLINE vf clamp_keeping_nan(vf v, vf least, vf most) { return _mm256_min_ps(most, _mm256_max_ps(least, v)); }
+#else
+SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
+{
+    uint32x4_t r;
+    if (code == SGK_E4M3) {
+        const uint32x4_t u = vreinterpretq_u32_f32(v), magnitude = vandq_u32(u, vdupq_n_u32(0x7fffffff));
+        const uint32x4_t odd    = vandq_u32(vshrq_n_u32(magnitude, 20), vdupq_n_u32(1));
+        const uint32x4_t normal = vshrq_n_u32(vaddq_u32(vaddq_u32(magnitude, odd), vdupq_n_u32(0x7ffffu - (120u << 23))), 20);
+        const uint32x4_t small  = vreinterpretq_u32_f32(vaddq_f32(vreinterpretq_f32_u32(magnitude), vdupq_n_f32(16384)));
+        r                       = vbslq_u32(vcltq_u32(magnitude, vdupq_n_u32(0x3c800000)), small, normal);
+        r                       = vorrq_u32(vandq_u32(r, vdupq_n_u32(0x7f)), vandq_u32(vshrq_n_u32(u, 24), vdupq_n_u32(0x80)));
+    } else if (code == SGK_I8) {
+        r = vreinterpretq_u32_s32(vcvtq_s32_f32(v));
+    } else {
+        r = vreinterpretq_u32_s32(vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(128)));
+    }
+    r                      = vbslq_u32(vceqq_f32(v, v), r, vdupq_n_u32(nan));
+    const uint16x4_t words = vmovn_u32(r);
+    const uint32_t   bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(words, words))), 0);
+    memcpy(p, &bytes, sizeof bytes);
+}
 #endif
+
+/* vf_min and vf_max give their second operand where one is NaN: the clamp keeps it, and amax below leaves it out. */
+SGK_INLINE vf clamp_keeping_nan(vf v, vf least, vf most) { return vf_min(most, vf_max(least, v)); }
 
 SGK_INLINE vf load_some(sgk_dtype t, const void *p, int64_t i, int64_t n) { return n >= VF ? vf_load(t, p, i) : vf_load_part(t, p, i, n); }
 
@@ -162,6 +178,27 @@ SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, in
     }
 }
 
+SGK_INLINE void encode_scaled(sgk_dtype t, const struct quant_groups_args *a, const struct quant_scaling *k, uint8_t *q, const void *from, int64_t first,
+                              int64_t n)
+{
+    if (a->code == SGK_I8) encode_run(t, SGK_I8, q, from, first, n, k->by, k->divide, a->least, a->most);
+    else if (k->divide) encode_run(t, SGK_E4M3, q, from, first, n, k->by, true, a->least, a->most);
+    else encode_run(t, SGK_E4M3, q, from, first, n, k->by, false, a->least, a->most);
+}
+
+/* Of group j of the row whose scales begin at `place`. */
+SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, int64_t j, struct quant_scaling k)
+{
+    if (!a->ue8m0) {
+        ((float *)a->s)[place + j * a->s_column] = k.s;
+        return;
+    }
+    uint8_t *word = (uint8_t *)a->s + (place + j / 4 * a->s_column) * 4;
+    word[j % 4]   = (uint8_t)(k.exponent + 127);
+    if (j == a->groups - 1)
+        for (int64_t i = j % 4 + 1; i < 4; ++i) word[i] = 0;
+}
+
 SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t row, int64_t j)
 {
     const int64_t batch = row / a->batch_rows, line = row - batch * a->batch_rows;
@@ -174,20 +211,8 @@ SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t ro
         from = values, x = 0;
     }
     const struct quant_scaling scaling = quant_group_scaling(amax_of(t, from, x, a->group), a);
-    uint8_t                   *q       = a->q + row * a->q_stride + j * a->group;
-    if (a->code == SGK_I8) encode_run(t, SGK_I8, q, from, x, a->group, scaling.by, scaling.divide, a->least, a->most);
-    else if (scaling.divide) encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, true, a->least, a->most);
-    else encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, false, a->least, a->most);
-
-    const int64_t place = batch * a->s_batch + line * a->s_row;
-    if (!a->ue8m0) {
-        ((float *)a->s)[place + j * a->s_column] = scaling.s;
-        return;
-    }
-    uint8_t *word = (uint8_t *)a->s + (place + j / 4 * a->s_column) * 4;
-    word[j % 4]   = (uint8_t)(scaling.exponent + 127);
-    if (j == a->groups - 1)
-        for (int64_t k = j % 4 + 1; k < 4; ++k) word[k] = 0;
+    encode_scaled(t, a, &scaling, a->q + row * a->q_stride + j * a->group, from, x, a->group);
+    store_scale(a, batch * a->s_batch + line * a->s_row, j, scaling);
 }
 
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
@@ -205,4 +230,70 @@ void SGK_CPU_FN(quant_groups)(const void *args, int64_t begin, int64_t end)
     if (a->dtype == SGK_F32) groups(SGK_F32, a, begin, end);
     else if (a->dtype == SGK_F16) groups(SGK_F16, a, begin, end);
     else groups(SGK_BF16, a, begin, end);
+}
+
+/* ---- groups of a norm ---- */
+SGK_INLINE void store_some(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
+{
+    if (n >= VF) vf_store(t, p, i, v);
+    else vf_store_part(t, p, i, n, v);
+}
+
+/* The row, or the sum: made in every pass rather than kept, as the row is in the first-level cache by then. */
+SGK_INLINE vf summed(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, int64_t d, int64_t left)
+{
+    const vf x = load_some(t, n->groups.input, row * n->groups.input_stride + d, left);
+    return add ? vf_add(x, load_some(t, n->residual, row * n->residual_stride + d, left)) : x;
+}
+
+/* Elements [first, first + count) of the norm, rounded to the format. */
+SGK_INLINE void normalise(sgk_dtype t, bool add, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
+{
+    for (int64_t i = 0; i < count; i += VF) {
+        const vf x = summed(t, add, n, row, first + i, count - i);
+        store_some(t, out, i, count - i, vf_mul(vf_mul(x, scale), load_some(t, n->weight, first + i, count - i)));
+    }
+}
+
+SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t begin, int64_t end)
+{
+    enum { MOST = 512 };                                /* elements at a time: a group of up to that many is normalised once */
+    float                           normed[MOST];
+    const struct quant_groups_args *a   = &n->groups;
+    const int64_t                   dim = a->groups * a->group, step = a->group < MOST ? a->group : MOST;
+    for (int64_t row = begin; row < end; ++row) {
+        vf sum = vf_zero();
+        for (int64_t d = 0; d < dim; d += VF) {
+            const vf x = summed(t, add, n, row, d, dim - d);
+            sum        = vf_fma(x, x, sum);
+        }
+        const vf scale = vf_set(1 / sqrtf(vf_sum(sum) / (float)dim + n->eps));
+        for (int64_t j = 0; j < a->groups; ++j) {
+            const int64_t first = j * a->group;
+            float         amax  = 0;
+            for (int64_t i = 0; i < a->group; i += step) {
+                const int64_t count = a->group - i < step ? a->group - i : step;
+                normalise(t, add, n, normed, row, first + i, count, scale);
+                amax = fmaxf(amax, amax_of(t, normed, 0, count));
+            }
+            const struct quant_scaling scaling = quant_group_scaling(amax, a);
+            for (int64_t i = 0; i < a->group; i += step) {
+                const int64_t count = a->group - i < step ? a->group - i : step;
+                if (a->group > step) normalise(t, add, n, normed, row, first + i, count, scale);
+                encode_scaled(t, a, &scaling, a->q + row * a->q_stride + first + i, normed, 0, count);
+            }
+            store_scale(a, row * a->s_row, j, scaling);
+        }
+        for (int64_t d = 0; add && d < dim; d += VF) store_some(t, n->residual, row * n->residual_stride + d, dim - d, summed(t, true, n, row, d, dim - d));
+    }
+}
+
+void SGK_CPU_FN(quant_norm)(const void *args, int64_t begin, int64_t end)
+{
+    const struct quant_norm_args *n = args;
+    const sgk_dtype               t = n->groups.dtype;
+    if (n->residual) t == SGK_F32 ? norm_rows(SGK_F32, true, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, true, n, begin, end)
+                                                                                           : norm_rows(SGK_BF16, true, n, begin, end);
+    else t == SGK_F32 ? norm_rows(SGK_F32, false, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, false, n, begin, end)
+                                                                                : norm_rows(SGK_BF16, false, n, begin, end);
 }
