@@ -5,7 +5,8 @@
 #include "sgl_kernel/gemm.h"
 
 SGK_CPU_DECL(linear);
-static const sgk_cpu_impl linear_cpu[] = SGK_CPU_IMPLS(linear);
+SGK_CPU_DECL_AMX(linear);
+static const sgk_cpu_impl linear_cpu[] = SGK_CPU_IMPLS(linear), linear_tiles_cpu[] = SGK_CPU_IMPLS_AMX(linear);
 
 /* Every build of the three kernels. */
 /* clang-format off */
@@ -64,8 +65,10 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     sgk_scratch scratch;
     SGK_TRY(sgk_scratch_get(&scratch, op, few ? 0 : (size_t)cpu.parts * LINEAR_SCRATCH, device, exec));
     if (scratch.query_only) return SGK_OK;
-    cpu.scratch             = scratch.memory;
-    const sgk_status status = sgk_cpu_run(op, linear_cpu, &cpu, cpu.parts, 1, exec);
+    cpu.scratch = scratch.memory;
+    /* AMX adds in another order than few rows are added in. */
+    const bool       tiles  = !few && a->dtype == SGK_BF16 && !sgk_exec_batch_invariant(exec);
+    const sgk_status status = sgk_cpu_run(op, tiles ? linear_tiles_cpu : linear_cpu, &cpu, cpu.parts, 1, exec);
     sgk_scratch_put(&scratch);
     return status;
 }
