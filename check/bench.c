@@ -133,24 +133,28 @@ static double empty_node(char *memory)
     return seconds;
 }
 
-/* Host time of one call that enqueues a small kernel: through the library, or the driver's launch alone. Few enough at a time that the
- * GPU's queue never fills up. */
-static double call_cost(char *memory, bool bare)
+/* Host time of one call that enqueues a small kernel: through the library, and the driver's launch alone, in turns. The best of many rounds,
+ * because what disturbs a host's clock only ever adds; few enough calls at a time that the GPU's queue never fills up. */
+static void call_costs(char *memory, ceilings *c)
 {
-    enum { CALLS  = 200,
-           ROUNDS = 25 };
+    enum { CALLS  = 100,
+           ROUNDS = 60 };
     int64_t  count = 1024;
     DLTensor from = words(memory, &count, true), to = words(memory + 4096, &count, true);
     sgk_exec exec = SGK_EXEC_INIT;
     exec.stream   = gpu_stream();
-    double seconds[ROUNDS];
-    for (int r = -2; r < ROUNDS; ++r) {
+    c->call = c->bare = INFINITY;
+    for (int r = 0; r < ROUNDS; ++r) {
         const double start = clock_now();
-        for (int i = 0; i < CALLS; ++i) need(bare ? sgk_probe_copy_bare(memory + 4096, memory, count, exec.stream) : sgk_probe_copy(&to, &from, &exec));
-        if (r >= 0) seconds[r] = (clock_now() - start) / CALLS;
-        if (!gpu_wait()) return NAN;
+        for (int i = 0; i < CALLS; ++i) need(sgk_probe_copy(&to, &from, &exec));
+        const double called = clock_now();
+        if (!gpu_wait()) return;
+        const double bare = clock_now();
+        for (int i = 0; i < CALLS; ++i) need(sgk_probe_copy_bare(memory + 4096, memory, count, exec.stream));
+        const double launched = clock_now();
+        if (!gpu_wait()) return;
+        c->call = fmin(c->call, (called - start) / CALLS), c->bare = fmin(c->bare, (launched - bare) / CALLS);
     }
-    return median(seconds, ROUNDS);
 }
 
 /* input @ weight^T in bf16, all of one size, random: operations a second, sustained. */
@@ -208,7 +212,7 @@ static void measure(ceilings *c, bool gpu)
     c->matrix = matrix_peak(memory, gpu);
     c->copy = fmax(c->copy, outside[gpu].copy), c->read = fmax(c->read, outside[gpu].read), c->matrix = fmax(c->matrix, outside[gpu].matrix);
     c->empty = gpu ? empty_node(memory) : 0;
-    if (gpu) c->call = call_cost(memory, false), c->bare = call_cost(memory, true);
+    if (gpu) call_costs(memory, c);
     sgk_cpu_mask(level->flags);
     if (gpu) gpu_give_back(memory);
     else free(memory);

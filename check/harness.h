@@ -171,6 +171,7 @@ void report_json_failures(FILE *f);
 extern bool check_exhaustive;
 void check_base(void) __attribute__((weak));
 void check_formats(void) __attribute__((weak));
+void check_large(void);                            /* large.c: operators on more than 2^31 and 2^32 elements */
 int self_test(void);                               /* the program's exit status */
 bool run_guarded(const char *family, void (*check)(void));      /* false: it crashed */
 

@@ -25,7 +25,7 @@ static const check_level levels[] = {
 enum { LEVELS = sizeof levels / sizeof *levels };
 #define NAME(name, flags) #name ", "
 #define LEVEL_NAMES       "ref, " SGK_CPU_LEVELS(NAME) "cuda"
-static bool level_asked[LEVELS], any_level_asked;
+static bool level_asked[LEVELS], any_level_asked, large_only;
 
 /* Weak: a family without a check is reported by name instead of by the linker. */
 #define FAMILY(name) void check_##name(void) __attribute__((weak));
@@ -126,6 +126,10 @@ static void run_levels(unsigned have)
         if (versions_wanted && !any_level_asked && !levels[l].gpu && strcmp(levels[l].name, best)) continue;
         level = &levels[l];
         sgk_cpu_mask(level->flags);
+        if (large_only) {
+            run_family("large", check_large);
+            continue;
+        }
         if (level->gpu) gpu_watch_launches();
         for (int f = 0; f < FAMILIES; ++f) {
             if (level->gpu && f < 2) continue;              /* base and formats are about the CPU */
@@ -149,6 +153,7 @@ static void usage(FILE *f)
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
+               "  --large          instead of all this, tensors of more than 2^31 and 2^32 elements (on the GPU, unless --level says otherwise: 30 GB)\n"
                "  --ceilings=DEVICE:COPY,READ,MATRIX   what another library reached on cpu or cuda, bytes and bf16 operations a second\n"
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
@@ -200,6 +205,7 @@ int main(int argc, char **argv)
            SMALL,
            EXHAUSTIVE,
            BENCH,
+           LARGE,
            CEILINGS,
            LIST,
            VERSIONS,
@@ -216,6 +222,7 @@ int main(int argc, char **argv)
         { "small", no_argument, NULL, SMALL },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
+        { "large", no_argument, NULL, LARGE },
         { "ceilings", required_argument, NULL, CEILINGS },
         { "list", no_argument, NULL, LIST },
         { "versions", no_argument, NULL, VERSIONS },
@@ -240,6 +247,7 @@ int main(int argc, char **argv)
         case SMALL:      check_small = true; break;
         case EXHAUSTIVE: check_exhaustive = true; break;
         case BENCH:      check_benching = true; break;
+        case LARGE:      large_only = true; break;
         case CEILINGS:
             if (bench_ceilings(optarg)) break;
             fprintf(stderr, "sgk-check: --ceilings=%s is not cpu: or cuda: and three numbers\n", optarg);
@@ -265,13 +273,14 @@ int main(int argc, char **argv)
     printf("seed %llu\n", (unsigned long long)check_seed);
     if (self_testing) return self_test();
 
+    if (large_only && !any_level_asked) ask_level("cuda");
     run_levels(have);
     if (listing) {
         report_list();
         return 0;
     }
     if (versions_wanted) versions_print(NULL);
-    if (!only_count && !versions_wanted) report_missing_checks();
+    if (!only_count && !versions_wanted && !large_only) report_missing_checks();
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);

@@ -101,9 +101,43 @@ def qk_norm_rope(n, device):
     bf16 = torch.bfloat16
     return [random(n, 5 * 64, device=device, dtype=bf16), 2, 1, 2, 64, 1e-6, random(64, device=device, dtype=bf16), random(64, device=device, dtype=bf16, seed=1),
             10000.0, True, torch.arange(n, device=device, dtype=torch.int32), 4.0, 2.0, 9.0, 1.1, 32]
+
+
+def dsv4(n, device):
+    """Frequencies and positions."""
+    return random(64, 64, device=device), torch.arange(n, dtype=torch.int32, device=device) % 64
+
+
+def dsv4_q(n, device):
+    q = random(n, 3, 128, device=device, dtype=torch.bfloat16)
+    return [q, torch.empty_like(q), *dsv4(n, device), 1e-6]
+
+
+def dsv4_k(n, device):
+    bf16 = torch.bfloat16
+    return [random(n, 512, device=device, dtype=bf16), random(512, device=device, dtype=bf16), *dsv4(n, device),
+            torch.arange(n, dtype=torch.int32, device=device) * 2, torch.zeros(64, 2880, dtype=torch.uint8, device=device), 1e-6, 4]
+
+
+def dsv4_indexer(n, device):
+    bf16 = torch.bfloat16
+    return [random(n, 3, 128, device=device, dtype=bf16), torch.zeros(n, 3, 128, dtype=torch.uint8, device=device), random(n, 3, device=device, dtype=bf16),
+            torch.zeros(n, 3, 1, device=device), 0.25, *dsv4(n, device)]
+
+
 def quantised(n, dim, groups, device, dtype=torch.float8_e4m3fn, words=F32):
     """Zeros for codes and scales."""
     return [torch.zeros(n, dim, device=device).to(dtype), torch.zeros(n, groups, dtype=words, device=device)]
+
+
+def embed(n, device):
+    return [random(n, 3, 2, 4, 4, device=device), random(5, 3, 2, 4, 4, device=device), random(5, device=device), False]
+
+
+def images(n, device):
+    """Two images, whatever n is."""
+    pixels = [torch.arange(3 * h * w, device=device).mul(37).remainder(256).to(torch.uint8).view(3, h, w) for h, w in ((20, 31), (9, 8))]
+    return [pixels, True, True, 256, 4096, "bicubic", True, 1 / 255, True, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], 4, 2, 2, True, torch.float32]
 
 
 SAMPLES = {
@@ -131,6 +165,7 @@ SAMPLES = {
     "gelu_tanh_and_mul": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device)],
     "gelu_tanh_and_mul.v0_1_8": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), 0],
     "gelu_tanh_and_mul_cpu": lambda n, device: [random(n, 48, device=device)],
+    "timestep_embedding_out": lambda n, device: [torch.empty(n, 24, device=device), random(n, device=device), 24, True, 0.5, 1000.0, 10000],
     "gelu_quick": lambda n, device: [torch.empty(n, 24, device=device), random(n, 24, device=device)],
     "concat_mla_k": lambda n, device: [torch.empty(n, 4, 24, device=device), random(n, 4, 16, device=device), random(n, 1, 8, device=device)],
     "concat_mla_absorb_q": lambda n, device: [random(n, 4, 16, device=device), random(n, 4, 8, device=device), torch.empty(n, 4, 24, device=device)],
@@ -144,7 +179,14 @@ SAMPLES = {
     "fused_qk_norm_rope": qk_norm_rope,
     "apply_rope_pos_ids_cos_sin_cache": apply_rope_fused,
     "apply_rope_pos_ids_cos_sin_cache.v0_1_8": lambda n, device: apply_rope(n, device, 0),
+    **{f"fast_hadamard_transform{form}": lambda n, device: [random(n, 40, device=device), 0.125] for form in ("", "_12N", "_20N", "_28N", "_40N")},
+    "dsv4_fused_q_norm_rope": dsv4_q,
+    "dsv4_fused_k_norm_rope_flashmla": dsv4_k,
+    "dsv4_fused_q_indexer_rope_hadamard_quant": dsv4_indexer,
     "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],
+    "conv3d_embed_cpu": embed,
+    "conv3d_embed_weight_pack": lambda n, device: embed(n, device)[:1],
+    "image_preprocess_cpu": images,
     "store_kv_cache": store,
     "flash_attn": attention,
     "flash_attn_append": attention_append,
@@ -161,5 +203,10 @@ SAMPLES = {
                                                             -128.0, 127.0, False, True, None],
     "sgl_per_token_group_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device), 24, 1e-10, -448.0, 448.0],
     "sgl_per_token_group_quant_int8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device, torch.int8), 24, 1e-10, -128.0, 127.0],
+    "fused_rmsnorm_quant": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 3, device), random(48, device=device), 16, 1e-6, 1e-10,
+                                              -448.0, 448.0, False, False],
+    "fused_add_rmsnorm_quant": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1),
+                                                  *quantised(n, 48, 1, device, words=torch.int32), random(48, device=device), 16, 1e-6, 1e-10, -448.0, 448.0,
+                                                  True, False],
     "per_token_quant_int8_cpu": lambda n, device: [random(n, 48, device=device, dtype=torch.bfloat16)],
 }

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 from sgl_kernel import _library  # noqa: E402
 
-NEEDED = {"rope", "kvcache", "sampling", "attention"}
+NEEDED = {"rope", "kvcache", "sampling", "attention", "moe", "copy", "grammar"}
 
 # The variable is read once, so each run is a process of its own.
 CODE = """
@@ -61,6 +61,29 @@ q, pages = random(2, 1, 4, 16), random(4, 2, 2, 16)
 attend = lambda *table: flash_attn_with_kvcache(q, pages, pages, cache_seqlens=index(3, 2), page_table=index(*table).view(2, 2))
 refused("flash_attn: page_table[0, 1] is -1, expected a page from 0 to 3", lambda: attend(0, -1, 1, -1))
 assert torch.equal(attend(0, 3, 1, -1), attend(0, 3, 1, 2))         # a page that no length reaches may be anything
+
+rows, gathered = random(4, 8), torch.full((2, 8), 7.0, device=device)
+gather = lambda *sources: torch.ops.sgl_kernel.shuffle_rows(rows, index(*sources), gathered)
+refused("shuffle_rows: dst2src_map[1] is 4, expected 0 to 3", lambda: gather(0, 4), gathered)
+gather(3, 0)
+assert torch.equal(gathered, rows[[3, 0]])
+add = lambda *sources: sgl_kernel.apply_shuffle_mul_sum(rows, gathered, index(*sources), None)
+refused("apply_shuffle_mul_sum: permutation[2] is -1, expected 0 to 3", lambda: add(0, 1, -1, 2), gathered)
+add(0, 1, 3, 2)
+assert torch.equal(gathered, torch.stack([rows[0] + rows[1], rows[3] + rows[2]]))
+
+codes, one = torch.zeros(4, 16, dtype=torch.uint8, device=device), torch.ones(1, device=device)
+halves = random(2, 2, 8).half()
+downcast = lambda *places: sgl_kernel.downcast_fp8(halves, halves, codes, codes.clone(), one, one, index(*places, dtype=torch.int64))
+refused("downcast_fp8: loc[1] is 4, expected a place from 0 to 3", lambda: downcast(0, 4), codes)
+downcast(0, 3)
+assert codes[0].any() and codes[3].any() and not codes[1:3].any()
+
+logits, allowed = torch.zeros(3, 40, device=device), index(-1, 0, 5, 1, -1, -1).view(3, 2)
+forbid = lambda *rows: sgl_kernel.apply_token_bitmask_inplace_cuda(logits, allowed, index(*rows))
+refused("indices[0] is 3, expected 0 to 2, a row of logits and of bitmask", lambda: forbid(3, 1), logits)
+forbid(0)
+assert torch.equal(logits.isinf().sum(1).cpu(), torch.tensor([8, 0, 0]))
 
 if device == "cuda":                                # nothing can be read during a capture: not checked then, and no harm done
     again = query.clone()

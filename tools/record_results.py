@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Puts the results of one run on one machine into benchmark/results/DATE-DEVICE.json, from which tables.py prints.
 
-usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--tests TEST_GPU.json]
+usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--comparison COMPARE.json] [--tests TEST_GPU.json]
 
-BENCH.json is what `sgk-check --bench --json` wrote, LLM.json what `benchmark/bench_llm.py --json` did, TEST_GPU.json what tools/test_gpu.py did.
+BENCH.json is what `sgk-check --bench --json` wrote, LLM.json what `benchmark/bench_llm.py --json` did, COMPARE.json
+what `benchmark/elementwise.py --json` did, TEST_GPU.json what tools/test_gpu.py did.
 """
 import argparse
 import datetime
@@ -18,11 +19,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="what was built")
     parser.add_argument("--date", default=datetime.date.today().isoformat())
-    for name in ("bench", "llm", "tests"):
+    for name in ("bench", "llm", "comparison", "tests"):
         parser.add_argument("--" + name, type=argparse.FileType())
     arguments = parser.parse_args()
     result = {"date": arguments.date, "commit": arguments.commit}
-    for name in ("bench", "llm", "tests"):
+    for name in ("bench", "llm", "comparison", "tests"):
         file = getattr(arguments, name)
         if file:
             result[name] = json.load(file)

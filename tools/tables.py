@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Prints the tables of README.md from the code and from measured results, between `<!-- tables: NAME -->` and `<!-- end -->`.
+"""Prints the tables of README.md and docs/performance.md from the code and from measured results, between `<!-- tables: NAME -->` and `<!-- end -->`.
 
 usage: tables.py            rewrite the tables
        tables.py --check    fail when a table is not what the code and the results say
 
-operators     from csrc/ops.def
-performance   from the newest file benchmark/results/*.json of each device (record_results.py writes them)
+operators     from csrc/ops.def and csrc/torch/torch_ops.def, and the releases' lists in tests/api
+comparison    ours beside another library, from the newest file benchmark/results/*.json that has one (record_results.py writes them)
+performance   every large case, from the newest file of each device
 """
 import glob
 import json
@@ -17,29 +18,97 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROW = re.compile(r'^OP\((\w+),\s*([A-Z |]+),', re.M)
 
 
-def operators():
-    text = open(os.path.join(ROOT, "csrc/ops.def")).read()
+# The family that a released operator without a row will belong to: the first pattern that its name contains.
+TO_COME = [
+    ("kvcache", "transfer_kv|store_"), ("rope", "dsv4|rotary"), ("mla", "mla|qkv_proj|dense_(decode|prefill)_fwd|sparse_(decode|prefill)_fwd"),
+    ("allreduce", "all_?reduce|allgather|custom_ar|mscclpp|^initialize$"), ("speculative", "tree|segment_packbits"),
+    ("sampling", "sampling|renorm|top_k_mask"), ("mamba", "conv1d|delta_rule|gdn|qkvzba"), ("attention", "attn|attention|fwd"),
+    ("indexer", "fast_topk"), ("gguf", "ggml"), ("moe", "moe|topk|expert|grouped|group_mm"), ("hadamard", "hadamard"),
+    ("gemm", "_mm|mm_|gemm|linear|awq|gptq|convert_|bmm"), ("quant", "quant"),
+]
+
+
+def rows_of_operators():
+    """{family: [(name, devices)]}, from csrc/ops.def; those of csrc/torch/torch_ops.def are family "torch" """
+    text = open(os.path.join(ROOT, "csrc/ops.def")).read() + "\n#if SGK_HAVE_TORCH\n" + open(os.path.join(ROOT, "csrc/torch/torch_ops.def")).read()
     rows, family = {}, ""
     for match in re.finditer(r"^#if SGK_HAVE_(\w+)|" + ROW.pattern, text, re.M):
         if match.group(1):
             family = match.group(1).lower()
         else:
             rows.setdefault(family, []).append((match.group(2), match.group(3)))
-    lines = ["| family | operators, each on CPU and GPU |", "|---|---|"]
-    for family in sorted(rows):
-        names = [f"`{name}`" + ("" if {"CPU", "CUDA"} <= set(devices.replace("|", " ").split()) else f" ({devices})") for name, devices in rows[family]]
-        lines.append(f"| {family} | {', '.join(names)} |")
+    return rows
+
+
+def released_operators():
+    """Every name that a release registers, from tests/api."""
+    names = set()
+    for path in glob.glob(os.path.join(ROOT, "tests/api/schemas-*.txt")):
+        names |= {line.split("(")[0] for line in open(path) if line.strip()}
+    return names
+
+
+def parity():
+    """{family: (released names that are done, released names that are not)}"""
+    rows, released = rows_of_operators(), released_operators()
+    family_of = {name: family for family, operators in rows.items() for name, _ in operators}
+    found = {}
+    for name in sorted(released):
+        family = family_of.get(name) or next((family for family, pattern in TO_COME if re.search(pattern, name)), "others")
+        found.setdefault(family, ([], []))[name not in family_of].append(name)
+    return found
+
+
+def operators():
+    rows, counts = rows_of_operators(), parity()
+    done, all_names = sum(len(done) for done, _ in counts.values()), len(released_operators())
+    lines = [f"{done} of the {all_names} operator names that sgl-kernel 0.1.8, 0.3.21, 0.4.3 and the CPU wheel register are done; `pytest -s tests/test_parity.py -k done` names the others.", "",
+             "| family | done of the released | operators, each on CPU and GPU |", "|---|---|---|"]
+    for family in sorted(rows.keys() | counts.keys()):
+        have, lack = counts.get(family, ([], []))
+        names = [f"`{name}`" + ("" if {"CPU", "CUDA"} <= set(devices.replace("|", " ").split()) else f" ({devices})") for name, devices in rows.get(family, [])]
+        lines.append(f"| {family} | {len(have)} of {len(have) + len(lack)} | {', '.join(names)} |")
     return lines
 
 
-def performance():
-    """What moves or computes enough to be judged: 8 MB or more."""
+def results():
+    """The newest of each device."""
     newest = {}
     for path in sorted(glob.glob(os.path.join(ROOT, "benchmark/results/*.json"))):
         result = json.load(open(path))
         newest[result["device"]] = result
+    return sorted(newest.items())
+
+
+def comparison():
     lines = []
-    for device, result in sorted(newest.items()):
+    for device, result in results():
+        if "comparison" not in result:
+            continue
+        found = result["comparison"]
+        ours, *others = found["libraries"]
+        lines += [f"**{device}**, {result['date']}, commit {result['commit']}, `benchmark/elementwise.py`, {found['rounds']} paired rounds, copy {found['ceilings']['copy'] * 1e-9:.0f} GB/s, "
+                  f"L = 0.74 us + bytes / copy. us of one call in a CUDA graph; above 1.00 the ratio says that {ours} is faster.", ""]
+        lines += [f"| operator | tokens | MB moved | inputs | {ours}, us | share of L | " + " | ".join(f"{name}, us | ratio in a graph | ratio eager" for name in others) + " |",
+                  "|---" * (6 + 3 * len(others)) + "|"]
+        for row in found["rows"]:
+            if ours not in row.get("graph", {}):
+                continue
+            us = row["graph"][ours]
+            share = (0.74 + row["bytes"] / found["ceilings"]["copy"] * 1e6) / us
+            cells = [row["operator"], f"{row['tokens']}", f"{row['bytes'] / 1e6:.1f}", row["inputs"], f"{us:.2f}", f"{share:.2f}"]
+            for name in others:
+                there = name in row["graph"]
+                cells += [f"{row['graph'][name]:.2f}", f"{row['graph_ratio'][name]:.2f}", f"{row['eager_ratio'][name]:.2f}"] if there else ["none", "", ""]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines[:-1] or ["No results yet."]
+
+
+def performance():
+    """What moves or computes enough to be judged: 8 MB or more."""
+    lines = []
+    for device, result in results():
         lines += [f"**{device}**, {result['date']}, commit {result['commit']}."]
         lines += bench_table(result["bench"]) + llm_table(result.get("llm"))
     return lines[:-1] or ["No results yet."]
@@ -76,18 +145,22 @@ def llm_table(llm):
     return lines + [""]
 
 
+TABLES = {"README.md": (operators, comparison), "docs/performance.md": (performance,)}
+
+
 def main():
-    path = os.path.join(ROOT, "README.md")
-    before = text = open(path).read()
-    for name, make in (("operators", operators), ("performance", performance)):
-        start, end = f"<!-- tables: {name} -->\n", "<!-- end -->"
-        head, rest = text.split(start)
-        text = head + start + "\n".join(make()) + "\n" + end + rest.split(end, 1)[1]
-    if text == before:
-        return
-    if "--check" in sys.argv:
-        sys.exit("README.md: its tables are not what the code and the results say; run tools/tables.py")
-    open(path, "w").write(text)
+    for file, tables in TABLES.items():
+        path = os.path.join(ROOT, file)
+        before = text = open(path).read()
+        for make in tables:
+            start, end = f"<!-- tables: {make.__name__} -->\n", "<!-- end -->"
+            head, rest = text.split(start)
+            text = head + start + "\n".join(make()) + "\n" + end + rest.split(end, 1)[1]
+        if text == before:
+            continue
+        if "--check" in sys.argv:
+            sys.exit(f"{file}: its tables are not what the code and the results say; run tools/tables.py")
+        open(path, "w").write(text)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ static bool choose(sgk_switch wanted, const char *name, _Atomic int *answer)
 
 bool sgk_exec_pdl(const sgk_exec *exec)
 {
-    return SGK_EXEC(exec, pdl, SGK_DEFAULT) == SGK_ON;
+    static _Atomic int answer = -1;
+    return choose(SGK_EXEC(exec, pdl, SGK_DEFAULT), "TRTLLM_ENABLE_PDL", &answer);
 }
 
 bool sgk_exec_batch_invariant(const sgk_exec *exec)

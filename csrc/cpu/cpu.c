@@ -2,10 +2,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -99,6 +99,19 @@ const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impl)
     const unsigned flags = sgk_cpu_flags();
     while (impl->needs & ~flags) ++impl;
     return impl;
+}
+
+int64_t sgk_cpu_cache_bytes(void)
+{
+    static _Atomic int64_t known;
+    if (!known) {
+        int64_t bytes = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+        bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+        known = bytes > 0 ? bytes : (int64_t)32 << 20;          /* the system may not know */
+    }
+    return known;
 }
 
 typedef struct {

@@ -26,6 +26,14 @@ enum {
 unsigned sgk_cpu_flags(void);            /* what the CPU has and the OS saves, less what SGK_CPU or sgk_cpu_mask switched off */
 void sgk_cpu_mask(unsigned mask);    /* for the check harness */
 const char *sgk_cpu_level_name(void);       /* the best level */
+static inline bool sgk_cpu_has_amx(void)
+{
+#if defined(__x86_64__)
+    return sgk_cpu_flags() == SGK_CPU_AMX;
+#else
+    return false;
+#endif
+}
 
 /* A CPU kernel does items [begin, end) of the work that *args describes. */
 typedef void sgk_cpu_fn(const void *args, int64_t begin, int64_t end);
@@ -66,6 +74,10 @@ sgk_status sgk_cpu_run(const char *op, const sgk_cpu_impl *impls, const void *ar
 /* Enough work for a range when an item touches `bytes` bytes (or does as many operations). Waking a thread takes 2 us on an idle
  * machine and a time slice, a thousand times that, on a busy one: what takes a few microseconds is not worth it. */
 static inline int64_t sgk_cpu_grain(int64_t bytes) { return bytes > 0 ? 1 + 131072 / bytes : 131072; }
+
+/* Bytes of the last-level cache. An output of more is gone from it before anyone reads it, and is written around it. */
+int64_t sgk_cpu_cache_bytes(void);
+enum { SGK_CPU_LINE = 64 };             /* where the rows of such an output begin, for whole lines to be written */
 
 /* rmsnorm -> rmsnorm_avx2 in the file that is being compiled with -DSGK_CPU_LEVEL=avx2. */
 #define SGK_CAT_(a, b)   a##_##b

@@ -64,15 +64,51 @@ SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
-/* Not VCVTNEPS2BF16: that one turns subnormal numbers into zero. */
-SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
+/* By integers: rounds to nearest even, and NaN stays NaN. */
+SGK_INLINE __m256i vf_bf16_by_integers(vf v)
 {
     const __m512i u = _mm512_castps_si512(v), lsb = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     const __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), lsb), 16);
     const __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(nan, r, quiet)));
+    return _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), r, quiet));
 }
+#if defined(__AVX512BF16__)
+/* The instructions turn subnormal numbers into zero, so those take the integers. */
+SGK_INLINE __m256i vf_bf16(vf v)
+{
+    if (__builtin_expect(_mm512_fpclass_ps_mask(v, 0x20), 0)) return vf_bf16_by_integers(v);
+    return (__m256i)_mm512_cvtneps_pbh(v);
+}
+SGK_INLINE __m512i vf_bf16_2(vf a, vf b)
+{
+    if (__builtin_expect(_mm512_fpclass_ps_mask(a, 0x20) | _mm512_fpclass_ps_mask(b, 0x20), 0))
+        return _mm512_inserti64x4(_mm512_castsi256_si512(vf_bf16_by_integers(a)), vf_bf16_by_integers(b), 1);
+    return (__m512i)_mm512_cvtne2ps_pbh(b, a);
+}
+#else
+SGK_INLINE __m256i vf_bf16(vf v)            { return vf_bf16_by_integers(v); }
+SGK_INLINE __m512i vf_bf16_2(vf a, vf b)    { return _mm512_inserti64x4(_mm512_castsi256_si512(vf_bf16(a)), vf_bf16(b), 1); }
+#endif
+SGK_INLINE void vf_store_bf16(uint16_t *p, vf v) { _mm256_storeu_si256((void *)p, vf_bf16(v)); }
+
+/* Two vectors in a row; vf_stream2 goes around the caches and takes addresses that are multiples of 64. */
+SGK_INLINE __m512i vf_halves2(sgk_dtype t, vf a, vf b)
+{
+    if (t == SGK_BF16) return vf_bf16_2(a, b);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)),
+                              _mm512_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), 1);
+}
+SGK_INLINE void vf_store2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm512_storeu_ps((float *)p + i, a), _mm512_storeu_ps((float *)p + i + 16, b);
+    else _mm512_storeu_si512((uint16_t *)p + i, vf_halves2(t, a, b));
+}
+SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm512_stream_ps((float *)p + i, a), _mm512_stream_ps((float *)p + i + 16, b);
+    else _mm512_stream_si512((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
+}
+#define VF_STREAMS
 
 #elif defined(__AVX2__)
 
@@ -128,15 +164,34 @@ SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }
-SGK_INLINE void vf_store_bf16(uint16_t *p, vf v)
+SGK_INLINE __m128i vf_bf16(vf v)
 {
     const __m256i u = _mm256_castps_si256(v), lsb = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     const __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), lsb), 16);
     const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
     const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
     const __m256i w = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(nan));
-    _mm_storeu_si128((void *)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08)));
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08));
 }
+SGK_INLINE void vf_store_bf16(uint16_t *p, vf v) { _mm_storeu_si128((void *)p, vf_bf16(v)); }
+
+/* Two vectors in a row; vf_stream2 goes around the caches and takes addresses that are multiples of 32. */
+SGK_INLINE __m256i vf_halves2(sgk_dtype t, vf a, vf b)
+{
+    if (t == SGK_BF16) return _mm256_set_m128i(vf_bf16(b), vf_bf16(a));
+    return _mm256_set_m128i(_mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+SGK_INLINE void vf_store2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm256_storeu_ps((float *)p + i, a), _mm256_storeu_ps((float *)p + i + 8, b);
+    else _mm256_storeu_si256((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
+}
+SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
+{
+    if (t == SGK_F32) _mm256_stream_ps((float *)p + i, a), _mm256_stream_ps((float *)p + i + 8, b);
+    else _mm256_stream_si256((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
+}
+#define VF_STREAMS
 
 #else /* NEON, baseline Armv8-A: it converts f16, not bf16 */
 
@@ -214,6 +269,50 @@ SGK_INLINE void vf_store_part(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
     const int64_t size = t == SGK_F32 ? 4 : 2;
     vf_store(t, lanes, 0, v);
     memcpy((char *)p + i * size, lanes, (size_t)(n * size));
+}
+
+#if !defined(VF_STREAMS)
+SGK_INLINE void vf_store2(sgk_dtype t, void *p, int64_t i, vf a, vf b) { vf_store(t, p, i, a), vf_store(t, p, i + VF, b); }
+SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b) { vf_store2(t, p, i, a, b); }
+#endif
+
+/* What vf_stream2 wrote is seen by other threads after this one; at the end of a range of items. */
+SGK_INLINE void vf_stream_end(void)
+{
+#if defined(VF_STREAMS)
+    _mm_sfence();
+#endif
+}
+
+/* Asks for the lines of 2 VF elements at p[i]; they need not exist. */
+SGK_INLINE void vf_prefetch2(sgk_dtype t, const void *p, int64_t i)
+{
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    const char   *at   = (const char *)p + i * size;
+    __builtin_prefetch(at);
+    if (2 * VF * size > 64) __builtin_prefetch(at + 64);
+}
+
+/* 2^t, within 4 units in the last place; 0 and infinity at the ends, NaN stays. */
+SGK_INLINE vf vf_exp2(vf t)
+{
+#if defined(__AVX512F__)
+    const vf k = t, r = _mm512_reduce_ps(t, 9);         /* r = t less its floor, 0 for infinity; vf_pow2 takes the floor of k */
+    vf       p = vf_set(1.86713186e-3f);
+    p          = vf_fma(p, r, vf_set(9.01702537e-3f));
+    p          = vf_fma(p, r, vf_set(5.57999180e-2f));
+    p          = vf_fma(p, r, vf_set(2.40164448e-1f));
+    p          = vf_fma(p, r, vf_set(6.93151312e-1f));
+#else
+    const vf clamped = vf_max(vf_set(-152), vf_min(vf_set(129), t));    /* min and max give their second operand where one is NaN */
+    const vf k = vf_round(clamped), r = vf_sub(clamped, k);
+    vf       p = vf_set(1.32647217e-3f);
+    p          = vf_fma(p, r, vf_set(9.67151361e-3f));
+    p          = vf_fma(p, r, vf_set(5.55073376e-2f));
+    p          = vf_fma(p, r, vf_set(2.40222421e-1f));
+    p          = vf_fma(p, r, vf_set(6.93146978e-1f));
+#endif
+    return vf_pow2(vf_fma(p, r, vf_set(1)), k);
 }
 
 /* e^x, within 2 units in the last place; 0 below -104, infinity above 88.7. NaN stays NaN.

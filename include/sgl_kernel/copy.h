@@ -47,7 +47,7 @@ SGK_API sgk_status sgk_copy_to_gpu_no_ce(const DLTensor *output, const DLTensor 
  * @param k_scale, v_scale  [1], f32
  * @param loc               [S], i32 | i64, contiguous; loc[t] * mult + offset in [0, R), no place twice
  *
- * A place outside [0, R) is refused on the CPU, before anything is written; on the GPU that row is left out.
+ * A place outside [0, R) is refused on the CPU, and on the GPU with exec->check_indices, before anything is written; otherwise that row is left out.
  */
 SGK_API sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const DLTensor *k, const DLTensor *v, const DLTensor *k_scale,
                                     const DLTensor *v_scale, const DLTensor *loc, int64_t mult, int64_t offset, const sgk_exec *exec);

@@ -10,7 +10,8 @@
  * @param input        [S, C], any dtype; rows may be strided
  * @param dst2src_map  [D], i32 | i64, contiguous; in [0, S)
  *
- * Exact, any C. An entry outside [0, S) is refused on the CPU, before anything is written; on the GPU that row is left as it is.
+ * Exact, any C. An entry outside [0, S) is refused on the CPU, and on the GPU with exec->check_indices, before anything is written; otherwise
+ * that row is left as it is.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_shuffle_rows(const DLTensor *output, const DLTensor *input, const DLTensor *dst2src_map, const sgk_exec *exec);
@@ -23,8 +24,8 @@ SGK_API sgk_status sgk_shuffle_rows(const DLTensor *output, const DLTensor *inpu
  * @param permutation  [M K], i32 | i64, contiguous; in [0, S)
  * @param factors      [M K], dtype of output, contiguous; NULL: 1
  *
- * f32 inside, in the order of the formula, one rounding at the end. An entry of permutation outside [0, S) is refused on the CPU, before
- * anything is written; on the GPU its term is left out.
+ * f32 inside, in the order of the formula, one rounding at the end. An entry of permutation outside [0, S) is refused on the CPU, and on
+ * the GPU with exec->check_indices, before anything is written; otherwise its term is left out.
  */
 SGK_API sgk_status sgk_apply_shuffle_mul_sum(const DLTensor *output, const DLTensor *input, const DLTensor *permutation, const DLTensor *factors,
                                              const sgk_exec *exec);

@@ -7,21 +7,23 @@ from typing import Optional
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
 from sgl_kernel.utils import is_arch_support_pdl
 
-_rmsnorm = operator("rmsnorm")
-_fused_add_rmsnorm = operator("fused_add_rmsnorm")
-_gemma_rmsnorm = operator("gemma_rmsnorm")
-_gemma_fused_add_rmsnorm = operator("gemma_fused_add_rmsnorm")
+_fused_rmsnorm_quant = operator("fused_rmsnorm_quant")
+_fused_add_rmsnorm_quant = operator("fused_add_rmsnorm_quant")
 _silu_and_mul = operator("silu_and_mul")
 _silu_and_mul_experts = operator("silu_and_mul_experts")
 _gelu_and_mul = operator("gelu_and_mul")
 _gelu_tanh_and_mul = operator("gelu_tanh_and_mul")
 _gelu_quick = operator("gelu_quick")
+_timestep_embedding = operator("timestep_embedding_out")
 _rotary_embedding = operator("rotary_embedding")
 _concat_mla_k = operator("concat_mla_k")
 _concat_mla_absorb_q = operator("concat_mla_absorb_q")
 _copy_to_gpu_no_ce = operator("copy_to_gpu_no_ce")
 _downcast_fp8 = operator("downcast_fp8")
 _apply_rope = operator("apply_rope_pos_ids_cos_sin_cache")
+_dsv4_q_norm_rope = operator("dsv4_fused_q_norm_rope")
+_dsv4_k_norm_rope = operator("dsv4_fused_k_norm_rope_flashmla")
+_dsv4_q_indexer = operator("dsv4_fused_q_indexer_rope_hadamard_quant")
 
 
 def _pdl(enable_pdl, tensor):
@@ -29,44 +31,44 @@ def _pdl(enable_pdl, tensor):
     return tensor.is_cuda and is_arch_support_pdl() if enable_pdl is None else enable_pdl
 
 
-@provided_by("norm")
-def rmsnorm(
-    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
-    enable_pdl: Optional[bool] = None,
-) -> torch.Tensor:
-    """out[i] = input[i] * weight / sqrt(mean(input[i] ** 2) + eps)"""
-    if out is None:
-        out = torch.empty_like(input)
-    _rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
-    return out
+def _norm(name, doc):
+    op = operator(name)
+
+    def norm(
+        input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
+        enable_pdl: Optional[bool] = None,
+    ) -> torch.Tensor:
+        if out is None:
+            out = torch.empty_like(input)
+        op(out, input, weight, eps, _pdl(enable_pdl, input))
+        return out
+
+    return _named(norm, name, doc)
 
 
-@provided_by("norm")
-def fused_add_rmsnorm(
-    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
-) -> None:
-    """residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded"""
-    _fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+def _fused_add_norm(name, doc):
+    op = operator(name)
+
+    def fused_add_norm(
+        input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+    ) -> None:
+        op(input, residual, weight, eps, _pdl(enable_pdl, input))
+
+    return _named(fused_add_norm, name, doc)
 
 
-@provided_by("norm")
-def gemma_rmsnorm(
-    input: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, out: Optional[torch.Tensor] = None,
-    enable_pdl: Optional[bool] = None,
-) -> torch.Tensor:
-    """out[i] = input[i] * (1 + weight) / sqrt(mean(input[i] ** 2) + eps)"""
-    if out is None:
-        out = torch.empty_like(input)
-    _gemma_rmsnorm(out, input, weight, eps, _pdl(enable_pdl, input))
-    return out
+def _named(function, name, doc):
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return provided_by("norm")(function)
 
 
-@provided_by("norm")
-def gemma_fused_add_rmsnorm(
-    input: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, enable_pdl: Optional[bool] = None,
-) -> None:
-    """residual += input; input = gemma_rmsnorm(residual), the norm taken before the sum is rounded"""
-    _gemma_fused_add_rmsnorm(input, residual, weight, eps, _pdl(enable_pdl, input))
+rmsnorm = _norm("rmsnorm", "out[i] = input[i] * weight / sqrt(mean(input[i] ** 2) + eps)")
+gemma_rmsnorm = _norm("gemma_rmsnorm", "out[i] = input[i] * (1 + weight) / sqrt(mean(input[i] ** 2) + eps)")
+fused_add_rmsnorm = _fused_add_norm(
+    "fused_add_rmsnorm", "residual += input; input = rmsnorm(residual), the norm taken before the sum is rounded")
+gemma_fused_add_rmsnorm = _fused_add_norm(
+    "gemma_fused_add_rmsnorm", "residual += input; input = gemma_rmsnorm(residual), the norm taken before the sum is rounded")
 
 
 @register_fake("rmsnorm_cpu")
@@ -94,6 +96,25 @@ def _gated_output(input, out):
     assert input.shape[:-1] == out.shape[:-1], f"{input.shape[:-1]} != {out.shape[:-1]}"
     assert input.shape[-1] == 2 * out.shape[-1], f"{input.shape[-1]} != {2 * out.shape[-1]}"
     return out
+
+
+@provided_by("quant")
+def fused_rmsnorm_quant(
+    input: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int, quant_eps: float,
+    fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """rmsnorm, then the first version of sgl_per_token_group_quant_8bit, in one pass. The layout of the scales is that of output_s."""
+    _fused_rmsnorm_quant(input, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
+
+
+@provided_by("quant")
+def fused_add_rmsnorm_quant(
+    input: torch.Tensor, residual: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int,
+    quant_eps: float, fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """residual += input, then fused_rmsnorm_quant of the sum, the norm taken before it is rounded"""
+    _fused_add_rmsnorm_quant(
+        input, residual, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
 
 
 @provided_by("act")
@@ -134,6 +155,17 @@ def gelu_quick(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
     assert input.shape == out.shape, f"{input.shape} != {out.shape}"
     _gelu_quick(out, input)
     return out
+
+
+@provided_by("act")
+def timestep_embedding(
+    t: torch.Tensor, dim: int, flip_sin_to_cos: bool = False, downscale_freq_shift: float = 0.0, scale: float = 1, max_period: int = 10000,
+    dtype: torch.dtype = torch and torch.float32,
+):
+    """Rows of sines and cosines of t at dim / 2 frequencies from 1 down to 1 / max_period."""
+    output = torch.empty((t.shape[0], dim), dtype=dtype, device=t.device)
+    _timestep_embedding(output, t, dim, flip_sin_to_cos, downscale_freq_shift, scale, max_period)
+    return output
 
 
 @register_fake("silu_and_mul_cpu")
@@ -216,3 +248,32 @@ def apply_rope_with_cos_sin_cache_inplace(
         enable_pdl = fused is not None and _pdl(None, query)
     query, key = heads(query), heads(key)
     _apply_rope(query, key, query, key, cos_sin_cache, positions.long(), not is_neox, enable_pdl, value, k_buffer, v_buffer, cache_loc)
+
+
+@provided_by("dsv4")
+def dsv4_fused_q_norm_rope(
+    q_input: torch.Tensor, freqs_cis: torch.Tensor, positions: torch.Tensor, eps: float = 1e-6, q_output: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """q_input normalised to a mean square of 1, its last 64 elements rotated by their positions"""
+    if q_output is None:
+        q_output = torch.empty_like(q_input)
+    _dsv4_q_norm_rope(q_input, q_output, freqs_cis, positions, eps)
+    return q_output
+
+
+@provided_by("dsv4")
+def dsv4_fused_k_norm_rope_flashmla(
+    kv: torch.Tensor, kv_weight: torch.Tensor, freqs_cis: torch.Tensor, positions: torch.Tensor, out_loc: torch.Tensor, kvcache: torch.Tensor,
+    eps: float = 1e-6, page_size: int = 1,
+) -> None:
+    """Normalises kv, rotates its last 64 elements, quantises the others, and stores rows into FlashMLA's paged cache at out_loc."""
+    _dsv4_k_norm_rope(kv, kv_weight, freqs_cis, positions, out_loc, kvcache, eps, page_size)
+
+
+@provided_by("dsv4")
+def dsv4_fused_q_indexer_rope_hadamard_quant(
+    q_input: torch.Tensor, q_fp8: torch.Tensor, weight: torch.Tensor, weights_out: torch.Tensor, weight_scale: float, freqs_cis: torch.Tensor,
+    positions: torch.Tensor,
+) -> None:
+    """q_fp8 = e4m3(hadamard(q_input with its last 64 elements rotated) / scale of the head); weights_out = weight * weight_scale * scale"""
+    _dsv4_q_indexer(q_input, q_fp8, weight, weights_out, weight_scale, freqs_cis, positions)

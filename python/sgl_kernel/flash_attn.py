@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Optional, Union
 
 from sgl_kernel._ops import operator, provided_by, torch
+from sgl_kernel.debug_utils import maybe_wrap_debug_kernel
 from sgl_kernel.utils import cache_once
 
 _flash_attn = operator("flash_attn")
@@ -33,6 +34,7 @@ def _outputs(q, head_dim_v, cu_seqlens_q, return_softmax_lse, out):
     return out, lse
 
 
+@maybe_wrap_debug_kernel
 @provided_by("attention")
 def flash_attn_with_kvcache(
     q, k_cache, v_cache, k=None, v=None, qv=None, rotary_cos=None, rotary_sin=None,
@@ -70,6 +72,7 @@ def flash_attn_with_kvcache(
     return (out, lse, None, None) if return_softmax_lse else out
 
 
+@maybe_wrap_debug_kernel
 @provided_by("attention")
 def flash_attn_varlen_func(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q=None, max_seqlen_k=None, seqused_q=None, seqused_k=None, page_table=None,

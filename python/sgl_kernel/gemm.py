@@ -84,3 +84,13 @@ def sgl_per_token_quant_fp8(
 @register_fake("per_token_quant_int8_cpu")
 def _(A):
     return torch.empty_like(A, dtype=torch.uint8, memory_format=torch.contiguous_format), A.new_empty(A.shape[0], dtype=torch.float32)
+
+
+@register_fake("conv3d_embed_cpu")
+def _(input, weight, bias, is_vnni):
+    return input.new_empty(input.shape[0], weight.shape[0])
+
+
+@register_fake("conv3d_embed_weight_pack")
+def _(weight):
+    return weight.new_empty(weight.shape)

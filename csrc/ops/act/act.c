@@ -1,4 +1,5 @@
 #include "act.h"
+#include "act_timestep.h"
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -23,7 +24,7 @@ typedef struct {
 #define BUILD(act, gated, type, dtype, piece, steps) \
     { SGK_KERNEL("act/act.cu", "activation", "-DACT=" act " -DGATED=" #gated " -DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), \
       dtype, piece, steps }
-/* A plain activation has one load a piece where a gated one has two. */
+/* Two loads in flight for each thread: one of each half, or two pieces of a plain row. */
 #define BUILDS(act, gated, steps) { \
     BUILD(act, gated, "f32", SGK_F32, 4, steps), \
     BUILD(act, gated, "f32", SGK_F32, 1, 4), \
@@ -33,16 +34,17 @@ typedef struct {
     BUILD(act, gated, "bf16", SGK_BF16, 1, 4), \
 }
 
-static act_build silu_and_mul_builds[]      = BUILDS("silu", 1, 2);
-static act_build gelu_and_mul_builds[]      = BUILDS("gelu", 1, 2);
-static act_build gelu_tanh_and_mul_builds[] = BUILDS("gelu_tanh", 1, 2);
-static act_build gelu_quick_builds[]        = BUILDS("gelu_quick", 0, 4);
+static act_build silu_and_mul_builds[]      = BUILDS("silu", 1, 1);
+static act_build gelu_and_mul_builds[]      = BUILDS("gelu", 1, 1);
+static act_build gelu_tanh_and_mul_builds[] = BUILDS("gelu_tanh", 1, 1);
+static act_build gelu_quick_builds[]        = BUILDS("gelu_quick", 0, 2);
 
 const sgk_kernel_table act_kernels[] = {
     SGK_KERNEL_TABLE(silu_and_mul_builds),
     SGK_KERNEL_TABLE(gelu_and_mul_builds),
     SGK_KERNEL_TABLE(gelu_tanh_and_mul_builds),
     SGK_KERNEL_TABLE(gelu_quick_builds),
+    SGK_KERNEL_TABLE(timestep_builds),
     { 0 },
 };
 
@@ -60,8 +62,10 @@ static sgk_status run(const sgk_match *m, struct act_args *a, const sgk_cpu_impl
 {
     if (a->rows == 0 || a->dim == 0) return SGK_OK;
     if (!sgk_on_gpu(m)) {
-        const int64_t blocks = (a->dim + ACT_BLOCK - 1) / ACT_BLOCK, each = a->dim < ACT_BLOCK ? a->dim : ACT_BLOCK;
-        return sgk_cpu_run(m->op, cpu, a, a->rows * blocks, sgk_cpu_grain(3 * each * sgk_dtype_size(a->dtype)), exec);
+        const int64_t blocks = (a->dim + ACT_BLOCK - 1) / ACT_BLOCK, each = a->dim < ACT_BLOCK ? a->dim : ACT_BLOCK, size = sgk_dtype_size(a->dtype);
+        a->stream = a->out != a->input && a->rows > sgk_cpu_cache_bytes() / (a->dim * size) && (uintptr_t)a->out % SGK_CPU_LINE == 0 &&
+                    a->out_stride * size % SGK_CPU_LINE == 0;
+        return sgk_cpu_run(m->op, cpu, a, a->rows * blocks, sgk_cpu_grain(3 * each * size), exec);
     }
     act_build    *b      = choose(builds, a);
     const int64_t pieces = a->dim / b->piece;

@@ -16,36 +16,38 @@
  */
 #include "act.h"
 #include "launch.cuh"
-#include "types.cuh"
+#include "math.cuh"
 
 #define THREADS 256
 
-/* a / (1 + e^x). Clamped, so that -infinity gives -0; the comparison is false for NaN, which stays. */
-DEVICE float over_one_plus_exp(float a, float x)
+/* a / (1 + 2^t). Clamped, so that -infinity gives -0; the comparison is false for NaN, which stays. */
+DEVICE float over_one_plus_exp2(float a, float t)
 {
     a = a < -3e38f ? -3e38f : a;
-    return __fdividef(a, 1.0f + __expf(x));
+    return a * reciprocal_approx(1.0f + exp2_approx(t));
 }
 
-DEVICE float silu(float a) { return over_one_plus_exp(a, -a); }
-DEVICE float gelu_quick(float a) { return over_one_plus_exp(a, -1.702f * a); }
-DEVICE float gelu_tanh(float a) { return over_one_plus_exp(a, a * __fmaf_rn(a * a, GELU_TANH_3, GELU_TANH_1)); }
+DEVICE float silu(float a) { return over_one_plus_exp2(a, -LOG2_E * a); }
+DEVICE float gelu_quick(float a) { return over_one_plus_exp2(a, -1.702f * LOG2_E * a); }
+DEVICE float gelu_tanh(float a) { return over_one_plus_exp2(a, a * __fmaf_rn(a * a, GELU_TANH_3 * LOG2_E, GELU_TANH_1 * LOG2_E)); }
 
 /* See act.h. A comparison and not a minimum or maximum, so that NaN stays. */
 DEVICE float gelu(float a)
 {
-    const float x = fabsf(a) > 30.0f ? 30.0f : fabsf(a);
-    const float t = __fdividef(1.0f, __fmaf_rn(ERFC_P, x, 1.0f));
-    float       p = ERFC_8;
-    p             = __fmaf_rn(p, t, ERFC_7);
-    p             = __fmaf_rn(p, t, ERFC_6);
-    p             = __fmaf_rn(p, t, ERFC_5);
-    p             = __fmaf_rn(p, t, ERFC_4);
-    p             = __fmaf_rn(p, t, ERFC_3);
-    p             = __fmaf_rn(p, t, ERFC_2);
-    p             = __fmaf_rn(p, t, ERFC_1);
-    p             = __fmaf_rn(p, t, ERFC_0);
-    return (a < 0.0f ? 0.0f : a) - 0.5f * x * (p * t * __expf(-0.5f * x * x));
+    const bool  half = sizeof(T) == 2;
+    const float x = fabsf(a) > 30.0f ? 30.0f : fabsf(a), t = reciprocal_approx(__fmaf_rn(half ? ERFC_HALF_P : ERFC_P, x, 1.0f));
+    float       p = half ? ERFC_HALF_4 : ERFC_8;
+    if (!half) {
+        p = __fmaf_rn(p, t, ERFC_7);
+        p = __fmaf_rn(p, t, ERFC_6);
+        p = __fmaf_rn(p, t, ERFC_5);
+        p = __fmaf_rn(p, t, ERFC_4);
+    }
+    p = __fmaf_rn(p, t, half ? ERFC_HALF_3 : ERFC_3);
+    p = __fmaf_rn(p, t, half ? ERFC_HALF_2 : ERFC_2);
+    p = __fmaf_rn(p, t, half ? ERFC_HALF_1 : ERFC_1);
+    p = __fmaf_rn(p, t, half ? ERFC_HALF_0 : ERFC_0);
+    return __fmaf_rn(-0.5f * x, p * t * exp2_approx(-0.5f * LOG2_E * x * x), a < 0.0f ? 0.0f : a);
 }
 
 #if PIECE == 1

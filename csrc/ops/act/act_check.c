@@ -1,4 +1,5 @@
 #include <math.h>
+#include "act_timestep.h"
 #include "check/check.h"
 
 typedef sgk_status act_fn(const DLTensor *out, const DLTensor *input, const sgk_exec *exec);
@@ -166,6 +167,9 @@ void check_act(void)
     if (check_benching)
         for (int o = 0; o < OPS; ++o) {
             check_act_rows(&ops[o], SGK_BF16, 64, 4096, true);
+            check_act_rows(&ops[o], SGK_BF16, 64, 14336, true);
             check_act_rows(&ops[o], SGK_BF16, 16384, 4096, true);
+            check_act_rows(&ops[o], SGK_BF16, 8192, 14336, true);
         }
+    check_timestep();
 }

@@ -2,15 +2,17 @@
 #include "act.h"
 #include "cpu/simd.h"
 
+#define LOG2_E 1.44269504f                              /* e^x is 2^(x LOG2_E) */
+
 enum act { SILU,
            GELU,
            GELU_TANH,
            GELU_QUICK };
 
-/* a / (1 + e^x). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
-SGK_INLINE vf over_one_plus_exp(vf a, vf x)
+/* a / (1 + 2^t). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
+SGK_INLINE vf over_one_plus_exp2(vf a, vf t)
 {
-    return vf_div(vf_max(vf_set(-FLT_MAX), a), vf_add(vf_set(1), vf_exp(x)));
+    return vf_div(vf_max(vf_set(-FLT_MAX), a), vf_add(vf_set(1), vf_exp2(t)));
 }
 
 /* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
@@ -27,39 +29,58 @@ SGK_INLINE vf gelu(vf a)
     p               = vf_fma(p, t, vf_set(ERFC_2));
     p               = vf_fma(p, t, vf_set(ERFC_1));
     p               = vf_fma(p, t, vf_set(ERFC_0));
-    const vf half_x = vf_mul(vf_set(0.5f), x), tail = vf_mul(vf_mul(p, t), vf_exp(vf_mul(half_x, vf_sub(vf_zero(), x))));
+    const vf half_x = vf_mul(vf_set(0.5f), x), tail = vf_mul(vf_mul(p, t), vf_exp2(vf_mul(half_x, vf_mul(x, vf_set(-LOG2_E)))));
     return vf_sub(vf_max(vf_zero(), a), vf_mul(half_x, tail));
 }
 
 SGK_INLINE vf act(enum act which, vf a)
 {
     switch (which) {
-    case SILU:       return over_one_plus_exp(a, vf_sub(vf_zero(), a));
+    case SILU:       return over_one_plus_exp2(a, vf_mul(a, vf_set(-LOG2_E)));
     case GELU:       return gelu(a);
-    case GELU_TANH:  return over_one_plus_exp(a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3), vf_set(GELU_TANH_1))));
-    case GELU_QUICK: return over_one_plus_exp(a, vf_mul(a, vf_set(-1.702f)));
+    case GELU_TANH:  return over_one_plus_exp2(a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3 * LOG2_E), vf_set(GELU_TANH_1 * LOG2_E))));
+    case GELU_QUICK: return over_one_plus_exp2(a, vf_mul(a, vf_set(-1.702f * LOG2_E)));
     }
     return a;
 }
 
+/* Elements [first, last) of a row, two vectors at a time. */
+SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct act_args *a, int64_t in, int64_t out, int64_t first, int64_t last)
+{
+    enum { STEP  = 2 * VF,
+           AHEAD = 512 };                               /* elements that are asked for in time */
+    const bool    gated = which != GELU_QUICK;
+    const int64_t gate  = in + a->dim;
+    int64_t       d     = first;
+    for (; d + STEP <= last; d += STEP) {
+        vf_prefetch2(t, a->input, in + d + AHEAD);
+        if (gated) vf_prefetch2(t, a->input, gate + d + AHEAD);
+        vf x = act(which, vf_load(t, a->input, in + d)), y = act(which, vf_load(t, a->input, in + d + VF));
+        if (gated) x = vf_mul(x, vf_load(t, a->input, gate + d)), y = vf_mul(y, vf_load(t, a->input, gate + d + VF));
+        if (stream) vf_stream2(t, a->out, out + d, x, y);
+        else vf_store2(t, a->out, out + d, x, y);
+    }
+    for (; d + VF <= last; d += VF) {
+        const vf x = act(which, vf_load(t, a->input, in + d));
+        vf_store(t, a->out, out + d, gated ? vf_mul(x, vf_load(t, a->input, gate + d)) : x);
+    }
+    if (d < last) {
+        const vf x = act(which, vf_load_part(t, a->input, in + d, last - d));
+        vf_store_part(t, a->out, out + d, last - d, gated ? vf_mul(x, vf_load_part(t, a->input, gate + d, last - d)) : x);
+    }
+}
+
 SGK_INLINE void act_blocks(enum act which, sgk_dtype t, const struct act_args *a, int64_t begin, int64_t end)
 {
-    const bool    gated  = which != GELU_QUICK;
     const int64_t blocks = (a->dim + ACT_BLOCK - 1) / ACT_BLOCK;
     for (int64_t n = begin; n < end; ++n) {
-        const int64_t row = n / blocks, in = row * a->input_stride, gate = in + a->dim, out = row * a->out_stride;
+        const int64_t row = n / blocks, in = row * a->input_stride, out = row * a->out_stride;
         const int64_t first = n % blocks * ACT_BLOCK, last = first + ACT_BLOCK < a->dim ? first + ACT_BLOCK : a->dim;
         if (a->expert_ids && load_index(a->expert_ids, row / a->expert_step, a->wide_ids ? SGK_I64 : SGK_I32) == -1) continue;
-        int64_t d = first;
-        for (; d + VF <= last; d += VF) {
-            const vf y = act(which, vf_load(t, a->input, in + d));
-            vf_store(t, a->out, out + d, gated ? vf_mul(y, vf_load(t, a->input, gate + d)) : y);
-        }
-        if (d < last) {
-            const vf y = act(which, vf_load_part(t, a->input, in + d, last - d));
-            vf_store_part(t, a->out, out + d, last - d, gated ? vf_mul(y, vf_load_part(t, a->input, gate + d, last - d)) : y);
-        }
+        if (a->stream) act_row(which, t, true, a, in, out, first, last);
+        else act_row(which, t, false, a, in, out, first, last);
     }
+    if (a->stream) vf_stream_end();
 }
 
 SGK_INLINE void act_rows(enum act which, const struct act_args *a, int64_t begin, int64_t end)

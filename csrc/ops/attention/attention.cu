@@ -8,12 +8,13 @@
  * Thread (y, x) of 8 x 16 has rows 4 y .. 4 y + 3; of a tile's scores keys x and x + 16, of out columns x, x + 16, x + 32, ...
  * Keys and values take turns in one buffer.
  */
+#define TILE 32                                 /* keys in a tile */
 #include "attention.h"
+#include "attention_tile.cuh"
 #include "launch.cuh"
 
 #define THREADS 128
 #define ROWS    32
-#define TILE    32
 #define ROW     (DIM + 4)                       /* floats in a row of q and k: 4 more spread rows over the banks, and keep 16-byte reads aligned */
 
 extern __shared__ __align__(16) float memory[];
@@ -69,13 +70,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 2)        /* told how many bloc
 
     for (int first = keys.begin; first < keys.end; first += TILE) {
         __syncthreads();                                                /* all are done with the tile before this one */
-        if (threadIdx.x < TILE) {
-            const int       j = first + (int)threadIdx.x;
-            attention_place p = { -1, 0 };
-            if (j < keys.end) p = attention_place_of(&a, &s, n, s.leftpad + j);
-            key_at[threadIdx.x]   = p.batch < 0 ? -1 : p.batch * a.k_batch_stride + p.row * a.k_row_stride;
-            value_at[threadIdx.x] = p.batch < 0 ? -1 : p.batch * a.v_batch_stride + p.row * a.v_row_stride;
-        }
+        tile_rows(&a, &s, key_at, value_at, tile_page(&a, &s, n, first, keys.end), first, keys.end);
         __syncthreads();
         load_tile(rows_of_tile, k, key_at, a.dim);
         __syncthreads();

@@ -2,17 +2,23 @@
 #include "attention_merge.h"
 #include "check/check.h"
 
-static void check_merge(bool v2, sgk_dtype dtype, int64_t tokens, int64_t heads, int64_t dim, bool aligned)
+enum layout { GAPS,
+              UNALIGNED,
+              DENSE };
+
+static void check_merge(bool v2, sgk_dtype dtype, int64_t tokens, int64_t heads, int64_t dim, enum layout layout)
 {
+    static const char *const words[] = { "", "_unaligned", "_dense" };
     if (!check_case("%s_%s_%lldx%lldx%lld%s", v2 ? "merge_state_v2" : "merge_state", check_dtype(dtype), (long long)tokens, (long long)heads,
-                    (long long)dim, aligned ? "" : "_unaligned")) return;
-    check_tensor *v_a      = check_input(dtype, 3, tokens, heads, dim);
-    check_tensor *v_b      = check_input(dtype, 3, tokens, heads, dim);
-    check_tensor *v_merged = check_output(dtype, 3, tokens, heads, dim);
+                    (long long)dim, words[layout])) return;
+    const bool    dense    = layout == DENSE;
+    check_tensor *v_a      = (dense ? check_input_dense : check_input)(dtype, 3, tokens, heads, dim);
+    check_tensor *v_b      = (dense ? check_input_dense : check_input)(dtype, 3, tokens, heads, dim);
+    check_tensor *v_merged = (dense ? check_output_dense : check_output)(dtype, 3, tokens, heads, dim);
     check_tensor *s_a      = check_input(SGK_F32, 2, tokens, heads);
     check_tensor *s_b      = check_input(SGK_F32, 2, tokens, heads);
     check_tensor *s_merged = check_output(SGK_F32, 2, tokens, heads);
-    if (!aligned) check_unaligned(v_b);
+    if (layout == UNALIGNED) check_unaligned(v_b);
     check_tensor *const sums[] = { s_a, s_b };
     for (int k = 0; k < 2; ++k) {
         check_legal(sums[k], CHECK_STRIDE);
@@ -70,20 +76,20 @@ void check_merge_state(void)
     for (size_t f = 0; f < 3; ++f)
         for (int v2 = 0; v2 < 2; ++v2) {
             const sgk_dtype t = formats[f];
-            check_merge(v2, t, 3, 2, 64, true);
-            check_merge(v2, t, 2, 3, 21, true);
-            check_merge(v2, t, 3, 2, 64, false);
+            check_merge(v2, t, 3, 2, 64, GAPS);
+            check_merge(v2, t, 2, 3, 21, GAPS);
+            check_merge(v2, t, 3, 2, 64, UNALIGNED);
             check_merge_edges(v2, t);
             if (check_small) continue;
-            check_merge(v2, t, 0, 2, 64, true);
-            check_merge(v2, t, 2, 2, 0, true);
-            check_merge(v2, t, 5, 7, 128, true);
-            check_merge(v2, t, 9, 1, 512, true);
-            check_merge(v2, t, 1, 1, 4096, true);
-            check_merge(v2, t, check_int(20, 60), 16, 192, true);
+            check_merge(v2, t, 0, 2, 64, GAPS);
+            check_merge(v2, t, 2, 2, 0, GAPS);
+            check_merge(v2, t, 5, 7, 128, GAPS);
+            check_merge(v2, t, 9, 1, 512, GAPS);
+            check_merge(v2, t, 1, 1, 4096, GAPS);
+            check_merge(v2, t, check_int(20, 60), 16, 192, GAPS);
         }
     if (check_benching) {
-        check_merge(true, SGK_BF16, 64, 32, 128, true);
-        check_merge(true, SGK_BF16, 16384, 32, 128, true);
+        check_merge(true, SGK_BF16, 64, 32, 128, DENSE);
+        check_merge(true, SGK_BF16, 16384, 32, 128, DENSE);
     }
 }

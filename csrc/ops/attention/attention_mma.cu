@@ -17,6 +17,7 @@
  *     q [ROWS] | k [2][TILE] | v [2][TILE]            tile t lies in half t % 2; afterwards the same memory holds the f32 sums
  */
 #include "attention.h"
+#include "attention_tile.cuh"
 #include "cp_async.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
@@ -70,23 +71,6 @@ DEVICE void load_tile(uint32_t to, const T *from, const int64_t *at, int dim)
     }
 }
 
-/* Where key first + threadIdx.x of a tile lies, in two steps: the page is asked for early and used when it has come. */
-DEVICE int find_page(const attention_args *a, const attention_sequence *s, int n, int first, int end)
-{
-    const int key = first + (int)threadIdx.x;
-    return (int)threadIdx.x < TILE && key < end ? attention_page_of(a, n, s->leftpad + key) : 0;
-}
-
-DEVICE void find_row(const attention_args *a, const attention_sequence *s, int64_t *key_at, int64_t *value_at, int page, int first, int end)
-{
-    if ((int)threadIdx.x >= TILE) return;
-    const int             key    = first + (int)threadIdx.x;
-    const attention_place p      = attention_place_in(a, s, page, s->leftpad + key);
-    const bool            inside = key < end && p.batch >= 0;
-    key_at[threadIdx.x]          = inside ? p.batch * a->k_batch_stride + p.row * a->k_row_stride : -1;
-    value_at[threadIdx.x]        = inside ? p.batch * a->v_batch_stride + p.row * a->v_row_stride : -1;
-}
-
 extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(const __grid_constant__ attention_args a)
 {
     __shared__ int64_t key_at[2][TILE], value_at[2][TILE];
@@ -116,8 +100,8 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
     const uint32_t q_base = shared_address(memory), k_base = q_base + ROWS * ROW_BYTES, v_base = k_base + 2 * TILE * ROW_BYTES;
 
     /* Threads below TILE look up where the rows of tile 0 and tile 1 are. */
-    find_row(&a, &s, key_at[0], value_at[0], find_page(&a, &s, n, keys.begin, keys.end), keys.begin, keys.end);
-    find_row(&a, &s, key_at[1], value_at[1], find_page(&a, &s, n, keys.begin + TILE, keys.end), keys.begin + TILE, keys.end);
+    tile_rows(&a, &s, key_at[0], value_at[0], tile_page(&a, &s, n, keys.begin, keys.end), keys.begin, keys.end);
+    tile_rows(&a, &s, key_at[1], value_at[1], tile_page(&a, &s, n, keys.begin + TILE, keys.end), keys.begin + TILE, keys.end);
 
     for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
         const int     row = i / PIECES, piece = i % PIECES, r = row0 + row;
@@ -162,7 +146,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
         cp_async_commit();
         if (tile + 1 < tiles) load_tile(v_base + other, v, value_at[(tile + 1) & 1], a.dim);
         cp_async_commit();
-        const int after = keys.begin + (tile + 2) * TILE, page = find_page(&a, &s, n, after, keys.end);
+        const int after = keys.begin + (tile + 2) * TILE, page = tile_page(&a, &s, n, after, keys.end);
 
         cp_async_wait(3);
         __syncthreads();                                                /* the keys are there */
@@ -242,7 +226,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
                 mma_m16n8k16(out[2 * d + 1], weight, b + 2, (const T *)0);
             }
         }
-        find_row(&a, &s, key_at[tile & 1], value_at[tile & 1], page, after, keys.end);      /* nobody reads this half any more */
+        tile_rows(&a, &s, key_at[tile & 1], value_at[tile & 1], page, after, keys.end);      /* nobody reads this half any more */
     }
     cp_async_wait(0);
     __syncthreads();

@@ -4,6 +4,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "sgl_kernel/copy.h"
 
 /* memcpy is as fast as the machine, and downcast_fp8 is rare: the reference is the only version on the CPU. */
@@ -50,9 +51,7 @@ const sgk_kernel_table copy_kernels[] = {
 
 /* ---- concat ------------------------------------------------------------------------------------------------------ */
 
-enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1,
-       THREADS    = 256,
-       STEPS      = 4 };          /* the last two as in concat.cu */
+enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1 };
 
 static struct concat_part part(const DLTensor *t, bool shared, int64_t size)
 {
@@ -68,15 +67,17 @@ static bool in_pieces(const struct concat_args *a, uint64_t piece)
            0;
 }
 
-static sgk_status concat_cuda(const sgk_match *m, const struct concat_args *a, const sgk_exec *exec)
+static sgk_status concat_cuda(const sgk_match *m, struct concat_args *a, const sgk_exec *exec)
 {
     concat_build *b = concat_builds;
     while (!in_pieces(a, (uint64_t)b->piece)) ++b;
-    const int64_t each = (a->a.bytes + a->b.bytes) / b->piece, block = THREADS * STEPS;
+    const int64_t each = (a->a.bytes + a->b.bytes) / b->piece, width = each < CONCAT_THREADS ? each : CONCAT_THREADS, lines = CONCAT_THREADS / width;
     SGK_REQUIRE(each <= INT32_MAX && a->heads <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes and %lld heads, expected fewer than 2^31 pieces of %d bytes and heads",
                 m->op, (long long)(a->a.bytes + a->b.bytes), (long long)a->heads, b->piece);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { (a->rows * a->heads * each + block - 1) / block }, .block = { THREADS } };
+    a->lines = (uint32_t)lines, a->width = (uint32_t)width;
+    const int64_t    some  = CONCAT_STEPS * lines;
+    const sgk_launch shape = { .grid = { (a->rows * a->heads + some - 1) / some * ((each + width - 1) / width) }, .block = { (unsigned)(lines * width + 31) / 32 * 32 } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
@@ -183,15 +184,28 @@ static bool in_eights(const struct downcast_rows *r, int64_t dim)
     return (uintptr_t)r->x % 16 == 0 && (uintptr_t)r->out % 8 == 0 && (r->stride | r->out_stride | dim) % 8 == 0;
 }
 
-static sgk_status downcast_cuda(const sgk_match *m, const struct downcast_args *a, const sgk_exec *exec)
+static sgk_status downcast_cuda(const sgk_match *m, struct downcast_args *a, const sgk_exec *exec)
 {
+    enum { FEW = 2048 };                                /* Tokens: fewer fill the machine only with many threads a row. */
     downcast_build *b = downcast_builds;
     while (b->dtype != a->dtype || (b->piece > 1 && !(in_eights(&a->rows[0], a->dim) && in_eights(&a->rows[1], a->dim)))) ++b;
-    const int64_t pieces = a->dim / b->piece;
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { a->tokens, 2 }, .block = { pieces > 128 ? 256 : pieces > 32 ? 128
-                                                                                                     : 32 } };
+    a->lanes_log2 = 5;
+    while (a->tokens < FEW && 1 << a->lanes_log2 < THREADS && 1 << a->lanes_log2 < a->dim / b->piece) ++a->lanes_log2;
+    const int64_t    each  = THREADS >> a->lanes_log2;
+    const sgk_launch shape = { .grid = { (a->tokens + each - 1) / each, 2 }, .block = { THREADS } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
+}
+
+static sgk_status check_places(const sgk_match *m, const struct downcast_args *a, const void *loc)
+{
+    for (int64_t t = 0; t < a->tokens; ++t) {
+        const int64_t at = load_index(loc, t, a->wide_loc ? SGK_I64 : SGK_I32);
+        SGK_REQUIRE(at >= INT32_MIN && at <= INT32_MAX && at * a->mult + a->offset >= 0 && at * a->mult + a->offset < a->places, SGK_BAD_ARG,
+                    "%s: loc[%lld] is %lld, expected a place from 0 to %lld once it is times %lld plus %lld", m->op, (long long)t, (long long)at,
+                    (long long)a->places - 1, (long long)a->mult, (long long)a->offset);
+    }
+    return SGK_OK;
 }
 
 sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const DLTensor *k, const DLTensor *v, const DLTensor *k_scale,
@@ -213,7 +227,7 @@ sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const 
     SGK_REQUIRE(mult >= 0 && mult <= INT32_MAX && offset >= INT32_MIN && offset <= INT32_MAX, SGK_BAD_ARG, "%s: mult is %lld and offset %lld, expected 32-bit numbers, mult not negative",
                 m.op, (long long)mult, (long long)offset);
     SGK_TRY(sgk_match_done(&m));
-    const struct downcast_args a = {
+    struct downcast_args a = {
         .rows     = { downcast_rows_of(k_out, k, k_scale), downcast_rows_of(v_out, v, v_scale) },
         .loc      = sgk_data(loc),
         .tokens   = SGK_DIM(&m, 'S'),
@@ -224,13 +238,10 @@ sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const 
         .dtype    = m.dtype,
         .wide_loc = sgk_dtype_at(loc) == SGK_I64,
     };
-    for (int64_t t = 0; t < a.tokens && !sgk_on_gpu(&m); ++t) {
-        const int64_t at = load_index(a.loc, t, sgk_dtype_at(loc));
-        SGK_REQUIRE(at >= INT32_MIN && at <= INT32_MAX && at * mult + offset >= 0 && at * mult + offset < a.places, SGK_BAD_ARG,
-                    "%s: loc[%lld] is %lld, expected a place from 0 to %lld once it is times %lld plus %lld", m.op, (long long)t, (long long)at,
-                    (long long)a.places - 1, (long long)mult, (long long)offset);
-    }
     SGK_NO_SCRATCH(exec);
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, &loc, 1, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_places(&m, &a, host.data[0]) : SGK_OK));
     if (a.tokens == 0 || a.dim == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return downcast_cuda(&m, &a, exec);
     return sgk_cpu_run(m.op, downcast_cpu, &a, a.tokens, sgk_cpu_grain(6 * a.dim), exec);

@@ -156,8 +156,11 @@ static void check_linear_refused(sgk_dtype dtype)
     check_done(0, 0);
 }
 
+void check_embed(void);
+
 void check_gemm(void)
 {
+    check_embed();
     static const sgk_dtype formats[]                  = { SGK_F32, SGK_F16, SGK_BF16 };
     static const struct { int64_t m, n, k; } shapes[] = {
         { 0, 5, 7 },
@@ -185,6 +188,13 @@ void check_gemm(void)
         { 500, 570, 72 },
         { 1000, 570, 40 },
         { 1000, 1150, 136 },
+        { 5, 264, 1160 },
+        { 30, 4104, 72 },
+        { 40, 136, 2056 },
+        { 100, 392, 264 },
+        { 200, 1160, 136 },
+        { 300, 776, 1096 },
+        { 600, 2056, 72 },
     };
     for (int f = 0; f < 3; ++f) {
         const sgk_dtype t = formats[f];

@@ -2,6 +2,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/indices.h"
 #include "sgl_kernel/grammar.h"
 
 /* One version for all levels: see grammar_ref.c. */
@@ -22,7 +23,7 @@ static struct grammar_build {
 const sgk_kernel_table grammar_kernels[] = { SGK_KERNEL_TABLE(token_bitmask_builds), { 0 } };
 
 enum { THREADS = 256,
-       STEPS   = 4 };                      /* as in grammar.cu */
+       STEPS   = 2 };                      /* as in grammar.cu */
 
 static sgk_status token_bitmask_cuda(const struct token_bitmask_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
@@ -34,6 +35,14 @@ static sgk_status token_bitmask_cuda(const struct token_bitmask_args *a, const c
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows do not begin at 16 bytes)");
     const sgk_launch shape = { .grid = { (a->columns + chunk - 1) / chunk * a->count }, .block = { THREADS } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+}
+
+static sgk_status check_rows(const sgk_match *m, const struct token_bitmask_args *a, const int32_t *indices)
+{
+    for (int64_t i = 0; indices && i < a->count; ++i)
+        SGK_REQUIRE(indices[i] >= 0 && indices[i] < a->rows, SGK_BAD_ARG, "%s: indices[%lld] is %d, expected 0 to %lld, a row of logits and of bitmask",
+                    m->op, (long long)i, indices[i], (long long)a->rows - 1);
+    return SGK_OK;
 }
 
 sgk_status sgk_apply_token_bitmask_inplace(const DLTensor *logits, const DLTensor *bitmask, const DLTensor *indices, const sgk_exec *exec)
@@ -66,10 +75,10 @@ sgk_status sgk_apply_token_bitmask_inplace(const DLTensor *logits, const DLTenso
         .size           = sgk_dtype_size(dtype),
     };
     if (a.count == 0 || a.columns == 0) return SGK_OK;
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, &indices, 1, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_rows(&m, &a, host.data[0]) : SGK_OK));
     if (sgk_on_gpu(&m)) return token_bitmask_cuda(&a, m.op, m.device.device_id, exec);
-    for (int64_t i = 0; a.indices && i < a.count; ++i)
-        SGK_REQUIRE(a.indices[i] >= 0 && a.indices[i] < a.rows, SGK_BAD_ARG, "%s: indices[%lld] is %d, expected 0 to %lld, a row of logits and of bitmask",
-                    m.op, (long long)i, a.indices[i], (long long)a.rows - 1);
     const int64_t blocks = (a.columns + GRAMMAR_BLOCK - 1) / GRAMMAR_BLOCK, each = a.columns < GRAMMAR_BLOCK ? a.columns : GRAMMAR_BLOCK;
     return sgk_cpu_run(m.op, token_bitmask_cpu, &a, a.count * blocks, sgk_cpu_grain(each * a.size), exec);
 }

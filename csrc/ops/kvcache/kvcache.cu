@@ -1,13 +1,12 @@
 /*
- * Rows of k and v go to the places that out_loc names. 2 rows read, 2 written a token; bound by memory. A block has TOKENS tokens, so that
- * each thread has as many loads on their way before the first store; few tokens get a block each.
+ * Rows of k and v go to the places that out_loc names. 2 rows read, 2 written a token; bound by memory. A thread has COUNT pieces of one
+ * row, and asks for all of them before it knows the place. A block is pieces x tokens.
  *
- *   PIECE  uint4, uint32_t, uint16_t or uint8_t: what a thread copies at a time; divides every address and stride
+ *   PIECE  uint4, uint32_t, uint16_t or uint8_t: what is copied at a time; divides every address and stride
+ *   COUNT  of a thread
  */
 #include "kvcache.h"
 #include "launch.cuh"
-
-#define TOKENS STORE_TOKENS
 
 /* Bytes from the start of a row to its piece i. */
 DEVICE int64_t place(const struct store_rows *r, int64_t head_stride, uint32_t i, uint32_t each)
@@ -19,28 +18,23 @@ DEVICE int64_t place(const struct store_rows *r, int64_t head_stride, uint32_t i
 
 extern "C" __global__ __launch_bounds__(256) void store_kv_cache(const __grid_constant__ store_kv_cache_args a)
 {
-    const int64_t first = (int64_t)blockIdx.x * a.tokens_per_block;
-    const int     count = a.tokens - first < a.tokens_per_block ? (int)(a.tokens - first) : a.tokens_per_block;
+    const int64_t  token = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+    const uint32_t item = blockIdx.y * blockDim.x + threadIdx.x, k_items = a.rows[0].items;
+    if (token >= a.tokens || item >= k_items + a.rows[1].items) return;
+
+    const struct store_rows *r    = &a.rows[item >= k_items];
+    const uint32_t           i    = item >= k_items ? item - k_items : item, each = (uint32_t)(r->head_bytes / (int64_t)sizeof(PIECE));
+    const char              *from = (const char *)r->fresh + token * r->fresh_row;
     pdl_wait();
-    int64_t slot[TOKENS];
+    const int64_t slot = load_index(a.out_loc, token, a.index == SGK_I64);
+    PIECE         piece[COUNT];
     #pragma unroll
-    for (int j = 0; j < TOKENS; ++j) {
-        slot[j] = j < count ? load_index(a.out_loc, first + j, a.index == SGK_I64) : -1;
-        if (slot[j] >= a.slots) slot[j] = -1;
-    }
-    const uint32_t k_pieces = a.rows[0].pieces, pieces = k_pieces + a.rows[1].pieces;
-    for (uint32_t p = threadIdx.x; p < pieces; p += blockDim.x) {
-        const struct store_rows *r = &a.rows[p >= k_pieces];
-        const uint32_t           i = p >= k_pieces ? p - k_pieces : p, each = (uint32_t)(r->head_bytes / (int64_t)sizeof(PIECE));
-        const char              *from = (const char *)r->fresh + first * r->fresh_row + place(r, r->fresh_head, i, each);
-        char                    *to   = (char *)r->cache + place(r, r->cache_head, i, each);
-        PIECE                    piece[TOKENS];
-        #pragma unroll
-        for (int j = 0; j < TOKENS; ++j)
-            if (slot[j] >= 0) piece[j] = *(const PIECE *)(from + j * r->fresh_row);
-        #pragma unroll
-        for (int j = 0; j < TOKENS; ++j)
-            if (slot[j] >= 0) *(PIECE *)(to + slot[j] * r->cache_row) = piece[j];
-    }
+    for (uint32_t j = 0; j < COUNT; ++j)
+        if (i + j * r->items < r->pieces) piece[j] = *(const PIECE *)(from + place(r, r->fresh_head, i + j * r->items, each));
+    if (slot < 0 || slot >= a.slots) return;
+    char *const to = (char *)r->cache + slot * r->cache_row;
+    #pragma unroll
+    for (uint32_t j = 0; j < COUNT; ++j)
+        if (i + j * r->items < r->pieces) *(PIECE *)(to + place(r, r->cache_head, i + j * r->items, each)) = piece[j];
     pdl_release();
 }

@@ -9,17 +9,14 @@ struct store_rows {
     const void *fresh;
     int64_t     heads, head_bytes;
     int64_t     cache_row, cache_head, fresh_row, fresh_head;
-    uint32_t    pieces;                 /* of a row; the kernel's */
+    uint32_t    pieces, items;          /* of a row, the kernel's: an item is a thread's pieces, which are `items` apart */
 };
-
-enum { STORE_TOKENS = 4 };              /* that a block of the kernel can take */
 
 struct store_kv_cache_args {
     struct store_rows rows[2];
     const void       *out_loc;
     sgk_dtype         index;                  /* of out_loc: i32 or i64 */
     int64_t           tokens, slots;
-    int32_t           tokens_per_block;
 };
 
 #endif

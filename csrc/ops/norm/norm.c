@@ -22,16 +22,21 @@ static const sgk_cpu_impl cpu_impls[][sizeof(sgk_cpu_impl[]) SGK_CPU_IMPLS(rmsno
 
 /*
  * Every build of norm.cu, the narrowest first. A row of up to `lanes * vecs` 16-byte pieces stays in the registers of its threads; with
- * 0 they keep nothing and read the row again in each pass: any length, any alignment. The rarer forms have fewer builds.
+ * 0 they keep nothing and read the row again in each pass: any length, any alignment. A layer norm has two barriers where the others
+ * have one, and does better with fewer threads a row.
  */
 #define BUILD(form, type, dtype, lanes, vecs) \
     { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs, SGK_GENERAL), dtype, form, lanes, vecs }
-#define BUILDS(form, type, dtype) \
+#define RMS_BUILDS(form, type, dtype) \
     BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 2), BUILD(form, type, dtype, 32, 4), \
         BUILD(form, type, dtype, 128, 2), BUILD(form, type, dtype, 256, 2), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), \
-        BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 256, 0)
-#define FEW_BUILDS(form, type, dtype) \
-    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 256, 0)
+        BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 1024, 0)
+#define GATED_BUILDS(form, type, dtype) \
+    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 256, 2), \
+        BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), BUILD(form, type, dtype, 1024, 0)
+#define LAYER_BUILDS(form, type, dtype) \
+    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 128, 4), \
+        BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), BUILD(form, type, dtype, 1024, 0)
 #define FORMATS(builds, form) builds(form, "f32", SGK_F32), builds(form, "f16", SGK_F16), builds(form, "bf16", SGK_BF16)
 
 typedef struct {
@@ -41,11 +46,11 @@ typedef struct {
 } norm_build;
 
 static norm_build norm_builds[] = {
-    FORMATS(BUILDS, NORM_RMS),
-    FORMATS(BUILDS, NORM_RMS_ADD),
-    FORMATS(FEW_BUILDS, NORM_RMS_GATED),
-    FORMATS(FEW_BUILDS, NORM_LAYER),
-    FORMATS(FEW_BUILDS, NORM_LAYER_ADD),
+    FORMATS(RMS_BUILDS, NORM_RMS),
+    FORMATS(RMS_BUILDS, NORM_RMS_ADD),
+    FORMATS(GATED_BUILDS, NORM_RMS_GATED),
+    FORMATS(LAYER_BUILDS, NORM_LAYER),
+    FORMATS(LAYER_BUILDS, NORM_LAYER_ADD),
 };
 
 const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(norm_builds), { 0 } };
@@ -73,41 +78,49 @@ static void set_rows(struct norm_args *a, const DLTensor *output, const DLTensor
     a->middle = size[1], a->last = size[2];
 }
 
-/* Every row begins at a multiple of 16 bytes. */
-static bool in_pieces(const void *data, const int64_t *stride, int64_t size)
+/* Every row begins at a multiple of this many bytes. */
+static bool spaced(const void *data, const int64_t *stride, sgk_dtype dtype, int64_t bytes)
 {
-    return (uintptr_t)data % 16 == 0 && stride[0] * size % 16 == 0 && stride[1] * size % 16 == 0 && stride[2] * size % 16 == 0;
+    const int64_t size = sgk_dtype_size(dtype);
+    return (uintptr_t)data % (uintptr_t)bytes == 0 && stride[0] * size % bytes == 0 && stride[1] * size % bytes == 0 && stride[2] * size % bytes == 0;
 }
 
 /* The first build of this form and format that takes the row; the last one takes any. */
 static norm_build *choose(const struct norm_args *a, int form)
 {
     static const int64_t none[3];
-    const int64_t        size = sgk_dtype_size(a->dtype), pieces = a->dim * size / 16;
-    const bool           vectors = a->dim * size % 16 == 0 && in_pieces(a->input, a->input_stride, size) && in_pieces(a->output, a->output_stride, size) &&
-                                   in_pieces(a->other, a->other_stride, size) && in_pieces(a->weight, none, size) && in_pieces(a->bias, none, size);
-    for (size_t i = 0; i < sizeof norm_builds / sizeof *norm_builds; ++i) {
-        norm_build *b = &norm_builds[i];
-        if (b->dtype != a->dtype || b->form != form) continue;
+    const sgk_dtype      t       = a->dtype;
+    const int64_t        pieces  = a->dim * sgk_dtype_size(t) / 16;
+    const bool           vectors = a->dim * sgk_dtype_size(t) % 16 == 0 && spaced(a->input, a->input_stride, t, 16) && spaced(a->output, a->output_stride, t, 16) &&
+                                   spaced(a->other, a->other_stride, t, 16) && spaced(a->weight, none, t, 16) && spaced(a->bias, none, t, 16);
+    for (norm_build *b = norm_builds;; ++b) {
+        if (b->dtype != t || b->form != form) continue;
         if (b->vecs == 0 || (vectors && pieces <= (int64_t)b->lanes * b->vecs)) return b;
     }
-    return NULL;
 }
 
-/* The common end: `moved` elements are read or written for each element of input. */
-static sgk_status run(const sgk_match *m, const struct norm_args *a, int form, int moved, const sgk_exec *exec)
+static sgk_status launch(const sgk_match *m, const struct norm_args *a, int form, const sgk_exec *exec)
 {
-    SGK_NO_SCRATCH(exec);
-    if (a->rows == 0 || a->dim == 0) return SGK_OK;
-    if (!sgk_on_gpu(m)) return sgk_cpu_run(m->op, cpu_impls[form], a, a->rows, sgk_cpu_grain(moved * a->dim * sgk_dtype_size(a->dtype)), exec);
-
     norm_build *b = choose(a, form);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->vecs ? "" : " (rows longer than any register build or not in 16-byte pieces)");
-    const unsigned   threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
-    const int64_t    teams   = threads / (unsigned)b->lanes;
-    const sgk_launch shape   = { .grid = { a->rows / teams + (a->rows % teams != 0) }, .block = { threads } };
+    unsigned threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
+    int64_t  teams   = threads / (unsigned)b->lanes;
+    if (b->vecs == 0) {                                 /* a few elements a thread; its blocks go on to further rows */
+        threads = a->dim < 4 * b->lanes ? (unsigned)(a->dim + 127) / 128 * 32 : (unsigned)b->lanes;
+        teams   = 1 + a->rows / INT32_MAX;
+    }
+    const sgk_launch shape = { .grid = { a->rows / teams + (a->rows % teams != 0) }, .block = { threads } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
+
+/* What the normed row is multiplied with, and what is added. */
+typedef struct {
+    const DLTensor *weight, *bias;
+    double          shift;
+    enum { WEIGHTED,
+           UNUSED,              /* the weight is only checked */
+           NO_WEIGHT } kind;    /* the operator has none */
+} factors;
 
 /* Two to four dimensions, as many as this tensor has. */
 static const char *shape_of(const DLTensor *t)
@@ -116,167 +129,97 @@ static const char *shape_of(const DLTensor *t)
                                                              : "N D";
 }
 
-/* output = input r (shift + weight). Where `weighted` is false the weight is only checked; without has_weight there is none. */
-static sgk_status rms(const char *op, const DLTensor *output, const DLTensor *input, const DLTensor *weight, bool has_weight, bool weighted,
-                      double shift, double eps, const sgk_exec *exec)
+/* Every form, see norm.h. NORM_RMS_ADD writes its input: output is input. */
+static sgk_status norm(const char *op, int form, const DLTensor *output, const DLTensor *input, const DLTensor *other, const factors *f, double eps,
+                       const sgk_exec *exec)
 {
-    sgk_match   m     = { .op = op };
-    const char *shape = shape_of(input);
-    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
-    if (has_weight) SGK_MATCH(&m, weight, "D", 1u << m.dtype);
-    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
-    sgk_match_same(&m, output, input);
+    static const int moved[] = { [NORM_RMS] = 2, [NORM_RMS_ADD] = 4, [NORM_RMS_GATED] = 3, [NORM_LAYER] = 2, [NORM_LAYER_ADD] = 4 };
+    const DLTensor  *weight = f->weight, *bias = f->bias, *residual = other, *gate = other;
+    const char      *shape = shape_of(input);
+    sgk_match        m     = { .op = op };
+    if (form == NORM_RMS_ADD) SGK_MATCH_OUT(&m, input, shape, SGK_ANY_FLOAT);
+    else SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
+    const unsigned same = 1u << m.dtype;
+    if (form == NORM_RMS_ADD || form == NORM_LAYER_ADD) SGK_MATCH_OUT(&m, residual, shape, same);
+    if (form == NORM_RMS_GATED) SGK_MATCH(&m, gate, shape, same);
+    if (f->kind != NO_WEIGHT) SGK_MATCH(&m, weight, "D", same);
+    SGK_MATCH_OPT(&m, bias, "D", same);
+    if (form != NORM_RMS_ADD) SGK_MATCH_OUT(&m, output, shape, same);
+    if (form != NORM_RMS_ADD && form != NORM_LAYER_ADD) sgk_match_same(&m, output, input);
     SGK_MATCH_FINITE(&m, eps, 0);
     SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
 
     struct norm_args a = {
         .output = sgk_data(output),
         .input  = sgk_data(input),
-        .weight = weighted ? sgk_data(weight) : NULL,
+        .other  = sgk_data(other),
+        .weight = f->kind == WEIGHTED ? sgk_data(weight) : NULL,
+        .bias   = sgk_data(bias),
         .dim    = SGK_DIM(&m, 'D'),
         .dtype  = m.dtype,
         .eps    = (float)eps,
-        .shift  = (float)shift,
+        .shift  = (float)f->shift,
     };
-    set_rows(&a, output, input, NULL);
-    return run(&m, &a, NORM_RMS, 2, exec);
-}
-
-static sgk_status rms_add(const char *op, const DLTensor *input, const DLTensor *residual, const DLTensor *weight, float shift, double eps, const sgk_exec *exec)
-{
-    sgk_match   m     = { .op = op };
-    const char *shape = shape_of(input);
-    SGK_MATCH_OUT(&m, input, shape, SGK_ANY_FLOAT);
-    SGK_MATCH_OUT(&m, residual, shape, 1u << m.dtype);
-    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
-    SGK_MATCH_FINITE(&m, eps, 0);
-    SGK_TRY(sgk_match_done(&m));
-
-    struct norm_args a = {
-        .output = sgk_data(input),
-        .input  = sgk_data(input),
-        .other  = sgk_data(residual),
-        .weight = sgk_data(weight),
-        .dim    = SGK_DIM(&m, 'D'),
-        .dtype  = m.dtype,
-        .eps    = (float)eps,
-        .shift  = shift,
-    };
-    set_rows(&a, input, input, residual);
-    return run(&m, &a, NORM_RMS_ADD, 4, exec);
+    set_rows(&a, output, input, other);
+    if (a.rows == 0 || a.dim == 0) return SGK_OK;
+    a.inverse_dim = (float)(1 / (double)a.dim);
+    if (sgk_on_gpu(&m)) return launch(&m, &a, form, exec);
+    const int64_t row = a.dim * sgk_dtype_size(a.dtype);
+    a.stream          = a.output != a.input && a.rows > sgk_cpu_cache_bytes() / row && spaced(a.output, a.output_stride, a.dtype, SGK_CPU_LINE);
+    return sgk_cpu_run(op, cpu_impls[form], &a, a.rows, sgk_cpu_grain(moved[form] * row), exec);
 }
 
 sgk_status sgk_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, const sgk_exec *exec)
 {
-    return rms("rmsnorm", output, input, weight, true, true, 0, eps, exec);
+    return norm("rmsnorm", NORM_RMS, output, input, NULL, &(factors){ .weight = weight }, eps, exec);
 }
 
 sgk_status sgk_gemma_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, const sgk_exec *exec)
 {
-    return rms("gemma_rmsnorm", output, input, weight, true, true, 1, eps, exec);
+    return norm("gemma_rmsnorm", NORM_RMS, output, input, NULL, &(factors){ .weight = weight, .shift = 1 }, eps, exec);
 }
 
 sgk_status sgk_gemma3_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, const sgk_exec *exec)
 {
-    return rms("gemma3_rmsnorm", output, input, weight, true, true, 1, eps, exec);
+    return norm("gemma3_rmsnorm", NORM_RMS, output, input, NULL, &(factors){ .weight = weight, .shift = 1 }, eps, exec);
 }
 
 sgk_status sgk_gemma4_rmsnorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, double eps, double scale_shift, bool with_scale,
                               const sgk_exec *exec)
 {
     SGK_REQUIRE(isfinite(scale_shift), SGK_BAD_ARG, "gemma4_rmsnorm: scale_shift is %g, expected a finite number", scale_shift);
-    return rms("gemma4_rmsnorm", output, input, weight, true, with_scale, with_scale ? scale_shift : 1, eps, exec);
+    const factors f = { .weight = weight, .shift = with_scale ? scale_shift : 1, .kind = with_scale ? WEIGHTED : UNUSED };
+    return norm("gemma4_rmsnorm", NORM_RMS, output, input, NULL, &f, eps, exec);
 }
 
 sgk_status sgk_l2norm(const DLTensor *output, const DLTensor *input, double eps, const sgk_exec *exec)
 {
-    return rms("l2norm", output, input, NULL, false, false, 1, eps, exec);
+    return norm("l2norm", NORM_RMS, output, input, NULL, &(factors){ .shift = 1, .kind = NO_WEIGHT }, eps, exec);
 }
 
 sgk_status sgk_fused_add_rmsnorm(const DLTensor *input, const DLTensor *residual, const DLTensor *weight, double eps, const sgk_exec *exec)
 {
-    return rms_add("fused_add_rmsnorm", input, residual, weight, 0, eps, exec);
+    return norm("fused_add_rmsnorm", NORM_RMS_ADD, input, input, residual, &(factors){ .weight = weight }, eps, exec);
 }
 
 sgk_status sgk_gemma_fused_add_rmsnorm(const DLTensor *input, const DLTensor *residual, const DLTensor *weight, double eps, const sgk_exec *exec)
 {
-    return rms_add("gemma_fused_add_rmsnorm", input, residual, weight, 1, eps, exec);
+    return norm("gemma_fused_add_rmsnorm", NORM_RMS_ADD, input, input, residual, &(factors){ .weight = weight, .shift = 1 }, eps, exec);
 }
 
 sgk_status sgk_fused_rmsnorm_gated(const DLTensor *output, const DLTensor *input, const DLTensor *weight, const DLTensor *gate, double eps, const sgk_exec *exec)
 {
-    sgk_match   m     = { .op = "fused_rmsnorm_gated" };
-    const char *shape = shape_of(input);
-    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
-    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
-    SGK_MATCH(&m, gate, shape, 1u << m.dtype);
-    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
-    sgk_match_same(&m, output, input);
-    SGK_MATCH_FINITE(&m, eps, 0);
-    SGK_TRY(sgk_match_done(&m));
-
-    struct norm_args a = {
-        .output = sgk_data(output),
-        .input  = sgk_data(input),
-        .other  = sgk_data(gate),
-        .weight = sgk_data(weight),
-        .dim    = SGK_DIM(&m, 'D'),
-        .dtype  = m.dtype,
-        .eps    = (float)eps,
-    };
-    set_rows(&a, output, input, gate);
-    return run(&m, &a, NORM_RMS_GATED, 3, exec);
+    return norm("fused_rmsnorm_gated", NORM_RMS_GATED, output, input, gate, &(factors){ .weight = weight }, eps, exec);
 }
 
 sgk_status sgk_layernorm(const DLTensor *output, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, double eps, const sgk_exec *exec)
 {
-    sgk_match   m     = { .op = "layernorm" };
-    const char *shape = shape_of(input);
-    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
-    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
-    SGK_MATCH_OPT(&m, bias, "D", 1u << m.dtype);
-    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
-    sgk_match_same(&m, output, input);
-    SGK_MATCH_FINITE(&m, eps, 0);
-    SGK_TRY(sgk_match_done(&m));
-
-    struct norm_args a = {
-        .output = sgk_data(output),
-        .input  = sgk_data(input),
-        .weight = sgk_data(weight),
-        .bias   = sgk_data(bias),
-        .dim    = SGK_DIM(&m, 'D'),
-        .dtype  = m.dtype,
-        .eps    = (float)eps,
-    };
-    set_rows(&a, output, input, NULL);
-    return run(&m, &a, NORM_LAYER, 2, exec);
+    return norm("layernorm", NORM_LAYER, output, input, NULL, &(factors){ .weight = weight, .bias = bias }, eps, exec);
 }
 
 sgk_status sgk_fused_add_layernorm(const DLTensor *output, const DLTensor *input, const DLTensor *residual, const DLTensor *weight, const DLTensor *bias,
                                    double eps, const sgk_exec *exec)
 {
-    sgk_match   m     = { .op = "fused_add_layernorm" };
-    const char *shape = shape_of(input);
-    SGK_MATCH(&m, input, shape, SGK_ANY_FLOAT);
-    SGK_MATCH_OUT(&m, residual, shape, 1u << m.dtype);
-    SGK_MATCH(&m, weight, "D", 1u << m.dtype);
-    SGK_MATCH_OPT(&m, bias, "D", 1u << m.dtype);
-    SGK_MATCH_OUT(&m, output, shape, 1u << m.dtype);
-    sgk_match_same(&m, output, input);
-    SGK_MATCH_FINITE(&m, eps, 0);
-    SGK_TRY(sgk_match_done(&m));
-
-    struct norm_args a = {
-        .output = sgk_data(output),
-        .input  = sgk_data(input),
-        .other  = sgk_data(residual),
-        .weight = sgk_data(weight),
-        .bias   = sgk_data(bias),
-        .dim    = SGK_DIM(&m, 'D'),
-        .dtype  = m.dtype,
-        .eps    = (float)eps,
-    };
-    set_rows(&a, output, input, residual);
-    return run(&m, &a, NORM_LAYER_ADD, 4, exec);
+    return norm("fused_add_layernorm", NORM_LAYER_ADD, output, input, residual, &(factors){ .weight = weight, .bias = bias }, eps, exec);
 }

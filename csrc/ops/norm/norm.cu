@@ -5,10 +5,12 @@
  *   T      f32, f16 or bf16
  *   FORM   what is computed: NORM_..., in norm.h
  *   LANES  threads a row: 8, 16 or 32, or a whole block of as many
- *   VECS   16-byte pieces a thread keeps; 0 keeps none, reads the row again in each pass, and takes any length and alignment
+ *   VECS   16-byte pieces a thread keeps; 0 keeps none, reads the row again in each pass, and takes any length and alignment, with
+ *          LANES threads a row at most
  */
 #include "norm.h"
 #include "launch.cuh"
+#include "math.cuh"
 #include "reduce.cuh"
 
 #define THREADS (LANES > 32 ? LANES : 128)
@@ -37,6 +39,65 @@ DEVICE places place(const norm_args &a, int64_t row)
              i * a.other_stride[0] + j * a.other_stride[1] + k * a.other_stride[2] };
 }
 
+#if VECS == 0
+
+DEVICE float value(const T *x, const T *other, int64_t d) { return ADD ? to_f32(x[d]) + to_f32(other[d]) : to_f32(x[d]); }
+
+/* Element d and the next ones of this thread, BATCH loads in flight; 0 behind the row. */
+#define BATCH 8
+DEVICE void values(float *v, const T *x, const T *other, int64_t d, int64_t step, int64_t dim)
+{
+    #pragma unroll
+    for (int i = 0; i < BATCH; ++i) v[i] = d + i * step < dim ? value(x, other, d + i * step) : 0;
+}
+
+extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_constant__ norm_args a)
+{
+    __shared__ float scratch[2][WARPS];
+    const T         *w = (const T *)a.weight, *b = (const T *)a.bias;
+    const int64_t    step = blockDim.x;
+
+    pdl_wait();
+    for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
+        const places at    = place(a, row);
+        const T     *x     = (const T *)a.input + at.input;
+        T           *other = (T *)a.other + at.other, *y = (T *)a.output + at.output;
+        float        v[BATCH], mean = 0, sum = 0;
+        if (LAYER) {
+            for (int64_t d = threadIdx.x; d < a.dim; d += BATCH * step) {
+                values(v, x, other, d, step, a.dim);
+                #pragma unroll
+                for (int i = 0; i < BATCH; ++i) sum += v[i];
+            }
+            mean = block_sum(sum, scratch[0], step / 32) * a.inverse_dim;
+            sum  = 0;
+        }
+        for (int64_t d = threadIdx.x; d < a.dim; d += BATCH * step) {
+            values(v, x, other, d, step, a.dim);
+            #pragma unroll
+            for (int i = 0; i < BATCH; ++i) sum += d + i * step < a.dim ? (v[i] - mean) * (v[i] - mean) : 0;
+        }
+        const float scale = rsqrtf(block_sum(sum, scratch[1], step / 32) * a.inverse_dim + a.eps);
+        for (int64_t d = threadIdx.x; d < a.dim; d += BATCH * step) {        /* a thread writes only what it alone reads */
+            values(v, x, other, d, step, a.dim);
+            #pragma unroll
+            for (int i = 0; i < BATCH; ++i) {
+                const int64_t e = d + i * step;
+                if (e >= a.dim) break;
+                float u = (v[i] - mean) * scale * (w ? a.shift + to_f32(w[e]) : a.shift);
+                if (GATED) u *= silu_approx(to_f32(other[e]));
+                if (LAYER && b) u += to_f32(b[e]);
+                if (ADD) from_f32(&other[e], v[i]);
+                from_f32(&y[e], u);
+            }
+        }
+        __syncthreads();                                /* scratch is free again */
+    }
+    pdl_release();
+}
+
+#else
+
 /* Over the threads of a row, the same value in each of them. `scratch` is used once. */
 DEVICE float row_sum(float v, float *scratch)
 {
@@ -48,44 +109,6 @@ DEVICE float row_sum(float v, float *scratch)
     return v;
 #endif
 }
-
-DEVICE float silu(float g) { return g / (1 + __expf(-g)); }
-
-#if VECS == 0
-
-DEVICE float value(const T *x, const T *other, int64_t d) { return ADD ? to_f32(x[d]) + to_f32(other[d]) : to_f32(x[d]); }
-
-extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_constant__ norm_args a)
-{
-    __shared__ float scratch[2][WARPS];
-    const places     at = place(a, blockIdx.x);
-    const T         *x = (const T *)a.input + at.input, *w = (const T *)a.weight, *b = (const T *)a.bias;
-    T               *other = (T *)a.other + at.other, *y = (T *)a.output + at.output;
-
-    pdl_wait();
-    float mean = 0, sum = 0;
-    if (LAYER) {
-        for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) sum += value(x, other, d);
-        mean = row_sum(sum, scratch[0]) / (float)a.dim;
-        sum  = 0;
-    }
-    for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) {
-        const float v = value(x, other, d) - mean;
-        sum += v * v;
-    }
-    const float scale = rsqrtf(row_sum(sum, scratch[1]) / (float)a.dim + a.eps);
-    for (int64_t d = threadIdx.x; d < a.dim; d += THREADS) {        /* a thread writes only what it alone reads */
-        const float v = value(x, other, d);
-        if (ADD) from_f32(&other[d], v);
-        float u = (v - mean) * scale * (w ? a.shift + to_f32(w[d]) : a.shift);
-        if (GATED) u *= silu(to_f32(other[d]));
-        if (LAYER && b) u += to_f32(b[d]);
-        from_f32(&y[d], u);
-    }
-    pdl_release();
-}
-
-#else
 
 /* What a thread keeps of a row: the pieces as they came, or the unrounded sums in f32. */
 #if ADD
@@ -110,9 +133,20 @@ DEVICE void values(float *v, const kept *k) { unpack16(v, *k, (const T *)0); }
 #endif
 
 /* Weights come with the row while the registers last, so that their latency is hidden in the row's. */
+#ifndef EARLY
 #define EARLY (VECS <= 4)
+#endif
+#ifndef MINB
+#define MINB 1
+#endif
+#ifndef SOON
+#define SOON 0
+#endif
+#ifndef TOUCH
+#define TOUCH 0
+#endif
 
-extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_constant__ norm_args a)
+extern "C" __global__ __launch_bounds__(THREADS, MINB) void norm_rows(const __grid_constant__ norm_args a)
 {
     __shared__ float scratch[2][WARPS];
     const int        lane   = (int)threadIdx.x % LANES;
@@ -136,6 +170,13 @@ extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_con
         for (int i = 0; i < VECS; ++i) weight[i] = w && lane + i * LANES < pieces ? w[lane + i * LANES] : zero;
     }
 
+#if TOUCH
+    if (!EARLY && w) {
+        #pragma unroll
+        for (int i = 0; i < VECS; ++i)
+            if (lane + i * LANES < pieces) asm volatile("prefetch.global.L1 [%0];" ::"l"(w + lane + i * LANES));
+    }
+#endif
     kept  part[VECS];
     float mean = 0, sum = 0;
     #pragma unroll
@@ -143,12 +184,13 @@ extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_con
         keep(&part[i], first[i], second[i]);
         float v[PIECE];
         values(v, &part[i]);
+        if (ADD && SOON && lane + i * LANES < pieces) other[lane + i * LANES] = pack16(v, (const T *)0);
         #pragma unroll
         for (int j = 0; j < PIECE; ++j) sum += LAYER ? v[j] : v[j] * v[j];
     }
     sum = row_sum(sum, scratch[0]);
     if (LAYER) {
-        mean = sum / (float)a.dim;
+        mean = sum * a.inverse_dim;
         sum  = 0;
         #pragma unroll
         for (int i = 0; i < VECS; ++i) {
@@ -160,7 +202,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_con
         }
         sum = row_sum(sum, scratch[1]);
     }
-    const float scale = rsqrtf(sum / (float)a.dim + a.eps);
+    const float scale = rsqrtf(sum * a.inverse_dim + a.eps);
 
     #pragma unroll
     for (int i = 0; i < VECS; ++i) {
@@ -168,7 +210,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_con
         if (c >= pieces) continue;
         float v[PIECE], g[PIECE];
         values(v, &part[i]);
-        if (ADD) other[c] = pack16(v, (const T *)0);
+        if (ADD && !SOON) other[c] = pack16(v, (const T *)0);
         if (!EARLY) weight[i] = w ? w[c] : zero;
         unpack16(g, weight[i], (const T *)0);
         #pragma unroll
@@ -176,7 +218,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_con
         if (GATED) {
             unpack16(g, second[i], (const T *)0);
             #pragma unroll
-            for (int j = 0; j < PIECE; ++j) v[j] *= silu(g[j]);
+            for (int j = 0; j < PIECE; ++j) v[j] *= silu_approx(g[j]);
         }
         if (LAYER && b) {
             unpack16(g, b[c], (const T *)0);

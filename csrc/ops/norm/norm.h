@@ -22,7 +22,8 @@ struct norm_args {
     int64_t     rows, middle, last, dim;
     int64_t     output_stride[3], input_stride[3], other_stride[3];     /* in elements */
     sgk_dtype   dtype;
-    float       eps, shift;
+    float       eps, shift, inverse_dim;
+    int32_t     stream;                                 /* CPU: output is written around the caches */
 };
 
 #endif

@@ -155,7 +155,7 @@ void check_norm(void)
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
     /* 16 bytes each: a row that fills each build, and one too long for all. The rarer forms have fewer builds. */
     static const int64_t pieces[]     = { 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4097 };
-    static const int64_t few_pieces[] = { 16, 128, 1024, 1025 };
+    static const int64_t few_pieces[] = { 16, 32, 128, 512, 1024, 2048, 2049 };
     static const int64_t some[]       = { 0, 1, 7, 8, 64, 111, 500, 1000, 1037, 7168, 40000, 65536 };
     static const int64_t few[]        = { 1, 111 };
     const int64_t       *dims         = check_small ? few : some;
@@ -222,17 +222,23 @@ void check_norm(void)
     check_refused("gemma4_rmsnorm_cpu", GEMMA4);
     check_refused("layernorm_cpu", LAYER);
     if (check_benching) {
+        check_out("rmsnorm", RMS, SGK_BF16, 1, 4096, ALIGNED);
         check_out("rmsnorm", RMS, SGK_BF16, 64, 4096, ALIGNED);
         check_out("rmsnorm", RMS, SGK_BF16, 16384, 4096, ALIGNED);
         check_out("rmsnorm", RMS, SGK_BF16, 524288, 128, ALIGNED);
         check_out("rmsnorm", RMS, SGK_BF16, 65536, 1024, ALIGNED);
-        check_out("rmsnorm", RMS, SGK_BF16, 8192, 7168, ALIGNED);
+        check_out("rmsnorm", RMS, SGK_BF16, 4096, 7168, ALIGNED);
         check_out("rmsnorm", RMS, SGK_BF16, 4096, 16384, ALIGNED);
         check_add("fused_add_rmsnorm", false, SGK_BF16, 64, 4096, ALIGNED);
         check_add("fused_add_rmsnorm", false, SGK_BF16, 16384, 4096, ALIGNED);
+        check_add("fused_add_rmsnorm", false, SGK_BF16, 4096, 7168, ALIGNED);
         check_out("gemma_rmsnorm", GEMMA, SGK_BF16, 16384, 4096, ALIGNED);
         check_add("gemma_fused_add_rmsnorm", true, SGK_BF16, 16384, 4096, ALIGNED);
+        check_out("gemma3_rmsnorm_cpu", GEMMA3, SGK_BF16, 16384, 4096, ALIGNED);
+        check_out("gemma4_rmsnorm_cpu", GEMMA4, SGK_BF16, 16384, 4096, ALIGNED);
+        check_out("l2norm_cpu", L2, SGK_BF16, 524288, 128, ALIGNED);
         check_out("fused_rmsnorm_gated_cpu", GATED, SGK_BF16, 524288, 128, ALIGNED);
+        check_out("fused_rmsnorm_gated_cpu", GATED, SGK_BF16, 16384, 4096, ALIGNED);
         check_out("layernorm_cpu", LAYER, SGK_BF16, 16384, 4096, ALIGNED);
         check_out("fused_add_layernorm_cpu", LAYER_ADD, SGK_BF16, 16384, 4096, ALIGNED);
     }

@@ -2,10 +2,20 @@
 #include "cpu/simd.h"
 #include "norm.h"
 
+/* The elements of a row are taken in steps of two vectors, whose results are stored together. */
+enum { STEP = 2 * VF };
+
 SGK_INLINE int64_t place(const struct norm_args *a, const int64_t *stride, int64_t row)
 {
     if (a->middle == 1 && a->last == 1) return row * stride[0];
     return row / (a->middle * a->last) * stride[0] + row / a->last % a->middle * stride[1] + row % a->last * stride[2];
+}
+
+typedef struct { int64_t in, out, other; } places;
+
+SGK_INLINE places places_of(const struct norm_args *a, int64_t row)
+{
+    return (places){ place(a, a->input_stride, row), place(a, a->output_stride, row), place(a, a->other_stride, row) };
 }
 
 /* The first n of VF elements; n is VF but at the end of a row. */
@@ -16,99 +26,117 @@ SGK_INLINE void store(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
     else vf_store_part(t, p, i, n, v);
 }
 
-/* x, in f32: with `add` the unrounded sum. It is made in every pass rather than kept: the row is in the first-level cache by then. */
-SGK_INLINE vf value(sgk_dtype t, bool add, const struct norm_args *a, int64_t in, int64_t other, int64_t n)
+#define ADDS(form)   ((form) == NORM_RMS_ADD || (form) == NORM_LAYER_ADD)
+#define LAYERS(form) ((form) == NORM_LAYER || (form) == NORM_LAYER_ADD)
+
+/* x, in f32: with an addition the unrounded sum. It is made in every pass rather than kept: the row is in the first-level cache by then. */
+SGK_INLINE vf value(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, int64_t n)
 {
-    const vf x = load(t, a->input, in, n);
-    return add ? vf_add(x, load(t, a->other, other, n)) : x;
+    const vf x = load(t, a->input, at.in + d, n);
+    return ADDS(form) ? vf_add(x, load(t, a->other, at.other + d, n)) : x;
 }
 
-SGK_INLINE float sum_of_squares(sgk_dtype t, bool add, const struct norm_args *a, int64_t in, int64_t other)
+/* Two chains, so that the additions overlap. */
+SGK_INLINE float row_sum(sgk_dtype t, int form, const struct norm_args *a, places at)
 {
-    vf      sum0 = vf_zero(), sum1 = vf_zero();              /* two chains, so that the multiply-adds overlap */
+    vf      sum0 = vf_zero(), sum1 = vf_zero();
     int64_t d = 0;
-    for (; d + 2 * VF <= a->dim; d += 2 * VF) {
-        const vf x = value(t, add, a, in + d, other + d, VF), y = value(t, add, a, in + d + VF, other + d + VF, VF);
+    for (; d + STEP <= a->dim; d += STEP) {
+        sum0 = vf_add(sum0, value(t, form, a, at, d, VF));
+        sum1 = vf_add(sum1, value(t, form, a, at, d + VF, VF));
+    }
+    for (; d < a->dim; d += VF) sum0 = vf_add(sum0, value(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF));
+    return vf_sum(vf_add(sum0, sum1));
+}
+
+/* Of x - mean; the lanes behind the row are 0 and must stay so. */
+SGK_INLINE float sum_of_squares(sgk_dtype t, int form, const struct norm_args *a, places at, float mean)
+{
+    const vf m    = vf_set(mean);
+    vf       sum0 = vf_zero(), sum1 = vf_zero();
+    int64_t  d = 0;
+    for (; d + STEP <= a->dim; d += STEP) {
+        vf x = value(t, form, a, at, d, VF), y = value(t, form, a, at, d + VF, VF);
+        if (LAYERS(form)) x = vf_sub(x, m), y = vf_sub(y, m);
         sum0 = vf_fma(x, x, sum0);
         sum1 = vf_fma(y, y, sum1);
     }
     for (; d < a->dim; d += VF) {
-        const vf x = value(t, add, a, in + d, other + d, a->dim - d < VF ? a->dim - d : VF);
-        sum0       = vf_fma(x, x, sum0);
+        const int64_t n = a->dim - d < VF ? a->dim - d : VF;
+        vf            x = value(t, form, a, at, d, n);
+        if (LAYERS(form)) {
+            float means[VF];
+            vf_store_f32(means, m);
+            x = vf_sub(x, load(SGK_F32, means, 0, n));
+        }
+        sum0 = vf_fma(x, x, sum0);
     }
     return vf_sum(vf_add(sum0, sum1));
 }
 
-/* VF elements, or the n last. Each is written behind its own last use, so in-place is safe. */
-SGK_INLINE void rms_piece(sgk_dtype t, int form, const struct norm_args *a, int64_t in, int64_t out, int64_t other, int64_t d, int64_t n, vf scale, vf shift)
+/* What becomes of x. */
+SGK_INLINE vf result(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, int64_t n, vf x, vf mean, vf scale)
 {
-    const vf x = value(t, form == NORM_RMS_ADD, a, in + d, other + d, n);
-    vf       g = a->weight ? vf_add(shift, load(t, a->weight, d, n)) : shift;
+    if (LAYERS(form)) {
+        const vf y = vf_mul(vf_mul(vf_sub(x, mean), scale), load(t, a->weight, d, n));
+        return a->bias ? vf_add(y, load(t, a->bias, d, n)) : y;
+    }
+    vf g = a->weight ? vf_add(vf_set(a->shift), load(t, a->weight, d, n)) : vf_set(a->shift);
     if (form == NORM_RMS_GATED) {
-        const vf gate = load(t, a->other, other + d, n);
-        g             = vf_mul(g, vf_div(gate, vf_add(vf_set(1), vf_exp(vf_sub(vf_zero(), gate)))));
+        const vf gate = load(t, a->other, at.other + d, n);
+        g             = vf_mul(g, vf_div(gate, vf_add(vf_set(1), vf_exp2(vf_mul(gate, vf_set(-1.44269504f))))));
     }
-    if (form == NORM_RMS_ADD) store(t, a->other, other + d, n, x);
-    store(t, a->output, out + d, n, vf_mul(vf_mul(x, scale), g));
+    return vf_mul(vf_mul(x, scale), g);
 }
 
-SGK_INLINE void rms_rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
+/* The last pass asks for the next row while it writes this one, so that memory is read all the time. Each element is written behind its
+ * own last use, so in-place is safe. */
+SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, const struct norm_args *a, places at, places next, vf mean, vf scale)
 {
-    const int64_t whole = a->dim / VF * VF;
-    const vf      shift = vf_set(a->shift);
+    int64_t d = 0;
+    for (; d + STEP <= a->dim; d += STEP) {
+        vf_prefetch2(t, a->input, next.in + d);
+        if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, next.other + d);
+        const vf x = value(t, form, a, at, d, VF), y = value(t, form, a, at, d + VF, VF);
+        const vf u = result(t, form, a, at, d, VF, x, mean, scale), v = result(t, form, a, at, d + VF, VF, y, mean, scale);
+        if (ADDS(form)) vf_store2(t, a->other, at.other + d, x, y);
+        if (stream) vf_stream2(t, a->output, at.out + d, u, v);
+        else vf_store2(t, a->output, at.out + d, u, v);
+    }
+    for (; d < a->dim; d += VF) {
+        const int64_t n = a->dim - d < VF ? a->dim - d : VF;
+        const vf      x = value(t, form, a, at, d, n);
+        const vf      u = result(t, form, a, at, d, n, x, mean, scale);
+        if (ADDS(form)) store(t, a->other, at.other + d, n, x);
+        store(t, a->output, at.out + d, n, u);
+    }
+}
+
+SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
+{
+    places at = places_of(a, begin);
     for (int64_t i = begin; i < end; ++i) {
-        const int64_t in = place(a, a->input_stride, i), out = place(a, a->output_stride, i), other = place(a, a->other_stride, i);
-        const vf      scale = vf_set(1 / sqrtf(sum_of_squares(t, form == NORM_RMS_ADD, a, in, other) / (float)a->dim + a->eps));
-        for (int64_t d = 0; d < whole; d += VF) rms_piece(t, form, a, in, out, other, d, VF, scale, shift);
-        if (whole < a->dim) rms_piece(t, form, a, in, out, other, whole, a->dim - whole, scale, shift);
+        const places next  = i + 1 < end ? places_of(a, i + 1) : at;
+        const float  mean  = LAYERS(form) ? row_sum(t, form, a, at) / (float)a->dim : 0;
+        const float  scale = 1 / sqrtf(sum_of_squares(t, form, a, at, mean) / (float)a->dim + a->eps);
+        if (a->stream) write_row(t, form, true, a, at, next, vf_set(mean), vf_set(scale));
+        else write_row(t, form, false, a, at, next, vf_set(mean), vf_set(scale));
+        at = next;
     }
-}
-
-SGK_INLINE void layer_piece(sgk_dtype t, bool add, const struct norm_args *a, int64_t in, int64_t out, int64_t other, int64_t d, int64_t n, vf mean, vf scale)
-{
-    const vf x = value(t, add, a, in + d, other + d, n);
-    const vf y = vf_mul(vf_mul(vf_sub(x, mean), scale), load(t, a->weight, d, n));
-    if (add) store(t, a->other, other + d, n, x);
-    store(t, a->output, out + d, n, a->bias ? vf_add(y, load(t, a->bias, d, n)) : y);
-}
-
-SGK_INLINE void layer_rows(sgk_dtype t, bool add, const struct norm_args *a, int64_t begin, int64_t end)
-{
-    const int64_t whole = a->dim / VF * VF, rest = a->dim - whole;
-    for (int64_t i = begin; i < end; ++i) {
-        const int64_t in = place(a, a->input_stride, i), out = place(a, a->output_stride, i), other = place(a, a->other_stride, i);
-        vf            sum = vf_zero();
-        for (int64_t d = 0; d < whole; d += VF) sum = vf_add(sum, value(t, add, a, in + d, other + d, VF));
-        if (rest) sum = vf_add(sum, value(t, add, a, in + whole, other + whole, rest));
-        const vf mean = vf_set(vf_sum(sum) / (float)a->dim);
-
-        vf squares = vf_zero();
-        for (int64_t d = 0; d < whole; d += VF) {
-            const vf x = vf_sub(value(t, add, a, in + d, other + d, VF), mean);
-            squares    = vf_fma(x, x, squares);
-        }
-        if (rest) {                                     /* the lanes behind the row are 0 and must stay so */
-            float means[VF];
-            vf_store_f32(means, mean);
-            const vf x = vf_sub(value(t, add, a, in + whole, other + whole, rest), vf_load_part(SGK_F32, means, 0, rest));
-            squares    = vf_fma(x, x, squares);
-        }
-
-        const vf scale = vf_set(1 / sqrtf(vf_sum(squares) / (float)a->dim + a->eps));
-        for (int64_t d = 0; d < whole; d += VF) layer_piece(t, add, a, in, out, other, d, VF, mean, scale);
-        if (rest) layer_piece(t, add, a, in, out, other, whole, rest, mean, scale);
-    }
+    if (a->stream) vf_stream_end();
 }
 
 /* One tight loop for each format. */
-#define ROWS(rows, form) \
-    const struct norm_args *a = args; \
-    if (a->dtype == SGK_F32) rows(SGK_F32, form, a, begin, end); \
-    else if (a->dtype == SGK_F16) rows(SGK_F16, form, a, begin, end); \
-    else rows(SGK_BF16, form, a, begin, end)
-
-void SGK_CPU_FN(rmsnorm)(const void *args, int64_t begin, int64_t end) { ROWS(rms_rows, NORM_RMS); }
-void SGK_CPU_FN(fused_add_rmsnorm)(const void *args, int64_t begin, int64_t end) { ROWS(rms_rows, NORM_RMS_ADD); }
-void SGK_CPU_FN(fused_rmsnorm_gated)(const void *args, int64_t begin, int64_t end) { ROWS(rms_rows, NORM_RMS_GATED); }
-void SGK_CPU_FN(layernorm)(const void *args, int64_t begin, int64_t end) { ROWS(layer_rows, false); }
-void SGK_CPU_FN(fused_add_layernorm)(const void *args, int64_t begin, int64_t end) { ROWS(layer_rows, true); }
+#define FORM(name, form) \
+    void SGK_CPU_FN(name)(const void *args, int64_t begin, int64_t end) \
+    { \
+        const struct norm_args *a = args; \
+        if (a->dtype == SGK_F32) rows(SGK_F32, form, a, begin, end); \
+        else if (a->dtype == SGK_F16) rows(SGK_F16, form, a, begin, end); \
+        else rows(SGK_BF16, form, a, begin, end); \
+    }
+FORM(rmsnorm, NORM_RMS)
+FORM(fused_add_rmsnorm, NORM_RMS_ADD)
+FORM(fused_rmsnorm_gated, NORM_RMS_GATED)
+FORM(layernorm, NORM_LAYER)
+FORM(fused_add_layernorm, NORM_LAYER_ADD)

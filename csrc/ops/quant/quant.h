@@ -32,10 +32,11 @@ struct quant_groups_args {                  /* a scale for each group of neighbo
     int64_t        s_batch, s_row, s_column;            /* strides of s, in elements or words */
     sgk_dtype      dtype;
     sgk_dtype      code;                                /* e4m3 or i8 */
-    float          eps, least, most;
+    float          eps, least, most, inverse;           /* inverse: 1 / most */
     int32_t        version;                             /* 1 or 2 */
     int32_t        ue8m0, fuse;
-    int32_t        lanes_log2;                          /* GPU: 2^lanes_log2 threads share a group */
+    int32_t        clamps;                              /* least and most are not the ends of the format */
+    int32_t        lanes_log2, columns_log2;            /* GPU: 2^lanes_log2 threads share a group, a block has 2^columns_log2 groups of a row */
 };
 
 /* The CPU's piece of work on a tensor. */
@@ -98,7 +99,7 @@ QUANT_FN struct quant_scaling quant_group_scaling(float amax, const struct quant
 {
     struct quant_scaling r = { 0, 0, 0, 0 };
     amax                   = amax < a->eps ? a->eps : amax;
-    const float s          = a->version == 1 ? amax / a->most : amax * (1.0f / a->most);
+    const float s          = a->version == 1 ? amax / a->most : amax * a->inverse;
     if (a->ue8m0) {
         r.exponent = quant_exponent(s < 1e-10f && a->version == 1 ? 1e-10f : s);
         r.by       = quant_power(r.exponent);                 /* the same as dividing by the power of two */

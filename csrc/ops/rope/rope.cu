@@ -1,99 +1,142 @@
 /*
- * Rotary embedding in place. A block takes THREADS items of one token; an item is a piece of a head with its partners. The cosines and
- * sines come from the first-level cache for all heads but the first. Each element is read once and written once. Bound by memory; for
- * few tokens by the chain from position over cosine to store.
+ * Rotary embedding from one place to another or in place, with keys and values stored into their buffers on the way. A thread takes
+ * the same item of HEADS neighbouring heads of one token, so that they share its cosines and sines; an item is two pieces that rotate
+ * together, or two that are copied. Pieces are asked for before the position is known. Each element is read once. A block is items x
+ * groups of heads x tokens, and needs no division. Bound by memory; for few tokens by the chain from position over cosine to store.
  *
- *   T        f32, f16 or bf16
- *   PAIRING  NEOX: elements i and i + R / 2, in 16-byte pieces; NEIGHBOURS: 2 i and 2 i + 1, in 16-byte pieces;
- *            EITHER: one pair an item, as a.is_neox says, any length and alignment
+ *   T      f32, f16 or bf16
+ *   C      of the cosines: T or f32
+ *   PIECE  elements that are loaded and stored as one: 16 bytes, or 1 for any length and alignment
+ *   HEADS  more than 1: the two of a pair rotate by one angle (a.second is 0)
  */
 #include "rope.h"
 #include "launch.cuh"
 #include "types.cuh"
 
-#define THREADS 128
-#define PIECE   (16 / (int)sizeof(T))                   /* elements in 16 bytes */
-
-#define EITHER     0
-#define NEOX       1
-#define NEIGHBOURS 2
-
-DEVICE void rotate(float *x, float *y, float c, float s)
+#if PIECE == 1
+typedef T piece_t;
+DEVICE void unpack(float *v, piece_t p) { v[0] = to_f32(p); }
+DEVICE piece_t pack(const float *v)
 {
-    const float u = *x, v = *y;
-    *x = u * c - v * s;
-    *y = v * c + u * s;
+    T p;
+    from_f32(&p, v[0]);
+    return p;
 }
-
-#if PAIRING == EITHER
-
-DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / 2; }
-
-DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
-{
-    const int half = a.rot_dim / 2;
-    T *const at_x = head + (a.is_neox ? i : 2 * i), *const at_y = head + (a.is_neox ? i + half : 2 * i + 1);
-    float x = to_f32(*at_x), y = to_f32(*at_y);
-    rotate(&x, &y, to_f32(row[i]), to_f32(row[half + i]));
-    from_f32(at_x, x);
-    from_f32(at_y, y);
-}
-
-#elif PAIRING == NEOX
-
-DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / 2 / PIECE; }
-
-DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
-{
-    const int    half = a.rot_dim / 2 / PIECE;             /* in pieces */
-    uint4 *const at_x = (uint4 *)head + i, *const at_y = at_x + half;
-    const uint4 px = *at_x, py = *at_y, pc = ((const uint4 *)row)[i], ps = ((const uint4 *)row)[half + i];
-    float       x[PIECE], y[PIECE], c[PIECE], s[PIECE];
-    unpack16(x, px, (const T *)0);
-    unpack16(y, py, (const T *)0);
-    unpack16(c, pc, (const T *)0);
-    unpack16(s, ps, (const T *)0);
-    #pragma unroll
-    for (int j = 0; j < PIECE; ++j) rotate(&x[j], &y[j], c[j], s[j]);
-    *at_x = pack16(x, (const T *)0);
-    *at_y = pack16(y, (const T *)0);
-}
-
+DEVICE void load_angles(float *v, const C *p) { v[0] = to_f32(*p); }
 #else
-
-DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / PIECE; }
-
-/* PIECE elements are PIECE / 2 pairs: 8 bytes of cosines and 8 of sines. */
-DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
+typedef uint4 piece_t;
+DEVICE void unpack(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
+DEVICE piece_t pack(const float *v) { return pack16(v, (const T *)0); }
+DEVICE void load_angles(float *v, const C *p)
 {
-    uint4 *const at = (uint4 *)head + i;
-    const uint4  p  = *at;
-    const uint2  pc = ((const uint2 *)row)[i], ps = ((const uint2 *)row)[a.rot_dim / PIECE + i];
-    float        x[PIECE], c[PIECE], s[PIECE];
-    unpack16(x, p, (const T *)0);
-    unpack16(c, make_uint4(pc.x, pc.y, 0, 0), (const T *)0);
-    unpack16(s, make_uint4(ps.x, ps.y, 0, 0), (const T *)0);
+    const int width = 16 / (int)sizeof(C);
     #pragma unroll
-    for (int j = 0; j < PIECE / 2; ++j) rotate(&x[2 * j], &x[2 * j + 1], c[j], s[j]);
-    *at = pack16(x, (const T *)0);
+    for (int i = 0; i < PIECE / width; ++i) unpack16(v + i * width, ((const uint4 *)p)[i], (const C *)0);
 }
-
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS) void rotary_embedding(const __grid_constant__ rotary_embedding_args a)
+DEVICE T *head_of(const rope_heads &h, int64_t outer, int64_t inner, int64_t head)
 {
-    const int64_t  outer = blockIdx.x / a.inner, inner = blockIdx.x % a.inner;
-    const uint32_t each = (uint32_t)items_of_head(a), item = blockIdx.y * THREADS + threadIdx.x;
-    const int      head     = (int)(item / each);
-    const bool     is_query = head < a.query.heads;
-    if (!is_query && head - a.query.heads >= a.key.heads) return;
+    return (T *)h.data + outer * h.outer_stride + inner * h.inner_stride + head * h.head_stride;
+}
+
+DEVICE void rotate(float *x, float *y, float c1, float s1, float c2, float s2)
+{
+    const float u = *x, v = *y;
+    *x = u * c1 - v * s1;
+    *y = v * c2 + u * s2;
+}
+
+extern "C" __global__ __launch_bounds__(256) void rope(const __grid_constant__ rope_args a)
+{
+    const int64_t token = (int64_t)blockIdx.x * blockDim.z + threadIdx.z;
+    const int     group = (int)(blockIdx.y * blockDim.y + threadIdx.y), i = (int)(blockIdx.z * blockDim.x + threadIdx.x);
+    if (token >= a.tokens || group >= a.groups || i >= a.each) return;
+
+    const int  half = a.rot_dim / 2, k_groups = (a.k_heads + HEADS - 1) / HEADS;
+    const bool is_q = group < a.q_groups, is_v = group >= a.q_groups + k_groups, turns = !is_v && i < half / PIECE;
+    const int  n = (group - (is_q ? 0 : is_v ? a.q_groups + k_groups : a.q_groups)) * HEADS, heads = (is_q ? a.q_heads : a.k_heads) - n;
+
+    /* The two pieces, from the start of a head. Pieces that are copied begin where rotation ends; the second may lie behind the head. */
+    int x_at = 2 * i * PIECE, y_at = x_at + PIECE;
+    if (turns && a.is_neox) x_at = i * PIECE, y_at = half + i * PIECE;
+    if (x_at >= a.head_size) return;
+    const bool with_y = y_at < a.head_size;
+
+    const bool    two_dims = a.inner != a.tokens;
+    const int64_t outer = two_dims ? token / a.inner : 0, inner = token - outer * a.inner;
+    const rope_heads &source = is_q ? a.q : is_v ? a.v : a.k;
+    const T *const    from   = head_of(source, outer, inner, n);
 
     pdl_wait();
-    const int64_t position = load_index(a.positions, outer * a.positions_outer_stride + inner * a.positions_inner_stride, a.wide);
-    if (position < 0 || position >= a.max_position) return;         /* such a token is left as it is */
+    const int64_t at       = outer * a.positions_outer_stride + inner * a.positions_inner_stride;
+    const int64_t position = a.positions ? load_index(a.positions, at, a.positions_wide) : token;
+    const int64_t slot     = a.slots ? load_index(a.slots, token * a.slot_stride, a.slots_wide) : -1;
+    piece_t       x[HEADS], y[HEADS];
+    #pragma unroll
+    for (int h = 0; h < HEADS; ++h) {
+        if (h < heads) x[h] = *(const piece_t *)(from + h * source.head_stride + x_at);
+        if (h < heads && with_y) y[h] = *(const piece_t *)(from + h * source.head_stride + y_at);
+    }
+    if (position < 0 || position >= a.max_position) return;         /* such a token is passed over */
 
-    const rope_heads &h    = is_query ? a.query : a.key;
-    T *const          base = (T *)h.data + outer * h.outer_stride + inner * h.inner_stride + (is_query ? head : head - a.query.heads) * h.head_stride;
-    rotate_item(a, base, (const T *)a.cos_sin_cache + position * a.cache_stride, (int)(item % each));
+    if (turns) {
+        float    c1[PIECE], s1[PIECE], c2[PIECE], s2[PIECE];
+        const C *cosines = (const C *)a.cosines, *sines = (const C *)a.sines;
+        if (a.sections) {
+            const int64_t height = load_index(a.positions, a.plane_stride + at, a.positions_wide);
+            const int64_t width  = load_index(a.positions, 2 * a.plane_stride + at, a.positions_wide);
+            if (height < 0 || height >= a.max_position || width < 0 || width >= a.max_position) return;
+            #pragma unroll
+            for (int j = 0; j < PIECE; ++j) {
+                const int     pair = i * PIECE + j, plane = rope_plane(&a, pair);
+                const int64_t row  = plane == 0 ? position : plane == 1 ? height : width;
+                c1[j] = to_f32(cosines[row * a.cosine_stride + pair]), s1[j] = to_f32(sines[row * a.sine_stride + pair]);
+            }
+        } else {
+            cosines += position * a.cosine_stride + i * PIECE, sines += position * a.sine_stride + i * PIECE;
+            load_angles(c1, cosines);
+            load_angles(s1, sines);
+        }
+        #pragma unroll
+        for (int j = 0; j < PIECE; ++j) c2[j] = c1[j], s2[j] = s1[j];
+        if (HEADS == 1 && a.second) {
+            load_angles(c2, cosines + a.second);
+            load_angles(s2, sines + a.second);
+        }
+        #pragma unroll
+        for (int h = 0; h < HEADS; ++h) {
+            float u[2 * PIECE];
+            if (h >= heads) break;
+            unpack(u, x[h]);
+            unpack(u + PIECE, y[h]);
+            if (PIECE == 1 || a.is_neox) {
+                #pragma unroll
+                for (int j = 0; j < PIECE; ++j) rotate(&u[j], &u[PIECE + j], c1[j], s1[j], c2[j], s2[j]);
+            } else {
+                #pragma unroll
+                for (int j = 0; j < PIECE; ++j) rotate(&u[2 * j], &u[2 * j + 1], c1[j], s1[j], c2[j], s2[j]);
+            }
+            x[h] = pack(u), y[h] = pack(u + PIECE);
+        }
+    }
+    if (!is_v) {
+        const rope_heads &goal = is_q ? a.q_out : a.k_out;
+        T *const          to   = head_of(goal, outer, inner, n);
+        #pragma unroll
+        for (int h = 0; h < HEADS; ++h) {
+            if (h < heads) *(piece_t *)(to + h * goal.head_stride + x_at) = x[h];
+            if (h < heads && with_y) *(piece_t *)(to + h * goal.head_stride + y_at) = y[h];
+        }
+    }
+    if (!is_q && slot >= 0 && slot < a.max_slot) {                  /* what has no slot is not stored */
+        const rope_heads &buffer = is_v ? a.v_buffer : a.k_buffer;
+        T *const          to     = head_of(buffer, 0, slot, n);
+        #pragma unroll
+        for (int h = 0; h < HEADS; ++h) {
+            if (h < heads) *(piece_t *)(to + h * buffer.head_stride + x_at) = x[h];
+            if (h < heads && with_y) *(piece_t *)(to + h * buffer.head_stride + y_at) = y[h];
+        }
+    }
     pdl_release();
 }

@@ -25,13 +25,7 @@ typedef struct {
 
 static softmax_build softmax_builds[] = { BUILDS("f32", SGK_F32, 4), BUILDS("f16", SGK_F16, 8), BUILDS("bf16", SGK_BF16, 8) };
 
-/* Every build of sampling_top.cu. */
-/* clang-format off */
-static struct { sgk_kernel kernel; int64_t longest_row; } top_k_top_p_builds[] = {
-    { SGK_KERNEL("sampling/sampling_top.cu", "top_k_top_p", "-DWIDE=0", SGK_GENERAL), 1 << 20   },
-    { SGK_KERNEL("sampling/sampling_top.cu", "top_k_top_p", "-DWIDE=1", SGK_GENERAL), INT64_MAX },
-};
-/* clang-format on */
+static sgk_kernel top_k_top_p_builds[] = { SGK_KERNEL("sampling/sampling_top.cu", "top_k_top_p", "", SGK_GENERAL) };
 
 const sgk_kernel_table sampling_kernels[] = { SGK_KERNEL_TABLE(softmax_builds), SGK_KERNEL_TABLE(top_k_top_p_builds), { 0 } };
 
@@ -44,6 +38,20 @@ static softmax_build *choose_softmax(const struct softmax_args *a)
         if (b->piece == 1) return b;
         if (vectors && (b->warps == 32 || a->dim <= 8192)) return b;
     }
+}
+
+/* A long row is shared by the blocks of a cluster, so that few rows are work for a whole GPU. */
+static sgk_status softmax_cuda(const sgk_match *m, const struct softmax_args *a, const sgk_exec *exec)
+{
+    const sgk_cuda_device *device;
+    SGK_TRY(sgk_cuda_get_device(m->op, m->device.device_id, &device));
+    softmax_build *b       = choose_softmax(a);
+    const int64_t  enough  = 2 * 32 * b->warps * b->piece;          /* elements of a block: two loads in each of its threads */
+    unsigned       cluster = 1;
+    while (device->major >= 9 && cluster < 8 && a->dim >= 2 * cluster * enough) cluster *= 2;
+    SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
+    const sgk_launch shape = { .grid = { a->rows * cluster }, .block = { 32u * (unsigned)b->warps }, .cluster = cluster > 1 ? cluster : 0 };
+    return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
 /* Temperatures and shares of a tensor, where the host can read them; NULL: there is none. */
@@ -82,12 +90,7 @@ sgk_status sgk_softmax(const DLTensor *out, const DLTensor *logits, const DLTens
     sgk_indices host;
     SGK_TRY(sgk_indices_read(&host, m.op, m.device, &temperature_arr, 1, exec));
     SGK_TRY(sgk_indices_done(&host, host.known ? check_not_negative(m.op, host.data[0], a.rows, "temperature_arr", true) : SGK_OK));
-    if (sgk_on_gpu(&m)) {
-        softmax_build *b = choose_softmax(&a);
-        SGK_LOG_BUILD(exec, m.op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
-        const sgk_launch shape = { .grid = { a.rows }, .block = { 32u * (unsigned)b->warps } };
-        return sgk_cuda_launch(m.op, &b->kernel, &shape, m.device.device_id, exec, &a, sizeof a);
-    }
+    if (sgk_on_gpu(&m)) return softmax_cuda(&m, &a, exec);
     return sgk_cpu_run(m.op, softmax_cpu, &a, a.rows, sgk_cpu_grain(a.dim * 12), exec);
 }
 
@@ -155,7 +158,7 @@ sgk_status sgk_top_k_top_p_sampling_from_probs(const DLTensor *probs, const DLTe
     SGK_TRY(sgk_indices_read(&host, m.op, m.device, (const DLTensor *[]){ maybe_indices, maybe_top_p_arr }, 2, exec));
     SGK_TRY(sgk_indices_done(&host, host.known ? check_draws(&m, &a, host.data[0], host.data[1]) : SGK_OK));
     if (sgk_on_gpu(&m)) {
-        sgk_kernel *kernel = &top_k_top_p_builds[dim > top_k_top_p_builds[0].longest_row].kernel;
+        sgk_kernel *kernel = &top_k_top_p_builds[0];
         SGK_LOG_BUILD(exec, m.op, kernel, "");
         const sgk_launch shape = { .grid = { draws }, .block = { 512 } };
         return sgk_cuda_launch(m.op, kernel, &shape, m.device.device_id, exec, &a, sizeof a);
