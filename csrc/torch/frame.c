@@ -479,12 +479,7 @@ void torch_run(const torch_op *op, torch_slot *stack, uint64_t nargs, uint64_t n
     f.stream       = NULL;
     f.made_count   = 0;
     f.number_count = 0;
-<<<<<<< HEAD
-    memset(f.same, 0, sizeof f.same);
-    f.drawn = NULL;
-=======
     f.drawn        = NULL;
->>>>>>> main
     for (int i = 0; i < TORCH_SCRATCH; ++i) f.scratch[i].handle = NULL;
     memset(f.value, 0, sizeof f.value);
     f.message[0] = 0;
