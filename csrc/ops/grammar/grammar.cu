@@ -12,7 +12,7 @@
 #include "types.cuh"
 
 #define THREADS 256
-#define STEPS   4
+#define STEPS   2
 #define CHUNK   (THREADS * STEPS * PIECE)
 #define SPAN    (PIECE == 1 ? 1 : 2 * PIECE)                        /* logits in 32 bytes */
 #define BITS(n) ((1u << (n)) - 1)

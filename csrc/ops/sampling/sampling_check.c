@@ -80,6 +80,7 @@ typedef struct {
     int         top_k;
     double      top_p;
     bool        joint, tensors, unaligned;              /* tensors: indices, top_k, top_p and seeds are tensors */
+    bool        peaked;                                 /* every row is as a language model's: few entries have most of the weight */
 } draw_case;
 
 /* Rows of every kind: e^normal, peaked, flat (all ties), few values (many ties), mostly zeros, one entry, and values that are no probabilities. */
@@ -147,7 +148,7 @@ static void check_top_k_top_p(draw_case c)
     check_tensor *top_p   = c.tensors ? check_input(SGK_F32, 1, draws) : NULL;
     check_tensor *seed    = check_index(SGK_I64, -1000000000000000, 1000000000000000, 1, c.tensors ? draws : (int64_t)1);
     if (c.unaligned) check_unaligned(probs);
-    for (int64_t i = 0; i < c.rows * c.dim; ++i) check_set(probs, i, probability(i / c.dim, i % c.dim, c.dim));
+    for (int64_t i = 0; i < c.rows * c.dim; ++i) check_set(probs, i, probability(c.peaked ? 1 : i / c.dim, i % c.dim, c.dim));
     check_legal(probs, CHECK_SIZE(1));
     if (draws == 0) check_legal(seed, CHECK_SIZE(0));
     if (c.tensors) {
@@ -218,34 +219,36 @@ void check_sampling(void)
     check_softmax_refused(NAN);
     check_softmax_refused(INFINITY);
 
-    check_top_k_top_p((draw_case){ "all", 8, 111, 0, 1, false, false, false });
-    check_top_k_top_p((draw_case){ "one", 8, 111, 1, 1, false, false, false });
-    check_top_k_top_p((draw_case){ "k", 8, 111, 10, 1, false, false, false });
-    check_top_k_top_p((draw_case){ "p", 8, 111, 0, 0.9, false, false, false });
-    check_top_k_top_p((draw_case){ "both", 8, 500, 40, 0.8, false, false, false });
-    check_top_k_top_p((draw_case){ "both", 8, 500, 40, 0.8, true, false, true });
-    check_top_k_top_p((draw_case){ "many", 5, 333, 50, 0.9, false, true, false });
-    check_top_k_top_p((draw_case){ "many", 5, 333, 50, 0.9, true, true, false });
-    check_top_k_top_p((draw_case){ "many", 5, 333, 20, 0.7, false, true, true });
-    check_top_k_top_p((draw_case){ "ties", 8, 1200, 600, 0.9, false, false, false });        /* a k beyond the list, and rows of ties that overflow it */
-    check_top_k_top_p((draw_case){ "ties", 8, 1200, 30, 0.9, false, false, false });
-    check_top_k_top_p((draw_case){ "share", 8, 1800, 0, 0.3, false, false, false });         /* within the list in some rows, behind it in others */
-    check_top_k_top_p((draw_case){ "share", 8, 1800, 20, 0.3, true, false, false });
-    check_top_k_top_p((draw_case){ "single", 3, 1, 5, 0.5, false, false, false });
-    check_top_k_top_p((draw_case){ "none", 8, 100, 3, 0, false, false, false });
+    check_top_k_top_p((draw_case){ "all", 8, 111, 0, 1, false, false, false, false });
+    check_top_k_top_p((draw_case){ "one", 8, 111, 1, 1, false, false, false, false });
+    check_top_k_top_p((draw_case){ "k", 8, 111, 10, 1, false, false, false, false });
+    check_top_k_top_p((draw_case){ "p", 8, 111, 0, 0.9, false, false, false, false });
+    check_top_k_top_p((draw_case){ "both", 8, 500, 40, 0.8, false, false, false, false });
+    check_top_k_top_p((draw_case){ "both", 8, 500, 40, 0.8, true, false, true, false });
+    check_top_k_top_p((draw_case){ "many", 5, 333, 50, 0.9, false, true, false, false });
+    check_top_k_top_p((draw_case){ "many", 5, 333, 50, 0.9, true, true, false, false });
+    check_top_k_top_p((draw_case){ "many", 5, 333, 20, 0.7, false, true, true, false });
+    check_top_k_top_p((draw_case){ "ties", 8, 1200, 600, 0.9, false, false, false, false });        /* a k beyond the list, and rows of ties that overflow it */
+    check_top_k_top_p((draw_case){ "ties", 8, 1200, 30, 0.9, false, false, false, false });
+    check_top_k_top_p((draw_case){ "share", 8, 1800, 0, 0.3, false, false, false, false });         /* within the list in some rows, behind it in others */
+    check_top_k_top_p((draw_case){ "share", 8, 1800, 20, 0.3, true, false, false, false });
+    check_top_k_top_p((draw_case){ "single", 3, 1, 5, 0.5, false, false, false, false });
+    check_top_k_top_p((draw_case){ "none", 8, 100, 3, 0, false, false, false, false });
     check_top_k_top_p_refused();
     if (!check_small) {
-        check_top_k_top_p((draw_case){ "empty", 0, 100, 3, 0.5, false, false, false });
-        check_top_k_top_p((draw_case){ "vocab", 8, 32000, 50, 0.9, false, false, false });
-        check_top_k_top_p((draw_case){ "vocab", 8, 32001, 500, 0.5, true, false, false });
-        check_top_k_top_p((draw_case){ "vocab", 8, 9001, 700, 0.9, false, false, false });
-        check_top_k_top_p((draw_case){ "vocab", 3, 128256, 0, 0.95, false, false, false });
-        check_top_k_top_p((draw_case){ "long", 1, 1048580, 100, 0.9, true, false, false });      /* counters are emptied on the way */
+        check_top_k_top_p((draw_case){ "empty", 0, 100, 3, 0.5, false, false, false, false });
+        check_top_k_top_p((draw_case){ "vocab", 8, 32000, 50, 0.9, false, false, false, false });
+        check_top_k_top_p((draw_case){ "vocab", 8, 32001, 500, 0.5, true, false, false, false });
+        check_top_k_top_p((draw_case){ "vocab", 8, 9001, 700, 0.9, false, false, false, false });
+        check_top_k_top_p((draw_case){ "vocab", 3, 128256, 0, 0.95, false, false, false, false });
+        check_top_k_top_p((draw_case){ "long", 1, 1048580, 100, 0.9, true, false, false, false });      /* counters are emptied on the way */
     }
     if (check_benching) {
         check_softmax(SGK_F32, 64, 128256, 1, true);
-        check_top_k_top_p((draw_case){ "bench", 64, 128256, 50, 0.9, false, false, false });
-        check_top_k_top_p((draw_case){ "bench", 64, 128256, 0, 1, false, false, false });
-        check_top_k_top_p((draw_case){ "bench", 64, 128256, 0, 0.9, false, false, false });
+        check_top_k_top_p((draw_case){ "peaked", 64, 128256, 50, 0.9, .peaked = true });
+        check_top_k_top_p((draw_case){ "peaked", 64, 128256, 0, 0.9, .peaked = true });
+        check_top_k_top_p((draw_case){ "bench", 64, 128256, 50, 0.9, false, false, false, false });
+        check_top_k_top_p((draw_case){ "bench", 64, 128256, 0, 1, false, false, false, false });
+        check_top_k_top_p((draw_case){ "bench", 64, 128256, 0, 0.9, false, false, false, false });
     }
 }
