@@ -1,6 +1,7 @@
 /* Activations, gated and plain. */
 #ifndef SGL_KERNEL_ACT_H
 #define SGL_KERNEL_ACT_H
+#include <stdbool.h>
 #include "base.h"
 
 /**
