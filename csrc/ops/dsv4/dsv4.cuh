@@ -33,6 +33,17 @@ DEVICE void store8(bf16 *p, const float v[8], bool pieces)
     for (int i = 0; i < 8; ++i) from_f32(&p[i], v[i]);
 }
 
+DEVICE void store_bytes(uint8_t *p, uint4 u, bool pieces)
+{
+    if (pieces) {
+        *(uint4 *)p = u;
+        return;
+    }
+    const uint32_t w[4] = { u.x, u.y, u.z, u.w };
+    #pragma unroll
+    for (int i = 0; i < 16; ++i) p[i] = (uint8_t)(w[i / 4] >> 8 * (i % 4));
+}
+
 /* The token's position, or -1 where freqs has no row for it. */
 DEVICE int64_t position_of(const dsv4_rope &r, int64_t token)
 {
@@ -62,15 +73,19 @@ DEVICE void rotate8(float v[8], turns t)
     }
 }
 
+/* Eight threads do HEADS neighbouring heads of a token, for which the rotation is loaded once. */
+#define HEADS 2
+
 struct token_head { int64_t token, head; };
 
 DEVICE token_head split_item(int64_t item, int64_t heads)
 {
-    if (item <= 0xffffffff && heads <= 0xffffffff) {    /* a division of 32 bits costs a fraction of one of 64 */
-        const uint32_t token = (uint32_t)item / (uint32_t)heads;
-        return { token, (uint32_t)item - token * (uint32_t)heads };
+    const int64_t items = (heads + HEADS - 1) / HEADS;
+    if (item <= 0xffffffff && items <= 0xffffffff) {    /* a division of 32 bits costs a fraction of one of 64 */
+        const uint32_t token = (uint32_t)item / (uint32_t)items;
+        return { token, ((uint32_t)item - token * (uint32_t)items) * HEADS };
     }
-    return { item / heads, item % heads };
+    return { item / items, item % items * HEADS };
 }
 
 /* Over eight threads: the threads of a head, or of a group of 64 elements. */

@@ -22,12 +22,12 @@
 #define ROW   (ORDER * CHUNK)
 #if ORDER == 1
 #define RUN  8                                         /* neighbours that a thread loads as one */
-#define RUNS (1 << (LOG >= 4) << (LOG >= 8))
+#define RUNS (1 << (LOG >= 4) << (LOG >= 7))
 #define TEAM (ROW / (RUN * RUNS))                      /* threads of a row */
 #define STEP (RUN * TEAM)                              /* from run to run */
 #define WIDE (LOG >= 10)                               /* through shared memory */
 #else
-#define RUN  (ORDER >= 28 ? 2 : 4)
+#define RUN  (ORDER < 28 ? 4 : 2)
 #define RUNS ORDER
 #define TEAM (CHUNK / RUN)
 #define STEP (CHUNK << SPLIT)
@@ -36,6 +36,15 @@
 #define COUNT   (RUN * RUNS)
 #define THREADS (TEAM > 128 ? TEAM : 128)
 #define TEAMS   (THREADS / TEAM)
+/* Threads that a multiprocessor shall hold: the registers follow from it. More of them are better than any layout of the work. */
+#if ORDER == 1
+#define RESIDENT (SPLIT ? 512 : 1024)
+#elif SPLIT
+#define RESIDENT THREADS
+#else
+#define RESIDENT (ORDER == 12 ? 768 : ORDER == 28 ? 640 \
+                                                  : 512)
+#endif
 
 /* A run as it lies in memory, f32 or two 16-bit elements a word. */
 DEVICE void load_words(uint32_t *w, const int words, const uint32_t *p)
@@ -248,7 +257,7 @@ DEVICE void middle(float *row, int lane)
 }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS) void hadamard(const __grid_constant__ hadamard_args a)
+extern "C" __global__ __launch_bounds__(THREADS, RESIDENT / THREADS) void hadamard(const __grid_constant__ hadamard_args a)
 {
     const int     lane = (int)threadIdx.x % TEAM;
     const int64_t row  = SPLIT ? blockIdx.x / 2 : (int64_t)blockIdx.x * TEAMS + threadIdx.x / TEAM;
