@@ -28,7 +28,6 @@ const sgk_kernel_table dsv4_kernels[] = { SGK_KERNEL_TABLE(q_builds), SGK_KERNEL
 
 enum { THREADS    = 128,
        HEAD_LANES = 8,
-       HEADS      = 2,
        K_LANES    = 32 };                               /* as in the kernels */
 
 static sgk_status launch(sgk_kernel *kernel, int64_t teams, int lanes, bool pieces, const sgk_match *m, const sgk_exec *exec, const void *args, size_t size)
@@ -101,7 +100,7 @@ sgk_status sgk_dsv4_fused_q_norm_rope(const DLTensor *q_output, const DLTensor *
 
     a.pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.input, a.input_token, SGK_BF16) && sgk_in_pieces(a.input, a.input_head, SGK_BF16) &&
                sgk_in_pieces(a.output, a.output_token, SGK_BF16) && sgk_in_pieces(a.output, a.output_head, SGK_BF16);
-    return launch(&q_builds[dim == 192].kernel, a.tokens * ((a.heads + HEADS - 1) / HEADS), HEAD_LANES, a.pieces, &m, exec, &a, sizeof a);
+    return launch(&q_builds[dim == 192].kernel, a.tokens * a.heads, HEAD_LANES, a.pieces, &m, exec, &a, sizeof a);
 }
 
 /* ---- keys into the cache ---- */
@@ -177,5 +176,5 @@ sgk_status sgk_dsv4_fused_q_indexer_rope_hadamard_quant(const DLTensor *q_fp8, c
 
     a.pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.input, a.input_token, SGK_BF16) && sgk_in_pieces(a.input, a.input_head, SGK_BF16) &&
                sgk_in_pieces(a.codes, a.codes_token, SGK_U8) && sgk_in_pieces(a.codes, a.codes_head, SGK_U8);
-    return launch(&indexer_builds[0].kernel, a.tokens * ((a.heads + HEADS - 1) / HEADS), HEAD_LANES, a.pieces, &m, exec, &a, sizeof a);
+    return launch(&indexer_builds[0].kernel, a.tokens * a.heads, HEAD_LANES, a.pieces, &m, exec, &a, sizeof a);
 }

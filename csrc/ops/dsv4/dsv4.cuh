@@ -73,19 +73,15 @@ DEVICE void rotate8(float v[8], turns t)
     }
 }
 
-/* Eight threads do HEADS neighbouring heads of a token, for which the rotation is loaded once. */
-#define HEADS 2
-
 struct token_head { int64_t token, head; };
 
 DEVICE token_head split_item(int64_t item, int64_t heads)
 {
-    const int64_t items = (heads + HEADS - 1) / HEADS;
-    if (item <= 0xffffffff && items <= 0xffffffff) {    /* a division of 32 bits costs a fraction of one of 64 */
-        const uint32_t token = (uint32_t)item / (uint32_t)items;
-        return { token, ((uint32_t)item - token * (uint32_t)items) * HEADS };
+    if (item <= 0xffffffff && heads <= 0xffffffff) {    /* a division of 32 bits costs a fraction of one of 64 */
+        const uint32_t token = (uint32_t)item / (uint32_t)heads;
+        return { token, (uint32_t)item - token * (uint32_t)heads };
     }
-    return { item / items, item % items * HEADS };
+    return { item / heads, item % heads };
 }
 
 /* Over eight threads: the threads of a head, or of a group of 64 elements. */

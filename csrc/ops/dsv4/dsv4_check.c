@@ -46,19 +46,20 @@ static void check_q(int64_t tokens, int64_t heads, int64_t dim, bool in_place, m
 
 typedef struct {
     double  error, norm;
-    int64_t odd;                                        /* one more than the first place that is a number in one and not in the other */
+    int64_t odd;                                        /* one more than the first place where only one of the two is a finite number */
 } distance;
 
 static void distance_add(distance *d, int64_t i, double value, double reference)
 {
-    if (isfinite(value) != isfinite(reference) && !d->odd) d->odd = i + 1;
-    if (!isfinite(value) || !isfinite(reference)) return;
+    const bool same = isnan(value) ? isnan(reference) : value == reference;
+    if (!same && !isfinite(value - reference) && !d->odd) d->odd = i + 1;
+    if (!isfinite(value - reference)) return;
     d->error += (value - reference) * (value - reference), d->norm += reference * reference;
 }
 
 static void distance_check(const distance *d, const char *what, double allowed)
 {
-    check_that(!d->odd, "byte %lld, of the %s, is a number in one and not in the other", (long long)d->odd - 1, what);
+    check_that(!d->odd, "byte %lld, of the %s, is a finite number in one and not in the other", (long long)d->odd - 1, what);
     check_that(sqrt(d->error) <= allowed * sqrt(d->norm), "error of the %s %.3g, allowed %.3g", what, sqrt(d->error / d->norm), allowed);
 }
 

@@ -10,44 +10,41 @@
 
 extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_constant__ dsv4_q_args a)
 {
-    const int        lane  = threadIdx.x % 8;
-    const token_head at    = split_item((int64_t)blockIdx.x * (THREADS / 8) + threadIdx.x / 8, a.heads);
-    const bool       live  = at.token < a.tokens;
-    const int64_t    token = live ? at.token : 0;
-    const bf16      *x     = (const bf16 *)a.input + token * a.input_token + at.head * a.input_head;
-    const uint4      zero  = make_uint4(0, 0, 0, 0);
+    const int        lane = threadIdx.x % 8;
+    const int64_t    item = (int64_t)blockIdx.x * (THREADS / 8) + threadIdx.x / 8;
+    const bool       live = item < a.tokens * a.heads;
+    const token_head at   = split_item(live ? item : 0, a.heads);
+    const bf16      *x    = (const bf16 *)a.input + at.token * a.input_token + at.head * a.input_head;
 
     pdl_wait();
-    const int64_t position = position_of(a.rope, token);
-    bool          mine[HEADS];
-    uint4         raw[HEADS][PIECES];
+    const int64_t position = position_of(a.rope, at.token);
+    uint4         raw[PIECES];
     #pragma unroll
-    for (int h = 0; h < HEADS; ++h) {
-        mine[h] = live && at.head + h < a.heads;
-        #pragma unroll
-        for (int s = 0; s < PIECES; ++s) raw[h][s] = mine[h] ? fetch(x + h * a.input_head + 8 * (lane + 8 * s), a.pieces) : zero;
-    }
+    for (int s = 0; s < PIECES; ++s) raw[s] = fetch(x + 8 * (lane + 8 * s), a.pieces);
     const turns t = fetch_turns(a.rope, position, lane, a.pieces);
 
+    float v[PIECES][8], sum = 0;
     #pragma unroll
-    for (int h = 0; h < HEADS; ++h) {
-        float v[PIECES][8], sum = 0;
+    for (int s = 0; s < PIECES; ++s) {
+        unpack16(v[s], raw[s], x);
         #pragma unroll
-        for (int s = 0; s < PIECES; ++s) {
-            unpack16(v[s], raw[h][s], x);
-            #pragma unroll
-            for (int i = 0; i < 8; ++i) sum += v[s][i] * v[s][i];
-        }
-        const float scale = rsqrtf(team_sum(sum) / (float)DIM + a.eps);
+        for (int i = 0; i < 8; ++i) sum += v[s][i] * v[s][i];
+    }
+    const float scale = rsqrtf(team_sum(sum) / (float)DIM + a.eps);
+    #pragma unroll
+    for (int s = 0; s < PIECES; ++s)
         #pragma unroll
-        for (int s = 0; s < PIECES; ++s)
-            #pragma unroll
-            for (int i = 0; i < 8; ++i) v[s][i] *= scale;
+        for (int i = 0; i < 8; ++i) v[s][i] *= scale;
 
-        unpack16(v[PIECES - 1], pack16(v[PIECES - 1], x), x);   /* the contract rounds before it rotates */
-        rotate8(v[PIECES - 1], t);
-        if (!mine[h] || position < 0) continue;
-        bf16 *y = (bf16 *)a.output + token * a.output_token + (at.head + h) * a.output_head;
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) {                       /* the contract rounds before it rotates */
+        bf16 rounded;
+        from_f32(&rounded, v[PIECES - 1][i]);
+        v[PIECES - 1][i] = to_f32(rounded);
+    }
+    rotate8(v[PIECES - 1], t);
+    if (live && position >= 0) {
+        bf16 *y = (bf16 *)a.output + at.token * a.output_token + at.head * a.output_head;
         #pragma unroll
         for (int s = 0; s < PIECES; ++s) store8(y + 8 * (lane + 8 * s), v[s], a.pieces);
     }
