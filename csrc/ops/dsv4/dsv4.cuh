@@ -33,6 +33,17 @@ DEVICE void store8(bf16 *p, const float v[8], bool pieces)
     for (int i = 0; i < 8; ++i) from_f32(&p[i], v[i]);
 }
 
+DEVICE void store_bytes(uint8_t *p, uint4 u, bool pieces)
+{
+    if (pieces) {
+        *(uint4 *)p = u;
+        return;
+    }
+    const uint32_t w[4] = { u.x, u.y, u.z, u.w };
+    #pragma unroll
+    for (int i = 0; i < 16; ++i) p[i] = (uint8_t)(w[i / 4] >> 8 * (i % 4));
+}
+
 /* The token's position, or -1 where freqs has no row for it. */
 DEVICE int64_t position_of(const dsv4_rope &r, int64_t token)
 {

@@ -55,17 +55,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
         const int piece = lane + 32 * s;
         if (piece >= DSV4_K_CODES / 8) {
             rotate8(v[s], t);
-            if (a.pieces) {
-                *(uint4 *)(bytes + DSV4_K_CODES + 16 * (piece - DSV4_K_CODES / 8)) = pack16(v[s], (const bf16 *)0);
-            } else {
-                #pragma unroll
-                for (int i = 0; i < 8; ++i) {
-                    bf16 r;
-                    from_f32(&r, v[s][i]);
-                    bytes[2 * (8 * piece + i) - DSV4_K_CODES]     = (uint8_t)r.bits;
-                    bytes[2 * (8 * piece + i) - DSV4_K_CODES + 1] = (uint8_t)(r.bits >> 8);
-                }
-            }
+            store_bytes(bytes + DSV4_K_CODES + 16 * (piece - DSV4_K_CODES / 8), pack16(v[s], (const bf16 *)0), a.pieces);
         } else {
             const uint32_t e = dsv4_exponent(dsv4_scale(amax[s]));
             store_scaled8(bytes + 8 * piece, v[s], dsv4_inverse(e), a.pieces);

@@ -47,7 +47,7 @@ enum { LEAST_THREADS = 128 };                           /* as in hadamard.cu */
 /* Elements that a thread loads. */
 static int count_of(int order, int log2)
 {
-    if (order == 1) return log2 >= 8 ? 32 : log2 >= 4 ? 16
+    if (order == 1) return log2 >= 7 ? 32 : log2 >= 4 ? 16
                                                       : 8;
     return order * (order >= 28 ? 2 : 4);
 }

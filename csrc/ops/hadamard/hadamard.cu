@@ -2,12 +2,12 @@
  * Hadamard transforms of rows in f32: each element is read once and written once, between the two it stays in registers and, where a row
  * is more than a warp's work, in shared memory. Bound by memory; log2 of a row's length, plus a handful for an order, additions an element.
  *
- * A step joins elements whose places differ in one bit. A thread does those of the bits that tell its own elements apart; the rows of
- * LOG >= 10 (7 with an order) change hands twice. Which bits a thread holds, of a place in the row or its chunk:
+ * A step joins elements whose places in their chunk differ in one bit. A thread does the steps of the bits in which its own elements
+ * differ. Shorter rows are done with by shuffles; those with LOG >= 10, with an order 7, change hands twice. The bits of each thread:
  *
- *              load               middle                                                store
- *     order 1  0 1 2, the top 2   3 4 5 6 7 and, by shuffles, what is above up to MIDDLE  0 1 2 and the two from MIDDLE on
- *     others   0 (1), the chunk   3 4 5 6 and, by a shuffle, 7 where LOG is 9             0 1 2 and the top one
+ *              when it loads        in the middle                                       when it stores
+ *     order 1  0 1 2, the top two   3 4 5 6 7; by shuffles 8 if LOG > 12, 9 if LOG > 13  0 1 2, END_BIT and the next
+ *     others   0 and if RUN is 4 1  3 4 5 6; by a shuffle 7 if LOG is 9                  0 1 2 and the top one
  *
  *   ORDER  1, 12, 20, 28 or 40: chunks of a row
  *   LOG    a chunk is 2^LOG elements: 3 to 14, with an order 2 to 9
@@ -22,12 +22,12 @@
 #define ROW   (ORDER * CHUNK)
 #if ORDER == 1
 #define RUN  8                                         /* neighbours that a thread loads as one */
-#define RUNS (1 << (LOG >= 4) << (LOG >= 8))
+#define RUNS (1 << (LOG >= 4) << (LOG >= 7))
 #define TEAM (ROW / (RUN * RUNS))                      /* threads of a row */
 #define STEP (RUN * TEAM)                              /* from run to run */
 #define WIDE (LOG >= 10)                               /* through shared memory */
 #else
-#define RUN  (ORDER >= 28 ? 2 : 4)
+#define RUN  (ORDER < 28 ? 4 : 2)
 #define RUNS ORDER
 #define TEAM (CHUNK / RUN)
 #define STEP (CHUNK << SPLIT)
@@ -36,6 +36,19 @@
 #define COUNT   (RUN * RUNS)
 #define THREADS (TEAM > 128 ? TEAM : 128)
 #define TEAMS   (THREADS / TEAM)
+
+/* Threads that a multiprocessor shall hold, from which the compiler takes how many registers each may have. */
+#if ORDER == 1
+#define RESIDENT (SPLIT ? 512 : 1024)
+#elif SPLIT
+#define RESIDENT THREADS
+#elif ORDER == 12
+#define RESIDENT 768
+#elif ORDER == 28
+#define RESIDENT 640
+#else
+#define RESIDENT 512
+#endif
 
 /* A run as it lies in memory, f32 or two 16-bit elements a word. */
 DEVICE void load_words(uint32_t *w, const int words, const uint32_t *p)
@@ -222,8 +235,7 @@ DEVICE void from_memory(float *v, const float *row, int at)
 #define ENDS     4                                      /* runs of a thread in the end */
 #define END_BIT  (8 + SHUFFLED)                         /* they differ in this bit of the place and those above */
 #define END_FROM 8                                      /* the steps that are left, as bits of the place in a thread's runs */
-#define END_TO   (LOG > 11 ? 32 : LOG > 10 ? 16 \
-                                           : 8)
+#define END_TO   (8 << (LOG >= 11) << (LOG >= 12))
 #else
 #define SHUFFLED (LOG > 8)
 #define ENDS     2
@@ -248,7 +260,7 @@ DEVICE void middle(float *row, int lane)
 }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS) void hadamard(const __grid_constant__ hadamard_args a)
+extern "C" __global__ __launch_bounds__(THREADS, RESIDENT / THREADS) void hadamard(const __grid_constant__ hadamard_args a)
 {
     const int     lane = (int)threadIdx.x % TEAM;
     const int64_t row  = SPLIT ? blockIdx.x / 2 : (int64_t)blockIdx.x * TEAMS + threadIdx.x / TEAM;
