@@ -37,13 +37,14 @@ struct linear_cpu_args {
 };
 
 enum {
-    LINEAR_FEW_ROWS   = 24,                                     /* up to here nothing is packed */
-    LINEAR_BLOCK      = 64,                                     /* columns of a block */
-    LINEAR_BLOCK_ROWS = 480,                                    /* at most; a multiple of every tile's height */
-    LINEAR_TILE_ROWS  = 6,                                      /* the highest tile of any level */
+    LINEAR_FEW_ROWS   = 24,                                     /* up to here nothing is packed, */
+    LINEAR_FEW_TILES  = 8,                                      /* or up to here, where AMX would take the packed */
+    LINEAR_BLOCK      = 128,                                    /* columns of a block */
+    LINEAR_BLOCK_ROWS = 576,                                    /* at most; a multiple of every tile's height */
+    LINEAR_GROUP_ROWS = 32,                                     /* of input that are packed together, at most */
     LINEAR_STEP_BYTES = 2048,                                   /* of a packed row: the piece of K that is summed in registers */
-    /* Packed weights, packed rows of a group of input tiles, sums. */
-    LINEAR_SCRATCH = LINEAR_BLOCK * LINEAR_STEP_BYTES + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES + LINEAR_BLOCK_ROWS * LINEAR_BLOCK * 4,
+    /* Packed weights, packed rows of a group, sums. */
+    LINEAR_SCRATCH = LINEAR_BLOCK * LINEAR_STEP_BYTES + LINEAR_GROUP_ROWS * LINEAR_STEP_BYTES + LINEAR_BLOCK_ROWS * LINEAR_BLOCK * 4,
 };
 
 #endif
