@@ -89,6 +89,9 @@ DEVICE float least_or_nan(float a, float b)
     return r;
 }
 
+/* How far the result is from being tiny; the silu of 0 is 0 without error. */
+DEVICE float size(float s, float gate) { return gate == 0 ? 1.0f : fabsf(s); }
+
 /* v = round(round(silu(v)) * up) */
 DEVICE void fuse(float v[PIECE], const float up[PIECE], uint32_t cut, float tiny)
 {
@@ -97,14 +100,14 @@ DEVICE void fuse(float v[PIECE], const float up[PIECE], uint32_t cut, float tiny
     #pragma unroll
     for (int i = 0; i < PIECE; ++i) {
         s[i]             = fast_silu(v[i]);
-        least            = least_or_nan(least, fabsf(s[i]));
+        least            = least_or_nan(least, size(s[i], v[i]));
         const uint32_t d = from_middle(s[i], cut);
         nearest          = d < nearest ? d : nearest;
     }
     if (nearest <= 2 * MARGIN || !(least >= tiny)) {
         #pragma unroll
         for (int i = 0; i < PIECE; ++i)
-            if (from_middle(s[i], cut) <= 2 * MARGIN || !(fabsf(s[i]) >= tiny)) s[i] = quant_silu(v[i]);
+            if (from_middle(s[i], cut) <= 2 * MARGIN || !(size(s[i], v[i]) >= tiny)) s[i] = quant_silu(v[i]);
     }
     #pragma unroll
     for (int i = 0; i < PIECE; ++i) v[i] = rounded(__fmul_rn(rounded(s[i]), up[i]));

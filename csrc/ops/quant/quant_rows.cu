@@ -10,7 +10,6 @@
 #include "quant.h"
 #include "launch.cuh"
 #include "quantise.cuh"
-#include "reduce.cuh"
 
 #define MOST_THREADS 512
 
@@ -26,6 +25,17 @@ DEVICE void encode(uint32_t *codes, float *v, int n, float by, sgk_dtype code)
         #pragma unroll
         for (int i = 0; i < n; i += 4) codes[i / 4] = u8x4(v + i);
     }
+}
+
+/* Of numbers that are not negative, whose bits are in the same order, over the warps of a row. */
+DEVICE float row_max(float v, float *scratch, int warps)
+{
+    uint32_t most = __reduce_max_sync(~0u, __float_as_uint(v));
+    if (warps == 1) return __uint_as_float(most);
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = __uint_as_float(most);
+    __syncthreads();
+    most = threadIdx.x % 32 < warps ? __float_as_uint(scratch[threadIdx.x % 32]) : 0;
+    return __uint_as_float(__reduce_max_sync(~0u, most));
 }
 
 extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __grid_constant__ quant_rows_args a)
@@ -58,7 +68,7 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
         for (int i = 0; i < PIECE; ++i) amax = fmaxf(amax, fabsf(v[i]));
     }
 #endif
-    const quant_scaling scaling = quant_row_scaling(block_max(amax, scratch, threads / 32), a.code);
+    const quant_scaling scaling = quant_row_scaling(row_max(amax, scratch, threads / 32), a.code);
     if (thread == 0) a.s[row * a.s_stride] = scaling.s;
 #if PIECE == 1
     #pragma unroll 4
