@@ -9,13 +9,16 @@ static check_tensor *places(sgk_dtype index, int64_t tokens, int64_t slots)
     return t;
 }
 
+/* The clock is for tensors without gaps, as an engine's are. */
 static void check_store(sgk_dtype dtype, sgk_dtype index, int64_t tokens, int64_t heads, int64_t dim, int64_t v_dim, bool aligned)
 {
     if (!check_case("store_kv_cache_%s_%s_%lldx%lldx%lld_%lld%s", check_dtype(dtype), check_dtype(index), (long long)tokens, (long long)heads, (long long)dim,
                     (long long)v_dim, aligned ? "" : "_unaligned")) return;
-    const int64_t slots   = 3 * tokens + 5;
-    check_tensor *k_cache = check_inout(dtype, 3, slots, heads, dim), *v_cache = check_inout(dtype, 3, slots, heads, v_dim);
-    check_tensor *k = check_input(dtype, 3, tokens, heads, dim), *v = check_input(dtype, 3, tokens, heads, v_dim), *out_loc = places(index, tokens, slots);
+    const int64_t slots                               = 3 * tokens + 5;
+    const bool    dense                               = check_benching && dim == 128;
+    check_tensor *(*const inout)(sgk_dtype, int, ...) = dense ? check_inout_dense : check_inout, *(*const input)(sgk_dtype, int, ...) = dense ? check_input_dense : check_input;
+    check_tensor *k_cache = inout(dtype, 3, slots, heads, dim), *v_cache = inout(dtype, 3, slots, heads, v_dim);
+    check_tensor *k = input(dtype, 3, tokens, heads, dim), *v = input(dtype, 3, tokens, heads, v_dim), *out_loc = places(index, tokens, slots);
     if (!aligned) check_unaligned(v);
 
     CHECK_CALL(sgk_store_kv_cache(T(k_cache), T(v_cache), T(out_loc), T(k), T(v), check_exec));

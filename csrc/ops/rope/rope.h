@@ -11,24 +11,25 @@ struct rope_heads {
 
 /* q and k are rotated into q_out and k_out; k as rotated, and v, also go to row slots[token] of their buffers. */
 struct rope_args {
-    struct rope_heads q, k, v, q_out, k_out, k_buffer, v_buffer;          /* q_out may be q, k_out k; a buffer's rows are inner_stride apart */
-    const void       *cosines, *sines;                                    /* row 0 of each */
-    const void       *positions, *slots;                                  /* positions NULL: token t has row t */
+    /* What each thread reads first lies together. */
     int64_t           tokens, inner;
-    int64_t           cosine_stride, sine_stride;                         /* of a row, in elements, as all strides */
-    int64_t           positions_outer_stride, positions_inner_stride, slot_stride;
-    int64_t           plane_stride;                                       /* from the positions of time to those of height, and on to those of width */
-    int64_t           max_position, max_slot;                             /* rows of cosines, and of the buffers */
     int32_t           q_heads, k_heads, head_size;                        /* v has as many heads as k */
+    int32_t           heads, each;                                        /* the kernel's: heads of q, k and v together; items of a head */
     int32_t           rot_dim;                                            /* even; a row has rot_dim / 2 cosines, or rot_dim where `second` is not 0 */
+    int32_t           is_neox;                                            /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
+    int32_t           positions_wide, slots_wide;                         /* i64, otherwise i32 */
     int32_t           rest;                                               /* elements behind them that are copied; 0 where they already are in their place */
+    const void       *positions, *slots;                                  /* positions NULL: token t has row t */
+    int64_t           positions_outer_stride, positions_inner_stride, slot_stride;   /* in elements, as all strides */
+    const void       *cosines, *sines;                                    /* row 0 of each */
+    int64_t           cosine_stride, sine_stride;                         /* of a row */
+    int64_t           max_position, max_slot;                             /* rows of cosines, and of the buffers */
+    struct rope_heads q, k, q_out, k_out, v, k_buffer, v_buffer;          /* q_out may be q, k_out k; a buffer's rows are inner_stride apart */
+    int64_t           plane_stride;                                       /* from the positions of time to those of height, and on to those of width */
     int32_t           second;                                             /* from the cosine of the first of a pair to the second's; only with is_neox */
     int32_t           sections;                                           /* a rope_sections; others than NONE have three planes of positions */
     int32_t           section[3];                                         /* pairs of time, height and width */
-    int32_t           is_neox;                                            /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
-    int32_t           positions_wide, slots_wide;                         /* i64, otherwise i32 */
     sgk_dtype         dtype, angles;                                      /* of heads; of cosines and sines */
-    int32_t           heads, each;                                        /* the kernel's: heads of q, k and v together; items of a head */
 };
 
 enum rope_sections { ROPE_NONE,

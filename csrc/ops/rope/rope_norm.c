@@ -8,32 +8,29 @@
 SGK_CPU_DECL(qk_norm_rope);
 static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
 
-/* Of a size, best first for many tokens; the last takes any alignment and any part of a head that rotates. */
-#define BUILD(dim, heads) { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DHEADS=" #heads, SGK_GENERAL), dim, heads }
-#define BUILDS(dim)       BUILD(dim, 4), BUILD(dim, 1), { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0 }
+/* The second of a size takes any alignment and any part of a head that rotates. */
+#define BUILDS(dim) \
+    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim, SGK_GENERAL), dim, true }, \
+    { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, false }
 
 norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64), BUILDS(128), BUILDS(256) };
 
+enum { THREADS = 128 };                                 /* as in rope_norm.cu */
 enum { WARPS = 8 };                                     /* as in rope_norm_any.cu */
-enum { MANY_TOKENS = 256 };                             /* from so many on a thread has several heads */
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const bool  vectors = sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
-                          (!a->is_neox || a->rot_dim % 16 == 0);
-    const int   wanted = a->tokens < MANY_TOKENS ? 1 : 4, heads = vectors ? wanted : 0;
-    norm_build *b = qk_norm_rope_builds;
-    while (b->dim != a->head_dim || b->heads != heads) ++b;
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->heads ? "" : " (heads, weights or the pairs of a head are not in 16-byte pieces)");
-    if (!heads) {
-        const sgk_launch shape = { .grid = { a->tokens, up((int64_t)a->q_heads + a->k_heads, WARPS) }, .block = { 32 * WARPS } };
-        return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
-    }
-    const int64_t    lanes = a->head_dim / 16, groups = up(a->q_heads, heads) + up(a->k_heads, heads);
-    const int64_t    y = groups < 256 / lanes ? groups : 256 / lanes, z = 256 / (lanes * y);
-    const sgk_launch shape = { .grid = { up(a->tokens, z), up(groups, y) }, .block = { (unsigned)lanes, (unsigned)y, (unsigned)z } };
+    const bool  pieces = sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
+                         (!a->is_neox || a->rot_dim % 16 == 0);
+    norm_build *b      = qk_norm_rope_builds;
+    while (b->dim != a->head_dim || (b->pieces && !pieces)) ++b;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->pieces ? "" : " (heads, weights or the pairs of a head are not in 16-byte pieces)");
+    const int64_t heads = (int64_t)a->q_heads + a->k_heads, lanes = a->head_dim / 16, y = heads < THREADS / lanes ? heads : THREADS / lanes;
+    const int64_t z     = THREADS / (lanes * y) < 64 ? THREADS / (lanes * y) : 64;
+    sgk_launch    shape = { .grid = { up(a->tokens, z), up(heads, y) }, .block = { (unsigned)lanes, (unsigned)y, (unsigned)z } };
+    if (!b->pieces) shape = (sgk_launch){ .grid = { a->tokens, up(heads, WARPS) }, .block = { 32 * WARPS } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 

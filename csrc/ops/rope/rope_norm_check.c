@@ -5,7 +5,7 @@ static void check_case_of(int64_t tokens, int64_t q_heads, int64_t k_heads, int6
 {
     if (!check_case("fused_qk_norm_rope_%lldx%lld+%lld+%lldx%lld_%lld%s%s%s", (long long)tokens, (long long)q_heads, (long long)k_heads, (long long)v_heads,
                     (long long)head_dim, (long long)rotary_dim, neox ? "_neox" : "", factor == 1 ? "" : "_yarn", aligned ? "" : "_unaligned")) return;
-    check_tensor *qkv      = check_inout(SGK_BF16, 2, tokens, (q_heads + k_heads + v_heads) * head_dim);
+    check_tensor *qkv      = (tokens >= 64 && check_benching ? check_inout_dense : check_inout)(SGK_BF16, 2, tokens, (q_heads + k_heads + v_heads) * head_dim);
     check_tensor *q_weight = check_input(SGK_BF16, 1, head_dim), *k_weight = check_input(SGK_BF16, 1, head_dim);
     check_tensor *position_ids = check_index(SGK_I32, 0, 9000, 1, tokens);
     check_legal(position_ids, CHECK_STRIDE);
