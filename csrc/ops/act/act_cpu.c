@@ -44,14 +44,31 @@ SGK_INLINE vf act(enum act which, vf a)
     return a;
 }
 
+/* n of VF elements. */
+SGK_INLINE void act_part(enum act which, sgk_dtype t, const struct act_args *a, int64_t in, int64_t out, int64_t n)
+{
+    const bool gated = which != GELU_QUICK;
+    if (n == VF) {
+        const vf x = act(which, vf_load(t, a->input, in));
+        vf_store(t, a->out, out, gated ? vf_mul(x, vf_load(t, a->input, in + a->dim)) : x);
+    } else {
+        const vf x = act(which, vf_load_part(t, a->input, in, n));
+        vf_store_part(t, a->out, out, n, gated ? vf_mul(x, vf_load_part(t, a->input, in + a->dim, n)) : x);
+    }
+}
+
 /* Elements [first, last) of a row, two vectors at a time. */
 SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct act_args *a, int64_t in, int64_t out, int64_t first, int64_t last)
 {
     enum { STEP  = 2 * VF,
            AHEAD = 512 };                               /* elements that are asked for in time */
     const bool    gated = which != GELU_QUICK;
-    const int64_t gate  = in + a->dim;
-    int64_t       d     = first;
+    const int64_t gate = in + a->dim, line = stream ? first + vf_to_line(t, a->out, out + first) : first, head = line < last ? line : last;
+    int64_t       d = first;
+    for (int64_t n; d < head; d += n) {
+        n = head - d < VF ? head - d : VF;
+        act_part(which, t, a, in + d, out + d, n);
+    }
     for (; d + STEP <= last; d += STEP) {
         vf_prefetch2(t, a->input, in + d + AHEAD);
         if (gated) vf_prefetch2(t, a->input, gate + d + AHEAD);
@@ -60,14 +77,7 @@ SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct a
         if (stream) vf_stream2(t, a->out, out + d, x, y);
         else vf_store2(t, a->out, out + d, x, y);
     }
-    for (; d + VF <= last; d += VF) {
-        const vf x = act(which, vf_load(t, a->input, in + d));
-        vf_store(t, a->out, out + d, gated ? vf_mul(x, vf_load(t, a->input, gate + d)) : x);
-    }
-    if (d < last) {
-        const vf x = act(which, vf_load_part(t, a->input, in + d, last - d));
-        vf_store_part(t, a->out, out + d, last - d, gated ? vf_mul(x, vf_load_part(t, a->input, gate + d, last - d)) : x);
-    }
+    for (; d < last; d += VF) act_part(which, t, a, in + d, out + d, last - d < VF ? last - d : VF);
 }
 
 SGK_INLINE void act_blocks(enum act which, sgk_dtype t, const struct act_args *a, int64_t begin, int64_t end)
