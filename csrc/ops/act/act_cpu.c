@@ -16,28 +16,30 @@ SGK_INLINE vf over_one_plus_exp2(vf a, vf t)
 }
 
 /* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
-SGK_INLINE vf gelu(vf a)
+SGK_INLINE vf gelu(bool half, vf a)
 {
-    const vf x      = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
-    const vf t      = vf_div(vf_set(1), vf_fma(vf_set(ERFC_P), x, vf_set(1)));
-    vf       p      = vf_set(ERFC_8);
-    p               = vf_fma(p, t, vf_set(ERFC_7));
-    p               = vf_fma(p, t, vf_set(ERFC_6));
-    p               = vf_fma(p, t, vf_set(ERFC_5));
-    p               = vf_fma(p, t, vf_set(ERFC_4));
-    p               = vf_fma(p, t, vf_set(ERFC_3));
-    p               = vf_fma(p, t, vf_set(ERFC_2));
-    p               = vf_fma(p, t, vf_set(ERFC_1));
-    p               = vf_fma(p, t, vf_set(ERFC_0));
+    const vf x = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
+    const vf t = vf_div(vf_set(1), vf_fma(vf_set(half ? ERFC_HALF_P : ERFC_P), x, vf_set(1)));
+    vf       p = vf_set(half ? ERFC_HALF_4 : ERFC_8);
+    if (!half) {
+        p = vf_fma(p, t, vf_set(ERFC_7));
+        p = vf_fma(p, t, vf_set(ERFC_6));
+        p = vf_fma(p, t, vf_set(ERFC_5));
+        p = vf_fma(p, t, vf_set(ERFC_4));
+    }
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_3 : ERFC_3));
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_2 : ERFC_2));
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_1 : ERFC_1));
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_0 : ERFC_0));
     const vf half_x = vf_mul(vf_set(0.5f), x), tail = vf_mul(vf_mul(p, t), vf_exp2(vf_mul(half_x, vf_mul(x, vf_set(-LOG2_E)))));
     return vf_sub(vf_max(vf_zero(), a), vf_mul(half_x, tail));
 }
 
-SGK_INLINE vf act(enum act which, vf a)
+SGK_INLINE vf act(enum act which, sgk_dtype t, vf a)
 {
     switch (which) {
     case SILU:       return over_one_plus_exp2(a, vf_mul(a, vf_set(-LOG2_E)));
-    case GELU:       return gelu(a);
+    case GELU:       return gelu(t != SGK_F32, a);
     case GELU_TANH:  return over_one_plus_exp2(a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3 * LOG2_E), vf_set(GELU_TANH_1 * LOG2_E))));
     case GELU_QUICK: return over_one_plus_exp2(a, vf_mul(a, vf_set(-1.702f * LOG2_E)));
     }
@@ -49,10 +51,10 @@ SGK_INLINE void act_part(enum act which, sgk_dtype t, const struct act_args *a, 
 {
     const bool gated = which != GELU_QUICK;
     if (n == VF) {
-        const vf x = act(which, vf_load(t, a->input, in));
+        const vf x = act(which, t, vf_load(t, a->input, in));
         vf_store(t, a->out, out, gated ? vf_mul(x, vf_load(t, a->input, in + a->dim)) : x);
     } else {
-        const vf x = act(which, vf_load_part(t, a->input, in, n));
+        const vf x = act(which, t, vf_load_part(t, a->input, in, n));
         vf_store_part(t, a->out, out, n, gated ? vf_mul(x, vf_load_part(t, a->input, in + a->dim, n)) : x);
     }
 }
@@ -72,7 +74,7 @@ SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct a
     for (; d + STEP <= last; d += STEP) {
         vf_prefetch2(t, a->input, in + d + AHEAD);
         if (gated) vf_prefetch2(t, a->input, gate + d + AHEAD);
-        vf x = act(which, vf_load(t, a->input, in + d)), y = act(which, vf_load(t, a->input, in + d + VF));
+        vf x = act(which, t, vf_load(t, a->input, in + d)), y = act(which, t, vf_load(t, a->input, in + d + VF));
         if (gated) x = vf_mul(x, vf_load(t, a->input, gate + d)), y = vf_mul(y, vf_load(t, a->input, gate + d + VF));
         if (stream) vf_stream2(t, a->out, out + d, x, y);
         else vf_store2(t, a->out, out + d, x, y);
