@@ -23,6 +23,15 @@ def rope(n, device):
             torch.cat((angle.cos(), angle.sin()), 1).to(device), True]
 
 
+def multimodal_rope(n, device):
+    positions, *rest = rope(n, device)
+    return [torch.stack((positions, positions * 3 % 64, positions * 7 % 64)), *rest[:4], [4, 2, 2], False, True]
+
+
+def vision_rope(n, device):
+    return [random(n, 3, 24, device=device), random(n, 3, 24, device=device, seed=1), random(n, 24, device=device, seed=2), random(n, 24, device=device, seed=3)]
+
+
 def store(n, device):
     return [torch.zeros(64, 2, 16, device=device), torch.zeros(64, 2, 16, device=device), torch.arange(n, device=device) * 2,
             random(n, 2, 16, device=device), random(n, 2, 16, device=device, seed=1)]
@@ -165,6 +174,7 @@ SAMPLES = {
     "gelu_tanh_and_mul": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device)],
     "gelu_tanh_and_mul.v0_1_8": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), 0],
     "gelu_tanh_and_mul_cpu": lambda n, device: [random(n, 48, device=device)],
+    "timestep_embedding_out": lambda n, device: [torch.empty(n, 24, device=device), random(n, device=device), 24, True, 0.5, 1000.0, 10000],
     "gelu_quick": lambda n, device: [torch.empty(n, 24, device=device), random(n, 24, device=device)],
     "concat_mla_k": lambda n, device: [torch.empty(n, 4, 24, device=device), random(n, 4, 16, device=device), random(n, 1, 8, device=device)],
     "concat_mla_absorb_q": lambda n, device: [random(n, 4, 16, device=device), random(n, 4, 8, device=device), torch.empty(n, 4, 24, device=device)],
@@ -175,6 +185,11 @@ SAMPLES = {
     "moe_sum": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device)],
     "moe_sum_reduce": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device), 2.5],
     "rotary_embedding": rope,
+    "rotary_embedding_cpu": rope,
+    "multimodal_rotary_embedding": multimodal_rope,
+    "multimodal_rotary_embedding_cpu": multimodal_rope,
+    "apply_rotary_pos_emb": vision_rope,
+    "apply_rotary_pos_emb_cpu": vision_rope,
     "fused_qk_norm_rope": qk_norm_rope,
     "apply_rope_pos_ids_cos_sin_cache": apply_rope_fused,
     "apply_rope_pos_ids_cos_sin_cache.v0_1_8": lambda n, device: apply_rope(n, device, 0),
@@ -187,6 +202,7 @@ SAMPLES = {
     "conv3d_embed_weight_pack": lambda n, device: embed(n, device)[:1],
     "image_preprocess_cpu": images,
     "store_kv_cache": store,
+    "store_cache_cpu": lambda n, device: [*store(n, device)[3:], *store(n, device)[:3], 32],
     "flash_attn": attention,
     "flash_attn_append": attention_append,
     "merge_state": merge,
@@ -202,5 +218,10 @@ SAMPLES = {
                                                             -128.0, 127.0, False, True, None],
     "sgl_per_token_group_quant_fp8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device), 24, 1e-10, -448.0, 448.0],
     "sgl_per_token_group_quant_int8": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 2, device, torch.int8), 24, 1e-10, -128.0, 127.0],
+    "fused_rmsnorm_quant": lambda n, device: [random(n, 48, device=device), *quantised(n, 48, 3, device), random(48, device=device), 16, 1e-6, 1e-10,
+                                              -448.0, 448.0, False, False],
+    "fused_add_rmsnorm_quant": lambda n, device: [random(n, 48, device=device), random(n, 48, device=device, seed=1),
+                                                  *quantised(n, 48, 1, device, words=torch.int32), random(48, device=device), 16, 1e-6, 1e-10, -448.0, 448.0,
+                                                  True, False],
     "per_token_quant_int8_cpu": lambda n, device: [random(n, 48, device=device, dtype=torch.bfloat16)],
 }

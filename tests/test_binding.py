@@ -347,3 +347,17 @@ for name, _ in sgl_kernel._library.torch_operators():       # ours are in place 
     result = python(code)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "tensors: tensors are on cpu, meta, expected one device\n"
+
+
+def test_results_that_are_an_argument():
+    x, out = torch.arange(12.0), torch.zeros(12)
+    result = ops.given(x, out)
+    assert result.data_ptr() == out.data_ptr() and torch.equal(out, x)
+    with pytest.raises(RuntimeError):
+        ops.given(x, torch.zeros(5))
+    strided = x.view(3, 4).t()[1:]
+    weak = ops.weak(strided)
+    assert weak.data_ptr() == strided.data_ptr() and weak.shape == strided.shape and weak.stride() == strided.stride()
+    assert weak.untyped_storage()._cdata != strided.untyped_storage()._cdata
+    weak.zero_()
+    assert x.view(3, 4)[:, 1:].abs().sum() == 0

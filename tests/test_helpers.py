@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import types
+import weakref
 
 import pytest
 import sgl_kernel
@@ -182,6 +183,29 @@ def test_exports_are_logged(tmp_path, level):
     environment = {**os.environ, "SGLANG_KERNEL_API_LOGLEVEL": level, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     out = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout
     assert out == ("True 2 True\n" if level == "3" else "False 0 False\n")
+
+
+# ---- memory, spatial -------------------------------------------------------------------------------------------------------------
+
+@needs_torch
+def test_weak_ref_tensor(device):
+    from sgl_kernel.memory import weak_ref_tensor
+    x = torch.arange(24.0, device=device).view(4, 6)[1:, ::2]
+    weak = weak_ref_tensor(x)
+    assert weak.data_ptr() == x.data_ptr() and weak.stride() == x.stride() and weak.dtype == x.dtype and weak.device == x.device and torch.equal(weak, x)
+    weak[0, 0] = -1
+    assert x[0, 0] == -1 and sgl_kernel.weak_ref_tensor("text") == "text" and weak_ref_tensor(torch.ones((), device=device)).shape == ()
+    owner = weakref.ref(x.untyped_storage())
+    del x
+    assert owner() is None, "the reference keeps the memory"
+
+
+def test_sm_available():
+    if torch and torch.cuda.is_available():
+        assert sgl_kernel.get_sm_available() == sgl_kernel.get_sm_available(0) == torch.cuda.get_device_properties(0).multi_processor_count
+    else:
+        with pytest.raises((ImportError, RuntimeError, AssertionError)):
+            sgl_kernel.get_sm_available()
 
 
 # ---- load_utils ------------------------------------------------------------------------------------------------------------------

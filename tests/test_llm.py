@@ -1,5 +1,6 @@
 """examples/llm against transformers, on tiny Llamas made here with random weights."""
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,10 @@ sys.path.insert(0, str(EXAMPLE))
 import engine as engine_module  # noqa: E402
 import llama  # noqa: E402
 import run  # noqa: E402
+import sgl_kernel  # noqa: E402
 from engine import Engine, Request  # noqa: E402
-from llama import Batch, KVCache, Model  # noqa: E402
+from llama import Batch, Model  # noqa: E402
+from sgl_kernel import _library, _ops  # noqa: E402
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 TEXT = "In the beginning was the word, and the word was with them in the city by the river of the great valley. " * 4
@@ -86,10 +89,10 @@ def prompts(*lengths):
 
 def generate(model, requests, **options):
     engine = Engine(model, requests, **options)
-    engine.cache.layers.fill_(float("nan"))     # whatever is read before it was written shows
+    engine.cache.fill_(float("nan"))     # whatever is read before it was written shows
     while engine.busy:
         engine.step()
-    assert sorted(engine.free) == list(range(1, engine.cache.pages)), "pages are lost"
+    assert sorted(engine.free) == list(range(1, engine.cache.shape[2])), "pages are lost"
     return [request.output for request in requests]
 
 
@@ -100,8 +103,8 @@ def greedy(model, ids, count):
 def our_logits(model, ids):
     """All logits of one sequence, in one prefill over a cache whose pages are in no order."""
     page_size, pages = 8, -(-len(ids) // 8)
-    cache = KVCache(model.config, pages + 3, page_size, model.dtype, model.device)
-    cache.layers.fill_(float("nan"))
+    cache = model.new_cache(pages + 3, page_size)
+    cache.fill_(float("nan"))
     order = torch.randperm(pages + 2, generator=torch.Generator().manual_seed(2))[:pages].to(torch.int32) + 1
     at = torch.arange(len(ids))
     batch = Batch(torch.tensor(ids), at, order[at // page_size].long() * page_size + at % page_size,
@@ -239,10 +242,10 @@ def test_stop(folders, device):
 
 def test_eos_list_of_generation_config(folder):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 9], "do_sample": True, "temperature": 0.6}))
-    config = llama.Config.load(folder)
+    config = llama.read_config(folder)
     assert config.eos == {1, 9} and config.sampling == {"temperature": 0.6}
     (folder / "generation_config.json").unlink()
-    assert llama.Config.load(folder).eos == {1}
+    assert llama.read_config(folder).eos == {1}
 
 
 def test_sharded_and_untied_names(folders, tmp_path):
@@ -300,10 +303,10 @@ def test_text_output(folders, capsys):
     assert "prefill" in printed.err and "tokens/s" in printed.err
 
 
-def refused(capsys, *arguments):
+def refused(capsys, *arguments, code=2):
     """The one sentence of a refusal."""
     capsys.readouterr()
-    assert run.main([str(argument) for argument in arguments]) == 2
+    assert run.main([str(argument) for argument in arguments]) == code
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("run.py: error: ") and printed.err.count("\n") == 1
     return printed.err
@@ -356,7 +359,7 @@ def test_missing_shard_and_quantized_weight(folder, capsys):
     (["--top-p", "0"], "top_p"),
     (["--top-k", "-2"], "top_k"),
     (["--max-new-tokens", "0"], "max_new_tokens"),
-    (["--page-size", "0"], "--page-size is 0"),
+    (["--page-size", "0"], "--page-size: 0 is less than 1"),
     (["--device", "tpu"], "--device"),
     (["--nonsense"], "--nonsense"),
 ])
@@ -373,7 +376,7 @@ def test_bad_prompt_file(folders, capsys, tmp_path, line, words):
 
 
 def test_too_little_memory(folders, capsys, monkeypatch):
-    need = llama.Config.load(folders["llama2"]).parameters * 4
+    need = llama.read_config(folders["llama2"]).parameters * 4
     monkeypatch.setattr(llama, "free_bytes", lambda device: need - 1)
     assert "too little memory for the weights" in refused(capsys, folders["llama2"], "--device", "cpu")
     monkeypatch.undo()
@@ -391,6 +394,36 @@ def test_foreign_tokenizer(folder, capsys):
 def test_no_cuda(folders, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "no CUDA device" in refused(capsys, folders["llama2"], "--device", "cuda")
+
+
+def unsupported(*_):
+    raise NotImplementedError("rmsnorm: no pack serves this GPU, expected sm80.pack")
+
+
+def short_weight(x, weight, eps):
+    return sgl_kernel.rmsnorm(x, weight[1:].clone(), eps)
+
+
+@pytest.mark.parametrize("operator, words", [
+    (unsupported, "rmsnorm: no pack serves this GPU, expected sm80.pack"),
+    (short_weight, "rmsnorm: weight has size 127 in dimension 0, expected 128")])
+def test_refusal_of_an_operator(folders, capsys, monkeypatch, operator, words):
+    """What an operator cannot do ends as one sentence, too; with another exit code, because the user did nothing wrong."""
+    monkeypatch.setattr(llama, "rmsnorm", operator)
+    assert words in refused(capsys, folders["llama2"], "--device", "cpu", code=1)
+
+
+def test_left_out_family(folders, capsys, monkeypatch):
+    monkeypatch.setattr(_library, "families_left_out", frozenset(["gemm"]))
+    monkeypatch.setattr(llama, "linear", _ops.provided_by("gemm")(sgl_kernel.linear))
+    assert "linear is not in this build of sgl_kernel" in refused(capsys, folders["llama2"], "--device", "cpu", code=1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_missing_pack(folders, tmp_path):
+    environment = {**os.environ, "SGK_PACK_PATH": str(tmp_path), "SGK_JIT": "0"}
+    done = subprocess.run([sys.executable, EXAMPLE / "run.py", folders["llama2"], "--device", "cuda"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stderr.startswith("run.py: error: ") and str(tmp_path) in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_exit_code_of_the_program(tmp_path):

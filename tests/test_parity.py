@@ -3,6 +3,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import sys
 import textwrap
 from pathlib import Path
 
@@ -12,22 +13,33 @@ torch = pytest.importorskip("torch")
 import sgl_kernel  # noqa: E402
 from sgl_kernel import _library  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import tables  # noqa: E402
+
 API = Path(__file__).parent / "api"
 RELEASES = ["0.4.3", "0.3.21", "0.1.8"]       # the newest first
 CPU_RELEASE = "cpu-0.4.3"
 
 # Operators that no release has.
 OWN_OPERATORS = {
+    "multimodal_rotary_embedding": "multimodal_rotary_embedding_cpu without results, which are its arguments: torch.compile takes it",
+    "apply_rotary_pos_emb": "the same of apply_rotary_pos_emb_cpu",
     "linear": "input @ weight.T + bias, which the releases leave to torch",
     "softmax": "softmax with temperature, which the releases leave to torch",
     "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
     "flash_attn_append": "the same, with new keys and values written into the cache",
     "silu_and_mul_experts": "silu_and_mul for rows of the experts that are here, which the engine compiles for itself",
     "gelu_quick": "released for ROCm alone",
+    "timestep_embedding_out": "timestep_embedding as torch.compile takes it: the released operator returns its argument",
+    "fused_rmsnorm_quant": "seen between two releases, and in none",
+    "fused_add_rmsnorm_quant": "the same",
     "top_k_top_p_sampling_from_probs_seeded": "the released operator with its seeds as a tensor, for graphs and for torch before 2.13",
 }
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
 OWN_MARKS = {
+    "rotary_embedding_cpu": {"query", "key"},
+    "multimodal_rotary_embedding_cpu": {"query", "key"},
+    "apply_rotary_pos_emb_cpu": {"query", "key"},
     "fused_add_layernorm_cpu": {"residual"},
     "apply_token_bitmask_inplace_cuda": {"logits"},
     "sgl_per_token_group_quant_fp8": {"output_q", "output_s"},
@@ -35,6 +47,7 @@ OWN_MARKS = {
     "store_kv_cache": {"k_cache", "v_cache"},
     "top_k_top_p_sampling_from_probs": {"output"},
     "downcast_fp8": {"k_out", "v_out"},
+    "timestep_embedding": {"output"},
     "shuffle_rows": {"output"},
     "apply_shuffle_mul_sum": {"output"},
     "moe_sum_reduce": {"output"},
@@ -44,6 +57,8 @@ OWN_FUNCTIONS = {
     "gemm.linear": "as the operator",
     "sampling.softmax": "as the operator",
     "elementwise.gelu_quick": "as the operator",
+    "elementwise.fused_rmsnorm_quant": "as the operator",
+    "elementwise.fused_add_rmsnorm_quant": "as the operator",
 }
 # Parameters of ours behind the released ones, keyword only.
 OWN_PARAMETERS = {
@@ -114,13 +129,21 @@ def test_lists_of_differences_hold_what_is_true():
         assert not arguments & marks(newest), f"{name}: the release marks these itself"
 
 
-def test_done(capsys):
-    done = set(OURS) & UNION
+def test_done():
+    """With -s: what is done and what is missing, family by family."""
+    found = tables.parity()
     older = sum(len(overloads) - 1 for overloads in OURS.values())
-    with capsys.disabled():
-        print(f"\noperators: {len(done)} of the {len(UNION)} released names are done, {older} of their older schemas, "
-              f"and {len(set(OURS) - UNION)} of our own: {', '.join(sorted(set(OURS) - UNION))}")
-    assert done
+    print(f"\noperators: {sum(len(done) for done, _ in found.values())} of the {len(UNION)} released names are done, {older} of their older schemas, "
+          f"and {len(set(OURS) - UNION)} of our own: {', '.join(sorted(set(OURS) - UNION))}")
+    for family, (done, missing) in sorted(found.items()):
+        print(f"  {family:12} {len(done):3} of {len(done) + len(missing):3}" + ("   missing: " + ", ".join(missing) if missing else ""))
+    done = {name for names, _ in found.values() for name in names}
+    assert done | {name for _, names in found.values() for name in names} == UNION
+    assert _library.families_left_out or done == set(OURS) & UNION
+
+    functions = {name for name in set().union(*PYTHON.values()) if not name.startswith(".")}       # those at the root are of a module
+    missing = sorted(functions - set(FUNCTIONS))
+    print(f"Python functions: {len(functions) - len(missing)} of the {len(functions)} released ones   missing: {', '.join(missing)}")
 
 
 # ---- Python ----------------------------------------------------------------------------------------------------------------------
@@ -160,7 +183,8 @@ def text(annotation):
 
 
 PYTHON = {release: released_functions(release) for release in RELEASES}
-MODULES = [m.name for m in pkgutil.iter_modules(sgl_kernel.__path__) if not m.name.startswith("_") and m.name != "cli"]
+MODULES = [m.name.removeprefix("sgl_kernel.") for m in pkgutil.walk_packages(sgl_kernel.__path__, "sgl_kernel.")]
+MODULES = [name for name in MODULES if not name.startswith("_") and name != "cli"]
 FUNCTIONS = {}
 for module_name in MODULES:
     module = importlib.import_module(f"sgl_kernel.{module_name}")
@@ -182,7 +206,8 @@ def test_signature(name):
     ours = [p for p in ours if p[1] != "keyword" or p[0] not in OWN_PARAMETERS.get(name, ())]
 
     def value(default):
-        return default and ast.literal_eval(default)
+        """A constant of torch's stands behind `torch and`, because the package is imported without torch, too."""
+        return default and (default.removeprefix("torch and ") if "torch." in default else ast.literal_eval(default))
 
     assert [p[:2] for p in ours] == [p[:2] for p in theirs], "names, order and kind of the parameters"
     assert [value(p[2]) for p in ours] == [value(p[2]) for p in theirs], "defaults"
@@ -207,8 +232,8 @@ def test_older_calls_are_understood(name):
 
 
 def test_public_names_are_at_the_root():
-    module_only = {"flash_attn", "memory", "utils", "testing", "test_utils", "kvcacheio"}
+    module_only = {"flash_attn", "memory", "utils", "testing.rotary_embedding", "test_utils", "debug_utils", "kvcacheio"}
     for name in FUNCTIONS:
-        module_name, _, function_name = name.partition(".")
+        module_name, _, function_name = name.rpartition(".")
         if module_name not in module_only:
             assert getattr(sgl_kernel, function_name, None) is FUNCTIONS[name], f"python/sgl_kernel/__init__.py does not import {function_name}"

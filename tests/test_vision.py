@@ -74,6 +74,14 @@ def test_the_bytes_are_those_of_torch(device, patch, frames, merge):
     assert torch.equal(pixels.cpu(), torch.cat(rows))
 
 
+def test_to_a_few_pixels(device):
+    """Thousands of taps."""
+    x = image(40, 8000, device)
+    pixels, grid = preprocess([x], 1, 1, 1, 1, 1, rescale=False, normalize=False)
+    resized = torch.nn.functional.interpolate(x[None].cpu(), sides(40, 8000, 1, 1, 1), mode="bicubic", antialias=True)[0]
+    assert grid.tolist() == [[1, *resized.shape[1:]]] and torch.equal(pixels.cpu(), resized.flatten(1).T.float())
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_normalised(device, dtype):
     x = image(112, 168, device)[:, ::2]         # rows with a gap

@@ -3,23 +3,25 @@
 #define SGK_BUTTERFLY_H
 #include "cpu/simd.h"
 
-/* The steps inside of a vector are one product with a matrix: row i is element i's signs, 0 where `size` ends its block. */
+/* The steps inside of a vector are one product with a matrix: row i is element i's signs. */
 typedef struct { float sign[VF][VF]; } lane_matrix;
 
-SGK_INLINE void lane_matrix_make(lane_matrix *m, int64_t size)
+SGK_INLINE void lane_matrix_make(lane_matrix *m)
 {
-    for (int64_t i = 0; i < VF; ++i)
-        for (int64_t j = 0; j < VF; ++j) m->sign[i][j] = i / size != j / size ? 0.0f : __builtin_popcountll((unsigned long long)(i & j & (size - 1))) % 2 ? -1.0f
-                                                                                                                                                          : 1.0f;
+    for (int i = 0; i < VF; ++i)
+        for (int j = 0; j < VF; ++j) m->sign[i][j] = __builtin_popcount((unsigned)(i & j)) % 2 ? -1.0f : 1.0f;
 }
 
-/* x [n], a multiple of VF, in parts of `size`, a power of two: every part is transformed. The matrix is that of `size`, at most VF. */
+/* x [n] in parts of `size`, a power of two from VF on: every part is transformed. */
 SGK_INLINE void butterflies(float *x, int64_t n, int64_t size, const lane_matrix *m)
 {
     for (int64_t i = 0; i < n; i += VF) {
-        vf sum = vf_mul(vf_set(x[i]), vf_load_f32(m->sign[0]));
-        for (int64_t j = 1; j < VF; ++j) sum = vf_fma(vf_set(x[i + j]), vf_load_f32(m->sign[j]), sum);
-        vf_store_f32(x + i, sum);
+        vf even = vf_zero(), odd = vf_zero();           /* two chains */
+        for (int64_t j = 0; j < VF; j += 2) {
+            even = vf_fma(vf_set(x[i + j]), vf_load_f32(m->sign[j]), even);
+            odd  = vf_fma(vf_set(x[i + j + 1]), vf_load_f32(m->sign[j + 1]), odd);
+        }
+        vf_store_f32(x + i, vf_add(even, odd));
     }
     int64_t h = VF;
     for (; 2 * h < size; h *= 4)                        /* two steps at once */

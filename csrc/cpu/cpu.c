@@ -3,7 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -21,23 +24,42 @@ static const struct {
 };
 enum { LEVELS = sizeof levels / sizeof *levels };
 
-static unsigned detect(void)
+#if defined(__x86_64__)
+/* Linux keeps tiles only for a process that asks for them (since 5.16), and says no where a thread's signal stack could not hold them. */
+static bool may_use_amx(void)
 {
-    unsigned f = 0;
+    enum { BF16                = 1 << 22,
+           TILES               = 1 << 24,                   /* CPUID, leaf 7, EDX */
+           TILE_STATES         = 3 << 17,                   /* XCR0: configuration and data */
+           ARCH_REQ_XCOMP_PERM = 0x1023,
+           TILE_DATA           = 18 };
+    unsigned a, b, c, d, xcr0, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & BF16) || !(d & TILES)) return false;
+    __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+    return (xcr0 & TILE_STATES) == TILE_STATES && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
+#endif
+
+/* The best level: it includes the others. */
+static unsigned detect(unsigned allowed)
+{
 #if defined(__x86_64__)
     /* __builtin_cpu_supports() also asks the OS (XGETBV) whether it saves the wide registers. */
     __builtin_cpu_init();
-    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return f;
-    f = SGK_CPU_AVX2;
-    if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-          __builtin_cpu_supports("avx512vl"))) return f;
-    f = SGK_CPU_AVX512;
-    if (!(__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))) return f;
-    f = SGK_CPU_AVX512BF16;
+    const bool avx2   = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
+    const bool bf16   = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    const bool amx    = bf16 && !(SGK_CPU_AMX & ~allowed) && may_use_amx();
+    return allowed & (unsigned)(amx ? SGK_CPU_AMX : bf16 ? SGK_CPU_AVX512BF16
+                                                : avx512 ? SGK_CPU_AVX512
+                                                : avx2   ? SGK_CPU_AVX2
+                                                         : 0);
 #elif defined(__aarch64__)
-    if (getauxval(AT_HWCAP) & HWCAP_ASIMD) f = SGK_CPU_NEON;
+    return allowed & (getauxval(AT_HWCAP) & HWCAP_ASIMD ? SGK_CPU_NEON : 0u);
+#else
+    return allowed & 0u;
 #endif
-    return f;
 }
 
 /* SGK_CPU=avx2 means: nothing above avx2. */
@@ -59,7 +81,7 @@ unsigned sgk_cpu_flags(void)
 {
     static _Atomic unsigned known = 1u << 31;               /* bit 31: not asked yet */
     unsigned                f     = known;
-    if (f >> 31) known = f = detect() & allowed_by_environment();
+    if (f >> 31) known = f = detect(allowed_by_environment());
     return f & mask;
 }
 

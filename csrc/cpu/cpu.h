@@ -11,8 +11,9 @@ enum {
     SGK_CPU_AVX2       = 1 << 0,                            /* AVX2, FMA, F16C */
     SGK_CPU_AVX512     = 1 << 1 | SGK_CPU_AVX2,             /* F, BW, DQ, VL */
     SGK_CPU_AVX512BF16 = 1 << 2 | SGK_CPU_AVX512,           /* BF16, VNNI */
+    SGK_CPU_AMX        = 1 << 3 | SGK_CPU_AVX512BF16,       /* tiles of bf16, and the kernel's leave to use them */
 };
-#define SGK_CPU_LEVELS(X) X(avx2, SGK_CPU_AVX2) X(avx512, SGK_CPU_AVX512) X(avx512bf16, SGK_CPU_AVX512BF16)
+#define SGK_CPU_LEVELS(X) X(avx2, SGK_CPU_AVX2) X(avx512, SGK_CPU_AVX512) X(avx512bf16, SGK_CPU_AVX512BF16) X(amx, SGK_CPU_AMX)
 #elif defined(__aarch64__)
 enum {
     SGK_CPU_NEON = 1 << 0,                                  /* Advanced SIMD as in Armv8.0-A; BF16 and dot products would be levels above it */
@@ -25,6 +26,14 @@ enum {
 unsigned sgk_cpu_flags(void);            /* what the CPU has and the OS saves, less what SGK_CPU or sgk_cpu_mask switched off */
 void sgk_cpu_mask(unsigned mask);    /* for the check harness */
 const char *sgk_cpu_level_name(void);       /* the best level */
+static inline bool sgk_cpu_has_amx(void)
+{
+#if defined(__x86_64__)
+    return sgk_cpu_flags() == SGK_CPU_AMX;
+#else
+    return false;
+#endif
+}
 
 /* A CPU kernel does items [begin, end) of the work that *args describes. */
 typedef void sgk_cpu_fn(const void *args, int64_t begin, int64_t end);
@@ -34,18 +43,26 @@ typedef struct {
     sgk_cpu_fn *run;
 } sgk_cpu_impl;
 
-/* One row for each level that NAME_cpu.c is compiled for, best first, the reference last. */
+/* One row for each level that NAME_cpu.c is compiled for, best first, the reference last. With _AMX: and one for NAME_amx.c. */
 /* clang-format off */
+#define SGK_CPU_IMPLS(name)     { SGK_CPU_ROWS(name) }
+#define SGK_CPU_IMPLS_AMX(name) { SGK_CPU_ROW_AMX(name) SGK_CPU_ROWS(name) }
 #if defined(__x86_64__)
-#define SGK_CPU_DECL(name) sgk_cpu_fn name##_avx512bf16, name##_avx512, name##_avx2, name##_ref
-#define SGK_CPU_IMPLS(name) { { "avx512bf16", SGK_CPU_AVX512BF16, name##_avx512bf16 }, { "avx512", SGK_CPU_AVX512, name##_avx512 }, \
-                              { "avx2", SGK_CPU_AVX2, name##_avx2 }, { "ref", 0, name##_ref } }
-#elif defined(__aarch64__)
-#define SGK_CPU_DECL(name) sgk_cpu_fn name##_neon, name##_ref
-#define SGK_CPU_IMPLS(name) { { "neon", SGK_CPU_NEON, name##_neon }, { "ref", 0, name##_ref } }
+#define SGK_CPU_DECL(name)     sgk_cpu_fn name##_avx512bf16, name##_avx512, name##_avx2, name##_ref
+#define SGK_CPU_DECL_AMX(name) sgk_cpu_fn name##_amx
+#define SGK_CPU_ROWS(name)     { "avx512bf16", SGK_CPU_AVX512BF16, name##_avx512bf16 }, { "avx512", SGK_CPU_AVX512, name##_avx512 }, \
+                               { "avx2", SGK_CPU_AVX2, name##_avx2 }, { "ref", 0, name##_ref }
+#define SGK_CPU_ROW_AMX(name)  { "amx", SGK_CPU_AMX, name##_amx },
 #else
-#define SGK_CPU_DECL(name) sgk_cpu_fn name##_ref
-#define SGK_CPU_IMPLS(name) { { "ref", 0, name##_ref } }
+#if defined(__aarch64__)
+#define SGK_CPU_DECL(name)     sgk_cpu_fn name##_neon, name##_ref
+#define SGK_CPU_ROWS(name)     { "neon", SGK_CPU_NEON, name##_neon }, { "ref", 0, name##_ref }
+#else
+#define SGK_CPU_DECL(name)     sgk_cpu_fn name##_ref
+#define SGK_CPU_ROWS(name)     { "ref", 0, name##_ref }
+#endif
+#define SGK_CPU_DECL_AMX(name) sgk_cpu_fn name##_ref
+#define SGK_CPU_ROW_AMX(name)
 #endif
 /* clang-format on */
 

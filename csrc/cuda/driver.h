@@ -5,6 +5,7 @@
 #ifndef SGK_DRIVER_H
 #define SGK_DRIVER_H
 #include "base/status.h"
+#include "cuda/tma_map.h"
 
 typedef int                    CUresult;
 typedef int                    CUdevice;
@@ -72,7 +73,7 @@ typedef struct {
     unsigned           attribute_count;
 } CUlaunchConfig;
 
-typedef struct { _Alignas(64) uint64_t opaque[16]; } CUtensorMap;
+typedef sgk_tma_map CUtensorMap;
 
 /* Entry points by the name in the library. */
 #define SGK_DRIVER_API(X) \

@@ -1,5 +1,5 @@
 /*
- * Registers the rows of ops.def as torch.ops.sgl_kernel.*. Called by the Python package after `import torch`.
+ * Registers the rows of ops.def and torch_ops.def as torch.ops.sgl_kernel.*. Called by the Python package after `import torch`.
  *
  * Registration is for good: torch keeps pointers into this library, which is linked -z nodelete.
  */
@@ -16,6 +16,14 @@
 #define ROWS      "ops.def"
 #define TABLE     operators
 #define ROW_COUNT operator_count
+#include "torch/rows.h"
+#undef ROWS
+#undef TABLE
+#undef ROW_COUNT
+
+#define ROWS      "torch/torch_ops.def"
+#define TABLE     torch_operators
+#define ROW_COUNT torch_operator_count
 #include "torch/rows.h"
 #undef ROWS
 #undef TABLE
@@ -78,6 +86,7 @@ static sgk_status bind_everything(void)
     SGK_TRY(torch_shim_load());
     torch_watch_forks();
     SGK_TRY(add_all(operators, "sgl_kernel"));
+    SGK_TRY(add_all(torch_operators, "sgl_kernel"));
     const char *tests = getenv("SGK_TEST_OPS");
     return tests && strcmp(tests, "1") == 0 ? add_all(test_operators, "sgl_kernel_test") : SGK_OK;
 }
@@ -104,9 +113,10 @@ int sgk_torch_bound(void)
 
 const char *sgk_torch_name(int i, const char **overload)
 {
-    if (i < 0 || i >= operator_count) return NULL;
-    *overload = operators[i].overload;
-    return operators[i].name;
+    if (i < 0 || i >= operator_count + torch_operator_count) return NULL;
+    const torch_op *op = i < operator_count ? &operators[i] : &torch_operators[i - operator_count];
+    *overload          = op->overload;
+    return op->name;
 }
 
 #define LEFT_OUT(family) " " #family

@@ -150,7 +150,7 @@ static bool decode(torch_frame *f, int i)
 
 static void release_item(const torch_value *v, torch_slot slot)
 {
-    if (v->base == TORCH_TENSOR) shim.aoti_torch_delete_tensor_object(torch_pointer(slot));
+    if (v->base == TORCH_TENSOR && slot) shim.aoti_torch_delete_tensor_object(torch_pointer(slot));
     else if (v->base == TORCH_STRING) shim.torch_delete_string(torch_pointer(slot));
     else if (v->base == TORCH_GENERATOR && shim.torch_delete_generator) shim.torch_delete_generator(torch_pointer(slot));
 }
@@ -288,6 +288,34 @@ const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim
     if (dim < 0) dim += t->ndim;
     if (dim >= 0 && dim < t->ndim && dim < 8) sizes[dim] = size;       /* a rank that is wrong is for the C call to refuse */
     return torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, sizes);
+}
+
+static void make(torch_frame *f, int result, torch_handle handle)
+{
+    const int at       = f->made_count++;
+    f->made[at].result = result;
+    f->made[at].item   = -1;
+    f->made[at].handle = handle;
+}
+
+const DLTensor *torch_given(torch_frame *f, int result, int argument)
+{
+    make(f, result, torch_pointer(f->in[argument]));
+    f->in[argument] = 0;                                        /* no longer the argument's to release */
+    return f->given[argument];
+}
+
+sgk_status torch_alias(torch_frame *f, int result, int argument)
+{
+    const DLTensor *t      = f->given[argument];
+    const bool      cuda   = t->device.device_type == kDLCUDA;
+    torch_handle    handle = NULL;
+    SGK_REQUIRE(shim.aoti_torch_create_tensor_from_blob(t->data, t->ndim, t->shape, t->strides, 0, torch_dtype_from_dl(t->dtype),
+                                                        cuda ? shim.aoti_torch_device_type_cuda() : shim.aoti_torch_device_type_cpu(),
+                                                        cuda ? t->device.device_id : -1, &handle) == 0,
+                SGK_FAILED, "%s: torch could not make a tensor over the memory of %s", f->op->name, name_of(&f->op->schema.arg[argument], -1).text);
+    make(f, result, handle);
+    return SGK_OK;
 }
 
 int64_t *torch_numbers(torch_frame *f, size_t count)

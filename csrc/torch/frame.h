@@ -78,6 +78,10 @@ const DLTensor *torch_new(torch_frame *f, int result, int item, int dtype, int n
 const DLTensor *torch_new_like(torch_frame *f, int result, int argument);
 /* Like the argument, but for the size of one dimension. */
 const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim, int64_t size);
+/* The argument itself, for a schema whose result is marked to be that. */
+const DLTensor *torch_given(torch_frame *f, int result, int argument);
+/* A tensor over the memory of the argument, which it does not keep. The whole of a call. */
+sgk_status torch_alias(torch_frame *f, int result, int argument);
 const DLTensor *torch_seeds(torch_frame *f, int generator, int64_t count);
 int64_t torch_size(const torch_frame *f, int argument, int dim);
 int torch_dtype_of(torch_frame *f, int argument);

@@ -36,8 +36,11 @@ enum { CPU  = 1,
 #define NEW_ITEM(k, item, dtype, ...) \
     torch_new(f, k, item, dtype, (int)(sizeof (int64_t[]){ __VA_ARGS__ } / sizeof(int64_t)), (int64_t[]){ __VA_ARGS__ })
 #define NEW_LIKE(k, i)            torch_new_like(f, k, i)
+#define ALIAS(k, i)               torch_alias(f, k, i)
 #define NEW_WITH(k, i, dim, size) torch_new_with(f, k, i, dim, size)
+#define GIVEN(k, i)               torch_given(f, k, i)
 #define SIZE(i, dim)              torch_size(f, i, dim)
+#define DIMS(i)                   (T(i) ? T(i)->ndim : 0)
 #define DTYPE(i)                  torch_dtype_of(f, i)
 #define OUT_INT(k)                (&f->value[k].number)
 #define OUT_FLOAT(k)              (&f->value[k].real)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from sgl_kernel import softmax, top_k_top_p_sampling_from_probs
 
-from llama import Batch, InputError, KVCache, free_bytes, gib
+from llama import Batch, InputError, free_bytes, gib
 
 
 @dataclass(eq=False)
@@ -29,6 +29,9 @@ class Request:
         return self.cached < len(self.prompt)
 
 
+PADDING = Request([0], pages=[0])       # a row of a batch that belongs to nobody; page 0 is given to no one else
+
+
 @dataclass
 class Meter:
     tokens: int = 0
@@ -40,22 +43,17 @@ class Meter:
 
 
 class DecodeGraphs:
-    """The decode step recorded as CUDA graphs, one for each of a few batch sizes.
+    """The decode step recorded as CUDA graphs, for batches of powers of two. A graph replays fixed addresses: its inputs are static buffers."""
 
-    A graph replays fixed addresses, so its inputs live in static buffers. A smaller batch is padded with rows
-    that read and write page 0 only.
-    """
+    INPUTS = ("tokens", "positions", "slots", "cache_seqlens")
 
     def __init__(self, model, cache, max_batch, table_width):
         self.sizes = [1]
         while self.sizes[-1] < max_batch:
             self.sizes.append(2 * self.sizes[-1])
-        n, device, pool = self.sizes[-1], model.device, None
-        ints = dict(dtype=torch.int64, device=device)
-        tokens, positions, slots = torch.zeros(3, n, **ints)
-        starts = torch.arange(n + 1, dtype=torch.int32, device=device)
-        lengths = torch.ones(n, dtype=torch.int32, device=device)
-        table = torch.zeros(n, table_width, dtype=torch.int32, device=device)
+        most, ints, pool = self.sizes[-1], dict(dtype=torch.int32, device=model.device), None
+        tokens, positions, slots = torch.zeros(3, most, dtype=torch.int64, device=model.device)
+        starts, lengths, table = torch.arange(most + 1, **ints), torch.ones(most, **ints), torch.zeros(most, table_width, **ints)
         self.recorded, self.table = {}, None
         for n in reversed(self.sizes):      # the largest first: the smaller ones fit into its memory pool
             batch = Batch(tokens[:n], positions[:n], slots[:n], starts[:n + 1], lengths[:n], table[:n], max_seqlen_q=1)
@@ -66,16 +64,17 @@ class DecodeGraphs:
             pool = graph.pool()
             self.recorded[n] = graph, batch, logits
 
-    def padded(self, count):
-        return next(size for size in self.sizes if size >= count)
+    def padding(self, count):
+        """How many rows a batch lacks of the next recorded size."""
+        return next(size for size in self.sizes if size >= count) - count
 
     def run(self, batch):
         graph, static, logits = self.recorded[len(batch.tokens)]
-        for name in ("tokens", "positions", "slots", "cache_seqlens"):
+        for name in self.INPUTS:
             getattr(static, name).copy_(getattr(batch, name))
         if batch.page_table is not self.table:
-            static.page_table.copy_(batch.page_table)
             self.table = batch.page_table
+            static.page_table.copy_(self.table)
         graph.replay()
         return logits
 
@@ -87,29 +86,27 @@ class Engine:
         self.model, self.page_size, self.prefill_chunk = model, page_size, prefill_chunk
         self.max_batch = max(1, min(max_batch, len(requests)))
         needs = sorted(map(self.pages_needed, requests), reverse=True) or [1]
-        self.cache = KVCache(model.config, 1 + self.choose_pages(needs, kv_tokens), page_size, model.dtype, model.device)
-        self.free = list(range(1, self.cache.pages))
+        self.cache = model.new_cache(1 + self.choose_pages(needs, kv_tokens), page_size)
+        self.free = list(range(1, self.cache.shape[2]))
         self.waiting, self.running = deque(requests), []
         self.table_width, self.table_of, self.table = needs[0], None, None
         self.prefill, self.decode = Meter(), Meter()
-        self.graphs = None
-        if model.device.type == "cuda":
-            self.graphs = DecodeGraphs(model, self.cache, self.max_batch, self.table_width)
+        on_gpu = model.device.type == "cuda"
+        self.graphs = DecodeGraphs(model, self.cache, self.max_batch, self.table_width) if on_gpu else None
 
     def pages_needed(self, request):
         return -(-(len(request.prompt) + request.max_new_tokens) // self.page_size)
 
     def choose_pages(self, needs, kv_tokens):
         """Enough for all that may run at once, less where memory or `kv_tokens` says so, but never less than one request."""
-        page = self.page_size * KVCache.bytes_per_token(self.model.config, self.model.dtype)
-        pages = sum(needs[:self.max_batch])
+        page = self.page_size * self.model.cache_bytes
         limit = int(0.9 * free_bytes(self.model.device)) // page - 1
         if kv_tokens is not None:
             limit = min(limit, kv_tokens // self.page_size)
         if limit < needs[0]:
             raise InputError(f"too little memory for the KV cache: the longest request needs {needs[0] * self.page_size} tokens "
                              f"({gib(needs[0] * page)}), there is room for {max(0, limit) * self.page_size}")
-        return min(pages, limit)
+        return min(sum(needs[:self.max_batch]), limit)
 
     @property
     def busy(self):
@@ -122,12 +119,11 @@ class Engine:
         work, meter = self.next_chunk(), self.prefill
         if not work:
             work, meter = [(request, 1) for request in self.running], self.decode
-        pad = self.graphs.padded(len(work)) - len(work) if self.graphs and meter is self.decode else 0
-        batch = self.make_batch(work, pad)
-        if self.graphs and meter is self.decode:
-            logits = self.graphs.run(batch)
+        graphs = self.graphs if meter is self.decode else None
+        if graphs:
+            logits = graphs.run(self.make_batch(work + [(PADDING, 1)] * graphs.padding(len(work))))
         else:
-            logits = self.model.forward(batch.to(self.model.device), self.cache)
+            logits = self.model.forward(self.make_batch(work).to(self.model.device), self.cache)
         for request, count in work:
             request.cached += count
         served = [request for request, _ in work if not request.prefilling]
@@ -155,7 +151,7 @@ class Engine:
                 room -= count
         return work
 
-    def make_batch(self, work, pad=0):
+    def make_batch(self, work):
         tokens, positions, slots, starts, lengths, rows = [], [], [], [0], [], []
         for request, count in work:
             begin, end = request.cached, request.cached + count
@@ -166,19 +162,16 @@ class Engine:
             lengths.append(end)
             if end >= len(request.prompt):
                 rows.append(len(tokens) - 1)
-        for _ in range(pad):
-            tokens.append(0), positions.append(0), slots.append(0), lengths.append(1)
-            starts.append(len(tokens))
         return Batch(torch.tensor(tokens), torch.tensor(positions), torch.tensor(slots),
                      torch.tensor(starts, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32),
-                     self.page_table([request for request, _ in work], pad), max(count for _, count in work),
-                     None if len(rows) + pad == len(tokens) else torch.tensor(rows, dtype=torch.int64))
+                     self.page_table([request for request, _ in work]), max(count for _, count in work),
+                     None if len(rows) == len(tokens) else torch.tensor(rows, dtype=torch.int64))
 
-    def page_table(self, requests, pad):
+    def page_table(self, requests):
         """Pages are given once, so the table changes only when the batch does."""
-        if self.table_of != (requests, pad):
-            self.table_of = requests, pad
-            self.table = torch.zeros(len(requests) + pad, self.table_width, dtype=torch.int32)
+        if self.table_of != requests:
+            self.table_of = requests
+            self.table = torch.zeros(len(requests), self.table_width, dtype=torch.int32)
             for row, request in zip(self.table, requests):
                 row[:len(request.pages)] = torch.tensor(request.pages)
         return self.table
@@ -187,12 +180,8 @@ class Engine:
     def sample(self, requests, logits):
         if not requests:
             return []
-        logits = logits[:len(requests)]
-        if all(request.temperature == 0 for request in requests):
-            temperature = 0.0
-        else:
-            temperature = torch.tensor([request.temperature for request in requests], device=logits.device)
-        probs = softmax(logits, temperature)
+        temperatures = [request.temperature for request in requests]
+        probs = softmax(logits[:len(requests)], torch.tensor(temperatures, device=logits.device) if any(temperatures) else 0.0)
         tokens = top_k_top_p_sampling_from_probs(probs, 1, 1.0)
         for i, request in enumerate(requests):
             if request.temperature > 0:

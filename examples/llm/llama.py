@@ -1,4 +1,4 @@
-"""A Llama checkpoint on the operators of sgl_kernel: read it, keep its KV cache, run it.
+"""A Llama checkpoint on the operators of sgl_kernel: read it, run it.
 
 Everything numeric in `Model.forward` is an operator of the library; torch holds the memory, looks up rows
 and makes views. What cannot be run is refused with an `InputError` of one sentence before weights are read.
@@ -16,6 +16,7 @@ from sgl_kernel.flash_attn import flash_attn_with_kvcache
 from sgl_kernel.memory import set_kv_buffer_kernel
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ROPE_FACTORS = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
 class InputError(Exception):
@@ -49,151 +50,81 @@ def free_bytes(device):
         return 2**62
 
 
-@dataclass(frozen=True)
-class Config:
-    """What config.json says about a Llama, in our names."""
+def read_config(folder):
+    """What config.json and generation_config.json say about a Llama, in our names."""
+    path, generation = folder / "config.json", folder / "generation_config.json"
+    raw, wishes = read_json(path), read_json(generation) if generation.exists() else {}
 
-    vocab: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    max_len: int
-    eps: float
-    rope_theta: float
-    rope: dict            # scaling: rope_type and its parameters
-    tied: bool            # the output projection is the embedding
-    attention_bias: bool
-    mlp_bias: bool
-    dtype: torch.dtype
-    eos: frozenset
-    sampling: dict        # what generation_config.json asks for
+    def require(holds, message):
+        if not holds:
+            raise InputError(f"{path}: {message}")
 
-    @classmethod
-    def load(cls, folder):
-        path = folder / "config.json"
-        raw = read_json(path)
-        architecture = (raw.get("architectures") or [raw.get("model_type")])[0]
-        if architecture not in ("LlamaForCausalLM", "llama"):
-            raise InputError(f"{path}: architecture {architecture} is unknown, expected LlamaForCausalLM")
-        if raw.get("quantization_config"):
-            raise InputError(f"{path}: quantized checkpoints are not supported")
-        if raw.get("hidden_act", "silu") != "silu":
-            raise InputError(f"{path}: hidden_act is {raw['hidden_act']}, expected silu")
+    def size(key, default=None):
+        value = default if raw.get(key) is None else raw[key]
+        require(type(value) is int and value > 0, f"{key} is {value}, expected a positive integer")
+        return value
 
-        def size(key, default=None):
-            value = default if raw.get(key) is None else raw[key]
-            if type(value) is not int or value < 1:
-                raise InputError(f"{path}: {key} is {value}, expected a positive integer")
-            return value
+    architecture = (raw.get("architectures") or [raw.get("model_type")])[0]
+    require(architecture in ("LlamaForCausalLM", "llama"), f"architecture {architecture} is unknown, expected LlamaForCausalLM")
+    require(not raw.get("quantization_config"), "quantized checkpoints are not supported")
+    require(raw.get("hidden_act", "silu") == "silu", f"hidden_act is {raw.get('hidden_act')}, expected silu")
+    dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+    require(dtype in DTYPES, f"dtype {dtype} is not supported, expected one of {', '.join(DTYPES)}")
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    require(kind in ROPE_FACTORS and rope.get("partial_rotary_factor", 1.0) == 1.0,
+            f"rope scaling {rope} is unknown, expected {', '.join(ROPE_FACTORS)}")
+    for factor in ROPE_FACTORS[kind]:
+        require(factor in rope, f"rope scaling {kind} lacks {factor}")
 
-        heads, hidden = size("num_attention_heads"), size("hidden_size")
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "linear", "llama3") or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise InputError(f"{path}: rope scaling {rope} is unknown, expected default, linear or llama3")
-        dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
-        if dtype not in DTYPES:
-            raise InputError(f"{path}: dtype {dtype} is not supported, expected one of {', '.join(DTYPES)}")
-
-        generation = folder / "generation_config.json"
-        wishes = read_json(generation) if generation.exists() else {}
-        eos = wishes.get("eos_token_id", raw.get("eos_token_id"))
-        sampling = {name: wishes[name] for name in ("temperature", "top_k", "top_p") if wishes.get("do_sample") and name in wishes}
-        config = cls(
-            vocab=size("vocab_size"), hidden=hidden, intermediate=size("intermediate_size"),
-            layers=size("num_hidden_layers"), heads=heads, kv_heads=size("num_key_value_heads", heads),
-            head_dim=size("head_dim", hidden // heads), max_len=size("max_position_embeddings", 2048),
-            eps=raw.get("rms_norm_eps", 1e-6), rope_theta=rope.get("rope_theta", raw.get("rope_theta", 10000.0)),
-            rope={**rope, "rope_type": kind}, tied=raw.get("tie_word_embeddings", False),
-            attention_bias=raw.get("attention_bias", False), mlp_bias=raw.get("mlp_bias", False),
-            dtype=DTYPES[dtype], eos=frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos), sampling=sampling)
-        if config.heads % config.kv_heads or config.head_dim % 8 or config.head_dim > 256:
-            raise InputError(f"{path}: {config.heads} heads over {config.kv_heads} KV heads of size {config.head_dim} are not "
-                             "supported, expected whole groups and a head size that is a multiple of 8 up to 256")
-        return config
-
-    @property
-    def parameters(self):
-        attention = self.hidden * self.head_dim * (self.heads + self.kv_heads) * 2
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.vocab * self.hidden * (1 if self.tied else 2) + self.layers * layer + self.hidden
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    eos = wishes.get("eos_token_id", raw.get("eos_token_id"))
+    c = SimpleNamespace(
+        vocab=size("vocab_size"), hidden=hidden, intermediate=size("intermediate_size"), layers=size("num_hidden_layers"),
+        heads=heads, kv_heads=size("num_key_value_heads", heads), head_dim=size("head_dim", hidden // heads),
+        max_len=size("max_position_embeddings", 2048), eps=raw.get("rms_norm_eps", 1e-6),
+        rope={"rope_theta": raw.get("rope_theta", 10000.0), **rope, "rope_type": kind}, tied=raw.get("tie_word_embeddings", False),
+        attention_bias=raw.get("attention_bias", False), mlp_bias=raw.get("mlp_bias", False), dtype=DTYPES[dtype],
+        eos=frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos),
+        sampling={name: wishes[name] for name in ("temperature", "top_k", "top_p") if wishes.get("do_sample") and name in wishes})
+    require(c.heads % c.kv_heads == 0 and c.head_dim % 8 == 0 and c.head_dim <= 256,
+            f"{c.heads} heads over {c.kv_heads} KV heads of size {c.head_dim} are not supported, expected whole groups and a head "
+            "size that is a multiple of 8 up to 256")
+    attention = 2 * c.hidden * c.head_dim * (c.heads + c.kv_heads)
+    c.parameters = (c.vocab * c.hidden * (1 if c.tied else 2) + c.hidden
+                    + c.layers * (attention + 3 * c.hidden * c.intermediate + 2 * c.hidden))
+    return c
 
 
 def rope_table(config, length, dtype):
     """[length, head_dim]: the cosines, then the sines, of every position; computed once, when the model is loaded."""
-    frequency = config.rope_theta ** -(torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
     rope = config.rope
-    try:
-        if rope["rope_type"] == "linear":
-            frequency /= rope["factor"]
-        if rope["rope_type"] == "llama3":
-            # Long waves are slowed by the factor, short ones kept, those between blended.
-            low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-            turns = rope.get("original_max_position_embeddings", config.max_len) * frequency / (2 * math.pi)
-            keep = ((turns - low) / (high - low)).clamp(0, 1)
-            frequency = keep * frequency + (1 - keep) * frequency / rope["factor"]
-    except KeyError as error:
-        raise InputError(f"config.json: rope scaling {rope['rope_type']} lacks {error}") from None
+    frequency = rope["rope_theta"] ** -(torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
+    if rope["rope_type"] == "linear":
+        frequency /= rope["factor"]
+    if rope["rope_type"] == "llama3":       # long waves are slowed by the factor, short ones kept, those between blended
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope.get("original_max_position_embeddings", config.max_len) * frequency / (2 * math.pi)
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
+        frequency = keep * frequency + (1 - keep) * frequency / rope["factor"]
     angle = torch.arange(length, dtype=torch.float32)[:, None] * frequency
     return torch.cat((angle.cos(), angle.sin()), dim=1).to(dtype)
 
 
-class Weights:
-    """The tensors of a folder's safetensors file or files, by name."""
-
-    def __init__(self, folder):
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            self.file_of = {name: folder / Path(file).name for name, file in read_json(index).get("weight_map", {}).items()}
-            files = sorted(set(self.file_of.values()))
-        else:
-            files = [folder / "model.safetensors"]
-        self.open = {}
-        for file in files:
-            if not file.exists():
-                raise InputError(f"{file} is missing; weights are read from model.safetensors or the files its index names")
-            try:
-                self.open[file] = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{file} is not a readable safetensors file: {error}") from None
-        if not index.exists():
-            self.file_of = dict.fromkeys(self.open[files[0]].keys(), files[0])
-
-    def stack(self, shapes, dtype, device):
-        """The named tensors, each checked against its shape, one below the other in one tensor."""
-        rows = sum(shape[0] for shape in shapes.values())
-        stacked = torch.empty(rows, *next(iter(shapes.values()))[1:], dtype=dtype, device=device)
-        parts = stacked.split([shape[0] for shape in shapes.values()])
-        for (name, shape), part in zip(shapes.items(), parts):
-            try:
-                tensor = self.open[self.file_of[name]].get_tensor(name)
-            except (KeyError, SafetensorError):
-                raise InputError(f"the checkpoint lacks the tensor {name}") from None
-            if tuple(tensor.shape) != shape or tensor.dtype not in DTYPES.values():
-                raise InputError(f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, "
-                                 f"expected float32, float16 or bfloat16 {list(shape)}")
-            part.copy_(tensor)
-        return stacked
-
-
-class KVCache:
-    """Keys and values of all layers in pages of `page_size` tokens. Page 0 is scratch for padding."""
-
-    def __init__(self, config, pages, page_size, dtype, device):
-        size = pages * page_size * self.bytes_per_token(config, dtype)
-        if size > free_bytes(device):
-            raise InputError(f"too little memory for the KV cache: {pages * page_size} tokens take {gib(size)}, "
-                             f"{device} has {gib(free_bytes(device))} free")
-        shape = (config.layers, 2, pages, page_size, config.kv_heads, config.head_dim)
-        self.layers = torch.empty(shape, dtype=dtype, device=device)
-        self.pages, self.page_size = pages, page_size
-
-    @staticmethod
-    def bytes_per_token(config, dtype):
-        return config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
+def open_weights(folder):
+    """{name of a tensor: the open safetensors file that holds it}"""
+    index = folder / "model.safetensors.index.json"
+    files = sorted(set(read_json(index).get("weight_map", {}).values())) if index.exists() else ["model.safetensors"]
+    holder = {}
+    for file in (folder / Path(name).name for name in files):
+        if not file.exists():
+            raise InputError(f"{file} is missing; weights are read from model.safetensors or the files its index names")
+        try:
+            opened = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file} is not a readable safetensors file: {error}") from None
+        holder |= dict.fromkeys(opened.keys(), opened)
+    return holder
 
 
 @dataclass
@@ -216,17 +147,28 @@ class Batch:
 class Model:
     def __init__(self, folder, device="cpu", dtype=None, max_len=None):
         """`max_len` shortens the rotary table of a model with a very long context."""
-        self.config = c = Config.load(Path(folder))
+        self.config = c = read_config(Path(folder))
         self.device, self.dtype = torch.device(device), dtype or c.dtype
         self.max_len = min(max_len or c.max_len, c.max_len)
-        weights = Weights(Path(folder))
-        need = c.parameters * self.dtype.itemsize
-        if need > free_bytes(self.device):
-            raise InputError(f"too little memory for the weights: they take {gib(need)}, "
-                             f"{self.device} has {gib(free_bytes(self.device))} free")
+        self.cache_bytes = 2 * c.layers * c.kv_heads * c.head_dim * self.dtype.itemsize     # of one token
+        files = open_weights(Path(folder))
+        need, free = c.parameters * self.dtype.itemsize, free_bytes(self.device)
+        if need > free:
+            raise InputError(f"too little memory for the weights: they take {gib(need)}, {self.device} has {gib(free)} free")
 
         def stack(shapes):
-            return weights.stack(shapes, self.dtype, self.device)
+            """The named tensors, each checked against its shape, one below the other in one tensor."""
+            sizes = [shape[0] for shape in shapes.values()]
+            stacked = torch.empty(sum(sizes), *next(iter(shapes.values()))[1:], dtype=self.dtype, device=self.device)
+            for (name, shape), part in zip(shapes.items(), stacked.split(sizes)):
+                if name not in files:
+                    raise InputError(f"the checkpoint lacks the tensor {name}")
+                tensor = files[name].get_tensor(name)
+                if tuple(tensor.shape) != shape or tensor.dtype not in DTYPES.values():
+                    raise InputError(f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, "
+                                     f"expected float32, float16 or bfloat16 {list(shape)}")
+                part.copy_(tensor)
+            return stacked
 
         def projection(prefix, sizes, inputs, bias):
             """A weight and its bias; projections of the same input are stacked into one."""
@@ -249,6 +191,11 @@ class Model:
                 gate_up=projection(mlp, {"gate": c.intermediate, "up": c.intermediate}, c.hidden, c.mlp_bias),
                 down=projection(mlp, {"down": c.hidden}, c.intermediate, c.mlp_bias)))
 
+    def new_cache(self, pages, page_size):
+        """Room for the keys and values of all layers, in pages of `page_size` tokens."""
+        c = self.config
+        return torch.empty(c.layers, 2, pages, page_size, c.kv_heads, c.head_dim, dtype=self.dtype, device=self.device)
+
     @torch.inference_mode()
     def forward(self, batch, cache):
         """Logits [r, vocab] of the wanted tokens; keys and values of all new tokens go into the cache."""
@@ -256,7 +203,7 @@ class Model:
         next_norms = [layer.attention_norm for layer in self.layers[1:]] + [self.final_norm]
         residual = self.embedding[batch.tokens]
         x = rmsnorm(residual, self.layers[0].attention_norm, c.eps)
-        for layer, next_norm, (keys, values) in zip(self.layers, next_norms, cache.layers):
+        for layer, next_norm, (keys, values) in zip(self.layers, next_norms, cache):
             qkv = linear(x, *layer.qkv).view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
             q, k, v = qkv.split([c.heads, c.kv_heads, c.kv_heads], dim=1)
             rotary_embedding(batch.positions, q, k, c.head_dim, self.rope)

@@ -28,6 +28,12 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+def positive(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return int(text)
+
+
 def parse(argv):
     parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
@@ -41,91 +47,81 @@ def parse(argv):
     add("--top-p", type=float, help="draw from the likeliest tokens that sum to p; unset as above")
     add("--seed", type=int, default=0, help="of the first prompt; the next one takes the next seed")
     add("--ignore-eos", action="store_true", help="do not stop at the end-of-text token")
-    add("--device", choices=["cpu", "cuda"], help="unset: cuda where there is one, otherwise cpu")
+    add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
     add("--dtype", choices=DTYPES, help="unset: that of the checkpoint")
-    add("--max-batch", type=int, default=32, help="requests that run at once")
-    add("--prefill-chunk", type=int, default=2048, help="prompt tokens in one forward pass")
-    add("--page-size", type=int, default=16, help="tokens in a page of the KV cache")
-    add("--kv-tokens", type=int, help="limit of the KV cache; unset: what the prompts need, within free memory")
+    add("--max-batch", type=positive, default=32, help="requests that run at once")
+    add("--prefill-chunk", type=positive, default=2048, help="prompt tokens in one forward pass")
+    add("--page-size", type=positive, default=16, help="tokens in a page of the KV cache")
+    add("--kv-tokens", type=positive, help="limit of the KV cache; unset: what the prompts need, within free memory")
     add("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args(argv)
-    for name in ("max_batch", "prefill_chunk", "page_size", "kv_tokens"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, but torch finds no CUDA device here")
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return args
 
 
 def read_prompts(args):
-    """[(text, what this request alone sets)]"""
-    prompts = [(text, {}) for text in args.prompt]
-    if args.prompt_file:
+    """[{"prompt": text, and what this request alone sets}]"""
+    prompts, path = [{"prompt": text} for text in args.prompt], args.prompt_file
+    if not path:
+        return prompts or [{"prompt": text} for text in PROMPTS]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            lines = args.prompt_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {args.prompt_file}: {error}") from None
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            own = {"prompt": line}
-            if args.prompt_file.suffix == ".jsonl":
-                try:
-                    own = json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{args.prompt_file}, line {number} is not valid JSON: {error}") from None
-            if not isinstance(own, dict) or not isinstance(own.get("prompt"), str) or own.keys() - LIMITS - {"prompt"}:
-                raise InputError(f"{args.prompt_file}, line {number}: expected an object with prompt and any of {', '.join(LIMITS)}")
-            prompts.append((own.pop("prompt"), own))
-        if not prompts:
-            raise InputError(f"{args.prompt_file} has no prompt")
-    return prompts or [(text, {}) for text in PROMPTS]
+            own = json.loads(line) if path.suffix == ".jsonl" else {"prompt": line}
+        except ValueError as error:
+            raise InputError(f"{path}, line {number} is not valid JSON: {error}") from None
+        if not isinstance(own, dict) or not isinstance(own.get("prompt"), str) or own.keys() - LIMITS - {"prompt"}:
+            raise InputError(f"{path}, line {number}: expected an object with prompt and any of {', '.join(LIMITS)}")
+        prompts.append(own)
+    if not prompts:
+        raise InputError(f"{path} has no prompt")
+    return prompts
 
 
-def make_requests(args, model, tokenizer, prompts):
-    requests, config = [], model.config
-    for number, (text, own) in enumerate(prompts):
-        values = {"max_new_tokens": args.max_new_tokens, "seed": args.seed + number, **config.sampling}
-        values |= {name: value for name in ("temperature", "top_k", "top_p") if (value := getattr(args, name)) is not None}
-        values |= own
-        for name, (kind, low, high) in LIMITS.items():
-            value = values.setdefault(name, getattr(Request, name))
-            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
-                raise InputError(f"{name} of prompt {number + 1} is {value}, expected {kind.__name__} from {low} to {high}")
-        ids = tokenizer.encode(text).ids
-        if not 0 < len(ids) < model.max_len:
-            raise InputError(f"prompt {number + 1} has {len(ids)} tokens, the model takes 1 to {model.max_len - 1}")
-        if max(ids) >= config.vocab:
-            raise InputError(f"tokenizer.json gives token {max(ids)}, the model has {config.vocab}; they do not belong together")
-        values["max_new_tokens"] = min(values["max_new_tokens"], model.max_len - len(ids))
-        requests.append(Request(ids, stop=frozenset() if args.ignore_eos else config.eos, **values))
-    return requests
+def make_request(args, model, tokenizer, number, own):
+    """The n-th request: the options, over them what this prompt sets, under them the checkpoint's own wishes."""
+    values = {**model.config.sampling, "max_new_tokens": args.max_new_tokens, "seed": args.seed + number}
+    values |= {name: getattr(args, name) for name in ("temperature", "top_k", "top_p") if getattr(args, name) is not None}
+    values |= {name: own[name] for name in own if name in LIMITS}
+    for name, value in values.items():
+        kind, low, high = LIMITS[name]
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+            raise InputError(f"{name} of prompt {number + 1} is {value}, expected {kind.__name__} from {low} to {high}")
+    ids = tokenizer.encode(own["prompt"]).ids
+    if not 0 < len(ids) < model.max_len:
+        raise InputError(f"prompt {number + 1} has {len(ids)} tokens, the model takes 1 to {model.max_len - 1}")
+    if max(ids) >= model.config.vocab:
+        raise InputError(f"tokenizer.json gives token {max(ids)}, the model has {model.config.vocab}; they do not belong together")
+    values["max_new_tokens"] = min(values["max_new_tokens"], model.max_len - len(ids))
+    return Request(ids, stop=frozenset() if args.ignore_eos else model.config.eos, **values)
 
 
 class Printer:
     """Writes the texts in the order of their prompts: the first unfinished one grows, the later ones wait."""
 
-    def __init__(self, prompts, tokenizer, requests, quiet):
-        self.tokenizer, self.requests, self.quiet = tokenizer, requests, quiet
-        self.prompts = [text for text, _ in prompts]
+    def __init__(self, prompts, requests, tokenizer, quiet):
+        self.prompts, self.requests, self.tokenizer, self.quiet = prompts, requests, tokenizer, quiet
         self.texts = [""] * len(requests)
         self.streams = [DecodeStream(ids=request.prompt, skip_special_tokens=True) for request in requests]
-        self.current, self.written = 0, -1
+        self.current, self.written = 0, 0
 
     def update(self, request):
         i = self.requests.index(request)
         self.texts[i] += self.streams[i].step(self.tokenizer, request.output[-1]) or ""
         while not self.quiet and self.current < len(self.requests):
-            if self.written < 0:
-                print(f"[{self.current + 1}] {self.prompts[self.current]}", end="")
-                self.written = 0
-            print(self.texts[self.current][self.written:], end="", flush=True)
-            self.written = len(self.texts[self.current])
+            text = f"[{self.current + 1}] {self.prompts[self.current]['prompt']}{self.texts[self.current]}"
+            print(text[self.written:], end="", flush=True)
+            self.written = len(text)
             if not self.requests[self.current].finish:
                 break
             print("\n")
-            self.current, self.written = self.current + 1, -1
+            self.current, self.written = self.current + 1, 0
 
 
 def run(args):
@@ -135,9 +131,9 @@ def run(args):
         raise InputError(f"cannot read {args.model / 'tokenizer.json'}: {error}") from None
     prompts = read_prompts(args)
     model = Model(args.model, args.device, DTYPES.get(args.dtype))
-    requests = make_requests(args, model, tokenizer, prompts)
+    requests = [make_request(args, model, tokenizer, number, own) for number, own in enumerate(prompts)]
     engine = Engine(model, requests, args.page_size, args.max_batch, args.prefill_chunk, args.kv_tokens)
-    printer = Printer(prompts, tokenizer, requests, quiet=args.json)
+    printer = Printer(prompts, requests, tokenizer, quiet=args.json)
     while engine.busy:
         for request in engine.step():
             printer.update(request)
@@ -146,9 +142,9 @@ def run(args):
               "dtype": str(model.dtype).removeprefix("torch."), "prefill": engine.prefill.report(), "decode": engine.decode.report()}
     if args.json:
         report["results"] = [
-            {"prompt": prompt, "text": text, "tokens": request.output, "finish": request.finish, "prompt_tokens": len(request.prompt),
+            {"prompt": own["prompt"], "text": text, "tokens": request.output, "finish": request.finish, "prompt_tokens": len(request.prompt),
              **{name: getattr(request, name) for name in LIMITS}}
-            for (prompt, _), text, request in zip(prompts, printer.texts, requests)]
+            for own, text, request in zip(prompts, printer.texts, requests)]
         print(json.dumps(report, indent=1))
     else:
         rates = "; ".join(f"{what} {m['tokens']} tokens in {m['seconds']:.3f} s, {m['tokens_per_second']:.0f} tokens/s"
@@ -160,14 +156,17 @@ def main(argv=None):
     try:
         run(parse(argv))
     except InputError as error:
-        print(f"run.py: error: {error}", file=sys.stderr)
-        return 2
+        message, code = error, 2
     except torch.OutOfMemoryError:
-        print("run.py: error: the GPU ran out of memory; lower --prefill-chunk, --max-batch or --kv-tokens", file=sys.stderr)
-        return 2
+        message, code = "the GPU ran out of memory; lower --prefill-chunk, --max-batch or --kv-tokens", 2
+    except (ImportError, RuntimeError) as error:        # an operator says what this machine, this build or this torch cannot do
+        message, code = str(error).partition("\n")[0], 1
     except KeyboardInterrupt:
         return 130
-    return 0
+    else:
+        return 0
+    print(f"run.py: error: {message}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -49,4 +49,19 @@ SGK_API sgk_status sgk_gelu_tanh_and_mul(const DLTensor *out, const DLTensor *in
  * f32 inside, one rounding at the end; 0 for -infinity.
  */
 SGK_API sgk_status sgk_gelu_quick(const DLTensor *out, const DLTensor *input, const sgk_exec *exec);
+
+/**
+ * output[b, i] = round(sin(v)),   output[b, dim / 2 + i] = round(cos(v)),   v = scale * input[b] * e^(-ln(max_period) * i / (dim / 2 - downscale_freq_shift))
+ *
+ * @param output                [B, dim], f32 | f16 | bf16; rows may be strided; must not overlap input
+ * @param input                 [B], f32 | f64 | f16 | bf16 | i32 | i64; any stride
+ * @param dim                   even
+ * @param flip_sin_to_cos       cosines first, then sines
+ * @param downscale_freq_shift  not dim / 2
+ * @param max_period            at least 1
+ *
+ * v is f64, or as good as that: large timesteps lose no digits.
+ */
+SGK_API sgk_status sgk_timestep_embedding(const DLTensor *output, const DLTensor *input, int64_t dim, bool flip_sin_to_cos, double downscale_freq_shift,
+                                          double scale, int64_t max_period, const sgk_exec *exec);
 #endif

@@ -8,7 +8,7 @@
  *
  * Columns from 32 W on, which have no bit, stay as they are.
  *
- * @param logits   [B, V] or [V], f32 | f16 | bf16; rows may be strided; written where masked, never read
+ * @param logits   [B, V] or [V], f32 | f16 | bf16; rows may be strided
  * @param bitmask  [B, W] or [W], i32, W at most V / 32 rounded up; rows may be strided
  * @param indices  [N], i32: rows of logits and of bitmask alike, whose numbers of rows may then differ; or NULL
  *

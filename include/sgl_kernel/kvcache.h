@@ -17,4 +17,12 @@
  */
 SGK_API sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *out_loc,
                                       const DLTensor *k, const DLTensor *v, const sgk_exec *exec);
+
+/**
+ * The same by other names: k_cache[indices[i]] = k[i], v_cache[indices[i]] = v[i].
+ *
+ * @param row_dim  the elements of a row of k, which is checked; -1: not said
+ */
+SGK_API sgk_status sgk_store_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *indices, const DLTensor *k, const DLTensor *v,
+                                   int64_t row_dim, const sgk_exec *exec);
 #endif

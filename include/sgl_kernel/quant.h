@@ -90,4 +90,28 @@ SGK_API sgk_status sgk_per_token_group_quant_8bit(const DLTensor *output_q, cons
 SGK_API sgk_status sgk_per_token_group_quant_8bit_v2(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input,
                                                      const DLTensor *masked_m, int64_t group_size, double eps, double min, double max,
                                                      bool scale_ue8m0, bool fuse_silu_and_mul, const sgk_exec *exec);
+
+/**
+ * y = round(input * weight / sqrt(mean(input ^ 2) + rms_eps)), rounded once, to the format of input; y is then quantised as by
+ * sgk_per_token_group_quant_8bit. Sums are f32, so that two devices may differ in the last bit of y.
+ *
+ * @param output_q, output_s, group_size, min, max, scale_ue8m0   as there
+ * @param input        [..., D]
+ * @param weight       [D], format of input
+ * @param rms_eps      at least 0
+ * @param quant_eps    eps of the quantiser
+ * @return as sgk_per_token_quant_fp8
+ */
+SGK_API sgk_status sgk_fused_rmsnorm_quant(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, const DLTensor *weight,
+                                           int64_t group_size, double rms_eps, double quant_eps, double min, double max, bool scale_ue8m0,
+                                           const sgk_exec *exec);
+
+/**
+ * The same of x = input + residual; residual = round(x). The norm is taken of the unrounded sum.
+ *
+ * @param residual     [..., D], format and sizes of input; read and written
+ */
+SGK_API sgk_status sgk_fused_add_rmsnorm_quant(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *residual, const DLTensor *input,
+                                               const DLTensor *weight, int64_t group_size, double rms_eps, double quant_eps, double min, double max,
+                                               bool scale_ue8m0, const sgk_exec *exec);
 #endif

@@ -19,8 +19,8 @@
  * @param head_size      elements in a head
  * @param is_neox        pairs are elements i and i + R / 2; otherwise 2 i and 2 i + 1
  *
- * T may also be two dimensions, [B, S], in query, key and positions alike. Tokens and heads of query and of key may each have strides
- * of their own.
+ * T may also be two dimensions, [B, S], in query, key and positions alike; positions may then be [B * S], too, if query has four. Tokens and
+ * heads of query and of key may each have strides of their own.
  *
  * f32 inside, one rounding at the end. A position outside of [0, P) is an error on the CPU, and on the GPU with exec->check_indices;
  * otherwise such a token is left as it is.
@@ -28,6 +28,52 @@
  */
 SGK_API sgk_status sgk_rotary_embedding(const DLTensor *query, const DLTensor *key, const DLTensor *positions,
                                         const DLTensor *cos_sin_cache, int64_t head_size, bool is_neox, const sgk_exec *exec);
+
+/**
+ * The same from query to query_out and from key to key_out; elements from R on are copied.
+ *
+ * @param query_out  shape and dtype of query; written; may be query itself
+ * @param key_out    the same for key; NULL together with key
+ *
+ * All else as above.
+ */
+SGK_API sgk_status sgk_rotary_embedding_out(const DLTensor *query_out, const DLTensor *key_out, const DLTensor *query, const DLTensor *key,
+                                            const DLTensor *positions, const DLTensor *cos_sin_cache, int64_t head_size, bool is_neox,
+                                            const sgk_exec *exec);
+
+/**
+ * The same in place by three positions of a token, of time, height and width (P. Wang et al.: Qwen2-VL, 2024): which of them pair i takes its
+ * cosine and sine from is said by sections t, h, w:
+ *
+ *     in order     time for i < t, height for i < t + h, else width
+ *     interleaved  height for i = 1, 4, 7, ... below 3 h, width for i = 2, 5, 8, ... below 3 w, else time
+ *
+ * @param positions          [3, T], or [T]: then one for all; i64 | i32; any strides
+ * @param query              [T, H * head_size] or [T, H, head_size], as above; key the same with K heads, or NULL
+ * @param mrope_section      t, h, w; may be NULL for positions [T]
+ * @param sections           how many numbers these are
+ * @param mrope_interleaved  see above
+ *
+ * All else as above.
+ */
+SGK_API sgk_status sgk_multimodal_rotary_embedding(const DLTensor *query, const DLTensor *key, const DLTensor *positions, const DLTensor *cos_sin_cache,
+                                                   int64_t head_size, const int64_t *mrope_section, size_t sections, bool mrope_interleaved, bool is_neox,
+                                                   const sgk_exec *exec);
+
+/**
+ * Rotates elements j and j + D / 2 of every head, in place, by cosines and sines that each token has to itself:
+ *
+ *     x' = round(x cos_j - y sin_j),   y' = round(y cos_(j + D / 2) + x sin_(j + D / 2))
+ *
+ * @param query  [T, H, D], f32 | f16 | bf16, D even; read and written
+ * @param key    [T, K, D], dtype of query; read and written; both may be slices of one tensor
+ * @param cos    [T, D], dtype of query or f32
+ * @param sin    [T, D], dtype of cos
+ *
+ * Rows and heads may have any strides. f32 inside, one rounding at the end.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_apply_rotary_pos_emb(const DLTensor *query, const DLTensor *key, const DLTensor *cos, const DLTensor *sin, const sgk_exec *exec);
 
 /**
  * The same rotation by a cache in f32, from q to q_rope and from k to k_rope; elements from R on are copied. With the four fused arguments
@@ -44,8 +90,8 @@ SGK_API sgk_status sgk_rotary_embedding(const DLTensor *query, const DLTensor *k
  * @param kv_cache_loc   [T], i64 | i32: a row of the buffers for each token, none twice; any stride
  * @param interleave     pairs are elements 2 i and 2 i + 1; otherwise i and i + R / 2
  *
- * Rows and heads may have any strides. f32 inside, one rounding at the end. On the CPU an index out of range is an error; on the GPU a token
- * with such a position is passed over, and one with such a place is rotated but not stored.
+ * Rows and heads may have any strides. f32 inside, one rounding at the end. An index out of range is an error on the CPU, and on the GPU with
+ * exec->check_indices; otherwise a token with such a position is passed over, and one with such a place is rotated but not stored.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_apply_rope_pos_ids_cos_sin_cache(const DLTensor *q_rope, const DLTensor *k_rope, const DLTensor *k_buffer,

@@ -23,6 +23,8 @@ from sgl_kernel.elementwise import (
     dsv4_fused_q_indexer_rope_hadamard_quant,
     dsv4_fused_q_norm_rope,
     fused_add_rmsnorm,
+    fused_add_rmsnorm_quant,
+    fused_rmsnorm_quant,
     gelu_and_mul,
     gelu_quick,
     gelu_tanh_and_mul,
@@ -31,6 +33,7 @@ from sgl_kernel.elementwise import (
     rmsnorm,
     rotary_embedding,
     silu_and_mul,
+    timestep_embedding,
 )
 from sgl_kernel.gemm import (
     linear,
@@ -49,9 +52,10 @@ from sgl_kernel.hadamard import (
     hadamard_transform_28n,
     hadamard_transform_40n,
 )
-from sgl_kernel.memory import set_kv_buffer_kernel
+from sgl_kernel.memory import set_kv_buffer_kernel, weak_ref_tensor
 from sgl_kernel.moe import apply_shuffle_mul_sum, fused_qk_norm_rope, moe_sum, moe_sum_reduce
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
+from sgl_kernel.spatial import get_sm_available
 
 
 def get_include():

@@ -228,7 +228,7 @@ def main(argv=None):
     commands.add_parser("check", help="compare every operator with its reference on this machine; options as sgk-check has them", add_help=False)
     command = commands.add_parser("bench", help="time every operator on this machine")
     command.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name contains TEXT")
-    command.add_argument("--level", action="append", default=[], metavar="LEVEL", help="ref, avx2, avx512, avx512bf16 or cuda")
+    command.add_argument("--level", action="append", default=[], metavar="LEVEL", help="ref, avx2, avx512, avx512bf16, amx, neon or cuda")
     command.add_argument("--json", metavar="FILE", help="write the results")
     command.add_argument("--plot", metavar="FILE", help="write a picture of them (needs matplotlib)")
     command.set_defaults(run=bench)

@@ -4,14 +4,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from sgl_kernel._ops import operator, provided_by, register_fake, torch
+from sgl_kernel._ops import operator, provided_by, register_decomposition, register_fake, torch
 from sgl_kernel.utils import is_arch_support_pdl
 
+_fused_rmsnorm_quant = operator("fused_rmsnorm_quant")
+_fused_add_rmsnorm_quant = operator("fused_add_rmsnorm_quant")
 _silu_and_mul = operator("silu_and_mul")
 _silu_and_mul_experts = operator("silu_and_mul_experts")
 _gelu_and_mul = operator("gelu_and_mul")
 _gelu_tanh_and_mul = operator("gelu_tanh_and_mul")
 _gelu_quick = operator("gelu_quick")
+_timestep_embedding = operator("timestep_embedding_out")
 _rotary_embedding = operator("rotary_embedding")
 _concat_mla_k = operator("concat_mla_k")
 _concat_mla_absorb_q = operator("concat_mla_absorb_q")
@@ -95,6 +98,25 @@ def _gated_output(input, out):
     return out
 
 
+@provided_by("quant")
+def fused_rmsnorm_quant(
+    input: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int, quant_eps: float,
+    fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """rmsnorm, then the first version of sgl_per_token_group_quant_8bit, in one pass. The layout of the scales is that of output_s."""
+    _fused_rmsnorm_quant(input, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
+
+
+@provided_by("quant")
+def fused_add_rmsnorm_quant(
+    input: torch.Tensor, residual: torch.Tensor, output_q: torch.Tensor, output_s: torch.Tensor, weight: torch.Tensor, group_size: int,
+    quant_eps: float, fp8_min: float, fp8_max: float, scale_ue8m0: bool, rms_eps: float = 1e-6, enable_pdl: Optional[bool] = None,
+) -> None:
+    """residual += input, then fused_rmsnorm_quant of the sum, the norm taken before it is rounded"""
+    _fused_add_rmsnorm_quant(
+        input, residual, output_q, output_s, weight, group_size, rms_eps, quant_eps, fp8_min, fp8_max, scale_ue8m0, _pdl(enable_pdl, input))
+
+
 @provided_by("act")
 def silu_and_mul(
     input: torch.Tensor, out: torch.Tensor = None, *, expert_ids: Optional[torch.Tensor] = None, expert_step: int = 1,
@@ -135,6 +157,17 @@ def gelu_quick(input: torch.Tensor, out: torch.Tensor = None) -> torch.Tensor:
     return out
 
 
+@provided_by("act")
+def timestep_embedding(
+    t: torch.Tensor, dim: int, flip_sin_to_cos: bool = False, downscale_freq_shift: float = 0.0, scale: float = 1, max_period: int = 10000,
+    dtype: torch.dtype = torch and torch.float32,
+):
+    """Rows of sines and cosines of t at dim / 2 frequencies from 1 down to 1 / max_period."""
+    output = torch.empty((t.shape[0], dim), dtype=dtype, device=t.device)
+    _timestep_embedding(output, t, dim, flip_sin_to_cos, downscale_freq_shift, scale, max_period)
+    return output
+
+
 @register_fake("silu_and_mul_cpu")
 @register_fake("gelu_and_mul_cpu")
 @register_fake("gelu_tanh_and_mul_cpu")
@@ -149,6 +182,26 @@ def rotary_embedding(
 ):
     """Rotates query and key, which may be None, in place by their positions."""
     _rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+
+
+@register_decomposition("rotary_embedding_cpu")
+def _rotary_embedding_cpu(positions, query, key, head_size, cos_sin_cache, is_neox):
+    if query.ndim == 3:                 # the one form that leaves its arguments as they are
+        query, key = query.clone(), key.clone()
+    torch.ops.sgl_kernel.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+    return query, key
+
+
+@register_decomposition("multimodal_rotary_embedding_cpu")
+def _multimodal_rotary_embedding_cpu(positions, query, key, *rest):
+    torch.ops.sgl_kernel.multimodal_rotary_embedding(positions, query, key, *rest)
+    return query, key
+
+
+@register_decomposition("apply_rotary_pos_emb_cpu")
+def _apply_rotary_pos_emb_cpu(query, key, cos, sin):
+    torch.ops.sgl_kernel.apply_rotary_pos_emb(query, key, cos, sin)
+    return query, key
 
 
 @provided_by("copy")

@@ -1,4 +1,5 @@
 #include "act.h"
+#include "act_timestep.h"
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -43,6 +44,7 @@ const sgk_kernel_table act_kernels[] = {
     SGK_KERNEL_TABLE(gelu_and_mul_builds),
     SGK_KERNEL_TABLE(gelu_tanh_and_mul_builds),
     SGK_KERNEL_TABLE(gelu_quick_builds),
+    SGK_KERNEL_TABLE(timestep_builds),
     { 0 },
 };
 

@@ -1,4 +1,5 @@
 #include <math.h>
+#include "act_timestep.h"
 #include "check/check.h"
 
 typedef sgk_status act_fn(const DLTensor *out, const DLTensor *input, const sgk_exec *exec);
@@ -182,4 +183,5 @@ void check_act(void)
             check_act_rows(&ops[o], SGK_BF16, 16384, 4096, DENSE);
             check_act_rows(&ops[o], SGK_BF16, 8192, 14336, DENSE);
         }
+    check_timestep();
 }

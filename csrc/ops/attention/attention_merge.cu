@@ -12,67 +12,95 @@
 
 #define THREADS 256
 
+/* Sums that are empty, or infinite, count for nothing. */
 struct weights {
     float a, b;
     bool  has_a, has_b;
 };
 
-/* A side that is not there is not looked at, for it may hold NaN. */
-DEVICE float merged(const weights &w, float x, float y)
-{
-    return (w.has_a ? x * w.a : 0.0f) + (w.has_b ? y * w.b : 0.0f);
-}
-
 #if PIECE == 1
 typedef T piece_t;
-DEVICE piece_t merge_piece(const weights &w, piece_t x, piece_t y)
+DEVICE piece_t sum_of(const weights &w, piece_t x, piece_t y)
 {
     T out;
-    from_f32(&out, merged(w, to_f32(x), to_f32(y)));
+    from_f32(&out, fmaf(to_f32(x), w.a, to_f32(y) * w.b));
+    return out;
+}
+DEVICE piece_t nothing(void)
+{
+    T out;
+    from_f32(&out, 0);
     return out;
 }
 #else
 typedef uint4 piece_t;
-DEVICE piece_t merge_piece(const weights &w, piece_t p, piece_t q)
+DEVICE piece_t sum_of(const weights &w, piece_t p, piece_t q)
 {
     float x[PIECE], y[PIECE];
     unpack16(x, p, (const T *)0);
     unpack16(y, q, (const T *)0);
     #pragma unroll
-    for (int i = 0; i < PIECE; ++i) x[i] = merged(w, x[i], y[i]);
+    for (int i = 0; i < PIECE; ++i) x[i] = fmaf(x[i], w.a, y[i] * w.b);
     return pack16(x, (const T *)0);
 }
+DEVICE piece_t nothing(void) { return make_uint4(0, 0, 0, 0); }
 #endif
 
+/* A side that is not there is not looked at, for it may hold NaN. */
+DEVICE piece_t merged(const weights &w, piece_t p, piece_t q)
+{
+    if (w.has_a && w.has_b) return sum_of(w, p, q);
+    return w.has_a ? p : w.has_b ? q
+                                 : nothing();
+}
+
+/* Where a row begins, in elements. */
+struct places {
+    int64_t v_merged, v_a, v_b, s_merged, s_a, s_b;
+};
+
 DEVICE int64_t place(const merge_values &v, int64_t token, int64_t head) { return token * v.token_stride + head * v.head_stride; }
+
+DEVICE places places_of(const merge_state_args &a, int64_t row)
+{
+    if (a.heads == 1) {                                 /* the usual case, without a division and with half of the products */
+        const places folded = { row * a.v_merged.token_stride, row * a.v_a.token_stride, row * a.v_b.token_stride,
+                                row * a.s_merged.token_stride, row * a.s_a.token_stride, row * a.s_b.token_stride };
+        return folded;
+    }
+    const int64_t token = a.rows >> 32 ? row / a.heads : (uint32_t)row / (uint32_t)a.heads, head = row - token * a.heads;
+    const places  apart = { place(a.v_merged, token, head), place(a.v_a, token, head), place(a.v_b, token, head),
+                            place(a.s_merged, token, head), place(a.s_a, token, head), place(a.s_b, token, head) };
+    return apart;
+}
 
 extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_constant__ merge_state_args a)
 {
     const int     lanes = 1 << a.lanes_log2, lane = threadIdx.x & (lanes - 1);
     const int64_t row = (int64_t)blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
     if (row >= a.rows) return;
-    const int64_t        token = a.rows >> 32 ? row / a.heads : (uint32_t)row / (uint32_t)a.heads, head = row - token * a.heads;
-    const piece_t *const x      = (const piece_t *)((const T *)a.v_a.data + place(a.v_a, token, head));
-    const piece_t *const y      = (const piece_t *)((const T *)a.v_b.data + place(a.v_b, token, head));
-    piece_t *const       out    = (piece_t *)((T *)a.v_merged.data + place(a.v_merged, token, head));
+    const places         at     = places_of(a, row);
+    const piece_t *const x      = (const piece_t *)((const T *)a.v_a.data + at.v_a);
+    const piece_t *const y      = (const piece_t *)((const T *)a.v_b.data + at.v_b);
+    piece_t *const       out    = (piece_t *)((T *)a.v_merged.data + at.v_merged);
     const int64_t        pieces = a.dim / PIECE;
 
     pdl_wait();
+    float   sa = ((const float *)a.s_a.data)[at.s_a], sb = ((const float *)a.s_b.data)[at.s_b];
     piece_t p, q;
     if (lane < pieces) p = x[lane], q = y[lane];
-    float sa = ((const float *)a.s_a.data)[place(a.s_a, token, head)], sb = ((const float *)a.s_b.data)[place(a.s_b, token, head)];
     if (sa == INF) sa = -INF;
     if (sb == INF) sb = -INF;
     weights w;
     w.has_a = sa != -INF, w.has_b = sb != -INF;
-    const bool  empty = !w.has_a && !w.has_b;
-    const float most  = empty ? 0.0f : fmaxf(sa, sb);
-    const float pa = a.base2 ? exp2f(sa - most) : expf(sa - most), pb = a.base2 ? exp2f(sb - most) : expf(sb - most), sum = pa + pb;
-    w.a = __fdividef(pa, sum), w.b = __fdividef(pb, sum);
 
-    if (lane < pieces) out[lane] = merge_piece(w, p, q);
-    for (int64_t c = lane + lanes; c < pieces; c += lanes) out[c] = merge_piece(w, x[c], y[c]);
-    if (lane == 0)
-        ((float *)a.s_merged.data)[place(a.s_merged, token, head)] = empty ? -INF : (a.base2 ? log2f(sum) : logf(sum)) + most;
+    /* The larger sum's exponential is 1. */
+    const float most = fmaxf(sa, sb), less = sa == most ? sb : sa, less_by = w.has_a && w.has_b ? less - most : -INF;
+    const float e = a.base2 ? exp2f(less_by) : expf(less_by), larger = __fdividef(1, 1 + e);
+    w.a = sa == most ? larger : e * larger, w.b = sa == most ? e * larger : larger;
+
+    if (lane < pieces) out[lane] = merged(w, p, q);
+    for (int64_t c = lane + lanes; c < pieces; c += lanes) out[c] = merged(w, x[c], y[c]);
+    if (lane == 0) ((float *)a.s_merged.data)[at.s_merged] = (a.base2 ? log2f(1 + e) : logf(1 + e)) + most;
     pdl_release();
 }

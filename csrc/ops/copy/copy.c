@@ -51,9 +51,7 @@ const sgk_kernel_table copy_kernels[] = {
 
 /* ---- concat ------------------------------------------------------------------------------------------------------ */
 
-enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1,
-       THREADS    = 256,
-       STEPS      = 4 };          /* the last two as in concat.cu */
+enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1 };
 
 static struct concat_part part(const DLTensor *t, bool shared, int64_t size)
 {
@@ -69,15 +67,17 @@ static bool in_pieces(const struct concat_args *a, uint64_t piece)
            0;
 }
 
-static sgk_status concat_cuda(const sgk_match *m, const struct concat_args *a, const sgk_exec *exec)
+static sgk_status concat_cuda(const sgk_match *m, struct concat_args *a, const sgk_exec *exec)
 {
     concat_build *b = concat_builds;
     while (!in_pieces(a, (uint64_t)b->piece)) ++b;
-    const int64_t each = (a->a.bytes + a->b.bytes) / b->piece, block = THREADS * STEPS;
+    const int64_t each = (a->a.bytes + a->b.bytes) / b->piece, width = each < CONCAT_THREADS ? each : CONCAT_THREADS, lines = CONCAT_THREADS / width;
     SGK_REQUIRE(each <= INT32_MAX && a->heads <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes and %lld heads, expected fewer than 2^31 pieces of %d bytes and heads",
                 m->op, (long long)(a->a.bytes + a->b.bytes), (long long)a->heads, b->piece);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { (a->rows * a->heads * each + block - 1) / block }, .block = { THREADS } };
+    a->lines = (uint32_t)lines, a->width = (uint32_t)width;
+    const int64_t    some  = CONCAT_STEPS * lines;
+    const sgk_launch shape = { .grid = { (a->rows * a->heads + some - 1) / some * ((each + width - 1) / width) }, .block = { (unsigned)(lines * width + 31) / 32 * 32 } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
@@ -184,14 +184,17 @@ static bool in_eights(const struct downcast_rows *r, int64_t dim)
     return (uintptr_t)r->x % 16 == 0 && (uintptr_t)r->out % 8 == 0 && (r->stride | r->out_stride | dim) % 8 == 0;
 }
 
-static sgk_status downcast_cuda(const sgk_match *m, const struct downcast_args *a, const sgk_exec *exec)
+static sgk_status downcast_cuda(const sgk_match *m, struct downcast_args *a, const sgk_exec *exec)
 {
+    enum { THREADS = 256,                               /* as in downcast.cu */
+           FEW     = 2048 };                            /* tokens: fewer fill the machine only with many threads a row */
     downcast_build *b = downcast_builds;
     while (b->dtype != a->dtype || (b->piece > 1 && !(in_eights(&a->rows[0], a->dim) && in_eights(&a->rows[1], a->dim)))) ++b;
-    const int64_t pieces = a->dim / b->piece;
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { a->tokens, 2 }, .block = { pieces > 128 ? 256 : pieces > 32 ? 128
-                                                                                                     : 32 } };
+    a->lanes_log2 = 5;
+    while (a->tokens < FEW && 1 << a->lanes_log2 < THREADS && 1 << a->lanes_log2 < a->dim / b->piece) ++a->lanes_log2;
+    const int64_t    each  = THREADS >> a->lanes_log2;
+    const sgk_launch shape = { .grid = { (a->tokens + each - 1) / each, 2 }, .block = { THREADS } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
@@ -225,7 +228,7 @@ sgk_status sgk_downcast_fp8(const DLTensor *k_out, const DLTensor *v_out, const 
     SGK_REQUIRE(mult >= 0 && mult <= INT32_MAX && offset >= INT32_MIN && offset <= INT32_MAX, SGK_BAD_ARG, "%s: mult is %lld and offset %lld, expected 32-bit numbers, mult not negative",
                 m.op, (long long)mult, (long long)offset);
     SGK_TRY(sgk_match_done(&m));
-    const struct downcast_args a = {
+    struct downcast_args a = {
         .rows     = { downcast_rows_of(k_out, k, k_scale), downcast_rows_of(v_out, v, v_scale) },
         .loc      = sgk_data(loc),
         .tokens   = SGK_DIM(&m, 'S'),

@@ -13,7 +13,10 @@ struct concat_args {
     int64_t            row_stride, head_stride;         /* of out */
     struct concat_part a, b;
     int64_t            rows, heads;
+    uint32_t           lines, width;                    /* GPU: a block's heads, and its pieces of each */
 };
+enum { CONCAT_THREADS = 256,
+       CONCAT_STEPS   = 2 };                            /* pieces a thread has in flight */
 
 /* Values that travel as a kernel argument; 4 KiB of those fit every launch. */
 #ifndef VALUES
@@ -38,6 +41,7 @@ struct downcast_args {
     int64_t              tokens, places, dim, mult, offset;      /* dim: elements of a row */
     sgk_dtype            dtype;
     int32_t              wide_loc;
+    int32_t              lanes_log2;                             /* GPU: 2^lanes_log2 threads share a row */
 };
 
 #endif

@@ -7,14 +7,20 @@
 
 #define THREADS 128
 
-DEVICE void load8(float v[8], const bf16 *p, bool pieces)
+/* 16 bytes as they lie in memory: eight bf16, or four f32. Nothing waits for them before they are unpacked. */
+DEVICE uint4 fetch(const bf16 *p, bool pieces)
 {
-    if (pieces) {
-        unpack16(v, *(const uint4 *)p, p);
-        return;
-    }
+    if (pieces) return *(const uint4 *)p;
+    uint32_t w[4];
     #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] = to_f32(p[i]);
+    for (int i = 0; i < 4; ++i) w[i] = p[2 * i].bits | (uint32_t)p[2 * i + 1].bits << 16;
+    return make_uint4(w[0], w[1], w[2], w[3]);
+}
+
+DEVICE uint4 fetch(const float *p, bool pieces)
+{
+    if (pieces) return *(const uint4 *)p;
+    return make_uint4(__float_as_uint(p[0]), __float_as_uint(p[1]), __float_as_uint(p[2]), __float_as_uint(p[3]));
 }
 
 DEVICE void store8(bf16 *p, const float v[8], bool pieces)
@@ -34,21 +40,20 @@ DEVICE int64_t position_of(const dsv4_rope &r, int64_t token)
     return position >= 0 && position < r.max_position ? position : -1;
 }
 
-/* Piece `lane` of the eight that rotate. */
-DEVICE void load_turns(float f[8], const dsv4_rope &r, int64_t position, int lane, bool pieces)
+/* What piece `lane` of the eight that rotate is multiplied by. */
+struct turns { uint4 lo, hi; };
+
+DEVICE turns fetch_turns(const dsv4_rope &r, int64_t position, int lane, bool pieces)
 {
-    const float *p = r.freqs + position * r.freqs_stride + 8 * lane;
-    if (pieces) {
-        unpack16(f, ((const uint4 *)p)[0], p);
-        unpack16(f + 4, ((const uint4 *)p)[1], p);
-        return;
-    }
-    #pragma unroll
-    for (int i = 0; i < 8; ++i) f[i] = p[i];
+    const float *p = r.freqs + (position < 0 ? 0 : position) * r.freqs_stride + 8 * lane;
+    return { fetch(p, pieces), fetch(p + 4, pieces) };
 }
 
-DEVICE void rotate8(float v[8], const float f[8])
+DEVICE void rotate8(float v[8], turns t)
 {
+    float f[8];
+    unpack16(f, t.lo, (const f32 *)0);
+    unpack16(f + 4, t.hi, (const f32 *)0);
     #pragma unroll
     for (int i = 0; i < 8; i += 2) {
         const float re = v[i], im = v[i + 1];

@@ -18,12 +18,13 @@ static check_tensor *positions_of(sgk_dtype dtype, int64_t tokens)
     return t;
 }
 
-/* What is unaligned, if anything. */
+/* What is unaligned, if anything; DENSE: nothing, and rows have no gaps, as in a real call. */
 typedef enum { NOTHING,
                HEADS,
                FREQS,
-               OUTPUT } misplaced;
-static const char *const misplaced_names[] = { "", "_unaligned", "_unaligned_freqs", "_unaligned_output" };
+               OUTPUT,
+               DENSE } misplaced;
+static const char *const misplaced_names[] = { "", "_unaligned", "_unaligned_freqs", "_unaligned_output", "_dense" };
 
 static void check_q(int64_t tokens, int64_t heads, int64_t dim, bool in_place, misplaced what)
 {
@@ -103,8 +104,15 @@ static void check_k(int64_t tokens, int64_t page_size, misplaced what)
 static void check_indexer(int64_t tokens, int64_t heads, sgk_dtype format, misplaced what)
 {
     if (!check_case("dsv4_fused_q_indexer_rope_hadamard_quant_%s_%lldx%lld%s", check_dtype(format), (long long)tokens, (long long)heads, misplaced_names[what])) return;
-    check_tensor *q = check_input(SGK_BF16, 3, tokens, heads, (int64_t)DSV4_INDEXER), *weight = check_input(SGK_BF16, 2, tokens, heads);
-    check_tensor *codes = check_output(format, 3, tokens, heads, (int64_t)DSV4_INDEXER), *weights_out = check_output(SGK_F32, 3, tokens, heads, (int64_t)1);
+    const int64_t dim = DSV4_INDEXER;
+    check_tensor *q, *weight, *codes, *weights_out;
+    if (what == DENSE) {
+        q = check_input_dense(SGK_BF16, 3, tokens, heads, dim), weight = check_input_dense(SGK_BF16, 2, tokens, heads);
+        codes = check_output_dense(format, 3, tokens, heads, dim), weights_out = check_output_dense(SGK_F32, 3, tokens, heads, (int64_t)1);
+    } else {
+        q = check_input(SGK_BF16, 3, tokens, heads, dim), weight = check_input(SGK_BF16, 2, tokens, heads);
+        codes = check_output(format, 3, tokens, heads, dim), weights_out = check_output(SGK_F32, 3, tokens, heads, (int64_t)1);
+    }
     check_tensor *freqs_cis = freqs(what == FREQS), *positions = positions_of(SGK_I32, tokens);
     for (int64_t i = 0; tokens > 1 && i < DSV4_INDEXER; ++i) check_set(q, i, 0);
     if (what == HEADS) check_unaligned(q);
@@ -184,12 +192,12 @@ void check_dsv4(void)
     if (!check_small) check_indexer(check_int(10, 40), 64, SGK_E4M3, NOTHING);
     check_out_of_range();
     if (check_benching) {
-        check_q(64, 64, 128, false, NOTHING);
-        check_q(4096, 64, 128, false, NOTHING);
-        check_q(2048, 128, 192, false, NOTHING);
-        check_k(64, 64, NOTHING);
-        check_k(65536, 64, NOTHING);
-        check_indexer(64, 64, SGK_E4M3, NOTHING);
-        check_indexer(4096, 64, SGK_E4M3, NOTHING);
+        check_q(64, 64, 128, false, DENSE);
+        check_q(4096, 64, 128, false, DENSE);
+        check_q(2048, 128, 192, false, DENSE);
+        check_k(64, 64, DENSE);
+        check_k(65536, 64, DENSE);
+        check_indexer(64, 64, SGK_E4M3, DENSE);
+        check_indexer(4096, 64, SGK_E4M3, DENSE);
     }
 }

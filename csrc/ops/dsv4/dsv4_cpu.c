@@ -46,20 +46,21 @@ SGK_INLINE float amax_of(const float *x, int64_t n)
     return vf_most(most);
 }
 
-/* Codes of v * by. The compiler makes lanes of it: no branches, integers as wide as the floats. From 2^-6 on the fraction is cut with a
- * carry; below it the last bit of v + 2^14 is the least e4m3. */
-SGK_INLINE void encode(uint8_t *q, const float *x, int n, float by)
+/* Codes of x * by, n a multiple of VF up to DSV4_INDEXER; x is overwritten. From 2^-6 on the fraction is cut with a carry; below it the last bit
+ * of v + 2^14 is the least e4m3. Of the second loop, integers without branches, the compiler makes lanes. */
+SGK_INLINE void encode(uint8_t *q, float *x, int n, float by)
 {
+    float small[DSV4_INDEXER];
+    for (int i = 0; i < n; i += VF) {                   /* NaN, the second operand, stays */
+        const vf v = vf_min(vf_set(DSV4_MOST), vf_max(vf_set(-DSV4_MOST), vf_mul(vf_load_f32(x + i), vf_set(by))));
+        vf_store_f32(x + i, v);
+        vf_store_f32(small + i, vf_add(vf_max(v, vf_sub(vf_zero(), v)), vf_set(16384)));
+    }
     for (int i = 0; i < n; ++i) {
-        float v          = x[i] * by;
-        v                = v > DSV4_MOST ? DSV4_MOST : v < -DSV4_MOST ? -DSV4_MOST
-                                                                      : v;
-        const uint32_t u = f32_bits(v), magnitude = u & 0x7fffffff;
-        const uint32_t normal = (magnitude + (magnitude >> 20 & 1) + 0x7ffffu - (120u << 23)) >> 20;
-        const uint32_t small  = f32_bits(f32_from_bits(magnitude) + 16384.0f) & 0xff;
-        const uint32_t code   = magnitude > 0x7f800000 ? 0x7f : magnitude < 0x3c800000 ? small
-                                                                                       : normal;
-        q[i]                  = (uint8_t)(code | (magnitude > 0x7f800000 ? 0 : u >> 24 & 0x80));
+        const int32_t u = (int32_t)f32_bits(x[i]), magnitude = u & 0x7fffffff;
+        const int32_t normal = (magnitude + (magnitude >> 20 & 1) + 0x7ffff - (120 << 23)) >> 20;
+        const int32_t code   = ((magnitude < 0x3c800000 ? (int32_t)f32_bits(small[i]) : normal) & 0x7f) | (u >> 24 & 0x80);
+        q[i]                 = (uint8_t)(magnitude > 0x7f800000 ? 0x7f : code);
     }
 }
 
@@ -110,7 +111,7 @@ void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
     float                           x[DSV4_INDEXER];
     turns                           r;
     lane_matrix                     matrix;
-    lane_matrix_make(&matrix, VF);
+    lane_matrix_make(&matrix);
     for (int64_t t = begin; t < end; ++t) {
         turns_make(&r, &a->rope, t);
         for (int64_t h = 0; h < a->heads; ++h) {

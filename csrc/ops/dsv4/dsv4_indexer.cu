@@ -16,12 +16,13 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_indexer(const __grid_
     pdl_wait();
     const int64_t position = position_of(a.rope, at.token);
     const float   weight   = to_f32(((const bf16 *)a.weight)[at.token * a.weight_token + at.head * a.weight_head]);
-    float         v[16], turns[8], amax = 0;
-    load8(v, x + 8 * lane, a.pieces);
-    load8(v + 8, x + 64 + 8 * lane, a.pieces);
-    load_turns(turns, a.rope, position < 0 ? 0 : position, lane, a.pieces);
-    rotate8(v + 8, turns);
+    const uint4   lo = fetch(x + 8 * lane, a.pieces), hi = fetch(x + 64 + 8 * lane, a.pieces);
+    const turns   t = fetch_turns(a.rope, position, lane, a.pieces);
 
+    float v[16], amax = 0;
+    unpack16(v, lo, x);
+    unpack16(v + 8, hi, x);
+    rotate8(v + 8, t);
     butterflies(v, 16, 1, 16);
     lane_butterflies(v, 16, 1, 8);
     #pragma unroll

@@ -13,17 +13,21 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
 
     pdl_wait();
     const int64_t position = position_of(a.rope, token), place = load_index(a.places, token * a.place_stride, a.places_wide);
-    float         v[2][8], g[2][8], turns[8], sum = 0;
+    uint4         raw[2], weights[2];
     #pragma unroll
     for (int s = 0; s < 2; ++s) {
-        load8(v[s], x + 8 * (lane + 32 * s), a.pieces);
-        load8(g[s], w + 8 * (lane + 32 * s), a.pieces);
+        raw[s]     = fetch(x + 8 * (lane + 32 * s), a.pieces);
+        weights[s] = fetch(w + 8 * (lane + 32 * s), a.pieces);
     }
-    load_turns(turns, a.rope, position < 0 ? 0 : position, lane % 8, a.pieces);
+    const turns t = fetch_turns(a.rope, position, lane % 8, a.pieces);
+
+    float v[2][8], sum = 0;
     #pragma unroll
-    for (int s = 0; s < 2; ++s)
+    for (int s = 0; s < 2; ++s) {
+        unpack16(v[s], raw[s], x);
         #pragma unroll
         for (int i = 0; i < 8; ++i) sum += v[s][i] * v[s][i];
+    }
     sum = team_sum(sum);
     sum += __shfl_xor_sync(~0u, sum, 8);
     sum += __shfl_xor_sync(~0u, sum, 16);
@@ -31,9 +35,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
     float       amax[2] = { 0, 0 };
     #pragma unroll
     for (int s = 0; s < 2; ++s) {
+        float g[8];
+        unpack16(g, weights[s], w);
         #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            v[s][i] *= scale * g[s][i];
+            v[s][i] *= scale * g[i];
             amax[s] = fmaxf(amax[s], fabsf(v[s][i]));
         }
         amax[s] = team_max(amax[s]);
@@ -48,7 +54,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
     for (int s = 0; s < 2; ++s) {
         const int piece = lane + 32 * s;
         if (piece >= DSV4_K_CODES / 8) {
-            rotate8(v[s], turns);
+            rotate8(v[s], t);
             if (a.pieces) {
                 *(uint4 *)(bytes + DSV4_K_CODES + 16 * (piece - DSV4_K_CODES / 8)) = pack16(v[s], (const bf16 *)0);
             } else {

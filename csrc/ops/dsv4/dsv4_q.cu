@@ -18,14 +18,18 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_consta
 
     pdl_wait();
     const int64_t position = position_of(a.rope, at.token);
-    float         v[PIECES][8], turns[8], sum = 0;
+    uint4         raw[PIECES];
     #pragma unroll
-    for (int s = 0; s < PIECES; ++s) load8(v[s], x + 8 * (lane + 8 * s), a.pieces);
-    load_turns(turns, a.rope, position < 0 ? 0 : position, lane, a.pieces);
+    for (int s = 0; s < PIECES; ++s) raw[s] = fetch(x + 8 * (lane + 8 * s), a.pieces);
+    const turns t = fetch_turns(a.rope, position, lane, a.pieces);
+
+    float v[PIECES][8], sum = 0;
     #pragma unroll
-    for (int s = 0; s < PIECES; ++s)
+    for (int s = 0; s < PIECES; ++s) {
+        unpack16(v[s], raw[s], x);
         #pragma unroll
         for (int i = 0; i < 8; ++i) sum += v[s][i] * v[s][i];
+    }
     const float scale = rsqrtf(team_sum(sum) / (float)DIM + a.eps);
     #pragma unroll
     for (int s = 0; s < PIECES; ++s)
@@ -38,7 +42,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_consta
         from_f32(&rounded, v[PIECES - 1][i]);
         v[PIECES - 1][i] = to_f32(rounded);
     }
-    rotate8(v[PIECES - 1], turns);
+    rotate8(v[PIECES - 1], t);
     if (live && position >= 0) {
         bf16 *y = (bf16 *)a.output + at.token * a.output_token + at.head * a.output_head;
         #pragma unroll

@@ -2,12 +2,14 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "cuda/tensor_map.h"
 #include "sgl_kernel/gemm.h"
 
 SGK_CPU_DECL(linear);
-static const sgk_cpu_impl linear_cpu[] = SGK_CPU_IMPLS(linear);
+SGK_CPU_DECL_AMX(linear);
+static const sgk_cpu_impl linear_cpu[] = SGK_CPU_IMPLS(linear), linear_tiles_cpu[] = SGK_CPU_IMPLS_AMX(linear);
 
-/* Every build of the three kernels. */
+/* Every build of the four kernels. */
 /* clang-format off */
 #define VECTOR(type, dtype, rows) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows, SGK_GENERAL), dtype, rows }
@@ -31,6 +33,24 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     MMAS("f16", SGK_F16), MMAS("bf16", SGK_BF16),
 };
 
+/* The macros are explained in the kernel. 64 x `groups` x `blocks` rows are the first operand's side of the tile, `bn` the second's. */
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs)                                                               \
+    { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks    \
+                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs, SGK_ARCH_90A), dtype, swap, groups, 64 * groups * blocks, bn, stages, slabs }
+#define WGMMAS(type, dtype)                    \
+    WGMMA(type, dtype, 0, 2, 1, 256,  4, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 224,  4, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 192,  4, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 160,  5, 1),   \
+    WGMMA(type, dtype, 1, 2, 2, 128,  4, 1),   \
+    WGMMA(type, dtype, 1, 2, 1, 128,  6, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  64,  8, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  32, 10, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  16, 12, 1)
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int groups, rows, bn, stages, slabs; } wgmma_builds[] = {
+    WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
+};
+
 /* The last row of a format takes any strides, addresses and K. */
 #define SIMT(type, dtype, pieces) \
     { SGK_KERNEL("gemm/gemm_simt.cu", "linear_simt", "-DT=" type " -DPIECES=" #pieces, SGK_GENERAL), dtype, pieces }
@@ -39,7 +59,7 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 };
 /* clang-format on */
 
-const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
+const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
 
 static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -52,7 +72,9 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
 {
     struct linear_cpu_args cpu     = { .a = *a, .row_blocks = ceil_div(a->rows, LINEAR_BLOCK_ROWS) };
     const int64_t          threads = sgk_num_threads(exec), weights = a->columns * (a->depth + 1);
-    const bool             few   = a->rows <= LINEAR_FEW_ROWS;
+    /* AMX adds in another order than few rows are added in. */
+    const bool tiles = a->dtype == SGK_BF16 && a->rows > LINEAR_FEW_TILES && sgk_cpu_has_amx() && !sgk_exec_batch_invariant(exec);
+    const bool few   = a->rows <= LINEAR_FEW_ROWS && !tiles;
     const int64_t          worth = 1 + weights * sgk_dtype_size(a->dtype) / LINEAR_GRAIN_BYTES;
     if (few) {
         cpu.parts = least(least(threads, ceil_div(a->columns, 16)), a->rows == 1 ? worth : 1 + 2 * a->rows * weights / LINEAR_GRAIN_OPERATIONS);
@@ -64,8 +86,8 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     sgk_scratch scratch;
     SGK_TRY(sgk_scratch_get(&scratch, op, few ? 0 : (size_t)cpu.parts * LINEAR_SCRATCH, device, exec));
     if (scratch.query_only) return SGK_OK;
-    cpu.scratch             = scratch.memory;
-    const sgk_status status = sgk_cpu_run(op, linear_cpu, &cpu, cpu.parts, 1, exec);
+    cpu.scratch = scratch.memory;
+    const sgk_status status = sgk_cpu_run(op, tiles ? linear_tiles_cpu : linear_cpu, &cpu, cpu.parts, 1, exec);
     sgk_scratch_put(&scratch);
     return status;
 }
@@ -107,6 +129,100 @@ static struct mma_build *choose_mma(const struct linear_args *a, bool batch_inva
     return best;
 }
 
+/* ---- sm_90a ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    struct wgmma_build *build;
+    int                 cast, split;
+} wgmma_plan;
+
+/* What the form for sm_90a reads and writes: rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
+static bool wgmma_takes(const struct linear_args *a)
+{
+    const int64_t most = INT32_MAX - 4096;
+    return a->dtype != SGK_F32 && a->depth > 0 && a->columns % 8 == 0 && a->rows < most && a->columns < most && a->depth < most &&
+           ceil_div(a->rows, 64) * ceil_div(a->columns, 16) < most && ceil_div(a->rows, 16) * ceil_div(a->columns, 64) < most &&
+           (a->rows == 1 || a->input_stride >= a->depth) && (a->columns == 1 || a->weight_stride >= a->depth);
+}
+
+/* The tensor of `rows` rows, in boxes of `width` x `height` elements; a row alone has any stride. */
+static sgk_tensor_map wgmma_map(sgk_dtype dtype, const void *data, int64_t columns, int64_t rows, int64_t stride, int width, int height)
+{
+    return (sgk_tensor_map){
+        .dtype     = dtype,
+        .rank      = 2,
+        .data      = data,
+        .size      = { columns, rows },
+        .stride    = { 1, rows == 1 ? columns : stride },
+        .box       = { width, height },
+        .swizzle   = width == 64 ? SGK_SWIZZLE_128 : SGK_SWIZZLE_64,
+        .promotion = SGK_PROMOTE_256,
+    };
+}
+
+static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const char *why, int ordinal, int multiprocessors, const sgk_exec *exec,
+                               const struct linear_args *a)
+{
+    const struct wgmma_build *b     = plan->build;
+    const int                 cast = plan->cast, blocks = cast * plan->split, chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32 : 16;
+    const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
+    struct linear_wgmma_args  w     = {
+        .l            = *a,
+        .first_tiles  = (int32_t)ceil_div(first, (int64_t)b->rows * cast),
+        .second_tiles = (int32_t)ceil_div(second, b->bn),
+        .band         = 8 / cast,
+        .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs),
+        .cast         = cast,
+        .split        = plan->split,
+        .by_tma       = a->out_dtype == a->dtype && sgk_in_pieces(a->out, a->out_stride, a->dtype) && (a->rows == 1 || a->out_stride >= a->columns),
+    };
+    const sgk_tensor_map input  = wgmma_map(a->dtype, a->input, a->depth, a->rows, a->input_stride, LINEAR_WGMMA_DEPTH, b->swap ? b->bn / cast : b->rows);
+    const sgk_tensor_map weight = wgmma_map(a->dtype, a->weight, a->depth, a->columns, a->weight_stride, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn / cast);
+    const sgk_tensor_map out    = wgmma_map(a->dtype, a->out, a->columns, a->rows, a->out_stride, b->swap ? 64 : chunk, b->swap ? chunk : 64);
+    SGK_TRY(sgk_cuda_tensor_map(op, "input", &input, b->swap ? &w.second : &w.first));
+    SGK_TRY(sgk_cuda_tensor_map(op, "weight", &weight, b->swap ? &w.first : &w.second));
+    if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(op, "out", &out, &w.result));
+
+    /* A cluster that splits K has one tile; others walk through theirs. The last KiB aligns the slabs. */
+    const int64_t    clusters = (int64_t)w.first_tiles * w.second_tiles, at_once = multiprocessors / blocks;
+    const sgk_launch shape    = {
+        .grid          = { (plan->split > 1 ? clusters : least(clusters, at_once)) * blocks },
+        .block         = { 128u * (unsigned)(b->groups + 1) },
+        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * 2 * 64 * chunk * 2 + 1024),
+        .cluster       = blocks > 1 ? (unsigned)blocks : 0,
+    };
+    if (sgk_log_wanted(exec))
+        sgk_log(exec, "%s: cuda, %s %s %s, clusters of %d tiles x %d shares of K%s", op, b->kernel.file, b->kernel.entry, b->kernel.defines,
+                cast, plan->split, why);
+    return sgk_cuda_launch(op, &plan->build->kernel, &shape, ordinal, exec, &w, sizeof w);
+}
+
+/*
+ * The tile and the shares of K with the least time, by a model: rounds of the busiest multiprocessor, each a number of slabs at the speed of
+ * the matrix units, or the bytes from memory where they take longer. In nanoseconds. The batch-invariant choice does not look at M.
+ */
+static wgmma_plan choose_wgmma(const struct linear_args *a, bool batch_invariant, int multiprocessors)
+{
+    wgmma_plan best       = { NULL, 1, 1 };
+    double     least_time = 0;
+    for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
+        struct wgmma_build *b = &wgmma_builds[i];
+        if (b->dtype != a->dtype || (batch_invariant && (!b->swap || b->bn != 128 || b->rows != 128))) continue;
+        const int64_t rows = batch_invariant ? 1 : a->rows;
+        const int64_t all  = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
+        const int64_t steps = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
+        for (int split = 1; split <= 8 && split <= steps; split *= 2) {
+            if (split > 1 && all * split > 2 * multiprocessors) break;
+            const int64_t rounds = ceil_div(all, multiprocessors / split);
+            const double  slab   = b->rows / 64 * 2 * b->bn / 1.6 + 20, bytes = 128.0 * (b->rows + b->bn) * (double)(all * steps * b->slabs);
+            const double  multiply = (double)(rounds * ceil_div(steps, split) * b->slabs) * slab, read = bytes / 4200;
+            const double  time = (multiply > read ? multiply : read) + (split > 1 ? 1000 : 0);
+            if (!best.build || time < least_time) best = (wgmma_plan){ b, 1, split }, least_time = time;
+        }
+    }
+    return best;
+}
+
 static sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
@@ -116,6 +232,10 @@ static sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int
                                            sgk_in_pieces(NULL, a->depth, a->dtype);
     struct vector_build *v               = pieces && !batch_invariant ? choose_vector(a) : NULL;
     if (v) return launch(op, &v->kernel, ceil_div(a->columns, 8), 4, 0, "", ordinal, exec, a);
+    if (pieces && wgmma_takes(a) && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) {
+        const wgmma_plan plan = choose_wgmma(a, batch_invariant, device->multiprocessors);
+        return launch_wgmma(op, &plan, batch_invariant ? " (batch invariant)" : "", ordinal, device->multiprocessors, exec, a);
+    }
     if (pieces && a->dtype != SGK_F32) {
         struct mma_build *b = choose_mma(a, batch_invariant, device->multiprocessors);
         return launch(op, &b->kernel, tiles(a, b->bm, b->bn), b->warps, (int64_t)b->stages * (b->bm + b->bn) * b->bk * 2,

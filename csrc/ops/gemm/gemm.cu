@@ -42,19 +42,6 @@ DEVICE uint32_t place(int row, int piece)
     return (uint32_t)(row * PIECES + (PIECES == 4 ? piece ^ (row >> 1 & 3) : piece ^ (row & 7))) * 16;
 }
 
-/* Columns n (even) and n + 1; as one store where `pairs` says that the addresses allow it. */
-DEVICE void store2(const linear_args *a, int64_t m, int64_t n, float v, float w, bool pairs)
-{
-    if (!pairs || n + 1 >= a->columns || m >= a->rows) {
-        linear_store(a, m, n, v);
-        linear_store(a, m, n + 1, w);
-        return;
-    }
-    const int64_t to = m * a->out_stride + n;
-    if (a->out_dtype == SGK_F32) *(float2 *)((float *)a->out + to) = make_float2(v, w);
-    else *(uint32_t *)((T *)a->out + to) = pack2(v, w, (const T *)0);
-}
-
 extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_constant__ linear_args a)
 {
     extern __shared__ __align__(128) uint8_t slabs[];                   /* [STAGES] of input [BM][BK], weight [BN][BK] */
@@ -138,7 +125,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_co
     if (wk == 0)
 #endif
     {
-        const bool pairs = a.out_stride % 2 == 0 && (uint64_t)a.out % (a.out_dtype == SGK_F32 ? 8 : 4) == 0;
+        const bool pairs = linear_pairs(&a);
         #pragma unroll
         for (int j = 0; j < NT; ++j) {
             const int64_t n  = n0 + (wn * NT + j) * 8 + lane % 4 * 2;
@@ -146,8 +133,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_co
             #pragma unroll
             for (int i = 0; i < MT; ++i) {
                 const int64_t m = m0 + (wm * MT + i) * 16 + lane / 4;
-                store2(&a, m, n, d[i][j][0] + b0, d[i][j][1] + b1, pairs);
-                store2(&a, m + 8, n, d[i][j][2] + b0, d[i][j][3] + b1, pairs);
+                linear_store2(&a, m, n, d[i][j][0] + b0, d[i][j][1] + b1, pairs);
+                linear_store2(&a, m + 8, n, d[i][j][2] + b0, d[i][j][3] + b1, pairs);
             }
         }
     }

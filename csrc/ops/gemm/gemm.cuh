@@ -26,3 +26,26 @@ DEVICE void linear_store(const linear_args *a, int64_t m, int64_t n, float v)
     if (a->out_dtype == SGK_F32) ((float *)a->out)[to] = v;
     else from_f32((T *)a->out + to, v);
 }
+
+/* Whether two neighbouring columns, the first one even, can be stored at once. */
+DEVICE bool linear_pairs(const linear_args *a) { return a->out_stride % 2 == 0 && (uint64_t)a->out % (a->out_dtype == SGK_F32 ? 8 : 4) == 0; }
+
+struct alignas(2 * sizeof(T)) linear_pair { T v[2]; };
+
+/* Columns n (even) and n + 1. */
+DEVICE void linear_store2(const linear_args *a, int64_t m, int64_t n, float v, float w, bool pairs)
+{
+    if (!pairs || n + 1 >= a->columns || m >= a->rows) {
+        linear_store(a, m, n, v);
+        linear_store(a, m, n + 1, w);
+        return;
+    }
+    const int64_t to = m * a->out_stride + n;
+    if (a->out_dtype == SGK_F32) {
+        *(float2 *)((float *)a->out + to) = make_float2(v, w);
+    } else {
+        linear_pair p;
+        from_f32(&p.v[0], v), from_f32(&p.v[1], w);
+        *(linear_pair *)((T *)a->out + to) = p;
+    }
+}

@@ -2,6 +2,7 @@
 #ifndef SGK_GEMM_H
 #define SGK_GEMM_H
 #include "base/types.h"
+#include "cuda/tma_map.h"
 
 struct linear_args {
     void       *out;
@@ -10,6 +11,22 @@ struct linear_args {
     int64_t     out_stride, input_stride, weight_stride;        /* in elements */
     sgk_dtype   dtype, out_dtype, bias_dtype;
 };
+
+/*
+ * The form for sm_90a. Its tiles have a first operand (along the 64 rows of an instruction) and a second one (along its columns): input and
+ * weight, or, for few rows, weight and input. A cluster has `split` x `cast` blocks: blocks of one share of K and neighbouring tiles of the
+ * first operand, which read the tile of the second one together; and blocks of one tile that share K and add their sums up at the end.
+ */
+struct linear_wgmma_args {
+    sgk_tma_map        first, second, result;       /* result: where out can be written by TMA */
+    struct linear_args l;
+    int32_t            first_tiles, second_tiles;   /* of the first operand: in groups of `cast` */
+    int32_t            band;                        /* so many of these groups are walked before the next second tile */
+    int32_t            steps;                       /* slabs of LINEAR_WGMMA_DEPTH in K */
+    int32_t            cast, split;
+    int32_t            by_tma;                      /* out is in the kernel's format and in 16-byte pieces */
+};
+enum { LINEAR_WGMMA_DEPTH = 64 };
 
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */
 struct linear_cpu_args {
@@ -20,13 +37,14 @@ struct linear_cpu_args {
 };
 
 enum {
-    LINEAR_FEW_ROWS   = 24,                                     /* up to here nothing is packed */
-    LINEAR_BLOCK      = 64,                                     /* columns of a block */
-    LINEAR_BLOCK_ROWS = 480,                                    /* at most; a multiple of every tile's height */
-    LINEAR_TILE_ROWS  = 6,                                      /* the highest tile of any level */
+    LINEAR_FEW_ROWS   = 24,                                     /* up to here nothing is packed, */
+    LINEAR_FEW_TILES  = 8,                                      /* or up to here, where AMX would take the packed */
+    LINEAR_BLOCK      = 128,                                    /* columns of a block */
+    LINEAR_BLOCK_ROWS = 576,                                    /* at most; a multiple of every tile's height */
+    LINEAR_GROUP_ROWS = 32,                                     /* of input that are packed together, at most */
     LINEAR_STEP_BYTES = 2048,                                   /* of a packed row: the piece of K that is summed in registers */
-    /* Packed weights, packed rows of a group of input tiles, sums. */
-    LINEAR_SCRATCH = LINEAR_BLOCK * LINEAR_STEP_BYTES + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES + LINEAR_BLOCK_ROWS * LINEAR_BLOCK * 4,
+    /* Packed weights, packed rows of a group, sums. */
+    LINEAR_SCRATCH = LINEAR_BLOCK * LINEAR_STEP_BYTES + LINEAR_GROUP_ROWS * LINEAR_STEP_BYTES + LINEAR_BLOCK_ROWS * LINEAR_BLOCK * 4,
 };
 
 #endif

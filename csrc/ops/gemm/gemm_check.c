@@ -1,4 +1,6 @@
+#include <stdlib.h>
 #include "check/check.h"
+#include "gemm.h"
 
 /*
  * One rounding to the format of out, and f32 sums of K products: their error grows with the root of K, and on the matrix units, which
@@ -90,6 +92,53 @@ static void check_linear_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
     check_done(0, 0);
 }
 
+#if defined(__x86_64__)
+sgk_cpu_fn linear_amx, linear_amx_model;
+
+/* What gemm_amx.c says it adds, in that order. */
+static float in_steps(const uint16_t *x, const uint16_t *w, int64_t depth)
+{
+    float sum = 0;
+    for (int64_t k = 0; k < depth; k += 32) {
+        float chain[2] = { 0, 0 };
+        for (int64_t i = k; i < k + 32 && i < depth; ++i) chain[i % 2] = fmaf(bf16_to_f32(x[i]), bf16_to_f32(w[i]), chain[i % 2]);
+        sum += chain[0] + chain[1];
+    }
+    return sum;
+}
+
+static void *numbers(int64_t n)
+{
+    uint16_t *p = malloc((size_t)n * sizeof *p);
+    for (int64_t i = 0; p && i < n; ++i) p[i] = f32_to_bf16((float)check_normal());
+    return p;
+}
+
+/* Every bit of the version for AMX, with its tiles in C wherever AVX512_BF16 is, and as it is where AMX is. */
+static void check_linear_tiles(int64_t rows, int64_t columns, int64_t depth, int64_t row_blocks)
+{
+    if (check_on_gpu() || (sgk_cpu_flags() & SGK_CPU_AVX512BF16) != SGK_CPU_AVX512BF16) return;
+    const bool amx = sgk_cpu_flags() == SGK_CPU_AMX;
+    if (!check_case("linear_bf16_tiles_%s_%lldx%lldx%lld", amx ? "amx" : "model", (long long)rows, (long long)columns, (long long)depth)) return;
+    struct linear_cpu_args args = {
+        .a          = { .rows = rows, .columns = columns, .depth = depth, .out_stride = columns, .input_stride = depth, .weight_stride = depth, .dtype = SGK_BF16, .out_dtype = SGK_F32, .input = numbers(rows * depth), .weight = numbers(columns * depth), .out = malloc((size_t)(rows * columns) * sizeof(float)) },
+        .parts      = 1,
+        .row_blocks = row_blocks,
+        .scratch    = malloc(LINEAR_SCRATCH),
+    };
+    check_that(args.a.input && args.a.weight && args.a.out && args.scratch, "no memory");
+    (amx ? linear_amx : linear_amx_model)(&args, 0, 1);
+    const float *out = args.a.out;
+    for (int64_t m = 0; m < rows; ++m)
+        for (int64_t n = 0; n < columns; ++n) {
+            const float found = out[m * columns + n], wanted = in_steps((const uint16_t *)args.a.input + m * depth, (const uint16_t *)args.a.weight + n * depth, depth);
+            check_that(f32_bits(found) == f32_bits(wanted), "out[%lld, %lld] is %.9g, expected %.9g", (long long)m, (long long)n, (double)found, (double)wanted);
+        }
+    free((void *)args.a.input), free((void *)args.a.weight), free(args.a.out), free(args.scratch);
+    check_done(0, 0);
+}
+#endif
+
 static void check_linear_refused(sgk_dtype dtype)
 {
     if (!check_case("linear_%s_refused", check_dtype(dtype))) return;
@@ -139,6 +188,13 @@ void check_gemm(void)
         { 500, 570, 72 },
         { 1000, 570, 40 },
         { 1000, 1150, 136 },
+        { 5, 264, 1160 },
+        { 30, 4104, 72 },
+        { 40, 136, 2056 },
+        { 100, 392, 264 },
+        { 200, 1160, 136 },
+        { 300, 776, 1096 },
+        { 600, 2056, 72 },
     };
     for (int f = 0; f < 3; ++f) {
         const sgk_dtype t = formats[f];
@@ -158,6 +214,12 @@ void check_gemm(void)
         check_linear_invariant(t, 10, 2077);
         check_linear_refused(t);
     }
+#if defined(__x86_64__)
+    check_linear_tiles(1, 1, 1, 1);
+    check_linear_tiles(25, 5, 31, 1);
+    check_linear_tiles(33, 150, 65, 2);
+    check_linear_tiles(70, 40, 2100, 1);
+#endif
     if (check_benching) {
         for (int f = 0; f < 3; ++f) {
             check_linear(formats[f], formats[f], NO_BIAS, 1, 2048, 256, true);

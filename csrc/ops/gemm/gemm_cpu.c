@@ -12,8 +12,7 @@
  * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32 (as bf16 where
  * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows.
  */
-#include "cpu/simd.h"
-#include "gemm.h"
+#include "gemm_cpu.h"
 
 #if defined(__AVX512BF16__)
 enum { BF16_PAIRS = 1 };            /* VDPBF16PS: two products a lane */
@@ -22,6 +21,7 @@ enum { BF16_PAIRS = 0 };
 #endif
 enum { TILE_ROWS = VF == 8 ? 3 : 6 };                           /* AVX2 has 16 registers, the others 32 */
 enum { TILE_COLUMNS  = 4,
+       GROUP_ROWS    = 24,                                      /* a multiple of TILE_ROWS */
        GROUP_COLUMNS = 8,
        AHEAD_BYTES   = 512 };
 
@@ -30,7 +30,6 @@ SGK_INLINE sgk_dtype packed(sgk_dtype t) { return t == SGK_BF16 && BF16_PAIRS ? 
 SGK_INLINE int64_t step_of(sgk_dtype t) { return packed(t) == SGK_BF16 ? 2 * VF : VF; }
 SGK_INLINE int64_t chunk_of(sgk_dtype t) { return LINEAR_STEP_BYTES / (packed(t) == SGK_BF16 ? 2 : 4); }
 SGK_INLINE int64_t size_of(sgk_dtype t) { return t == SGK_F32 ? 4 : 2; }
-SGK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* One step at p[k]: f32 lanes, or pairs of bf16 in the lanes of a vf. */
 SGK_INLINE vf load_step(sgk_dtype t, const void *p, int64_t k)
@@ -133,29 +132,6 @@ typedef void tile_fn(int64_t rows, const char *x, int64_t x_bytes, const char *c
 SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t == SGK_F16 ? tile_f16
                                                                                          : tile_bf16; }
 
-SGK_INLINE void store_rows(sgk_dtype t, const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, const float *sums)
-{
-    float bias[LINEAR_BLOCK];
-    if (a->bias)
-        for (int64_t c = 0; c < columns; ++c) bias[c] = load_f32(a->bias_dtype, a->bias, n + c);
-    for (int64_t r = 0; r < rows; ++r, sums += LINEAR_BLOCK)
-        for (int64_t c = 0; c < columns; c += VF) {
-            const int64_t to = (m + r) * a->out_stride + n + c, rest = columns - c;
-            vf            v = vf_load_f32(sums + c);                       /* a row of sums is whole */
-            if (a->bias) v = vf_add(v, vf_load_f32(bias + c));
-            if (rest >= VF) vf_store(t, a->out, to, v);
-            else vf_store_part(t, a->out, to, rest, v);
-        }
-}
-
-/* Adds the bias, rounds, and stores. */
-static void finish(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, const float *sums)
-{
-    if (a->out_dtype == SGK_F32) store_rows(SGK_F32, a, m, rows, n, columns, sums);
-    else if (a->out_dtype == SGK_F16) store_rows(SGK_F16, a, m, rows, n, columns, sums);
-    else store_rows(SGK_BF16, a, m, rows, n, columns, sums);
-}
-
 /* Columns [first, last) of all rows, every operand read where it lies. */
 static void few_rows(const struct linear_args *a, int64_t first, int64_t last)
 {
@@ -196,37 +172,42 @@ static void pack_rows(sgk_dtype t, char *to, const char *from, int64_t from_byte
     }
 }
 
-/* Rows [m, m + rows) by columns [n, n + columns) of the output. */
+/* Into the second-level cache. Pieces of rows are short and far apart: the processor would not guess the next one. */
+SGK_INLINE void prefetch(const char *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
 static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
 {
     const int64_t  size = size_of(a->dtype), chunk = chunk_of(a->dtype), step = step_of(a->dtype);
     const int64_t  x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
     tile_fn *const run  = tile_of(packed(a->dtype));
     char *const    w    = scratch;                                                           /* [LINEAR_BLOCK][LINEAR_STEP_BYTES] */
-    char *const    x    = w + LINEAR_BLOCK * LINEAR_STEP_BYTES;                              /* [LINEAR_FEW_ROWS][LINEAR_STEP_BYTES] */
-    float *const   sums = (float *)(void *)(x + LINEAR_FEW_ROWS * LINEAR_STEP_BYTES);     /* [rows][LINEAR_BLOCK] */
+    char *const    x    = w + LINEAR_BLOCK * LINEAR_STEP_BYTES;                              /* [LINEAR_GROUP_ROWS][LINEAR_STEP_BYTES] */
+    float *const   sums = (float *)(void *)(x + LINEAR_GROUP_ROWS * LINEAR_STEP_BYTES);     /* [rows][LINEAR_BLOCK] */
 
     memset(sums, 0, (size_t)rows * LINEAR_BLOCK * sizeof *sums);
     for (int64_t k = 0; k < a->depth; k += chunk) {
         const int64_t n_k = least(chunk, a->depth - k), n_padded = (n_k + step - 1) / step * step;
         pack_rows(a->dtype, w, (const char *)a->weight + n * w_bytes + k * size, w_bytes, columns, n_k);
-        for (int64_t r = 0; r < rows; r += LINEAR_FEW_ROWS) {
-            const int64_t some = least(LINEAR_FEW_ROWS, rows - r);
+        for (int64_t r = 0; r < rows; r += GROUP_ROWS) {
+            const int64_t some = least(GROUP_ROWS, rows - r), more = least(GROUP_ROWS, rows - r - some);
             pack_rows(a->dtype, x, (const char *)a->input + (m + r) * x_bytes + k * size, x_bytes, some, n_k);
-            for (int64_t g = 0; g < columns; g += GROUP_COLUMNS)            /* a group of weights stays in the first-level cache */
+            for (int64_t g = 0; g < columns; g += GROUP_COLUMNS) {          /* a group of weights stays in the first-level cache */
+                for (int64_t i = more * g / LINEAR_BLOCK; i < more * (g + GROUP_COLUMNS) / LINEAR_BLOCK; ++i)
+                    prefetch((const char *)a->input + (m + r + some + i) * x_bytes + k * size, n_k * size);
                 for (int64_t i = 0; i < some; i += TILE_ROWS)
                     for (int64_t c = g; c < least(g + GROUP_COLUMNS, columns); c += TILE_COLUMNS) {
                         const char *piece[TILE_COLUMNS];
                         for (int64_t j = 0; j < TILE_COLUMNS; ++j) piece[j] = w + least(c + j, columns - 1) * LINEAR_STEP_BYTES;
                         run(least(TILE_ROWS, some - i), x + i * LINEAR_STEP_BYTES, LINEAR_STEP_BYTES, piece, n_padded, sums + (r + i) * LINEAR_BLOCK + c);
                     }
+            }
         }
     }
     finish(a, m, rows, n, columns, sums);
 }
-
-/* The p-th of `parts` equal shares of [0, n). */
-SGK_INLINE int64_t share(int64_t n, int64_t p, int64_t parts) { return n / parts * p + least(p, n % parts); }
 
 void SGK_CPU_FN(linear)(const void *args, int64_t begin, int64_t end)
 {
@@ -237,11 +218,5 @@ void SGK_CPU_FN(linear)(const void *args, int64_t begin, int64_t end)
         few_rows(a, share(tiles, begin, cpu->parts) * VF, least(share(tiles, end, cpu->parts) * VF, a->columns));
         return;
     }
-    const int64_t across = (a->columns + LINEAR_BLOCK - 1) / LINEAR_BLOCK;
-    for (int64_t p = begin; p < end; ++p)
-        for (int64_t i = share(across * cpu->row_blocks, p, cpu->parts); i < share(across * cpu->row_blocks, p + 1, cpu->parts); ++i) {
-            const int64_t n = i % across * LINEAR_BLOCK;
-            const int64_t m = share(a->rows, i / across, cpu->row_blocks), behind = share(a->rows, i / across + 1, cpu->row_blocks);
-            block(a, m, behind - m, n, least(LINEAR_BLOCK, a->columns - n), (char *)cpu->scratch + p * LINEAR_SCRATCH);
-        }
+    blocks_of_parts(cpu, begin, end, block);
 }

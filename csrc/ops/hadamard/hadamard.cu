@@ -22,8 +22,7 @@
 #define ROW   (ORDER * CHUNK)
 #if ORDER == 1
 #define RUN  8                                         /* neighbours that a thread loads as one */
-#define RUNS (LOG >= 8 ? 4 : LOG >= 4 ? 2 \
-                                      : 1)
+#define RUNS (1 << (LOG >= 4) << (LOG >= 8))
 #define TEAM (ROW / (RUN * RUNS))                      /* threads of a row */
 #define STEP (RUN * TEAM)                              /* from run to run */
 #define WIDE (LOG >= 10)                               /* through shared memory */

@@ -6,12 +6,18 @@ static const char *const names[]  = { "fast_hadamard_transform", "fast_hadamard_
                                       "fast_hadamard_transform_40N" };
 static const int         orders[] = { 1, 12, 20, 28, 40 };
 
-static void check_transform(int which, sgk_dtype dtype, int64_t rows, int64_t dim, bool aligned)
+typedef enum { GAPS,
+               UNALIGNED,
+               DENSE } layout;
+static const char *const layout_names[] = { "", "_unaligned", "_dense" };
+
+static void check_transform(int which, sgk_dtype dtype, int64_t rows, int64_t dim, layout how)
 {
-    if (!check_case("%s_%s_%lldx%lld%s", names[which], check_dtype(dtype), (long long)rows, (long long)dim, aligned ? "" : "_unaligned")) return;
-    check_tensor *x   = check_input(dtype, 3, rows > 0 ? (int64_t)1 : 0, rows, dim);
-    check_tensor *out = check_output(dtype, 3, rows > 0 ? (int64_t)1 : 0, rows, dim);
-    if (!aligned) check_unaligned(x), check_unaligned(out);
+    if (!check_case("%s_%s_%lldx%lld%s", names[which], check_dtype(dtype), (long long)rows, (long long)dim, layout_names[how])) return;
+    const int64_t some = rows > 0;
+    check_tensor *x    = how == DENSE ? check_input_dense(dtype, 3, some, rows, dim) : check_input(dtype, 3, some, rows, dim);
+    check_tensor *out  = how == DENSE ? check_output_dense(dtype, 3, some, rows, dim) : check_output(dtype, 3, some, rows, dim);
+    if (how == UNALIGNED) check_unaligned(x), check_unaligned(out);
     CHECK_CALL(sgk_hadamard_transform(T(out), T(x), orders[which], 1 / sqrt((double)(dim > 0 ? dim : 1)), check_exec));
     check_close(out, check_tolerance(dtype));
     int log2 = 0;
@@ -41,6 +47,18 @@ static void check_matrix(int which)
     check_done(0, 0);
 }
 
+/* One infinity makes its row infinite; two of one sign make what they cancel in no number. */
+static void check_infinite(int which, int log2)
+{
+    const int64_t dim = (int64_t)orders[which] << log2;
+    if (!check_case("%s_f32_%lld_infinite", names[which], (long long)dim)) return;
+    check_tensor *x = check_input(SGK_F32, 2, (int64_t)2, dim), *out = check_output(SGK_F32, 2, (int64_t)2, dim);
+    check_set(x, 5, INFINITY), check_set(x, dim + 3, -INFINITY), check_set(x, 2 * dim - 2, -INFINITY);
+    CHECK_CALL(sgk_hadamard_transform(T(out), T(x), orders[which], 1, check_exec));
+    check_close(out, check_tolerance(SGK_F32));
+    check_done(0, 0);
+}
+
 static void check_arguments(int which)
 {
     if (!check_case("%s_refused", names[which])) return;
@@ -59,28 +77,29 @@ void check_hadamard(void)
         const int64_t order = orders[which];
         if (order > 1) check_matrix(which);
         check_arguments(which);
+        for (int log2 = order == 1 ? 3 : 2; log2 <= 10; log2 += 3) check_infinite(which, log2);
         for (int f = 0; f < 3; ++f) {
             const sgk_dtype t = formats[f];
             for (int log2 = order == 1 ? 0 : 2; log2 <= (order == 1 ? 15 : 10); ++log2) {
                 if (check_small && log2 % 3 != f && log2 > 3) continue;         /* each size in one format */
                 const int64_t n = order << log2;
-                check_transform(which, t, check_small ? 2 : check_int(1, n > 4096 ? 3 : 20), n, true);
-                if (log2 > 2) check_transform(which, t, 2, n / 2 + 8, true);
-                if (log2 > 2 && !check_small) check_transform(which, t, check_int(1, 5), n - 1, false);
+                check_transform(which, t, check_small ? 2 : check_int(1, n > 4096 ? 3 : 20), n, GAPS);
+                if (log2 > 2) check_transform(which, t, 2, n / 2 + 8, GAPS);
+                if (log2 > 2 && !check_small) check_transform(which, t, check_int(1, 5), n - 1, UNALIGNED);
             }
-            check_transform(which, t, 3, order * 6 + 5, true);
-            check_transform(which, t, 3, 1, true);
-            check_transform(which, t, 3, 64, false);
-            check_transform(which, t, 0, 64, true);
-            check_transform(which, t, 3, 0, true);
+            check_transform(which, t, 3, order * 6 + 5, GAPS);
+            check_transform(which, t, 3, 1, GAPS);
+            check_transform(which, t, 3, 64, UNALIGNED);
+            check_transform(which, t, 0, 64, GAPS);
+            check_transform(which, t, 3, 0, GAPS);
         }
     }
     if (check_benching) {
         const int64_t elements = 1 << 25;
-        for (int log2 = 6; log2 <= 15; ++log2) check_transform(0, SGK_BF16, elements >> log2, (int64_t)1 << log2, true);
-        check_transform(0, SGK_F32, 8192, 4096, true);
-        check_transform(0, SGK_BF16, 64, 4096, true);
+        for (int log2 = 6; log2 <= 15; ++log2) check_transform(0, SGK_BF16, elements >> log2, (int64_t)1 << log2, DENSE);
+        check_transform(0, SGK_F32, 8192, 4096, DENSE);
+        check_transform(0, SGK_BF16, 64, 4096, DENSE);
         for (int which = 1; which < 5; ++which)
-            for (int log2 = 6; log2 <= 10; log2 += 2) check_transform(which, SGK_BF16, (elements >> log2) / orders[which], (int64_t)orders[which] << log2, true);
+            for (int log2 = 6; log2 <= 10; log2 += 2) check_transform(which, SGK_BF16, (elements >> log2) / orders[which], (int64_t)orders[which] << log2, DENSE);
     }
 }

@@ -32,33 +32,41 @@ SGK_INLINE void multiply(float *x, int64_t stride, int order, const signs *s)
     }
 }
 
-/* The same across chunks that are shorter than a vector: they are laid out with a vector for each. */
-SGK_INLINE void multiply_short(float *x, int64_t chunk, int order, const signs *s)
+SGK_INLINE int64_t at_most(int64_t n, int64_t most) { return n < 0 ? 0 : n > most ? most
+                                                                                  : n; }
+
+SGK_INLINE void load(sgk_dtype t, float *x, const void *p, int64_t at, int64_t n, int64_t padded)
 {
-    float wide[MOST_ORDER * VF] = { 0 };
-    for (int c = 0; c < order; ++c) memcpy(wide + c * VF, x + c * chunk, (size_t)chunk * sizeof *x);
-    multiply(wide, VF, order, s);
-    for (int c = 0; c < order; ++c) memcpy(x + c * chunk, wide + c * VF, (size_t)chunk * sizeof *x);
+    int64_t i = 0;
+    for (; i + VF <= n; i += VF) vf_store_f32(x + i, vf_load(t, p, at + i));
+    for (; i < padded; i += VF) vf_store_f32(x + i, i < n ? vf_load_part(t, p, at + i, n - i) : vf_zero());
 }
 
+SGK_INLINE void store(sgk_dtype t, void *p, int64_t at, const float *x, int64_t n, vf scale)
+{
+    int64_t i = 0;
+    for (; i + VF <= n; i += VF) vf_store(t, p, at + i, vf_mul(vf_load_f32(x + i), scale));
+    if (i < n) vf_store_part(t, p, at + i, n - i, vf_mul(vf_load_f32(x + i), scale));
+}
+
+/* Chunks shorter than a vector are padded with zeros to one, each by itself. */
 SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, int64_t end)
 {
-    const int64_t chunk = (int64_t)1 << a->log2, part = a->order == 1 && chunk < VF ? VF : chunk, n = a->order * part, whole = a->dim - a->dim % VF;
+    const int64_t chunk = (int64_t)1 << a->log2, part = chunk < VF ? VF : chunk, n = a->order * part;
+    const vf      scale = vf_set(a->scale);
     float         x[HADAMARD_MOST];
     lane_matrix   matrix;
     signs         order_signs;
-    lane_matrix_make(&matrix, part < VF ? part : VF);
+    lane_matrix_make(&matrix);
     if (a->order > 1) signs_make(&order_signs, a->order);
     for (int64_t row = begin; row < end; ++row) {
         const int64_t from = row * a->x_stride, to = row * a->out_stride;
-        for (int64_t i = 0; i < whole; i += VF) vf_store_f32(x + i, vf_load(t, a->x, from + i));
-        for (int64_t i = whole; i < n; i += VF) vf_store_f32(x + i, i < a->dim ? vf_load_part(t, a->x, from + i, a->dim - i) : vf_zero());
+        if (part == chunk) load(t, x, a->x, from, a->dim, n);
+        for (int64_t c = 0; part > chunk && c < a->order; ++c) load(t, x + c * part, a->x, from + c * chunk, at_most(a->dim - c * chunk, chunk), part);
         butterflies(x, n, part, &matrix);
-        if (a->order > 1 && chunk < VF) multiply_short(x, chunk, a->order, &order_signs);
-        for (int64_t i = 0; a->order > 1 && chunk >= VF && i < chunk; i += VF) multiply(x + i, chunk, a->order, &order_signs);
-        const vf scale = vf_set(a->scale);
-        for (int64_t i = 0; i < whole; i += VF) vf_store(t, a->out, to + i, vf_mul(vf_load_f32(x + i), scale));
-        if (whole < a->dim) vf_store_part(t, a->out, to + whole, a->dim - whole, vf_mul(vf_load_f32(x + whole), scale));
+        for (int64_t i = 0; a->order > 1 && i < part; i += VF) multiply(x + i, part, a->order, &order_signs);
+        if (part == chunk) store(t, a->out, to, x, a->dim, scale);
+        for (int64_t c = 0; part > chunk && c < a->order; ++c) store(t, a->out, to + c * chunk, x + c * part, at_most(a->dim - c * chunk, chunk), scale);
     }
 }
 

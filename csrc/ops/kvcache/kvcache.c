@@ -40,14 +40,14 @@ static sgk_status dense_behind_rows(const DLTensor *t, bool *dense)
 }
 
 /* `like`: a tensor whose heads are apart, by which a dense row is cut in the same way. */
-static sgk_status fold(const char *name, const DLTensor *t, const DLTensor *like, view3 *view)
+static sgk_status fold(const char *op, const char *name, const DLTensor *t, const DLTensor *like, view3 *view)
 {
-    SGK_REQUIRE(t, SGK_BAD_ARG, "store_kv_cache: %s is null, expected a tensor [rows, ...]", name);
-    SGK_REQUIRE(t->ndim >= 2 && t->shape, SGK_BAD_ARG, "store_kv_cache: %s has %d dimensions, expected at least 2: [rows, ...]", name, t->ndim);
+    SGK_REQUIRE(t, SGK_BAD_ARG, "%s: %s is null, expected a tensor [rows, ...]", op, name);
+    SGK_REQUIRE(t->ndim >= 2 && t->shape, SGK_BAD_ARG, "%s: %s has %d dimensions, expected at least 2: [rows, ...]", op, name, t->ndim);
     bool dense;
-    SGK_REQUIRE(dense_behind_rows(t, &dense) == SGK_OK, SGK_BAD_ARG, "store_kv_cache: %s has more elements than 64 bits count, expected fewer", name);
-    SGK_REQUIRE(dense || t->ndim <= 3, SGK_BAD_ARG, "store_kv_cache: %s has gaps inside a row of %d dimensions, expected dense rows, or [rows, heads, head size]",
-                name, t->ndim - 1);
+    SGK_REQUIRE(dense_behind_rows(t, &dense) == SGK_OK, SGK_BAD_ARG, "%s: %s has more elements than 64 bits count, expected fewer", op, name);
+    SGK_REQUIRE(dense || t->ndim <= 3, SGK_BAD_ARG, "%s: %s has gaps inside a row of %d dimensions, expected dense rows, or [rows, heads, head size]",
+                op, name, t->ndim - 1);
     int64_t size = 1;
     for (int d = 1; d < t->ndim; ++d) size *= t->shape[d];
     *view = (view3){ .t = *t, .shape = { t->shape[0], 1, size }, .strides = { sgk_stride(t, 0), size, 1 } };
@@ -98,60 +98,77 @@ static bool in_pieces(const struct store_rows *r, int64_t piece)
            0;
 }
 
-static sgk_status check_places(const char *op, const struct store_kv_cache_args *a, const void *out_loc)
+static sgk_status check_places(const char *op, const char *name, const struct store_kv_cache_args *a, const void *places)
 {
     for (int64_t i = 0; i < a->tokens; ++i) {
-        const int64_t slot = load_index(out_loc, i, a->index);
-        SGK_REQUIRE(slot >= 0 && slot < a->slots, SGK_BAD_ARG, "%s: out_loc[%lld] is %lld, expected 0 to %lld", op, (long long)i, (long long)slot,
+        const int64_t slot = load_index(places, i, a->index);
+        SGK_REQUIRE(slot >= 0 && slot < a->slots, SGK_BAD_ARG, "%s: %s[%lld] is %lld, expected 0 to %lld", op, name, (long long)i, (long long)slot,
                     (long long)a->slots - 1);
     }
     return SGK_OK;
 }
 
-sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *out_loc, const DLTensor *k, const DLTensor *v,
-                              const sgk_exec *exec)
+static sgk_status store_cuda(struct store_kv_cache_args *a, const char *op, int ordinal, const sgk_exec *exec)
+{
+    store_build *b = store_builds;
+    while (!in_pieces(&a->rows[0], b->piece) || !in_pieces(&a->rows[1], b->piece)) ++b;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
+    int64_t bytes = 0;
+    for (int i = 0; i < 2; ++i) bytes += a->rows[i].heads * a->rows[i].head_bytes;
+    SGK_REQUIRE(bytes / b->piece <= INT32_MAX, SGK_UNSUPPORTED, "%s: a row of k and one of v have %lld bytes, expected at most %lld on a GPU", op,
+                (long long)bytes, (long long)INT32_MAX * b->piece);
+    for (int i = 0; i < 2; ++i) a->rows[i].pieces = (uint32_t)(a->rows[i].heads * a->rows[i].head_bytes / b->piece);
+    const int64_t    pieces = bytes / b->piece, x = pieces < 256 ? pieces : 256, y = 256 / x;
+    const sgk_launch shape = { .grid = { (a->tokens + y - 1) / y, (pieces + x - 1) / x }, .block = { (unsigned)x, (unsigned)y } };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+}
+
+static sgk_status store(const char *op, const char *places_name, const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *places, const DLTensor *k,
+                        const DLTensor *v, int64_t row_dim, const sgk_exec *exec)
 {
     view3 k_cache3, v_cache3, k3, v3;
-    SGK_TRY(fold("k_cache", k_cache, with_gaps(k_cache, k), &k_cache3));
-    SGK_TRY(fold("v_cache", v_cache, with_gaps(v_cache, v), &v_cache3));
-    SGK_TRY(fold("k", k, with_gaps(k_cache, k), &k3));
-    SGK_TRY(fold("v", v, with_gaps(v_cache, v), &v3));
-    sgk_match      m   = { .op = "store_kv_cache" };
+    SGK_TRY(fold(op, "k_cache", k_cache, with_gaps(k_cache, k), &k_cache3));
+    SGK_TRY(fold(op, "v_cache", v_cache, with_gaps(v_cache, v), &v_cache3));
+    SGK_TRY(fold(op, "k", k, with_gaps(k_cache, k), &k3));
+    SGK_TRY(fold(op, "v", v, with_gaps(v_cache, v), &v3));
+    sgk_match      m   = { .op = op };
     const unsigned any = (1u << SGK_DTYPES) - 1;
     SGK_TRY(sgk_match_tensor(&m, &k_cache3.t, "k_cache", "S H D", any, true));
     const unsigned same = 1u << m.dtype;
     SGK_TRY(sgk_match_tensor(&m, &v_cache3.t, "v_cache", "S G E", same, true));
-    SGK_MATCH(&m, out_loc, "N", SGK_ANY_INDEX);
+    SGK_TRY(sgk_match_tensor(&m, places, places_name, "N", SGK_ANY_INDEX, false));
     SGK_TRY(sgk_match_tensor(&m, &k3.t, "k", "N H D", same, false));
     SGK_TRY(sgk_match_tensor(&m, &v3.t, "v", "N G E", same, false));
+    SGK_REQUIRE(row_dim == -1 || row_dim == SGK_DIM(&m, 'H') * SGK_DIM(&m, 'D'), SGK_BAD_ARG, "%s: row_dim is %lld, expected %lld, the elements of a row of k", op,
+                (long long)row_dim, (long long)(SGK_DIM(&m, 'H') * SGK_DIM(&m, 'D')));
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
 
     const int64_t              size = sgk_dtype_size(m.dtype);
     struct store_kv_cache_args a    = {
         .rows    = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
-        .out_loc = sgk_data(out_loc),
-        .index   = sgk_dtype_at(out_loc),
+        .out_loc = sgk_data(places),
+        .index   = sgk_dtype_at(places),
         .tokens  = SGK_DIM(&m, 'N'),
         .slots   = SGK_DIM(&m, 'S'),
     };
     const int64_t bytes = a.rows[0].heads * a.rows[0].head_bytes + a.rows[1].heads * a.rows[1].head_bytes;
     if (a.tokens == 0 || bytes == 0) return SGK_OK;
     sgk_indices host;
-    SGK_TRY(sgk_indices_read(&host, m.op, m.device, (const DLTensor *[]){ out_loc }, 1, exec));
-    SGK_TRY(sgk_indices_done(&host, host.known ? check_places(m.op, &a, host.data[0]) : SGK_OK));
-    if (sgk_on_gpu(&m)) {
-        store_build *b = store_builds;
-        while (!in_pieces(&a.rows[0], b->piece) || !in_pieces(&a.rows[1], b->piece)) ++b;
-        SGK_LOG_BUILD(exec, m.op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-        SGK_REQUIRE(bytes / b->piece <= INT32_MAX, SGK_UNSUPPORTED, "%s: a row of k and one of v have %lld bytes, expected at most %lld on a GPU", m.op,
-                    (long long)bytes, (long long)INT32_MAX * b->piece);
-        for (int i = 0; i < 2; ++i) a.rows[i].pieces = (uint32_t)(a.rows[i].heads * a.rows[i].head_bytes / b->piece);
-        a.tokens_per_block     = a.tokens >= 2048 ? STORE_TOKENS : 1;
-        const sgk_launch shape = { .grid  = { (a.tokens + a.tokens_per_block - 1) / a.tokens_per_block },
-                                   .block = { bytes / b->piece > 128 ? 256 : bytes / b->piece > 32 ? 128
-                                                                                                   : 32 } };
-        return sgk_cuda_launch(m.op, &b->kernel, &shape, m.device.device_id, exec, &a, sizeof a);
-    }
-    return sgk_cpu_run(m.op, store_kv_cache_cpu, &a, a.tokens, sgk_cpu_grain(2 * bytes), exec);
+    SGK_TRY(sgk_indices_read(&host, op, m.device, (const DLTensor *[]){ places }, 1, exec));
+    SGK_TRY(sgk_indices_done(&host, host.known ? check_places(op, places_name, &a, host.data[0]) : SGK_OK));
+    if (sgk_on_gpu(&m)) return store_cuda(&a, op, m.device.device_id, exec);
+    return sgk_cpu_run(op, store_kv_cache_cpu, &a, a.tokens, sgk_cpu_grain(2 * bytes), exec);
+}
+
+sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *out_loc, const DLTensor *k, const DLTensor *v,
+                              const sgk_exec *exec)
+{
+    return store("store_kv_cache", "out_loc", k_cache, v_cache, out_loc, k, v, -1, exec);
+}
+
+sgk_status sgk_store_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *indices, const DLTensor *k, const DLTensor *v, int64_t row_dim,
+                           const sgk_exec *exec)
+{
+    return store("store_cache_cpu", "indices", k_cache, v_cache, indices, k, v, row_dim, exec);
 }

@@ -12,14 +12,11 @@ struct store_rows {
     uint32_t    pieces;                 /* of a row; the kernel's */
 };
 
-enum { STORE_TOKENS = 4 };              /* that a block of the kernel can take */
-
 struct store_kv_cache_args {
     struct store_rows rows[2];
     const void       *out_loc;
     sgk_dtype         index;                  /* of out_loc: i32 or i64 */
     int64_t           tokens, slots;
-    int32_t           tokens_per_block;
 };
 
 #endif

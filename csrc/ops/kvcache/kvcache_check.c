@@ -24,6 +24,20 @@ static void check_store(sgk_dtype dtype, sgk_dtype index, int64_t tokens, int64_
     check_done(2 * (double)(tokens * heads * (dim + v_dim)) * sgk_dtype_size(dtype), 0);
 }
 
+static void check_store_cache(sgk_dtype dtype, sgk_dtype index, int64_t tokens, int64_t heads, int64_t dim)
+{
+    if (!check_case("store_cache_cpu_%s_%s_%lldx%lldx%lld", check_dtype(dtype), check_dtype(index), (long long)tokens, (long long)heads, (long long)dim)) return;
+    const int64_t slots   = 3 * tokens + 5;
+    check_tensor *k_cache = check_inout(dtype, 3, slots, heads, dim), *v_cache = check_inout(dtype, 3, slots, heads, dim);
+    check_tensor *k = check_input(dtype, 3, tokens, heads, dim), *v = check_input(dtype, 3, tokens, heads, dim), *indices = places(index, tokens, slots);
+
+    CHECK_CALL(sgk_store_cache(T(k_cache), T(v_cache), T(indices), T(k), T(v), heads * dim, check_exec));
+    check_equal(k_cache);
+    check_equal(v_cache);
+    CHECK_REFUSED(SGK_BAD_ARG, "store_cache_cpu: row_dim is 1, expected", sgk_store_cache(T(k_cache), T(v_cache), T(indices), T(k), T(v), 1, check_exec));
+    check_done(0, 0);
+}
+
 /* Rows of k with heads apart go to a cache that has them flat, or in other dimensions. */
 static void check_store_flat(sgk_dtype dtype)
 {
@@ -67,10 +81,12 @@ void check_kvcache(void)
         check_store(formats[f], SGK_I64, 4, 3, 7, 5, true);
         check_store(formats[f], SGK_I64, 4, 2, 32, 32, false);
         check_store_flat(formats[f]);
+        check_store_cache(formats[f], f % 2 ? SGK_I64 : SGK_I32, 7, 3, 64);
     }
     check_store(SGK_BF16, SGK_I64, 0, 2, 64, 64, true);
     check_store(SGK_BF16, SGK_I32, 2051, 2, 8, 16, true);               /* several tokens a block, and a rest */
     if (check_benching) {
+        check_store(SGK_BF16, SGK_I64, 1, 8, 128, 128, true);
         check_store(SGK_BF16, SGK_I64, 64, 8, 128, 128, true);
         check_store(SGK_BF16, SGK_I64, 8192, 8, 128, 128, true);
     }

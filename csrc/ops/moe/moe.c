@@ -47,9 +47,15 @@ const sgk_kernel_table moe_kernels[] = {
     { 0 },
 };
 
-enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1,
-       THREADS    = 256,
-       STEPS      = 4 };          /* the last two as in the kernels */
+enum { ANY_FORMAT = (1 << SGK_DTYPES) - 1 };
+
+/* The least power of two of threads for `pieces` of them, up to a block. */
+static int32_t lanes_log2(int64_t pieces, int threads)
+{
+    int32_t log2 = 0;
+    while (1 << log2 < threads && (int64_t)1 << log2 < pieces) ++log2;
+    return log2;
+}
 
 static sgk_status check_below(const sgk_match *m, const void *index, const DLTensor *t, const char *name, int64_t limit)
 {
@@ -71,15 +77,17 @@ static sgk_status check_indices(const sgk_match *m, const DLTensor *t, const cha
 
 /* ---- shuffle_rows -------------------------------------------------------------------------------------------------- */
 
-static sgk_status shuffle_rows_cuda(const sgk_match *m, const struct shuffle_rows_args *a, const sgk_exec *exec)
+static sgk_status shuffle_rows_cuda(const sgk_match *m, struct shuffle_rows_args *a, const sgk_exec *exec)
 {
     const uint64_t places = (uintptr_t)a->output | (uintptr_t)a->input | (uint64_t)a->bytes | (uint64_t)a->output_stride | (uint64_t)a->input_stride;
     shuffle_build *b      = shuffle_builds;
     while (places % (uint64_t)b->piece) ++b;
-    const int64_t each = a->bytes / b->piece, block = THREADS * STEPS;
+    const int64_t each = a->bytes / b->piece;
     SGK_REQUIRE(each <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes, expected fewer than 2^31 pieces of %d bytes", m->op, (long long)a->bytes, b->piece);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { (a->rows * each + block - 1) / block }, .block = { THREADS } };
+    a->lanes_log2          = lanes_log2((each + SHUFFLE_STEPS - 1) / SHUFFLE_STEPS, SHUFFLE_THREADS);
+    const int64_t    chunk = SHUFFLE_STEPS * ((int64_t)1 << a->lanes_log2), rows = SHUFFLE_THREADS >> a->lanes_log2;
+    const sgk_launch shape = { .grid = { (each + chunk - 1) / chunk * ((a->rows + rows - 1) / rows) }, .block = { SHUFFLE_THREADS } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
@@ -93,8 +101,8 @@ sgk_status sgk_shuffle_rows(const DLTensor *output, const DLTensor *input, const
     SGK_NO_SCRATCH(exec);
     SGK_TRY(check_indices(&m, dst2src_map, "dst2src_map", SGK_DIM(&m, 'S'), exec));
 
-    const int64_t                  size = sgk_dtype_size(m.dtype);
-    const struct shuffle_rows_args a    = {
+    const int64_t            size = sgk_dtype_size(m.dtype);
+    struct shuffle_rows_args a    = {
         .output        = sgk_data(output),
         .input         = sgk_data(input),
         .map           = sgk_data(dst2src_map),
@@ -119,10 +127,12 @@ static sgk_status sum_cuda(const sgk_match *m, struct moe_sum_args *a, const sgk
     sum_build *b       = a->permutation ? shuffled_sum_builds : sum_builds;
     while (b->dtype != a->dtype || (b->piece > 1 && !vectors)) ++b;
     const int64_t pieces = a->dim / b->piece;
-    while (1 << a->lanes_log2 < THREADS && (int64_t)1 << a->lanes_log2 < pieces) ++a->lanes_log2;
-    const int64_t lanes = (int64_t)1 << a->lanes_log2, rows = THREADS >> a->lanes_log2;
+    SGK_REQUIRE(a->sources <= INT32_MAX, SGK_UNSUPPORTED, "%s: input has %lld rows, expected fewer than 2^31", m->op, (long long)a->sources);
+    a->lanes_log2 = lanes_log2(pieces, MOE_SUM_THREADS);
+    if (a->lanes_log2 < 3) a->lanes_log2 = 3;           /* eight lanes hand round what each has looked up */
+    const int64_t lanes = (int64_t)1 << a->lanes_log2, rows = MOE_SUM_THREADS >> a->lanes_log2;
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { (pieces + lanes - 1) / lanes * ((a->tokens + rows - 1) / rows) }, .block = { THREADS } };
+    const sgk_launch shape = { .grid = { (pieces + lanes - 1) / lanes * ((a->tokens + rows - 1) / rows) }, .block = { MOE_SUM_THREADS } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 

@@ -9,6 +9,7 @@ struct shuffle_rows_args {
     int64_t     rows, sources, bytes;                   /* bytes of a row */
     int64_t     output_stride, input_stride;            /* in bytes */
     int32_t     wide_map;                               /* map is i64, otherwise i32 */
+    int32_t     lanes_log2;                             /* GPU: 2^lanes_log2 threads of a block share a row */
 };
 
 /* output[t] = scale * sum over j < terms of factors[t terms + j] * input[row(t, j)]. Strides in elements. */
@@ -27,5 +28,10 @@ struct moe_sum_args {
 
 /* The CPU cuts rows into blocks, so that one long row is work for several threads, and its sums stay in the cache. */
 enum { MOE_BLOCK = 1024 };
+
+/* Threads in the kernels' blocks, and pieces of a row that one of them copies. */
+enum { SHUFFLE_THREADS = 128,
+       SHUFFLE_STEPS   = 2,
+       MOE_SUM_THREADS = 128 };
 
 #endif

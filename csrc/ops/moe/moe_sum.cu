@@ -2,7 +2,7 @@
  * Sums of each token's expert rows: K rows are read and one is written; bound by memory. The order is j = 0, 1, ... in f32.
  *
  * A block is 2^lanes_log2 threads wide along a row and takes as many tokens as its threads allow; a thread makes one piece of output
- * and has AHEAD rows in flight.
+ * and has AHEAD rows in flight. With a permutation its lanes look up a place and a factor each and hand them round.
  *
  *   T         f32, f16 or bf16
  *   PIECE     elements a load takes: 16 bytes of them, where rows are in 16-byte pieces; 1 takes any length and alignment
@@ -12,8 +12,8 @@
 #include "moe.h"
 #include "types.cuh"
 
-#define THREADS 256
-#define AHEAD   8
+#define THREADS MOE_SUM_THREADS
+#define AHEAD   8                               /* at most the lanes of a token */
 
 #if PIECE == 1
 typedef T piece_t;
@@ -37,7 +37,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
     const uint32_t chunks = (uint32_t)((pieces + lanes - 1) / lanes);
     const int64_t  token  = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
     const int64_t  c      = (int64_t)(blockIdx.x % chunks) * lanes + (threadIdx.x & (lanes - 1));
-    if (token >= a.tokens || c >= pieces) return;
+    const bool     inside = token < a.tokens && c < pieces;
+#if !SHUFFLED
+    if (!inside) return;                        /* otherwise the lanes need each other */
+#endif
 
     pdl_wait();
     float sum[PIECE];
@@ -46,34 +49,40 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
     for (int64_t j0 = 0; j0 < a.terms; j0 += AHEAD) {
         piece_t p[AHEAD];
         bool    there[AHEAD];
+#if SHUFFLED
+        const int64_t mine   = j0 + threadIdx.x % AHEAD;
+        const bool    any    = token < a.tokens && mine < a.terms;
+        const int64_t row    = any ? load_index(a.permutation, token * a.terms + mine, a.wide_permutation) : -1;
+        const int     source = row >= 0 && row < a.sources ? (int)row : -1;     /* sources are fewer than 2^31 */
+        const float   factor = any && a.factors ? to_f32(((const T *)a.factors)[token * a.terms + mine]) : 1.0f;
+#endif
         #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
-            const int64_t j = j0 + i;
-            there[i]        = j < a.terms;
 #if SHUFFLED
-            const int64_t row = there[i] ? load_index(a.permutation, token * a.terms + j, a.wide_permutation) : -1;
-            there[i]          = row >= 0 && row < a.sources;
-            const int64_t at  = row * a.term_stride;
+            const int from   = __shfl_sync(~0u, source, i, AHEAD);
+            there[i]         = inside && from >= 0;
+            const int64_t at = from * a.term_stride;
 #else
-            const int64_t at = token * a.token_stride + j * a.term_stride;
+            there[i]         = inside && j0 + i < a.terms;
+            const int64_t at = token * a.token_stride + (j0 + i) * a.term_stride;
 #endif
             if (there[i]) p[i] = ((const piece_t *)((const T *)a.input + at))[c];
         }
         #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
+#if SHUFFLED
+            const float f = __shfl_sync(~0u, factor, i, AHEAD);
+#else
+            const float f = 1;
+#endif
             if (!there[i]) continue;
             float x[PIECE];
             widen(x, p[i]);
-#if SHUFFLED
-            const float factor = a.factors ? to_f32(((const T *)a.factors)[token * a.terms + j0 + i]) : 1.0f;
             #pragma unroll
-            for (int e = 0; e < PIECE; ++e) sum[e] = __fmaf_rn(factor, x[e], sum[e]);
-#else
-            #pragma unroll
-            for (int e = 0; e < PIECE; ++e) sum[e] += x[e];
-#endif
+            for (int e = 0; e < PIECE; ++e) sum[e] = __fmaf_rn(f, x[e], sum[e]);
         }
     }
+    if (!inside) return;
     #pragma unroll
     for (int e = 0; e < PIECE; ++e) sum[e] *= a.scale;
     ((piece_t *)((T *)a.output + token * a.output_stride))[c] = narrow(sum);

@@ -3,6 +3,7 @@
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
+#include "quant_norm.h"
 #include "sgl_kernel/quant.h"
 
 SGK_CPU_DECL(quant_rows);
@@ -18,21 +19,14 @@ static const sgk_cpu_impl groups_cpu[] = SGK_CPU_IMPLS(quant_groups);
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        piece, steps;
+    int        piece, steps, teams, most;               /* most threads of a row */
 } rows_build;
-#define ROWS(type, dtype, piece, steps) \
-    { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), dtype, piece, steps }
-static rows_build rows_builds[] = {
-    ROWS("f32", SGK_F32, 4, 2),
-    ROWS("f32", SGK_F32, 4, 8),
-    ROWS("f32", SGK_F32, 1, 0),
-    ROWS("f16", SGK_F16, 8, 2),
-    ROWS("f16", SGK_F16, 8, 8),
-    ROWS("f16", SGK_F16, 1, 0),
-    ROWS("bf16", SGK_BF16, 8, 2),
-    ROWS("bf16", SGK_BF16, 8, 8),
-    ROWS("bf16", SGK_BF16, 1, 0),
-};
+#define ROWS(type, dtype, piece, steps, teams, most) \
+    { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps " -DTEAMS=" #teams, SGK_GENERAL), \
+      dtype, piece, steps, teams, most }
+#define ROWS_BUILDS(type, dtype, piece) \
+    ROWS(type, dtype, piece, 4, 8, 32), ROWS(type, dtype, piece, 4, 1, 224), ROWS(type, dtype, piece, 8, 1, 512), ROWS(type, dtype, 1, 0, 1, 256)
+static rows_build rows_builds[] = { ROWS_BUILDS("f32", SGK_F32, 4), ROWS_BUILDS("f16", SGK_F16, 8), ROWS_BUILDS("bf16", SGK_BF16, 8) };
 
 typedef struct {
     sgk_kernel kernel;
@@ -52,36 +46,33 @@ static tensor_build tensor_builds[] = TENSOR_BUILDS("quant_tensor");
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        piece, fuse, steps;
+    int        elements, lanes_log2, fuse, form;
 } groups_build;
-#define GROUPS(type, dtype, piece, fuse, steps) \
-    { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DPIECE=" #piece " -DFUSE=" #fuse " -DSTEPS=" #steps, SGK_GENERAL), \
-      dtype, piece, fuse, steps }
+#define GROUPS(type, dtype, elements, lanes, fuse, form) \
+    { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DELEMENTS=" #elements " -DLANES=" #lanes " -DFUSE=" #fuse " -DFORM=" #form, SGK_GENERAL), \
+      dtype, elements, lanes, fuse, form }
+#define GROUPS_OF_128(type, dtype) \
+    GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), \
+        GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
+#define GROUPS_OF_ANY(type, dtype) \
+    GROUPS(type, dtype, 16, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 8, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 0, GROUPS_ANY), \
+        GROUPS(type, dtype, 16, -1, 1, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 1, GROUPS_ANY)
 static groups_build groups_builds[] = {
-    GROUPS("f32", SGK_F32, 4, 0, 4),
-    GROUPS("f32", SGK_F32, 4, 1, 2),
-    GROUPS("f32", SGK_F32, 1, 0, 1),
-    GROUPS("f32", SGK_F32, 1, 1, 1),
-    GROUPS("f16", SGK_F16, 8, 0, 4),
-    GROUPS("f16", SGK_F16, 8, 1, 2),
-    GROUPS("f16", SGK_F16, 1, 0, 1),
-    GROUPS("f16", SGK_F16, 1, 1, 1),
-    GROUPS("bf16", SGK_BF16, 8, 0, 4),
-    GROUPS("bf16", SGK_BF16, 8, 1, 2),
-    GROUPS("bf16", SGK_BF16, 1, 0, 1),
-    GROUPS("bf16", SGK_BF16, 1, 1, 1),
+    GROUPS_OF_ANY("f32", SGK_F32),
+    GROUPS_OF_128("f16", SGK_F16),
+    GROUPS_OF_ANY("f16", SGK_F16),
+    GROUPS_OF_128("bf16", SGK_BF16),
+    GROUPS_OF_ANY("bf16", SGK_BF16),
 };
 
 const sgk_kernel_table quant_kernels[] = {
-    SGK_KERNEL_TABLE(rows_builds), SGK_KERNEL_TABLE(amax_builds), SGK_KERNEL_TABLE(tensor_builds), SGK_KERNEL_TABLE(groups_builds), { 0 }
+    SGK_KERNEL_TABLE(rows_builds), SGK_KERNEL_TABLE(amax_builds), SGK_KERNEL_TABLE(tensor_builds), SGK_KERNEL_TABLE(groups_builds), SGK_KERNEL_TABLE(quant_norm_builds), { 0 }
 };
 
 enum { THREADS      = 256,
-       TENSOR_STEPS = 4,
-       MOST_THREADS = 512 };      /* as in the kernels */
+       TENSOR_STEPS = 4 };      /* as in the kernels */
 
-/* Pieces of 16 bytes in, and of as many codes out. */
-static bool in_pieces(const void *input, int64_t input_stride, const void *q, int64_t q_stride, int64_t dim, sgk_dtype dtype)
+bool quant_in_pieces(const void *input, int64_t input_stride, const void *q, int64_t q_stride, int64_t dim, sgk_dtype dtype)
 {
     const int size = sgk_dtype_size(dtype), piece = 16 / size;
     return (uintptr_t)input % 16 == 0 && input_stride * size % 16 == 0 && (uintptr_t)q % (unsigned)piece == 0 && q_stride % piece == 0 &&
@@ -90,8 +81,7 @@ static bool in_pieces(const void *input, int64_t input_stride, const void *q, in
 
 /* ---- arguments ---- */
 
-/* The same sizes in all dimensions but the last. */
-static sgk_status same_rows(const sgk_match *m, const DLTensor *t, const char *name, const DLTensor *like)
+sgk_status quant_match_rows(const sgk_match *m, const DLTensor *t, const char *name, const DLTensor *like)
 {
     SGK_REQUIRE(t->ndim == like->ndim, SGK_BAD_ARG, "%s: %s has %d dimensions, expected %d like input", m->op, name, t->ndim, like->ndim);
     for (int d = 0; d < t->ndim - 1; ++d)
@@ -103,14 +93,13 @@ static sgk_status same_rows(const sgk_match *m, const DLTensor *t, const char *n
 /* ---- a scale for each row ---- */
 static sgk_status rows_cuda(const char *op, const struct quant_rows_args *a, int ordinal, const sgk_exec *exec)
 {
-    const bool  vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
+    const bool  vectors = quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
     rows_build *b       = rows_builds;
-    while (b->dtype != a->dtype ||
-           (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * (b->steps == 2 ? THREADS : MOST_THREADS)))) ++b;
-    int64_t threads = THREADS;
-    if (b->piece > 1) threads = (a->dim / b->piece + 32 * b->steps - 1) / (32 * b->steps) * 32;
+    while (b->dtype != a->dtype || (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * b->most))) ++b;
+    int64_t threads = b->most;
+    if (b->piece > 1 && b->teams == 1) threads = (a->dim / b->piece + 32 * b->steps - 1) / (32 * b->steps) * 32;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces, or too long for registers)");
-    const sgk_launch shape = { .grid = { a->rows }, .block = { threads ? (unsigned)threads : 32 } };
+    const sgk_launch shape = { .grid = { (a->rows + b->teams - 1) / b->teams }, .block = { (unsigned)(threads * b->teams) } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
@@ -120,7 +109,7 @@ static sgk_status per_token(const char *op, const DLTensor *output_q, const DLTe
     sgk_match m = { .op = op };
     SGK_TRY(sgk_match_tensor(&m, input, input_name, "*N D", SGK_ANY_FLOAT, false));
     SGK_MATCH_OUT(&m, output_q, "*N D", 1u << code);
-    SGK_TRY(same_rows(&m, output_q, "output_q", input));
+    SGK_TRY(quant_match_rows(&m, output_q, "output_q", input));
     SGK_MATCH_OUT(&m, output_s, "*N~", 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
@@ -155,7 +144,7 @@ sgk_status sgk_per_token_quant_int8(const DLTensor *output_q, const DLTensor *ou
 /* ---- one scale ---- */
 static sgk_status tensor_cuda(const char *op, const struct quant_tensor_args *a, tensor_build *b, int ordinal, const sgk_exec *exec)
 {
-    const bool vectors = in_pieces(a->input, 0, a->q, 0, 0, a->dtype);
+    const bool vectors = quant_in_pieces(a->input, 0, a->q, 0, 0, a->dtype);
     while (b->dtype != a->dtype || (b->piece > 1 && !vectors)) ++b;
     const int64_t each = (int64_t)THREADS * TENSOR_STEPS * b->piece;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (not on 16-byte boundaries)");
@@ -170,7 +159,7 @@ sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *ou
     SGK_MATCH_DENSE(&m, input);
     SGK_MATCH_OUT(&m, output_q, "*N", 1u << SGK_E4M3);
     SGK_MATCH_DENSE(&m, output_q);
-    SGK_TRY(same_rows(&m, output_q, "output_q", input));
+    SGK_TRY(quant_match_rows(&m, output_q, "output_q", input));
     if (is_static) SGK_MATCH(&m, output_s, "*S", 1u << SGK_F32);
     else SGK_MATCH_OUT(&m, output_s, "*S", 1u << SGK_F32);
     SGK_REQUIRE(SGK_DIM(&m, 'S') == 1, SGK_BAD_ARG, "%s: output_s has %lld elements, expected 1", m.op, (long long)SGK_DIM(&m, 'S'));
@@ -195,29 +184,45 @@ sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *ou
 }
 
 /* ---- a scale for each group ---- */
+static struct quant_divisor divisor(int64_t by)
+{
+    struct quant_divisor d = { (uint32_t)by, 0, 0 };
+    while ((int64_t)1 << d.shift < by) ++d.shift;
+    d.factor = (uint32_t)(((((uint64_t)1 << d.shift) - (uint64_t)by) << 32) / (uint64_t)by + 1);
+    return d;
+}
+
+static bool groups_fit(const groups_build *b, const struct quant_groups_args *a, int64_t groups)
+{
+    enum { MANY = 32768 };                              /* groups: what fills a GPU also with few threads */
+    if (b->dtype != a->dtype || b->fuse != a->fuse) return false;
+    if (b->elements == 0) return true;
+    const int64_t lanes = a->group / b->elements;
+    return a->group % b->elements == 0 && (lanes & (lanes - 1)) == 0 && lanes <= (a->ue8m0 ? 8 : 32) &&    /* a word of scales is of one warp */
+           (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && (b->elements < 32 || groups >= MANY) &&
+           (b->form == GROUPS_ANY || (a->version == 2 && a->code == SGK_E4M3 && a->ue8m0 == (b->form == GROUPS_PACKED))) &&
+           quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && groups <= INT32_MAX - THREADS;
+}
+
 static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)
 {
-    const int64_t piece = 16 / sgk_dtype_size(a->dtype), lanes = a->group / piece;
-    const bool    vectors = in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && lanes <= 32 && (lanes & (lanes - 1)) == 0;
-    groups_build *b       = groups_builds;
-    while (b->dtype != a->dtype || b->fuse != a->fuse || (b->piece > 1 && !vectors)) ++b;
-    a->lanes_log2 = 5;
-    if (b->piece > 1)
-        while (1 << a->lanes_log2 > lanes) --a->lanes_log2;
-    const int64_t each = (int64_t)(THREADS >> a->lanes_log2) * b->steps;
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (a group is not 1, 2, 4, ... 32 pieces of 16 bytes)");
-    const sgk_launch shape = { .grid = { (a->rows * a->groups + each - 1) / each }, .block = { THREADS } };
+    const int64_t columns = a->ue8m0 ? (a->groups + 3) / 4 * 4 : a->groups, threads = a->fuse ? THREADS / 2 : THREADS;
+    groups_build *b = groups_builds;
+    while (!groups_fit(b, a, a->rows * columns)) ++b;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->elements ? "" : " (a group is not 1, 2, 4, ... times 16 elements, or not in 16-byte pieces)");
+    int64_t groups = a->rows * a->groups;
+    a->lanes_log2  = 5;
+    if (b->elements) {
+        groups     = a->rows * columns;
+        a->columns = divisor(columns), a->lines = divisor(a->batch_rows);
+        while ((int64_t)b->elements << a->lanes_log2 > a->group) --a->lanes_log2;
+    }
+    const int64_t    each  = threads >> a->lanes_log2;
+    const sgk_launch shape = { .grid = { (groups + each - 1) / each }, .block = { (unsigned)threads } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
-typedef struct {
-    int64_t group_size;
-    double  eps, min, max;
-    bool    scale_ue8m0, fuse;
-    int     version;
-} group_options;
-
-static sgk_status group_options_check(const char *op, const group_options *o, sgk_dtype code)
+static sgk_status group_options_check(const char *op, const quant_group_options *o, sgk_dtype code)
 {
     const double least = code == SGK_E4M3 ? -448 : -128, most = code == SGK_E4M3 ? 448 : 127;
     SGK_REQUIRE(o->group_size > 0, SGK_BAD_ARG, "%s: group_size is %lld, expected at least 1", op, (long long)o->group_size);
@@ -235,44 +240,41 @@ static sgk_status group_options_check(const char *op, const group_options *o, sg
     return SGK_OK;
 }
 
-static sgk_status per_group(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, const DLTensor *masked_m,
-                            const group_options *o, const sgk_exec *exec)
+sgk_status quant_match_groups(sgk_match *m, struct quant_groups_args *a, const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input,
+                              const DLTensor *masked_m, const quant_group_options *o)
 {
-    sgk_match m = { .op = "sgl_per_token_group_quant" };
-    SGK_MATCH(&m, input, "*N W", SGK_ANY_FLOAT);
-    SGK_MATCH_OUT(&m, output_q, "*N D", 1u << SGK_E4M3 | 1u << SGK_I8);
-    SGK_TRY(same_rows(&m, output_q, "output_q", input));
+    SGK_MATCH(m, input, "*N W", SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(m, output_q, "*N D", 1u << SGK_E4M3 | 1u << SGK_I8);
+    SGK_TRY(quant_match_rows(m, output_q, "output_q", input));
     const sgk_dtype code = sgk_dtype_at(output_q);
-    SGK_TRY(group_options_check(m.op, o, code));
+    SGK_TRY(group_options_check(m->op, o, code));
 
-    const int64_t dim = SGK_DIM(&m, 'D'), groups = dim / o->group_size, columns = o->scale_ue8m0 ? (groups + 3) / 4 : groups;
-    SGK_REQUIRE(SGK_DIM(&m, 'W') == dim * (1 + o->fuse), SGK_BAD_ARG, "%s: input has size %lld in its last dimension, expected %lld%s like output_q",
-                m.op, (long long)SGK_DIM(&m, 'W'), (long long)dim * (1 + o->fuse), o->fuse ? ", twice the size" : "");
-    SGK_REQUIRE(dim % o->group_size == 0, SGK_BAD_ARG, "%s: output_q has size %lld in its last dimension, expected a multiple of group_size %lld", m.op,
+    const int64_t dim = SGK_DIM(m, 'D'), groups = dim / o->group_size, columns = o->scale_ue8m0 ? (groups + 3) / 4 : groups;
+    SGK_REQUIRE(SGK_DIM(m, 'W') == dim * (1 + o->fuse), SGK_BAD_ARG, "%s: input has size %lld in its last dimension, expected %lld%s like output_q",
+                m->op, (long long)SGK_DIM(m, 'W'), (long long)dim * (1 + o->fuse), o->fuse ? ", twice the size" : "");
+    SGK_REQUIRE(dim % o->group_size == 0, SGK_BAD_ARG, "%s: output_q has size %lld in its last dimension, expected a multiple of group_size %lld", m->op,
                 (long long)dim, (long long)o->group_size);
     const unsigned format = 1u << (o->scale_ue8m0 ? SGK_I32 : SGK_F32);
     if (masked_m) {
-        SGK_MATCH(&m, masked_m, "B", 1u << SGK_I32);
+        SGK_MATCH(m, masked_m, "B", 1u << SGK_I32);
         SGK_REQUIRE(input->ndim == 3 && input->shape[0] == masked_m->shape[0], SGK_BAD_ARG, "%s: masked_m has size %lld, expected input to be 3-D and to begin with it",
-                    m.op, (long long)masked_m->shape[0]);
-        SGK_MATCH_OUT(&m, output_s, "B M C~", format);
-        SGK_REQUIRE(SGK_DIM(&m, 'M') == input->shape[1], SGK_BAD_ARG, "%s: output_s has size %lld in dimension 1, expected %lld like input", m.op,
-                    (long long)SGK_DIM(&m, 'M'), (long long)input->shape[1]);
+                    m->op, (long long)masked_m->shape[0]);
+        SGK_MATCH_OUT(m, output_s, "B M C~", format);
+        SGK_REQUIRE(SGK_DIM(m, 'M') == input->shape[1], SGK_BAD_ARG, "%s: output_s has size %lld in dimension 1, expected %lld like input", m->op,
+                    (long long)SGK_DIM(m, 'M'), (long long)input->shape[1]);
     } else {
-        SGK_MATCH_OUT(&m, output_s, "N C~", format);
+        SGK_MATCH_OUT(m, output_s, "N C~", format);
     }
-    SGK_REQUIRE(SGK_DIM(&m, 'C') == columns, SGK_BAD_ARG, "%s: output_s has size %lld in its last dimension, expected %lld for %lld groups", m.op,
-                (long long)SGK_DIM(&m, 'C'), (long long)columns, (long long)groups);
-    SGK_TRY(sgk_match_done(&m));
-    SGK_NO_SCRATCH(exec);
+    SGK_REQUIRE(SGK_DIM(m, 'C') == columns, SGK_BAD_ARG, "%s: output_s has size %lld in its last dimension, expected %lld for %lld groups", m->op,
+                (long long)SGK_DIM(m, 'C'), (long long)columns, (long long)groups);
 
-    struct quant_groups_args a = {
+    *a = (struct quant_groups_args){
         .q            = sgk_data(output_q),
         .s            = sgk_data(output_s),
         .input        = sgk_data(input),
         .masked_m     = sgk_data(masked_m),
-        .rows         = SGK_DIM(&m, 'N'),
-        .batch_rows   = masked_m ? input->shape[1] : SGK_DIM(&m, 'N'),
+        .rows         = SGK_DIM(m, 'N'),
+        .batch_rows   = masked_m ? input->shape[1] : SGK_DIM(m, 'N'),
         .groups       = groups,
         .group        = o->group_size,
         .q_stride     = sgk_fold_stride(output_q, 1),
@@ -280,15 +282,28 @@ static sgk_status per_group(const DLTensor *output_q, const DLTensor *output_s, 
         .s_batch      = masked_m ? sgk_stride(output_s, 0) : 0,
         .s_row        = sgk_stride(output_s, -2),
         .s_column     = sgk_stride(output_s, -1),
-        .dtype        = m.dtype,
+        .dtype        = m->dtype,
         .code         = code,
         .eps          = (float)o->eps,
         .least        = (float)o->min,
         .most         = (float)o->max,
+        .inverse      = 1.0f / (float)o->max,
         .version      = o->version,
         .ue8m0        = o->scale_ue8m0,
         .fuse         = o->fuse,
+        .clamps       = code == SGK_E4M3 ? o->min != -448 || o->max != 448 : o->min != -128 || o->max != 127,
     };
+    return SGK_OK;
+}
+
+static sgk_status per_group(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, const DLTensor *masked_m,
+                            const quant_group_options *o, const sgk_exec *exec)
+{
+    sgk_match                m = { .op = "sgl_per_token_group_quant" };
+    struct quant_groups_args a;
+    SGK_TRY(quant_match_groups(&m, &a, output_q, output_s, input, masked_m, o));
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
     if (a.rows == 0 || a.groups == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return groups_cuda(m.op, &a, m.device.device_id, exec);
     return sgk_cpu_run(m.op, groups_cpu, &a, a.rows * a.groups, sgk_cpu_grain(a.group * (sgk_dtype_size(a.dtype) * (1 + a.fuse) + 1)), exec);
@@ -297,7 +312,7 @@ static sgk_status per_group(const DLTensor *output_q, const DLTensor *output_s, 
 sgk_status sgk_per_token_group_quant_8bit(const DLTensor *output_q, const DLTensor *output_s, const DLTensor *input, int64_t group_size,
                                           double eps, double min, double max, bool scale_ue8m0, const sgk_exec *exec)
 {
-    const group_options o = { group_size, eps, min, max, scale_ue8m0, false, 1 };
+    const quant_group_options o = { group_size, eps, min, max, scale_ue8m0, false, 1 };
     return per_group(output_q, output_s, input, NULL, &o, exec);
 }
 
@@ -305,6 +320,6 @@ sgk_status sgk_per_token_group_quant_8bit_v2(const DLTensor *output_q, const DLT
                                              int64_t group_size, double eps, double min, double max, bool scale_ue8m0,
                                              bool fuse_silu_and_mul, const sgk_exec *exec)
 {
-    const group_options o = { group_size, eps, min, max, scale_ue8m0, fuse_silu_and_mul, 2 };
+    const quant_group_options o = { group_size, eps, min, max, scale_ue8m0, fuse_silu_and_mul, 2 };
     return per_group(output_q, output_s, input, masked_m, &o, exec);
 }

@@ -1,74 +1,29 @@
 /*
  * Quantises groups of neighbours, each with its own scale. Every element is read once and stays in registers between the maximum and the
- * codes. Bound by memory: a thread has STEPS loads (with FUSE twice as many) in flight.
+ * codes. Bound by memory: ELEMENTS of each thread are in flight (with FUSE twice as many), and few enough registers to fill the machine.
  *
- * 2^lanes_log2 threads of a warp share a group, one piece each; a block takes STEPS times THREADS / lanes groups, in the order of
- * memory, whatever row they are in. A warp takes part in every exchange, also where its groups are behind the last or masked.
+ * 2^lanes_log2 threads of a warp share a group, ELEMENTS each, in pieces of 16 bytes that alternate between them. Groups follow each
+ * other through the threads as they do through memory.
  *
- *   T      f32, f16 or bf16
- *   PIECE  elements a load takes: 16 bytes of them. 1: any group and alignment; a warp reads its group twice
- *   FUSE   1: the input is [gate | up], and silu(gate) * up is quantised
- *   STEPS  groups a thread has a part in; 1 where PIECE is 1
+ *   T         f32, f16 or bf16
+ *   ELEMENTS  of a thread: 8, 16 or 32. 0: any group and alignment; a warp takes a group and reads it twice
+ *   LANES     lanes_log2, or -1: as the arguments say
+ *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised
+ *   FORM      GROUPS_ANY, or what is compiled alone: GROUPS_PLAIN and GROUPS_PACKED, the second version to e4m3 with scales of either kind
  */
 #include "quant.h"
 #include "quant_silu.h"
 #include "launch.cuh"
-#include "quantise.cuh"
+#include "quant_group.cuh"
 #include "reduce.cuh"
 
-#define THREADS 256
-
-typedef struct {
-    int64_t  row, batch, line;
-    uint32_t column;
-    bool     live;
-} place_t;
-
-DEVICE place_t place_of(const quant_groups_args &a, int64_t n)
-{
-    place_t p;
-    p.live = n < a.rows * a.groups;
-    if (!p.live) n = 0;
-    /* The short division where it is enough. */
-    p.row    = (a.rows * a.groups) >> 32 ? n / a.groups : (int64_t)((uint32_t)n / (uint32_t)a.groups);
-    p.column = (uint32_t)(n - p.row * a.groups);
-    p.batch = 0, p.line = p.row;
-    if (a.masked_m) {
-        p.batch = p.row / a.batch_rows, p.line = p.row - p.batch * a.batch_rows;
-        p.live = p.live && p.line < a.masked_m[p.batch];
-    }
-    return p;
-}
-
-DEVICE void store_scale(const quant_groups_args &a, const place_t &p, const quant_scaling &scaling)
-{
-    const int64_t line = p.batch * a.s_batch + p.line * a.s_row;
-    if (!a.ue8m0) {
-        ((float *)a.s)[line + p.column * a.s_column] = scaling.s;
-        return;
-    }
-    uint8_t *word      = (uint8_t *)a.s + (line + (p.column >> 2) * a.s_column) * 4;
-    word[p.column & 3] = (uint8_t)(scaling.exponent + 127);
-    if (p.column == a.groups - 1)
-        for (uint32_t k = (p.column & 3) + 1; k < 4; ++k) word[k] = 0;
-}
-
-DEVICE float scaled(const quant_groups_args &a, const quant_scaling &scaling, float v)
-{
-    return clamp_keeping_nan(scaling.divide ? __fdiv_rn(v, scaling.by) : __fmul_rn(v, scaling.by), a.least, a.most);
-}
+#define THREADS (FUSE ? 128 : 256)
 
 #if FUSE
-DEVICE float rounded(float v)
-{
-    T x;
-    from_f32(&x, v);
-    return to_f32(x);
-}
 DEVICE float silu_and_mul(float gate, float up) { return rounded(__fmul_rn(rounded(quant_silu(gate)), up)); }
 #endif
 
-#if PIECE == 1
+#if ELEMENTS == 0
 
 DEVICE float value(const quant_groups_args &a, const T *x)
 {
@@ -81,69 +36,138 @@ DEVICE float value(const quant_groups_args &a, const T *x)
 
 extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_constant__ quant_groups_args a)
 {
-    const int lane = threadIdx.x % 32;
+    const int     lane = threadIdx.x % 32;
+    const int64_t n = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32, row = n / a.groups, column = n % a.groups;
+    const int64_t batch = row / a.batch_rows, line = row % a.batch_rows;
     pdl_wait();
-    const place_t p = place_of(a, (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32);
-    if (p.live) {                                       /* the same for the whole warp */
-        const T *x    = (const T *)a.input + p.row * a.input_stride + p.column * a.group;
-        uint8_t *q    = a.q + p.row * a.q_stride + p.column * a.group;
+    if (row < a.rows && !(a.masked_m && line >= a.masked_m[batch])) {       /* the same for the whole warp */
+        const T *x    = (const T *)a.input + row * a.input_stride + column * a.group;
+        uint8_t *q    = a.q + row * a.q_stride + column * a.group;
         float    amax = 0;
         for (int64_t i = lane; i < a.group; i += 32) amax = fmaxf(amax, fabsf(value(a, x + i)));
-        const quant_scaling scaling = quant_group_scaling(warp_max(amax), &a);
-        for (int64_t i = lane; i < a.group; i += 32) q[i] = code_of(a.code, scaled(a, scaling, value(a, x + i)));
-        if (lane == 0) store_scale(a, p, scaling);
+        const quant_scaling k = quant_group_scaling(warp_max(amax), &a);
+        for (int64_t i = lane; i < a.group; i += 32) {
+            float    v[4] = { value(a, x + i) };
+            uint32_t code;
+            encode(&code, v, 4, a, k);
+            q[i] = (uint8_t)code;
+        }
+        if (lane == 0) store_scale(a, batch * a.s_batch + line * a.s_row, column, k);
     }
     pdl_release();
 }
 
 #else
 
-#define STORE_CODES_(n) store_codes##n
-#define STORE_CODES(n)  STORE_CODES_(n)
+#define PIECE  (16 / (int)sizeof(T))
+#define PIECES (ELEMENTS / PIECE)
+#define BLOCKS (FUSE ? 8 : 8 - ELEMENTS / 8)     /* on a multiprocessor, at least */
 
-extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_constant__ quant_groups_args a)
+#if FUSE
+/*
+ * silu by the hardware's exponential and reciprocal is within 32 units in the last place of quant_silu, for results that are not tiny:
+ * 2^-22 and 1 unit by their definition, and half a unit for each unit of |gate|, here at most 15. Both round to the same T but near the
+ * middle between two of them; there, and where the result is tiny, quant_silu decides.
+ */
+#define MARGIN 32u
+
+DEVICE float fast_silu(float g)
 {
-    const int     lanes = 1 << a.lanes_log2, lane = threadIdx.x & (lanes - 1), groups = THREADS >> a.lanes_log2;
-    const int64_t first = (int64_t)blockIdx.x * (STEPS * groups) + (threadIdx.x >> a.lanes_log2);
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(g * -1.44269504f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+    return g * r;
+}
+
+/* At most 2 MARGIN where the lowest `cut` bits, which rounding takes away, are within MARGIN of the middle. */
+DEVICE uint32_t from_middle(float v, uint32_t cut) { return (__float_as_uint(v) - ((1u << (cut - 1)) - MARGIN)) & ((1u << cut) - 1); }
+
+DEVICE float least_or_nan(float a, float b)
+{
+    float r;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+
+/* v = round(round(silu(v)) * up) */
+DEVICE void fuse(float v[PIECE], const float up[PIECE], uint32_t cut, float tiny)
+{
+    float    s[PIECE], least = INF;                     /* or NaN, which must not be left out */
+    uint32_t nearest = ~0u;
+    #pragma unroll
+    for (int i = 0; i < PIECE; ++i) {
+        s[i]             = fast_silu(v[i]);
+        least            = least_or_nan(least, fabsf(s[i]));
+        const uint32_t d = from_middle(s[i], cut);
+        nearest          = d < nearest ? d : nearest;
+    }
+    if (nearest <= 2 * MARGIN || !(least >= tiny)) {
+        #pragma unroll
+        for (int i = 0; i < PIECE; ++i)
+            if (from_middle(s[i], cut) <= 2 * MARGIN || !(fabsf(s[i]) >= tiny)) s[i] = quant_silu(v[i]);
+    }
+    #pragma unroll
+    for (int i = 0; i < PIECE; ++i) v[i] = rounded(__fmul_rn(rounded(s[i]), up[i]));
+}
+DEVICE void fuse(float v[PIECE], const float up[PIECE], const bf16 *) { fuse(v, up, 16, 5e-6f); }
+DEVICE void fuse(float v[PIECE], const float up[PIECE], const f16 *) { fuse(v, up, 13, 1.3e-4f); }        /* above its subnormals */
+DEVICE void fuse(float v[PIECE], const float up[PIECE], const f32 *)
+{
+    #pragma unroll
+    for (int i = 0; i < PIECE; ++i) v[i] = silu_and_mul(v[i], up[i]);
+}
+#endif
+
+extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const __grid_constant__ quant_groups_args args)
+{
+    quant_groups_args a = args;
+    if (FORM != GROUPS_ANY) a.version = 2, a.ue8m0 = FORM == GROUPS_PACKED, a.code = SGK_E4M3, a.clamps = 0;
+    if (LANES >= 0) a.lanes_log2 = LANES;
+
+    const uint32_t n = blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2), row = divide(n, a.columns), column = n - row * a.columns.by;
+    const uint32_t lane  = threadIdx.x & ((1u << a.lanes_log2) - 1);
+    const int      step  = PIECE << a.lanes_log2;
+    const int64_t  first = column * a.group + lane * PIECE;
+    const T       *x     = (const T *)a.input + row * a.input_stride + first;
+    const uint4    zero  = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
-    place_t p[STEPS];
-    uint4   x[STEPS];
+    bool    live  = row < a.rows && column < a.groups;
+    int64_t place = row * a.s_row;
+    if (a.masked_m) {
+        const uint32_t batch = divide(row, a.lines), line = row - batch * a.lines.by;
+        live  = live && (int)line < a.masked_m[batch];
+        place = batch * a.s_batch + line * a.s_row;
+    }
+    uint4 p[PIECES];
+    #pragma unroll
+    for (int i = 0; i < PIECES; ++i) p[i] = live ? *(const uint4 *)(x + i * step) : zero;
+    float v[ELEMENTS], amax = 0;
 #if FUSE
-    uint4 up[STEPS];
+    uint4 up[PIECES];
+    #pragma unroll
+    for (int i = 0; i < PIECES; ++i) up[i] = live ? *(const uint4 *)(x + a.groups * a.group + i * step) : zero;
 #endif
     #pragma unroll
-    for (int s = 0; s < STEPS; ++s) {
-        p[s]          = place_of(a, first + s * groups);
-        const T *from = (const T *)a.input + p[s].row * a.input_stride + p[s].column * a.group + lane * PIECE;
-        x[s]          = make_uint4(0, 0, 0, 0);
-        if (p[s].live) x[s] = *(const uint4 *)from;
+    for (int i = 0; i < PIECES; ++i) {
+        unpack16(v + i * PIECE, p[i], (const T *)0);
 #if FUSE
-        up[s] = make_uint4(0, 0, 0, 0);
-        if (p[s].live) up[s] = *(const uint4 *)(from + a.groups * a.group);
+        float u[PIECE];
+        unpack16(u, up[i], (const T *)0);
+        fuse(v + i * PIECE, u, (const T *)0);
 #endif
     }
     #pragma unroll
-    for (int s = 0; s < STEPS; ++s) {
-        float v[PIECE], amax = 0;
-        unpack16(v, x[s], (const T *)0);
-#if FUSE
-        float w[PIECE];
-        unpack16(w, up[s], (const T *)0);
+    for (int i = 0; i < ELEMENTS; ++i) amax = fmaxf(amax, fabsf(v[i]));
+    const quant_scaling k = quant_group_scaling(group_max(amax, LANES, a), &a);
+    uint32_t            codes[ELEMENTS / 4];
+    encode(codes, v, ELEMENTS, a, k);
+    if (live) {
+        uint8_t *q = a.q + row * a.q_stride + first;
         #pragma unroll
-        for (int i = 0; i < PIECE; ++i) v[i] = silu_and_mul(v[i], w[i]);
-#endif
-        #pragma unroll
-        for (int i = 0; i < PIECE; ++i) amax = fmaxf(amax, fabsf(v[i]));
-        for (int o = lanes >> 1; o; o >>= 1) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, o));
-        const quant_scaling scaling = quant_group_scaling(amax, &a);
-        #pragma unroll
-        for (int i = 0; i < PIECE; ++i) v[i] = scaled(a, scaling, v[i]);
-        if (p[s].live) {
-            STORE_CODES(PIECE)(a.q + p[s].row * a.q_stride + p[s].column * a.group + lane * PIECE, a.code, v);
-            if (lane == 0) store_scale(a, p[s], scaling);
-        }
+        for (int i = 0; i < PIECES; ++i) store_codes(q + i * step, codes + i * PIECE / 4, PIECE);
     }
+    store_scales(a, place, column, lane, live, k);
     pdl_release();
 }
 

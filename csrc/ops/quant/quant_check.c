@@ -100,7 +100,7 @@ typedef struct {
     sgk_dtype   dtype, code;
     int64_t     batches, rows, groups, group;
     layout      layout;
-    bool        fuse, masked, unaligned;
+    bool        fuse, masked, unaligned, narrow;
 } group_case;
 
 /* The scales as the operator sees them: [T, G] over memory [G, columns], or the same of each batch. */
@@ -121,14 +121,18 @@ static const DLTensor *scales_view(const group_case *c, const DLTensor *memory, 
 static void check_groups(group_case c)
 {
     const bool packed = c.layout == PACKED;
-    if (!check_case("%s_%s_%s_%lldx%lldx%lld_%s%s%s%s%s", c.op, check_dtype(c.dtype), check_dtype(c.code), (long long)(c.batches * c.rows),
+    if (!check_case("%s_%s_%s_%lldx%lldx%lld_%s%s%s%s%s%s", c.op, check_dtype(c.dtype), check_dtype(c.code), (long long)(c.batches * c.rows),
                     (long long)c.groups, (long long)c.group, layout_names[c.layout], c.version == 2 ? "" : "_v1", c.fuse ? "_silu" : "",
-                    c.masked ? "_masked" : "", c.unaligned ? "_unaligned" : "")) return;
+                    c.masked ? "_masked" : "", c.unaligned ? "_unaligned" : "", c.narrow ? "_narrow" : "")) return;
     const int64_t   dim = c.groups * c.group, width = dim * (c.fuse ? 2 : 1), columns = packed ? (c.groups + 3) / 4 : c.groups;
     const int64_t   padded = c.layout == ALIGNED || packed ? (c.rows + 3) / 4 * 4 : c.rows;
     const int64_t   outer = c.layout == ROW_MAJOR ? c.rows : columns, inner = c.layout == ROW_MAJOR ? columns : padded;
     const sgk_dtype format = packed ? SGK_I32 : SGK_F32;
-    const double    least = c.code == SGK_I8 ? -128 : -448, most = c.code == SGK_I8 ? 127 : 448;
+    const double    least  = c.narrow ? -90 : c.code == SGK_I8 ? -128
+                                                               : -448,
+                    most   = c.narrow ? 100 : c.code == SGK_I8 ? 127
+                                                               : 448,
+                    eps    = c.narrow ? 0 : 1e-10;
 
     check_tensor *x, *q, *s, *mask = NULL;
     if (c.masked) {
@@ -148,11 +152,12 @@ static void check_groups(group_case c)
     check_legal(s, CHECK_STRIDE | (padded > c.rows && c.rows == 1 ? CHECK_OVERLAP : 0));    /* what overlaps may be the padding alone */
     check_legal(q, CHECK_DTYPE);
     for (int64_t i = 0; i < c.group && c.rows > 1; ++i) check_set(x, i, 0);
+    if (c.rows > 1) check_set(x, width, -0.0), check_set(x, width + 1, -1e-9);
 
     DLTensor view;
     int64_t  shape[8], strides[8];
     if (c.version == 1)
-        CHECK_CALL(sgk_per_token_group_quant_8bit(T(q), scales_view(&c, T(s), &view, shape, strides), T(x), c.group, 1e-10, least, most, packed, check_exec));
+        CHECK_CALL(sgk_per_token_group_quant_8bit(T(q), scales_view(&c, T(s), &view, shape, strides), T(x), c.group, eps, least, most, packed, check_exec));
     else
         CHECK_CALL(sgk_per_token_group_quant_8bit_v2(T(q), scales_view(&c, T(s), &view, shape, strides), T(x), T(mask), c.group, 1e-10, least, most,
                                                      packed, c.fuse, check_exec));
@@ -160,6 +165,32 @@ static void check_groups(group_case c)
     check_equal(s);
     const double n = (double)(c.batches * c.rows) * (double)dim;
     check_done(n * (sgk_dtype_size(c.dtype) * (1 + c.fuse) + 1 + 4.0 / (double)c.group), 6 * n);
+}
+
+/* Every gate, alone in its group, so that the scale is its silu. */
+static void check_gates(sgk_dtype dtype)
+{
+    if (!check_case("sgl_per_token_group_quant_8bit_v2_%s_gates", check_dtype(dtype))) return;
+    enum { ROWS   = 512,
+           GROUPS = 128,
+           GROUP  = 16,
+           DIM    = GROUPS * GROUP };
+    check_tensor *x = check_input_dense(dtype, 2, (int64_t)ROWS, (int64_t)2 * DIM);
+    check_tensor *q = check_output_dense(SGK_E4M3, 2, (int64_t)ROWS, (int64_t)DIM);
+    check_tensor *s = check_output_dense(SGK_F32, 2, (int64_t)ROWS, (int64_t)GROUPS);
+    check_legal(x, CHECK_DTYPE);
+    check_legal(s, CHECK_STRIDE);
+    check_legal(q, CHECK_DTYPE);
+    for (int64_t n = 0; n < ROWS * GROUPS; ++n)
+        for (int64_t i = 0; i < GROUP; ++i) {
+            const int64_t at = n / GROUPS * 2 * DIM + n % GROUPS * GROUP + i;
+            check_set_code(x, at, (uint32_t)n);
+            check_set(x, at + DIM, 1);
+        }
+    CHECK_CALL(sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, GROUP, 1e-10, -448, 448, false, true, check_exec));
+    check_equal(q);
+    check_equal(s);
+    check_done(0, 0);
 }
 
 static void check_group_options(void)
@@ -184,22 +215,106 @@ static void check_all_groups(sgk_dtype dtype)
         for (int l = ROW_MAJOR; l <= PACKED; ++l)
             for (int code = 0; code < 2; ++code) {
                 const sgk_dtype to = code ? SGK_I8 : SGK_E4M3;
-                check_groups((group_case){ v1, 1, dtype, to, 1, check_small ? 3 : check_int(1, 9), 5, sizes[i], (layout)l, false, false, false });
-                check_groups((group_case){ v2, 2, dtype, to, 1, check_small ? 3 : check_int(1, 9), 5, sizes[i], (layout)l, false, false, false });
-                check_groups((group_case){ v2, 2, dtype, to, 1, check_small ? 3 : check_int(1, 9), 7, sizes[i], (layout)l, true, false, false });
-                check_groups((group_case){ v2, 2, dtype, to, 4, check_small ? 3 : check_int(3, 9), 6, sizes[i], (layout)l, true, true, false });
+                check_groups((group_case){ v1, 1, dtype, to, 1, check_small ? 3 : check_int(1, 9), 5, sizes[i], (layout)l, .fuse = false });
+                check_groups((group_case){ v2, 2, dtype, to, 1, check_small ? 3 : check_int(1, 9), 5, sizes[i], (layout)l, .fuse = false });
+                check_groups((group_case){ v2, 2, dtype, to, 1, check_small ? 3 : check_int(1, 9), 7, sizes[i], (layout)l, .fuse = true });
+                check_groups((group_case){ v2, 2, dtype, to, 4, check_small ? 3 : check_int(3, 9), 6, sizes[i], (layout)l, .fuse = true, .masked = true });
             }
-    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 3, 5, 16, 128, ALIGNED, false, true, false });
-    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, ROW_MAJOR, false, false, true });
-    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, PACKED, true, false, true });
-    check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 5, 3, 7, ROW_MAJOR, false, false, false });
-    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 4, 2, 300, PACKED, false, false, false });
-    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 8, PACKED, false, false, false });
-    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 1, ROW_MAJOR, false, false, false });
-    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 0, 3, 64, ROW_MAJOR, false, false, false });
-    if (!check_small) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 70, 33, 128, ALIGNED, false, false, false });
-    check_groups((group_case){ "sgl_per_token_group_quant_fp8", 1, dtype, SGK_E4M3, 1, 3, 2, 24, ROW_MAJOR, false, false, false });
-    check_groups((group_case){ "sgl_per_token_group_quant_int8", 1, dtype, SGK_I8, 1, 3, 2, 24, COLUMN_MAJOR, false, false, false });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 3, 5, 16, 128, ALIGNED, .masked = true });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, ROW_MAJOR, .unaligned = true });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 5, 3, 32, PACKED, .fuse = true, .unaligned = true });
+    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 3, 4, 64, ROW_MAJOR, .narrow = true });
+    check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 3, 4, 256, ROW_MAJOR, .narrow = true });
+    check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 3, 9, 8, PACKED, .fuse = false });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 6, 2, 128, PACKED, .fuse = false });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 3, 1, 16, PACKED, .fuse = false });
+    check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 5, 3, 7, ROW_MAJOR, .fuse = false });
+    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 4, 2, 300, PACKED, .fuse = false });
+    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 8, PACKED, .fuse = false });
+    check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 1, ROW_MAJOR, .fuse = false });
+    check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 0, 3, 64, ROW_MAJOR, .fuse = false });
+    if (!check_small) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 70, 33, 128, ALIGNED, .fuse = false });
+    check_groups((group_case){ "sgl_per_token_group_quant_fp8", 1, dtype, SGK_E4M3, 1, 3, 2, 24, ROW_MAJOR, .fuse = false });
+    check_groups((group_case){ "sgl_per_token_group_quant_int8", 1, dtype, SGK_I8, 1, 3, 2, 24, COLUMN_MAJOR, .fuse = false });
+}
+
+/* ---- norms ---- */
+static double scale_at(const group_case *c, double (*element)(const check_tensor *t, int64_t i), const check_tensor *s, int64_t row, int64_t j)
+{
+    const int64_t padded = c->layout == ALIGNED || c->layout == PACKED ? (c->rows + 3) / 4 * 4 : c->rows;
+    if (c->layout == ROW_MAJOR) return element(s, row * c->groups + j);
+    if (c->layout != PACKED) return element(s, j * padded + row);
+    const uint32_t word = (uint32_t)(int64_t)element(s, j / 4 * padded + row);
+    return ldexp(1, (int)(word >> 8 * (j % 4) & 0xff) - 127);
+}
+
+/* The last bit of the norm is free: here and there a code may be the next one, and a scale the next number. */
+static void check_dequantised(const group_case *c, const check_tensor *q, const check_tensor *s)
+{
+    int64_t others = 0, far = 0;
+    for (int64_t row = 0; row < c->rows; ++row)
+        for (int64_t j = 0; j < c->groups; ++j) {
+            const double mine = scale_at(c, check_result_of, s, row, j), reference = scale_at(c, check_reference_of, s, row, j), larger = fmax(mine, reference);
+            for (int64_t i = (row * c->groups + j) * c->group, last = i + c->group; i < last; ++i) {
+                const double x = check_result_of(q, i) * mine, y = check_reference_of(q, i) * reference, error = fabs(x - y);
+                const double step = c->code == SGK_I8 ? larger : fmax(fmax(fabs(x), fabs(y)) / 8, larger / 512);
+                others += !(error <= 2 * check_tolerance(c->dtype) * fabs(y));         /* the scale's own difference is none */
+                far += !(error <= 1.01 * step + 0.01 * fabs(y));
+            }
+        }
+    check_that(far == 0, "%lld elements are further than a code from the reference's", (long long)far);
+    check_that(others <= 2 + c->rows * c->groups * c->group / 100, "%lld elements have another code than the reference's", (long long)others);
+}
+
+static void check_norm(group_case c, bool add)
+{
+    const bool packed = c.layout == PACKED;
+    if (!check_case("%s_%s_%s_%lldx%lldx%lld_%s%s", add ? "fused_add_rmsnorm_quant" : "fused_rmsnorm_quant", check_dtype(c.dtype), check_dtype(c.code),
+                    (long long)c.rows, (long long)c.groups, (long long)c.group, layout_names[c.layout], c.unaligned ? "_unaligned" : "")) return;
+    const int64_t   dim = c.groups * c.group, columns = packed ? (c.groups + 3) / 4 : c.groups;
+    const int64_t   padded = c.layout == ALIGNED || packed ? (c.rows + 3) / 4 * 4 : c.rows;
+    const int64_t   outer = c.layout == ROW_MAJOR ? c.rows : columns, inner = c.layout == ROW_MAJOR ? columns : padded;
+    const sgk_dtype format = packed ? SGK_I32 : SGK_F32;
+    const double    least = c.code == SGK_I8 ? -128 : -448, most = c.code == SGK_I8 ? 127 : 448;
+    check_tensor   *input = check_input(c.dtype, 2, c.rows, dim), *weight = check_input(c.dtype, 1, dim);
+    check_tensor   *residual = add ? check_inout(c.dtype, 2, c.rows, dim) : NULL;
+    check_tensor   *q        = check_output(c.code, 2, c.rows, dim);
+    check_tensor   *s        = padded == c.rows ? check_output_dense(format, 2, outer, inner) : check_inout_dense(format, 2, outer, inner);
+    if (c.unaligned) check_unaligned(input);
+    check_legal(s, CHECK_STRIDE | (padded > c.rows && c.rows == 1 ? CHECK_OVERLAP : 0));    /* what overlaps may be the padding alone */
+    check_legal(q, CHECK_DTYPE);
+    for (int64_t i = 0; i < dim && c.rows > 1; ++i) {
+        check_set(input, i, 0);
+        if (add) check_set(residual, i, 0);
+    }
+
+    DLTensor view;
+    int64_t  shape[8], strides[8];
+    if (add)
+        CHECK_CALL(sgk_fused_add_rmsnorm_quant(T(q), scales_view(&c, T(s), &view, shape, strides), T(residual), T(input), T(weight), c.group, 1e-6, 1e-10, least,
+                                               most, packed, check_exec));
+    else
+        CHECK_CALL(sgk_fused_rmsnorm_quant(T(q), scales_view(&c, T(s), &view, shape, strides), T(input), T(weight), c.group, 1e-6, 1e-10, least, most, packed,
+                                           check_exec));
+    check_dequantised(&c, q, s);
+    if (add) check_close(residual, check_tolerance(c.dtype));
+    if (c.rows > 1 && dim > 0) check_that(check_result_of(q, 0) == 0, "a row of zeros has code %g", check_result_of(q, 0));
+    const double n = (double)c.rows * (double)dim;
+    check_done(n * (sgk_dtype_size(c.dtype) * (add ? 3 : 1) + 1 + 4.0 / (double)c.group), 8 * n);
+}
+
+static void check_norms(sgk_dtype dtype)
+{
+    static const int64_t widths[] = { 1, 5, 16, 36, 130, 300 };         /* groups of 128: up to what no build keeps in registers */
+    for (int add = 0; add < 2; ++add) {
+        for (int i = 0; i < 6; ++i)
+            check_norm((group_case){ .dtype = dtype, .code = i % 2 ? SGK_I8 : SGK_E4M3, .rows = check_small ? 2 : check_int(1, 5), .groups = widths[i], .group = 128, .layout = (layout)(i % 4) }, add);
+        check_norm((group_case){ .dtype = dtype, .code = SGK_E4M3, .rows = 3, .groups = 7, .group = 16, .layout = PACKED }, add);
+        check_norm((group_case){ .dtype = dtype, .code = SGK_E4M3, .rows = 3, .groups = 3, .group = 64, .layout = PACKED, .unaligned = true }, add);
+        check_norm((group_case){ .dtype = dtype, .code = SGK_I8, .rows = 2, .groups = 5, .group = 7, .layout = ROW_MAJOR }, add);
+        check_norm((group_case){ .dtype = dtype, .code = SGK_E4M3, .rows = 2, .groups = 2, .group = 1000, .layout = COLUMN_MAJOR }, add);
+        check_norm((group_case){ .dtype = dtype, .code = SGK_E4M3, .rows = 0, .groups = 2, .group = 32, .layout = ROW_MAJOR }, add);
+    }
 }
 
 void check_quant(void)
@@ -226,17 +341,23 @@ void check_quant(void)
         check_tensor_scale(formats[f], 3, 77, true, 0, true);
         check_tensor_scale(formats[f], 3, 77, true, 1e-39, true);           /* 1 / s is no number */
         check_all_groups(formats[f]);
+        check_norms(formats[f]);
     }
+    if (!check_small) check_gates(SGK_F16), check_gates(SGK_BF16);
     check_group_options();
     if (check_benching) {
-        check_rows(true, SGK_BF16, 64, 4096, true);
-        check_rows(true, SGK_BF16, 16384, 4096, true);
-        check_tensor_scale(SGK_BF16, 64, 4096, false, 0, true);
-        check_tensor_scale(SGK_BF16, 16384, 4096, false, 0, true);
-        check_tensor_scale(SGK_BF16, 16384, 4096, true, 0.01, true);
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 64, 56, 128, ALIGNED, false, false, false });
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 16384, 56, 128, ALIGNED, false, false, false });
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit", 1, SGK_BF16, SGK_E4M3, 1, 16384, 56, 128, ROW_MAJOR, false, false, false });
-        check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 8192, 16, 128, PACKED, true, false, false });
+        const char *const v1 = "sgl_per_token_group_quant_8bit", *const v2 = "sgl_per_token_group_quant_8bit_v2";
+        for (int64_t rows = 64; rows <= 16384; rows += 16384 - 64) {
+            check_rows(true, SGK_BF16, rows, 7168, true);
+            check_tensor_scale(SGK_BF16, rows, 7168, false, 0, true);
+            check_tensor_scale(SGK_BF16, rows, 7168, true, 0.01, true);
+            check_groups((group_case){ v2, 2, SGK_BF16, SGK_E4M3, 1, rows, 56, 128, ALIGNED, .fuse = false });
+            check_groups((group_case){ v2, 2, SGK_BF16, SGK_E4M3, 1, rows, 56, 128, PACKED, .fuse = false });
+            check_groups((group_case){ v1, 1, SGK_BF16, SGK_E4M3, 1, rows, 56, 128, ROW_MAJOR, .fuse = false });
+            check_groups((group_case){ v2, 2, SGK_BF16, SGK_E4M3, 1, rows, 28, 128, PACKED, .fuse = true });
+            check_norm((group_case){ .dtype = SGK_BF16, .code = SGK_E4M3, .rows = rows, .groups = 56, .group = 128, .layout = ALIGNED }, false);
+            check_norm((group_case){ .dtype = SGK_BF16, .code = SGK_E4M3, .rows = rows, .groups = 56, .group = 128, .layout = ALIGNED }, true);
+        }
+        check_groups((group_case){ v2, 2, SGK_BF16, SGK_I8, 1, 16384, 56, 128, ROW_MAJOR, .fuse = false });
     }
 }

@@ -1,5 +1,6 @@
 #include <float.h>
-#include "quant.h"
+#include <math.h>
+#include "quant_norm.h"
 #include "cpu/simd.h"
 
 /* The code of v, which is within the format; NaN becomes `nan`. VF bytes. */
@@ -177,6 +178,27 @@ SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, in
     }
 }
 
+SGK_INLINE void encode_scaled(sgk_dtype t, const struct quant_groups_args *a, const struct quant_scaling *k, uint8_t *q, const void *from, int64_t first,
+                              int64_t n)
+{
+    if (a->code == SGK_I8) encode_run(t, SGK_I8, q, from, first, n, k->by, k->divide, a->least, a->most);
+    else if (k->divide) encode_run(t, SGK_E4M3, q, from, first, n, k->by, true, a->least, a->most);
+    else encode_run(t, SGK_E4M3, q, from, first, n, k->by, false, a->least, a->most);
+}
+
+/* Of group j of the row whose scales begin at `place`. */
+SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, int64_t j, struct quant_scaling k)
+{
+    if (!a->ue8m0) {
+        ((float *)a->s)[place + j * a->s_column] = k.s;
+        return;
+    }
+    uint8_t *word = (uint8_t *)a->s + (place + j / 4 * a->s_column) * 4;
+    word[j % 4]   = (uint8_t)(k.exponent + 127);
+    if (j == a->groups - 1)
+        for (int64_t i = j % 4 + 1; i < 4; ++i) word[i] = 0;
+}
+
 SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t row, int64_t j)
 {
     const int64_t batch = row / a->batch_rows, line = row - batch * a->batch_rows;
@@ -189,20 +211,8 @@ SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t ro
         from = values, x = 0;
     }
     const struct quant_scaling scaling = quant_group_scaling(amax_of(t, from, x, a->group), a);
-    uint8_t                   *q       = a->q + row * a->q_stride + j * a->group;
-    if (a->code == SGK_I8) encode_run(t, SGK_I8, q, from, x, a->group, scaling.by, scaling.divide, a->least, a->most);
-    else if (scaling.divide) encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, true, a->least, a->most);
-    else encode_run(t, SGK_E4M3, q, from, x, a->group, scaling.by, false, a->least, a->most);
-
-    const int64_t place = batch * a->s_batch + line * a->s_row;
-    if (!a->ue8m0) {
-        ((float *)a->s)[place + j * a->s_column] = scaling.s;
-        return;
-    }
-    uint8_t *word = (uint8_t *)a->s + (place + j / 4 * a->s_column) * 4;
-    word[j % 4]   = (uint8_t)(scaling.exponent + 127);
-    if (j == a->groups - 1)
-        for (int64_t k = j % 4 + 1; k < 4; ++k) word[k] = 0;
+    encode_scaled(t, a, &scaling, a->q + row * a->q_stride + j * a->group, from, x, a->group);
+    store_scale(a, batch * a->s_batch + line * a->s_row, j, scaling);
 }
 
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
@@ -220,4 +230,70 @@ void SGK_CPU_FN(quant_groups)(const void *args, int64_t begin, int64_t end)
     if (a->dtype == SGK_F32) groups(SGK_F32, a, begin, end);
     else if (a->dtype == SGK_F16) groups(SGK_F16, a, begin, end);
     else groups(SGK_BF16, a, begin, end);
+}
+
+/* ---- groups of a norm ---- */
+SGK_INLINE void store_some(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
+{
+    if (n >= VF) vf_store(t, p, i, v);
+    else vf_store_part(t, p, i, n, v);
+}
+
+/* The row, or the sum: made in every pass rather than kept, as the row is in the first-level cache by then. */
+SGK_INLINE vf summed(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, int64_t d, int64_t left)
+{
+    const vf x = load_some(t, n->groups.input, row * n->groups.input_stride + d, left);
+    return add ? vf_add(x, load_some(t, n->residual, row * n->residual_stride + d, left)) : x;
+}
+
+/* Elements [first, first + count) of the norm, rounded to the format. */
+SGK_INLINE void normalise(sgk_dtype t, bool add, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
+{
+    for (int64_t i = 0; i < count; i += VF) {
+        const vf x = summed(t, add, n, row, first + i, count - i);
+        store_some(t, out, i, count - i, vf_mul(vf_mul(x, scale), load_some(t, n->weight, first + i, count - i)));
+    }
+}
+
+SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t begin, int64_t end)
+{
+    enum { MOST = 512 };                                /* elements at a time: a group of up to that many is normalised once */
+    float                           normed[MOST];
+    const struct quant_groups_args *a   = &n->groups;
+    const int64_t                   dim = a->groups * a->group, step = a->group < MOST ? a->group : MOST;
+    for (int64_t row = begin; row < end; ++row) {
+        vf sum = vf_zero();
+        for (int64_t d = 0; d < dim; d += VF) {
+            const vf x = summed(t, add, n, row, d, dim - d);
+            sum        = vf_fma(x, x, sum);
+        }
+        const vf scale = vf_set(1 / sqrtf(vf_sum(sum) / (float)dim + n->eps));
+        for (int64_t j = 0; j < a->groups; ++j) {
+            const int64_t first = j * a->group;
+            float         amax  = 0;
+            for (int64_t i = 0; i < a->group; i += step) {
+                const int64_t count = a->group - i < step ? a->group - i : step;
+                normalise(t, add, n, normed, row, first + i, count, scale);
+                amax = fmaxf(amax, amax_of(t, normed, 0, count));
+            }
+            const struct quant_scaling scaling = quant_group_scaling(amax, a);
+            for (int64_t i = 0; i < a->group; i += step) {
+                const int64_t count = a->group - i < step ? a->group - i : step;
+                if (a->group > step) normalise(t, add, n, normed, row, first + i, count, scale);
+                encode_scaled(t, a, &scaling, a->q + row * a->q_stride + first + i, normed, 0, count);
+            }
+            store_scale(a, row * a->s_row, j, scaling);
+        }
+        for (int64_t d = 0; add && d < dim; d += VF) store_some(t, n->residual, row * n->residual_stride + d, dim - d, summed(t, true, n, row, d, dim - d));
+    }
+}
+
+void SGK_CPU_FN(quant_norm)(const void *args, int64_t begin, int64_t end)
+{
+    const struct quant_norm_args *n = args;
+    const sgk_dtype               t = n->groups.dtype;
+    if (n->residual) t == SGK_F32 ? norm_rows(SGK_F32, true, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, true, n, begin, end)
+                                                                                           : norm_rows(SGK_BF16, true, n, begin, end);
+    else t == SGK_F32 ? norm_rows(SGK_F32, false, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, false, n, begin, end)
+                                                                                : norm_rows(SGK_BF16, false, n, begin, end);
 }

@@ -18,16 +18,13 @@
 #if PIECE == 1
 typedef T piece_t;
 DEVICE void unpack(float *v, piece_t p) { v[0] = to_f32(p); }
-DEVICE void write(uint8_t *q, const float *v) { *q = code_of(SGK_E4M3, v[0]); }
 #else
 typedef uint4 piece_t;
 DEVICE void unpack(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
-#if PIECE == 4
-DEVICE void write(uint8_t *q, const float *v) { store_codes4(q, SGK_E4M3, v); }
-#else
-DEVICE void write(uint8_t *q, const float *v) { store_codes8(q, SGK_E4M3, v); }
 #endif
-#endif
+
+/* e4m3 needs no clamp: the conversion has its own. */
+DEVICE uint8_t code_of(float v, float by) { return (uint8_t)e4m3x2(__fmul_rn(v, by), 0); }
 
 /* The whole pieces of one block's part; thread c's are c, c + THREADS, ... */
 DEVICE int pieces_of(const quant_tensor_args &a, int64_t first)
@@ -91,15 +88,22 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor(const __grid_
         if (c < pieces) {
             float v[PIECE];
             unpack(v, p[s]);
+#if PIECE == 1
+            q[c] = code_of(v[0], by);
+#else
+            uint32_t codes[PIECE / 4];
             #pragma unroll
-            for (int i = 0; i < PIECE; ++i) v[i] = clamp_keeping_nan(__fmul_rn(v[i], by), -448.0f, 448.0f);
-            write(q + c * PIECE, v);
+            for (int i = 0; i < PIECE; ++i) v[i] = __fmul_rn(v[i], by);
+            #pragma unroll
+            for (int i = 0; i < PIECE; i += 4) codes[i / 4] = e4m3x4(v + i);
+            store_codes(q + c * PIECE, codes, PIECE);
+#endif
         }
     }
 #if PIECE > 1
     if (pieces < THREADS * STEPS && (int)threadIdx.x < (int)((a.count - first) % PIECE)) {
         const int i = pieces * PIECE + threadIdx.x;
-        q[i]        = code_of(SGK_E4M3, clamp_keeping_nan(__fmul_rn(to_f32(x[i]), by), -448.0f, 448.0f));
+        q[i]        = code_of(to_f32(x[i]), by);
     }
 #endif
     pdl_release();

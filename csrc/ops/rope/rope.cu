@@ -1,99 +1,164 @@
 /*
- * Rotary embedding in place. A block takes THREADS items of one token; an item is a piece of a head with its partners. The cosines and
- * sines come from the first-level cache for all heads but the first. Each element is read once and written once. Bound by memory; for
- * few tokens by the chain from position over cosine to store.
+ * Rotary embedding from one place to another or in place, with keys and values stored into their buffers on the way. A thread takes one
+ * item of a head: two pieces that rotate together, or two that are copied. They are asked for before the position is known. Each element is
+ * read once. A block is items x heads x tokens, and needs no division. Cosines and sines come from the caches for all heads but the first.
+ * Bound by memory, for which few registers and so many threads do more than several heads a thread; for few tokens by the chain from
+ * position over cosine to store.
  *
- *   T        f32, f16 or bf16
- *   PAIRING  NEOX: elements i and i + R / 2, in 16-byte pieces; NEIGHBOURS: 2 i and 2 i + 1, in 16-byte pieces;
- *            EITHER: one pair an item, as a.is_neox says, any length and alignment
+ *   T      f32, f16 or bf16
+ *   C      of the cosines: T or f32
+ *   BYTES  that are loaded and stored as one, a piece: 16, 8 (of 2-byte formats), or 0 for one element, any length and alignment
+ *   PLAIN  1: the two of a pair rotate by one angle, and all pairs by one position (a.second and a.sections are 0)
  */
 #include "rope.h"
 #include "launch.cuh"
 #include "types.cuh"
 
-#define THREADS 128
-#define PIECE   (16 / (int)sizeof(T))                   /* elements in 16 bytes */
-
-#define EITHER     0
-#define NEOX       1
-#define NEIGHBOURS 2
-
-DEVICE void rotate(float *x, float *y, float c, float s)
+#if BYTES == 16
+#define PIECE (16 / (int)sizeof(T))
+typedef uint4 piece_t;
+DEVICE void unpack(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
+DEVICE piece_t pack(const float *v) { return pack16(v, (const T *)0); }
+#elif BYTES == 8
+#define PIECE (8 / (int)sizeof(T))
+typedef uint2 piece_t;
+DEVICE void unpack(float *v, piece_t p)
 {
-    const float u = *x, v = *y;
-    *x = u * c - v * s;
-    *y = v * c + u * s;
-}
-
-#if PAIRING == EITHER
-
-DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / 2; }
-
-DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
-{
-    const int half = a.rot_dim / 2;
-    T *const at_x = head + (a.is_neox ? i : 2 * i), *const at_y = head + (a.is_neox ? i + half : 2 * i + 1);
-    float x = to_f32(*at_x), y = to_f32(*at_y);
-    rotate(&x, &y, to_f32(row[i]), to_f32(row[half + i]));
-    from_f32(at_x, x);
-    from_f32(at_y, y);
-}
-
-#elif PAIRING == NEOX
-
-DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / 2 / PIECE; }
-
-DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
-{
-    const int    half = a.rot_dim / 2 / PIECE;             /* in pieces */
-    uint4 *const at_x = (uint4 *)head + i, *const at_y = at_x + half;
-    const uint4 px = *at_x, py = *at_y, pc = ((const uint4 *)row)[i], ps = ((const uint4 *)row)[half + i];
-    float       x[PIECE], y[PIECE], c[PIECE], s[PIECE];
-    unpack16(x, px, (const T *)0);
-    unpack16(y, py, (const T *)0);
-    unpack16(c, pc, (const T *)0);
-    unpack16(s, ps, (const T *)0);
+    float w[2 * PIECE];
+    unpack16(w, make_uint4(p.x, p.y, 0, 0), (const T *)0);
     #pragma unroll
-    for (int j = 0; j < PIECE; ++j) rotate(&x[j], &y[j], c[j], s[j]);
-    *at_x = pack16(x, (const T *)0);
-    *at_y = pack16(y, (const T *)0);
+    for (int j = 0; j < PIECE; ++j) v[j] = w[j];
 }
-
+DEVICE piece_t pack(const float *v)
+{
+    float w[2 * PIECE] = { 0 };
+    #pragma unroll
+    for (int j = 0; j < PIECE; ++j) w[j] = v[j];
+    const uint4 p = pack16(w, (const T *)0);
+    return make_uint2(p.x, p.y);
+}
 #else
-
-DEVICE int items_of_head(const rotary_embedding_args &a) { return a.rot_dim / PIECE; }
-
-/* PIECE elements are PIECE / 2 pairs: 8 bytes of cosines and 8 of sines. */
-DEVICE void rotate_item(const rotary_embedding_args &a, T *head, const T *row, int i)
+#define PIECE 1
+typedef T piece_t;
+DEVICE void unpack(float *v, piece_t p) { v[0] = to_f32(p); }
+DEVICE piece_t pack(const float *v)
 {
-    uint4 *const at = (uint4 *)head + i;
-    const uint4  p  = *at;
-    const uint2  pc = ((const uint2 *)row)[i], ps = ((const uint2 *)row)[a.rot_dim / PIECE + i];
-    float        x[PIECE], c[PIECE], s[PIECE];
-    unpack16(x, p, (const T *)0);
-    unpack16(c, make_uint4(pc.x, pc.y, 0, 0), (const T *)0);
-    unpack16(s, make_uint4(ps.x, ps.y, 0, 0), (const T *)0);
-    #pragma unroll
-    for (int j = 0; j < PIECE / 2; ++j) rotate(&x[2 * j], &x[2 * j + 1], c[j], s[j]);
-    *at = pack16(x, (const T *)0);
+    T p;
+    from_f32(&p, v[0]);
+    return p;
 }
-
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS) void rotary_embedding(const __grid_constant__ rotary_embedding_args a)
+/* PIECE cosines or sines, as wide as pieces are or twice as wide. */
+DEVICE void load_angles(float *v, const C *p)
 {
-    const int64_t  outer = blockIdx.x / a.inner, inner = blockIdx.x % a.inner;
-    const uint32_t each = (uint32_t)items_of_head(a), item = blockIdx.y * THREADS + threadIdx.x;
-    const int      head     = (int)(item / each);
-    const bool     is_query = head < a.query.heads;
-    if (!is_query && head - a.query.heads >= a.key.heads) return;
+    const int width = 16 / (int)sizeof(C);
+    #pragma unroll
+    for (int j = 0; j < PIECE / width; ++j) unpack16(v + j * width, ((const uint4 *)p)[j], (const C *)0);
+    if (PIECE == 1) v[0] = to_f32(*p);
+    else if (PIECE < width) {
+        float       w[16 / sizeof(C)];
+        const uint2 u = *(const uint2 *)p;
+        unpack16(w, make_uint4(u.x, u.y, 0, 0), (const C *)0);
+        #pragma unroll
+        for (int j = 0; j < PIECE; ++j) v[j] = w[j];
+    }
+}
+
+DEVICE T *head_of(const rope_heads &h, int64_t outer, int64_t inner, int head)
+{
+    return (T *)h.data + outer * h.outer_stride + inner * h.inner_stride + head * h.head_stride;
+}
+
+DEVICE void rotate(float *x, float *y, float c1, float s1, float c2, float s2)
+{
+    const float u = *x, v = *y;
+    *x = u * c1 - v * s1;
+    *y = v * c2 + u * s2;
+}
+
+/* False: a position that has no row. `at` is the token's place among positions. */
+DEVICE bool load_cosines(const rope_args &a, int64_t position, int64_t at, int pair, float *c1, float *s1, float *c2, float *s2)
+{
+    const C *const c = (const C *)a.cosines + position * a.cosine_stride + pair, *const s = (const C *)a.sines + position * a.sine_stride + pair;
+#if !PLAIN
+    if (a.sections) {
+        const int64_t height = load_index(a.positions, a.plane_stride + at, a.positions_wide);
+        const int64_t width  = load_index(a.positions, 2 * a.plane_stride + at, a.positions_wide);
+        if (height < 0 || height >= a.max_position || width < 0 || width >= a.max_position) return false;
+        #pragma unroll
+        for (int j = 0; j < PIECE; ++j) {
+            const int plane = rope_plane(&a, pair + j);
+            int64_t   row   = plane == 1 ? height : width;
+            if (plane == 0) row = position;
+            c1[j] = c2[j] = to_f32(((const C *)a.cosines)[row * a.cosine_stride + pair + j]);
+            s1[j] = s2[j] = to_f32(((const C *)a.sines)[row * a.sine_stride + pair + j]);
+        }
+        return true;
+    }
+    load_angles(c2, c + a.second);
+    load_angles(s2, s + a.second);
+#endif
+    load_angles(c1, c);
+    load_angles(s1, s);
+#if PLAIN
+    #pragma unroll
+    for (int j = 0; j < PIECE; ++j) c2[j] = c1[j], s2[j] = s1[j];
+#endif
+    return true;
+}
+
+extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ rope_args a)
+{
+    const int64_t token = (int64_t)blockIdx.x * blockDim.z + threadIdx.z;
+    const int     head = (int)(blockIdx.y * blockDim.y + threadIdx.y), i = (int)(blockIdx.z * blockDim.x + threadIdx.x);
+    if (token >= a.tokens || head >= a.heads || i >= a.each) return;
+
+    const int  half = a.rot_dim / 2;
+    const bool is_q = head < a.q_heads, is_v = head >= a.q_heads + a.k_heads, turns = !is_v && i < half / PIECE;
+    const int  n = is_q ? head : head - a.q_heads - (is_v ? a.k_heads : 0);
+
+    /* The two pieces, from the start of a head. Pieces that are copied begin where rotation ends; the second may lie behind the head. */
+    const bool apart = turns && a.is_neox;
+    const int  x_at = apart ? i * PIECE : 2 * i * PIECE, y_at = apart ? half + i * PIECE : x_at + PIECE;
+    if (x_at >= a.head_size) return;
+    const bool with_y = turns || y_at < a.head_size;
+
+    const int64_t           outer = a.inner == a.tokens ? 0 : token / a.inner, inner = token - outer * a.inner;
+    const rope_heads *const source = is_v ? &a.v : &a.k;
+    const T *const          from   = head_of(is_q ? a.q : *source, outer, inner, n);
 
     pdl_wait();
-    const int64_t position = load_index(a.positions, outer * a.positions_outer_stride + inner * a.positions_inner_stride, a.wide);
-    if (position < 0 || position >= a.max_position) return;         /* such a token is left as it is */
+    const int64_t at       = outer * a.positions_outer_stride + inner * a.positions_inner_stride;
+    const int64_t position = a.positions ? load_index(a.positions, at, a.positions_wide) : token;
+    const int64_t slot     = a.slots && !is_q ? load_index(a.slots, token * a.slot_stride, a.slots_wide) : -1;
+    piece_t       x        = *(const piece_t *)(from + x_at), y;
+    if (with_y) y = *(const piece_t *)(from + y_at);
+    if (position < 0 || position >= a.max_position) return;         /* such a token is passed over */
 
-    const rope_heads &h    = is_query ? a.query : a.key;
-    T *const          base = (T *)h.data + outer * h.outer_stride + inner * h.inner_stride + (is_query ? head : head - a.query.heads) * h.head_stride;
-    rotate_item(a, base, (const T *)a.cos_sin_cache + position * a.cache_stride, (int)(item % each));
+    if (turns) {
+        float u[2 * PIECE], c1[PIECE], s1[PIECE], c2[PIECE], s2[PIECE];
+        if (!load_cosines(a, position, at, i * PIECE, c1, s1, c2, s2)) return;
+        unpack(u, x);
+        unpack(u + PIECE, y);
+        if (PIECE == 1 || apart) {
+            #pragma unroll
+            for (int j = 0; j < PIECE; ++j) rotate(&u[j], &u[PIECE + j], c1[j], s1[j], c2[j], s2[j]);
+        } else {
+            #pragma unroll
+            for (int j = 0; j < PIECE; ++j) rotate(&u[2 * j], &u[2 * j + 1], c1[j], s1[j], c2[j], s2[j]);
+        }
+        x = pack(u), y = pack(u + PIECE);
+    }
+    if (!is_v) {
+        T *const to             = head_of(is_q ? a.q_out : a.k_out, outer, inner, n);
+        *(piece_t *)(to + x_at) = x;
+        if (with_y) *(piece_t *)(to + y_at) = y;
+    }
+    if (slot >= 0 && slot < a.max_slot) {                           /* what has no slot is not stored */
+        T *const to             = head_of(is_v ? a.v_buffer : a.k_buffer, 0, slot, n);
+        *(piece_t *)(to + x_at) = x;
+        if (with_y) *(piece_t *)(to + y_at) = y;
+    }
     pdl_release();
 }

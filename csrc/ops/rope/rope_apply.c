@@ -1,71 +1,31 @@
-#include "rope_apply.h"
 #include "base/convert.h"
 #include "base/match.h"
-#include "cpu/cpu.h"
-#include "cuda/cuda.h"
+#include "cuda/indices.h"
+#include "rope.h"
 #include "sgl_kernel/rope.h"
 
-SGK_CPU_DECL(apply_rope);
-static const sgk_cpu_impl apply_rope_cpu[] = SGK_CPU_IMPLS(apply_rope);
-
-/* The last of a format takes any heads. */
-enum { EITHER,
-       HALVES,
-       NEIGHBOURS };                    /* as in rope_apply.cu */
-
-#define BUILD(type, dtype, pairing) \
-    { SGK_KERNEL("rope/rope_apply.cu", "apply_rope", "-DT=" type " -DPAIRING=" #pairing, SGK_GENERAL), dtype, pairing }
-#define BUILDS(type, dtype) BUILD(type, dtype, HALVES), BUILD(type, dtype, NEIGHBOURS), BUILD(type, dtype, EITHER)
-
-apply_build apply_rope_builds[APPLY_BUILDS] = { BUILDS("f32", SGK_F32), BUILDS("f16", SGK_F16), BUILDS("bf16", SGK_BF16) };
-
-enum { THREADS = 128 };                                 /* as in rope_apply.cu */
-
-static bool heads_in_pieces(const struct apply_rope_heads *h, int64_t piece)
+/* [T, H, D], or rows of a buffer. */
+static struct rope_heads heads_of(const DLTensor *t)
 {
-    return (uintptr_t)h->data % 16 == 0 && h->row_stride % piece == 0 && h->head_stride % piece == 0;
+    if (!t) return (struct rope_heads){ 0 };
+    return (struct rope_heads){ .data = sgk_data(t), .inner_stride = sgk_stride(t, 0), .head_stride = sgk_stride(t, 1) };
 }
 
-static apply_build *choose(const struct apply_rope_args *a)
+static sgk_status check_heads(const sgk_match *m, const char *q, const char *k, int64_t head_size)
 {
-    const int64_t                        piece = 16 / sgk_dtype_size(a->dtype);
-    const struct apply_rope_heads *const all[] = { &a->q, &a->k, &a->v, &a->q_rope, &a->k_rope, &a->k_buffer, &a->v_buffer };
-    /* Of cosines and sines pieces are read that lie half a row apart. */
-    bool vectors = (uintptr_t)a->cos_sin_cache % 16 == 0 && a->cache_stride % 4 == 0 && a->rot_dim % 8 == 0 && a->head_size % piece == 0 &&
-                   (a->interleave ? a->rot_dim : a->rot_dim / 2) % piece == 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; ++i) vectors = vectors && heads_in_pieces(all[i], piece);
-    const int    wanted = !vectors ? EITHER : a->interleave ? NEIGHBOURS
-                                                            : HALVES;
-    apply_build *b      = apply_rope_builds;
-    while (b->dtype != a->dtype || b->pairing != wanted) ++b;
-    return b;
+    const int64_t most = head_size > 0 ? INT32_MAX / 4 / head_size : INT32_MAX / 4;
+    SGK_REQUIRE(SGK_DIM(m, 'H') <= most && SGK_DIM(m, 'K') <= most && head_size <= INT32_MAX / 4, SGK_BAD_ARG,
+                "%s: %s has %lld heads and %s has %lld, of %lld elements, expected at most %d elements of a row", m->op, q, (long long)SGK_DIM(m, 'H'), k,
+                (long long)SGK_DIM(m, 'K'), (long long)head_size, INT32_MAX / 4);
+    return SGK_OK;
 }
 
-static sgk_status apply_rope_on_gpu(const struct apply_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
+static sgk_status check_slots(const struct rope_args *a, const char *op, const void *slots)
 {
-    apply_build  *b     = choose(a);
-    const int64_t piece = b->pairing == EITHER ? 1 : 16 / sgk_dtype_size(a->dtype);
-    const int64_t turns = (b->pairing == NEIGHBOURS ? a->rot_dim : a->rot_dim / 2) / piece;
-    const int64_t items = ((int64_t)a->q_heads + a->k_heads) * (turns + a->rest / piece) + (a->k_buffer.data ? a->k_heads * (a->head_size / piece) : 0);
-    if (items == 0) return SGK_OK;
-
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->pairing != EITHER ? "" : " (heads or the cache are not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { a->tokens, (items + THREADS - 1) / THREADS }, .block = { THREADS } };
-    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
-}
-
-static struct apply_rope_heads heads_of(const DLTensor *t)
-{
-    if (!t) return (struct apply_rope_heads){ 0 };
-    return (struct apply_rope_heads){ sgk_data(t), sgk_stride(t, 0), sgk_stride(t, 1) };
-}
-
-static sgk_status check_indices(const char *op, const char *name, const void *indices, int64_t count, int64_t stride, bool wide, int64_t limit, const char *what)
-{
-    for (int64_t i = 0; i < count; ++i) {
-        const int64_t index = load_index(indices, i * stride, wide ? SGK_I64 : SGK_I32);
-        SGK_REQUIRE(index >= 0 && index < limit, SGK_BAD_ARG, "%s: %s has %lld for token %lld, expected 0 to %lld, the rows of %s", op, name,
-                    (long long)index, (long long)i, (long long)limit - 1, what);
+    for (int64_t t = 0; slots && t < a->tokens; ++t) {
+        const int64_t slot = load_index(slots, t * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        SGK_REQUIRE(slot >= 0 && slot < a->max_slot, SGK_BAD_ARG, "%s: kv_cache_loc has %lld for token %lld, expected 0 to %lld, the rows of k_buffer", op,
+                    (long long)slot, (long long)t, (long long)a->max_slot - 1);
     }
     return SGK_OK;
 }
@@ -94,46 +54,88 @@ sgk_status sgk_apply_rope_pos_ids_cos_sin_cache(const DLTensor *q_rope, const DL
     const int64_t rot_dim = SGK_DIM(&m, 'R'), head_size = SGK_DIM(&m, 'D'), tokens = SGK_DIM(&m, 'T');
     SGK_REQUIRE(rot_dim % 2 == 0 && rot_dim <= head_size, SGK_BAD_ARG, "%s: cos_sin_cache has size %lld in dimension 1, expected an even number up to %lld, the size of a head",
                 m.op, (long long)rot_dim, (long long)head_size);
-    const int64_t most = head_size > 0 ? INT32_MAX / 4 / head_size : INT32_MAX / 4;
-    SGK_REQUIRE(SGK_DIM(&m, 'H') <= most && SGK_DIM(&m, 'K') <= most, SGK_BAD_ARG, "%s: q has %lld heads and k has %lld, expected at most %lld", m.op,
-                (long long)SGK_DIM(&m, 'H'), (long long)SGK_DIM(&m, 'K'), (long long)most);
+    SGK_TRY(check_heads(&m, "q", "k", head_size));
     sgk_match_same(&m, q_rope, q);
     sgk_match_same(&m, k_rope, k);
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
 
-    struct apply_rope_args a = {
-        .q             = heads_of(q),
-        .k             = heads_of(k),
-        .v             = heads_of(v),
-        .q_rope        = heads_of(q_rope),
-        .k_rope        = heads_of(k_rope),
-        .k_buffer      = heads_of(k_buffer),
-        .v_buffer      = heads_of(v_buffer),
-        .cos_sin_cache = sgk_data(cos_sin_cache),
-        .pos_ids       = sgk_data(pos_ids),
-        .kv_cache_loc  = sgk_data(kv_cache_loc),
-        .tokens        = tokens,
-        .head_size     = head_size,
-        .cache_stride  = sgk_stride(cos_sin_cache, 0),
-        .pos_stride    = sgk_stride(pos_ids, 0),
-        .loc_stride    = kv_cache_loc ? sgk_stride(kv_cache_loc, 0) : 0,
-        .max_position  = SGK_DIM(&m, 'P'),
-        .slots         = k_buffer ? SGK_DIM(&m, 'S') : 0,
+    struct rope_args a = {
+        .q                      = heads_of(q),
+        .k                      = heads_of(k),
+        .v                      = heads_of(v),
+        .q_out                  = heads_of(q_rope),
+        .k_out                  = heads_of(k_rope),
+        .k_buffer               = heads_of(k_buffer),
+        .v_buffer               = heads_of(v_buffer),
+        .cosines                = sgk_data(cos_sin_cache),
+        .sines                  = (const float *)sgk_data(cos_sin_cache) + rot_dim / 2,
+        .positions              = sgk_data(pos_ids),
+        .slots                  = sgk_data(kv_cache_loc),
+        .tokens                 = tokens,
+        .inner                  = tokens,
+        .cosine_stride          = sgk_stride(cos_sin_cache, 0),
+        .sine_stride            = sgk_stride(cos_sin_cache, 0),
+        .positions_inner_stride = sgk_stride(pos_ids, 0),
+        .slot_stride            = kv_cache_loc ? sgk_stride(kv_cache_loc, 0) : 0,
+        .max_position           = SGK_DIM(&m, 'P'),
+        .max_slot               = k_buffer ? SGK_DIM(&m, 'S') : 0,
+        .q_heads                = (int32_t)SGK_DIM(&m, 'H'),
+        .k_heads                = (int32_t)SGK_DIM(&m, 'K'),
+        .head_size              = (int32_t)head_size,
+        .rot_dim                = (int32_t)rot_dim,
+        .is_neox                = !interleave,
+        .positions_wide         = sgk_dtype_at(pos_ids) == SGK_I64,
+        .slots_wide             = kv_cache_loc && sgk_dtype_at(kv_cache_loc) == SGK_I64,
+        .dtype                  = m.dtype,
+        .angles                 = SGK_F32,
+    };
+    const bool in_place = a.q.data == a.q_out.data && a.k.data == a.k_out.data && !k_buffer;
+    a.rest              = in_place ? 0 : (int32_t)(head_size - rot_dim);
+    if (tokens == 0 || head_size == 0 || a.rot_dim + a.rest == 0 || a.q_heads + a.k_heads == 0) return SGK_OK;
+    sgk_indices host;
+    SGK_TRY(sgk_indices_read(&host, m.op, m.device, (const DLTensor *[]){ pos_ids, kv_cache_loc }, 2, exec));
+    sgk_status verdict = SGK_OK;
+    if (host.known) verdict = rope_check_positions(&a, m.op, "pos_ids", "cos_sin_cache", host.data[0], 1);
+    if (host.known && verdict == SGK_OK) verdict = check_slots(&a, m.op, host.data[1]);
+    SGK_TRY(sgk_indices_done(&host, verdict));
+    return rope_run(&a, m.op, m.device, exec);
+}
+
+sgk_status sgk_apply_rotary_pos_emb(const DLTensor *query, const DLTensor *key, const DLTensor *cos, const DLTensor *sin, const sgk_exec *exec)
+{
+    sgk_match m = { .op = "apply_rotary_pos_emb" };
+    SGK_MATCH_OUT(&m, query, "T H D", SGK_ANY_FLOAT);
+    SGK_MATCH_OUT(&m, key, "T K D", 1u << m.dtype);
+    SGK_MATCH(&m, cos, "T D", 1u << m.dtype | 1u << SGK_F32);
+    SGK_MATCH(&m, sin, "T D", 1u << sgk_dtype_at(cos));
+    const int64_t head_size = SGK_DIM(&m, 'D');
+    SGK_REQUIRE(head_size % 2 == 0, SGK_BAD_ARG, "%s: query has size %lld in dimension 2, expected an even number", m.op, (long long)head_size);
+    SGK_TRY(check_heads(&m, "query", "key", head_size));
+    SGK_TRY(sgk_match_done(&m));
+    SGK_NO_SCRATCH(exec);
+
+    struct rope_args a = {
+        .q             = heads_of(query),
+        .k             = heads_of(key),
+        .q_out         = heads_of(query),
+        .k_out         = heads_of(key),
+        .cosines       = sgk_data(cos),
+        .sines         = sgk_data(sin),
+        .tokens        = SGK_DIM(&m, 'T'),
+        .inner         = SGK_DIM(&m, 'T'),
+        .cosine_stride = sgk_stride(cos, 0),
+        .sine_stride   = sgk_stride(sin, 0),
+        .max_position  = SGK_DIM(&m, 'T'),
         .q_heads       = (int32_t)SGK_DIM(&m, 'H'),
         .k_heads       = (int32_t)SGK_DIM(&m, 'K'),
-        .rot_dim       = (int32_t)rot_dim,
-        .interleave    = interleave,
-        .pos_wide      = sgk_dtype_at(pos_ids) == SGK_I64,
-        .loc_wide      = kv_cache_loc && sgk_dtype_at(kv_cache_loc) == SGK_I64,
+        .head_size     = (int32_t)head_size,
+        .rot_dim       = (int32_t)head_size,
+        .second        = (int32_t)(head_size / 2),
+        .is_neox       = true,
         .dtype         = m.dtype,
+        .angles        = sgk_dtype_at(cos),
     };
-    const bool in_place = a.q.data == a.q_rope.data && a.k.data == a.k_rope.data && !k_buffer;
-    a.rest              = in_place ? 0 : (int32_t)(head_size - rot_dim);
-    if (tokens == 0 || head_size == 0 || a.q_heads + a.k_heads == 0) return SGK_OK;
-    if (sgk_on_gpu(&m)) return apply_rope_on_gpu(&a, m.op, m.device.device_id, exec);
-    SGK_TRY(check_indices(m.op, "pos_ids", a.pos_ids, tokens, a.pos_stride, a.pos_wide, a.max_position, "cos_sin_cache"));
-    if (k_buffer) SGK_TRY(check_indices(m.op, "kv_cache_loc", a.kv_cache_loc, tokens, a.loc_stride, a.loc_wide, a.slots, "k_buffer"));
-    const int64_t bytes = 2 * ((int64_t)a.q_heads + 2 * a.k_heads) * head_size * sgk_dtype_size(a.dtype);
-    return sgk_cpu_run(m.op, apply_rope_cpu, &a, tokens, sgk_cpu_grain(bytes), exec);
+    if (a.tokens == 0 || head_size == 0 || a.q_heads + a.k_heads == 0) return SGK_OK;
+    return rope_run(&a, m.op, m.device, exec);
 }

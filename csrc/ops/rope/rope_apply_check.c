@@ -1,5 +1,5 @@
 #include "check/check.h"
-#include "rope_apply.h"
+#include "rope.h"
 
 enum { ROWS = 97 };
 
@@ -47,7 +47,9 @@ static void check_apply(apply_case c)
 
 static void check_apply_refused(double position, double slot, const char *words)
 {
-    if (check_on_gpu() || !check_case("apply_rope_pos_ids_cos_sin_cache_%g_%g", position, slot)) return;
+    if (!check_case("apply_rope_pos_ids_cos_sin_cache_%g_%g", position, slot)) return;
+    check_switches.check_indices  = SGK_ON;
+    check_switches.keep_arguments = true;
     const double  positions[] = { 3, position }, slots[] = { 1, slot };
     check_tensor *q = check_inout(SGK_F32, 3, (int64_t)2, (int64_t)2, (int64_t)16), *k = check_inout(SGK_F32, 3, (int64_t)2, (int64_t)1, (int64_t)16);
     check_tensor *v = check_input(SGK_F32, 3, (int64_t)2, (int64_t)1, (int64_t)16), *cache = check_input(SGK_F32, 2, (int64_t)ROWS, (int64_t)16);
@@ -70,6 +72,7 @@ void check_apply_rope(void)
             check_apply((apply_case){ t, 2, 2, 1, 96, 32, i, false, true, false });
             check_apply((apply_case){ t, 3, 2, 3, 13, 6, i, false, true, false });
             check_apply((apply_case){ t, 3, 4, 2, 64, 64, i, false, false, true });
+            check_apply((apply_case){ t, 300, 3, 1, 64, 32, i, true, true, false });
             if (check_small) continue;
             check_apply((apply_case){ t, 0, 4, 2, 64, 64, i, false, true, false });
             check_apply((apply_case){ t, 3, 2, 2, 32, 0, i, false, false, false });
@@ -80,6 +83,7 @@ void check_apply_rope(void)
     check_apply_refused(97, 2, "pos_ids has 97 for token 1");
     check_apply_refused(5, 5, "kv_cache_loc has 5 for token 1");
     if (check_benching) {
+        check_apply((apply_case){ SGK_BF16, 1, 32, 8, 128, 128, false, true, true, false });
         check_apply((apply_case){ SGK_BF16, 64, 32, 8, 128, 128, false, true, true, false });
         check_apply((apply_case){ SGK_BF16, 8192, 32, 8, 128, 128, false, true, true, false });
     }

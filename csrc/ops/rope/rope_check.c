@@ -1,6 +1,6 @@
 #include <stdio.h>
 #include "check/check.h"
-#include "rope_apply.h"
+#include "rope.h"
 #include "rope_norm.h"
 
 typedef struct {
@@ -91,6 +91,7 @@ void check_rope(void)
             check_rotary_embedding((rope_case){ t, SGK_I64, 3, 4, 2, 64, 64, n, false, true });
             check_rotary_embedding((rope_case){ t, SGK_I32, 2, 3, 3, 11, 6, n, true, false });
             check_rotary_embedding((rope_case){ t, SGK_I64, 4, 2, 2, 2, 2, n, false, false });
+            check_rotary_embedding((rope_case){ t, SGK_I64, 300, 3, 1, 64, 32, n, true, false });
             check_rotary_embedding_batch(t, n);
             if (check_small) continue;
             check_rotary_embedding((rope_case){ t, SGK_I64, 0, 4, 2, 64, 64, n, false, false });
@@ -101,10 +102,12 @@ void check_rope(void)
             check_rotary_embedding((rope_case){ t, SGK_I64, check_int(20, 60), 32, 8, 128, 128, n, false, false });
         }
     check_apply_rope();
+    check_rope_forms();
     check_qk_norm_rope();
     check_rotary_embedding_out_of_range(97);
     check_rotary_embedding_out_of_range(-1);
     if (check_benching) {
+        check_rotary_embedding((rope_case){ SGK_BF16, SGK_I64, 1, 32, 8, 128, 128, true, false, false });
         check_rotary_embedding((rope_case){ SGK_BF16, SGK_I64, 64, 32, 8, 128, 128, true, false, false });
         check_rotary_embedding((rope_case){ SGK_BF16, SGK_I64, 8192, 32, 8, 128, 128, true, false, false });
     }

@@ -4,74 +4,110 @@
 
 enum { PAIRS = 256 };
 
-/* Pairs [first, first + count) of every head: elements i and i + half. */
-SGK_INLINE void rotate_neox(sgk_dtype t, const struct rope_heads *h, int64_t token, int64_t first, int64_t count, int64_t half,
-                            const float *c, const float *s)
+/* With is_neox, of pairs i: c[i] for the first and c[PAIRS + i] for the second element. Otherwise as neighbours are multiplied: each
+ * cosine twice, each sine as -s, +s. */
+typedef struct { float c[2 * PAIRS], s[2 * PAIRS]; } rope_angles;
+
+SGK_INLINE void widen(sgk_dtype t, const struct rope_args *a, const int64_t *row, int64_t first, int64_t count, rope_angles *w)
 {
-    for (int64_t n = 0; n < h->heads; ++n) {
-        const int64_t at_x = token + n * h->head_stride + first, at_y = at_x + half;
-        int64_t       i = 0;
-        for (; i + VF <= count; i += VF) {
-            const vf x = vf_load(t, h->data, at_x + i), y = vf_load(t, h->data, at_y + i), ci = vf_load_f32(c + i), si = vf_load_f32(s + i);
-            vf_store(t, h->data, at_x + i, vf_sub(vf_mul(x, ci), vf_mul(y, si)));
-            vf_store(t, h->data, at_y + i, vf_add(vf_mul(y, ci), vf_mul(x, si)));
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t r = a->sections ? row[rope_plane(a, first + i)] : row[0], at_c = r * a->cosine_stride + first + i, at_s = r * a->sine_stride + first + i;
+        const float   c1 = load_f32(t, a->cosines, at_c), s1 = load_f32(t, a->sines, at_s);
+        if (!a->is_neox) {
+            w->c[2 * i] = w->c[2 * i + 1] = c1, w->s[2 * i] = -s1, w->s[2 * i + 1] = s1;
+            continue;
         }
-        for (; i < count; ++i) {
-            const float x = load_f32(t, h->data, at_x + i), y = load_f32(t, h->data, at_y + i);
-            store_f32(t, h->data, at_x + i, x * c[i] - y * s[i]);
-            store_f32(t, h->data, at_y + i, y * c[i] + x * s[i]);
-        }
+        w->c[i] = c1, w->s[i] = s1;
+        w->c[PAIRS + i] = a->second ? load_f32(t, a->cosines, at_c + a->second) : c1;
+        w->s[PAIRS + i] = a->second ? load_f32(t, a->sines, at_s + a->second) : s1;
     }
 }
 
-/* The same with neighbours as pairs: c has each cosine twice, s has each sine as -s, +s. */
-SGK_INLINE void rotate_neighbours(sgk_dtype t, const struct rope_heads *h, int64_t token, int64_t first, int64_t count,
-                                  const float *c, const float *s)
+/* Elements i and i + half, for i < count. */
+SGK_INLINE void rotate_halves(sgk_dtype t, const void *from, int64_t x, void *to, int64_t out, int64_t count, int64_t half, const rope_angles *w)
 {
-    for (int64_t n = 0; n < h->heads; ++n) {
-        const int64_t at = token + n * h->head_stride + 2 * first;
-        int64_t       i  = 0;
-        for (; i + VF <= 2 * count; i += VF) {
-            const vf x = vf_load(t, h->data, at + i);
-            vf_store(t, h->data, at + i, vf_add(vf_mul(x, vf_load_f32(c + i)), vf_mul(vf_swap_pairs(x), vf_load_f32(s + i))));
-        }
-        for (; i < 2 * count; i += 2) {
-            const float x = load_f32(t, h->data, at + i), y = load_f32(t, h->data, at + i + 1);
-            store_f32(t, h->data, at + i, x * c[i] + y * s[i]);
-            store_f32(t, h->data, at + i + 1, y * c[i + 1] + x * s[i + 1]);
-        }
+    const float *c1 = w->c, *s1 = w->s, *c2 = w->c + PAIRS, *s2 = w->s + PAIRS;
+    int64_t      i = 0;
+    for (; i + VF <= count; i += VF) {
+        const vf u = vf_load(t, from, x + i), v = vf_load(t, from, x + half + i);
+        vf_store(t, to, out + i, vf_sub(vf_mul(u, vf_load_f32(c1 + i)), vf_mul(v, vf_load_f32(s1 + i))));
+        vf_store(t, to, out + half + i, vf_add(vf_mul(v, vf_load_f32(c2 + i)), vf_mul(u, vf_load_f32(s2 + i))));
+    }
+    for (; i < count; ++i) {
+        const float u = load_f32(t, from, x + i), v = load_f32(t, from, x + half + i);
+        store_f32(t, to, out + i, u * c1[i] - v * s1[i]);
+        store_f32(t, to, out + half + i, v * c2[i] + u * s2[i]);
     }
 }
 
-SGK_INLINE void rotary_embedding_tokens(sgk_dtype t, const struct rotary_embedding_args *a, int64_t begin, int64_t end)
+SGK_INLINE void rotate_neighbours(sgk_dtype t, const void *from, int64_t x, void *to, int64_t out, int64_t count, const rope_angles *w)
 {
-    const struct rope_heads *both[] = { &a->query, &a->key };
-    const int64_t            half   = a->rot_dim / 2;
-    float                    c[2 * PAIRS], s[2 * PAIRS];
+    int64_t i = 0;
+    for (; i + VF <= 2 * count; i += VF) {
+        const vf u = vf_load(t, from, x + i);
+        vf_store(t, to, out + i, vf_add(vf_mul(u, vf_load_f32(w->c + i)), vf_mul(vf_swap_pairs(u), vf_load_f32(w->s + i))));
+    }
+    for (; i < 2 * count; i += 2) {
+        const float u = load_f32(t, from, x + i), v = load_f32(t, from, x + i + 1);
+        store_f32(t, to, out + i, u * w->c[i] + v * w->s[i]);
+        store_f32(t, to, out + i + 1, v * w->c[i + 1] + u * w->s[i + 1]);
+    }
+}
+
+SGK_INLINE int64_t place(const struct rope_heads *h, int64_t outer, int64_t inner) { return outer * h->outer_stride + inner * h->inner_stride; }
+
+/* Pairs [first, first + count) of every head. */
+SGK_INLINE void rotate_heads(sgk_dtype t, const struct rope_args *a, const struct rope_heads *from, const struct rope_heads *to, int32_t heads,
+                             int64_t outer, int64_t inner, int64_t first, int64_t count, const rope_angles *w)
+{
+    for (int64_t n = 0; n < heads; ++n) {
+        const int64_t x = place(from, outer, inner) + n * from->head_stride, out = place(to, outer, inner) + n * to->head_stride;
+        if (a->is_neox) rotate_halves(t, from->data, x + first, to->data, out + first, count, a->rot_dim / 2, w);
+        else rotate_neighbours(t, from->data, x + 2 * first, to->data, out + 2 * first, count, w);
+    }
+}
+
+/* `count` elements of every head; what is stored twice is computed once. */
+SGK_INLINE void copy_heads(sgk_dtype t, const struct rope_heads *from, int64_t x, const struct rope_heads *to, int64_t out, int32_t heads, int64_t count)
+{
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    for (int64_t n = 0; n < heads; ++n)
+        memcpy((char *)to->data + (out + n * to->head_stride) * size, (const char *)from->data + (x + n * from->head_stride) * size, (size_t)(count * size));
+}
+
+SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_args *a, int64_t begin, int64_t end)
+{
+    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1;
+    rope_angles   w;
     for (int64_t token = begin; token < end; ++token) {
         const int64_t outer = token / a->inner, inner = token % a->inner;
-        const int64_t row = a->cache_stride * load_index(a->positions, outer * a->positions_outer_stride + inner * a->positions_inner_stride,
-                                                         a->wide ? SGK_I64 : SGK_I32);
+        int64_t       row[3] = { token };
+        for (int64_t p = 0; a->positions && p < planes; ++p)
+            row[p] = load_index(a->positions, p * a->plane_stride + outer * a->positions_outer_stride + inner * a->positions_inner_stride,
+                                a->positions_wide ? SGK_I64 : SGK_I32);
         for (int64_t first = 0; first < half; first += PAIRS) {
             const int64_t count = half - first < PAIRS ? half - first : PAIRS;
-            for (int64_t i = 0; i < count; ++i) {
-                const float ci = load_f32(t, a->cos_sin_cache, row + first + i), si = load_f32(t, a->cos_sin_cache, row + half + first + i);
-                if (a->is_neox) c[i] = ci, s[i] = si;
-                else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
-            }
-            for (int k = 0; k < 2; ++k) {
-                const int64_t at = outer * both[k]->outer_stride + inner * both[k]->inner_stride;
-                if (a->is_neox) rotate_neox(t, both[k], at, first, count, half, c, s);
-                else rotate_neighbours(t, both[k], at, first, count, c, s);
-            }
+            widen(angles, a, row, first, count, &w);
+            rotate_heads(t, a, &a->q, &a->q_out, a->q_heads, outer, inner, first, count, &w);
+            rotate_heads(t, a, &a->k, &a->k_out, a->k_heads, outer, inner, first, count, &w);
         }
+        if (a->rest && a->q_out.data != a->q.data)
+            copy_heads(t, &a->q, place(&a->q, outer, inner) + a->rot_dim, &a->q_out, place(&a->q_out, outer, inner) + a->rot_dim, a->q_heads, a->rest);
+        if (a->rest && a->k_out.data != a->k.data)
+            copy_heads(t, &a->k, place(&a->k, outer, inner) + a->rot_dim, &a->k_out, place(&a->k_out, outer, inner) + a->rot_dim, a->k_heads, a->rest);
+        if (!a->k_buffer.data) continue;
+        const int64_t slot = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        copy_heads(t, &a->k_out, place(&a->k_out, outer, inner), &a->k_buffer, slot * a->k_buffer.inner_stride, a->k_heads, a->head_size);
+        copy_heads(t, &a->v, place(&a->v, outer, inner), &a->v_buffer, slot * a->v_buffer.inner_stride, a->k_heads, a->head_size);
     }
 }
 
-void SGK_CPU_FN(rotary_embedding)(const void *args, int64_t begin, int64_t end)
+void SGK_CPU_FN(rope)(const void *args, int64_t begin, int64_t end)
 {
-    const struct rotary_embedding_args *a = args;
-    if (a->dtype == SGK_F32) rotary_embedding_tokens(SGK_F32, a, begin, end);
-    else if (a->dtype == SGK_F16) rotary_embedding_tokens(SGK_F16, a, begin, end);
-    else rotary_embedding_tokens(SGK_BF16, a, begin, end);
+    const struct rope_args *a = args;
+    if (a->dtype == SGK_F32) rope_tokens(SGK_F32, SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16 && a->angles == SGK_F16) rope_tokens(SGK_F16, SGK_F16, a, begin, end);
+    else if (a->dtype == SGK_F16) rope_tokens(SGK_F16, SGK_F32, a, begin, end);
+    else if (a->angles == SGK_BF16) rope_tokens(SGK_BF16, SGK_BF16, a, begin, end);
+    else rope_tokens(SGK_BF16, SGK_F32, a, begin, end);
 }

@@ -8,23 +8,32 @@
 SGK_CPU_DECL(qk_norm_rope);
 static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
 
-/* The second of a size takes any alignment. */
-#define BUILDS(dim) \
-    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DVECTORS=1", SGK_GENERAL), dim, true }, \
-    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DVECTORS=0", SGK_GENERAL), dim, false }
+/* Of a size, best first for many tokens; the last takes any alignment and any part of a head that rotates. */
+#define BUILD(dim, heads) { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DHEADS=" #heads, SGK_GENERAL), dim, heads }
+#define BUILDS(dim)       BUILD(dim, 4), BUILD(dim, 1), { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0 }
 
 norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64), BUILDS(128), BUILDS(256) };
 
-enum { WARPS = 8 };                                     /* as in rope_norm.cu */
+enum { WARPS = 8 };                                     /* as in rope_norm_any.cu */
+enum { MANY_TOKENS = 256 };                             /* from so many on a thread has several heads */
+
+static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const int64_t each    = a->head_dim / 32;
-    const bool    vectors = ((uintptr_t)a->qkv | (uintptr_t)a->q_weight | (uintptr_t)a->k_weight) % (uintptr_t)(2 * each) == 0 && a->qkv_stride % each == 0;
-    norm_build   *b       = qk_norm_rope_builds;
-    while (b->dim != a->head_dim || (b->vectors && !vectors)) ++b;
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->vectors ? "" : " (heads or weights are not aligned)");
-    const sgk_launch shape = { .grid = { a->tokens, ((int64_t)a->q_heads + a->k_heads + WARPS - 1) / WARPS }, .block = { 32 * WARPS } };
+    const bool  vectors = sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
+                          (!a->is_neox || a->rot_dim % 16 == 0);
+    const int   wanted = a->tokens < MANY_TOKENS ? 1 : 4, heads = vectors ? wanted : 0;
+    norm_build *b = qk_norm_rope_builds;
+    while (b->dim != a->head_dim || b->heads != heads) ++b;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->heads ? "" : " (heads, weights or the pairs of a head are not in 16-byte pieces)");
+    if (!heads) {
+        const sgk_launch shape = { .grid = { a->tokens, up((int64_t)a->q_heads + a->k_heads, WARPS) }, .block = { 32 * WARPS } };
+        return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+    }
+    const int64_t    lanes = a->head_dim / 16, groups = up(a->q_heads, heads) + up(a->k_heads, heads);
+    const int64_t    y = groups < 256 / lanes ? groups : 256 / lanes, z = 256 / (lanes * y);
+    const sgk_launch shape = { .grid = { up(a->tokens, z), up(groups, y) }, .block = { (unsigned)lanes, (unsigned)y, (unsigned)z } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
@@ -60,7 +69,7 @@ sgk_status sgk_fused_qk_norm_rope(const DLTensor *qkv, const DLTensor *q_weight,
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
 
-    const struct qk_norm_rope_args a = {
+    struct qk_norm_rope_args a = {
         .qkv              = sgk_data(qkv),
         .q_weight         = sgk_data(q_weight),
         .k_weight         = sgk_data(k_weight),
@@ -81,6 +90,9 @@ sgk_status sgk_fused_qk_norm_rope(const DLTensor *qkv, const DLTensor *q_weight,
         .high             = (float)(fabs(low - high) <= 1e-6 ? high + 0.001 : high),
         .attention_factor = (float)attention_factor,
     };
+    a.step              = (float)(-2 * log2(base) / (double)o->rotary_dim);
+    a.slope             = 1 / (a.high - a.low);
+    a.gain              = (float)(1 / factor - 1);
     const int64_t heads = counts[0] + counts[1];
     if (a.tokens == 0 || heads == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return qk_norm_rope_cuda(&a, m.op, m.device.device_id, exec);

@@ -1,97 +1,77 @@
 /*
- * RMSNorm and rotary embedding of the heads of q and k, in place. A warp does a head and keeps it in registers, EACH neighbouring elements
- * a lane; a block does WARPS heads of one token, for which its threads compute cosines and sines once. Each element is read once and
- * written once. Bound by memory.
+ * RMSNorm and rotary embedding of the heads of q and k, in place. LANES threads have a head, each two pieces of 16 bytes that rotate with
+ * each other, and do the same of HEADS neighbouring heads of one token, so that they share the cosines and sines, which each thread
+ * computes while its pieces are on their way. A block is lanes x groups of heads x tokens. Each element is read once and written once.
+ * Bound by memory.
  *
- *   DIM      elements of a head: 64, 128 or 256
- *   VECTORS  1: a lane's elements are loaded and stored as one; 0 takes any alignment
+ *   DIM    elements of a head: 64, 128 or 256; with is_neox a.rot_dim is a multiple of 16
+ *   HEADS  of a thread
  */
 #include "rope_norm.h"
 #include "launch.cuh"
-#include "reduce.cuh"
+#include "rope_turn.cuh"
 
-#define WARPS   8
-#define THREADS (32 * WARPS)
-#define EACH    (DIM / 32)
+#define LANES (DIM / 16)
 
-struct alignas(2 * EACH) lane_elements { bf16 of[EACH]; };
-
-DEVICE lane_elements load_lane(const bf16 *p)
+DEVICE void rotate(float *x, float *y, float c, float s)
 {
-#if VECTORS
-    return *(const lane_elements *)p;
-#else
-    lane_elements e;
-    #pragma unroll
-    for (int j = 0; j < EACH; ++j) e.of[j] = p[j];
-    return e;
-#endif
+    const float u = *x, v = *y;
+    *x = u * c - v * s;
+    *y = v * c + u * s;
 }
 
-/* The angle is brought into one turn with 2 pi in two parts, of which the first has so few bits that its multiples are exact. */
-DEVICE void turn(float *c, float *s, float angle)
+extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
 {
-    const float n = rintf(angle * 0.15915494f), reduced = fmaf(-n, 1.9353072e-3f, fmaf(-n, 6.28125f, angle));
-    *c = __cosf(reduced);
-    *s = __sinf(reduced);
-}
+    const int64_t token = (int64_t)blockIdx.x * blockDim.z + threadIdx.z;
+    const int     group = (int)(blockIdx.y * blockDim.y + threadIdx.y), q_groups = (a.q_heads + HEADS - 1) / HEADS;
+    const bool    is_q  = group < q_groups;
+    const int     n     = is_q ? group * HEADS : a.q_heads + (group - q_groups) * HEADS;
+    const int     heads = (is_q ? a.q_heads : a.q_heads + a.k_heads) - n;
+    if (token >= a.tokens || heads <= 0) return;
 
-extern "C" __global__ __launch_bounds__(THREADS) void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
-{
-    __shared__ float cosines[DIM / 2], sines[DIM / 2];
-    const int64_t    token = blockIdx.x, head = (int64_t)blockIdx.y * WARPS + threadIdx.x / 32;
-    const int        lane = threadIdx.x % 32, first = lane * EACH, half = a.rot_dim / 2;
-    const bool       mine = head < (int64_t)a.q_heads + a.k_heads;
-    bf16 *const      at   = (bf16 *)a.qkv + token * a.qkv_stride + head * DIM + first;
+    /* Pieces that do not rotate, and those whose pairs are neighbours, are taken in order. */
+    const int   lane = (int)threadIdx.x, half = a.rot_dim / 2, turns = half / 8;
+    const bool  apart = a.is_neox && lane < turns;
+    const int   x_at = 8 * (apart ? lane : 2 * lane), y_at = 8 * (apart ? lane + turns : 2 * lane + 1);
+    bf16 *const from = (bf16 *)a.qkv + token * a.qkv_stride + (int64_t)n * DIM;
 
     pdl_wait();
-    lane_elements e, w;
-    if (mine) e = load_lane(at), w = load_lane((const bf16 *)(head < a.q_heads ? a.q_weight : a.k_weight) + first);
-    for (int i = threadIdx.x; i < half; i += THREADS) {
-        float f = exp2f((float)i * (-2.0f / (float)a.rot_dim) * log2f(a.base));
-        if (a.scaled) {
-            const float ramp = fminf(fmaxf(((float)i - a.low) / (a.high - a.low), 0.0f), 1.0f);
-            f                = f / a.factor * ramp + f * (1.0f - ramp);
-        }
-        float c, s;
-        turn(&c, &s, (float)a.position_ids[token * a.position_stride] * f);
-        cosines[i] = c * a.attention_factor, sines[i] = s * a.attention_factor;
-    }
-    __syncthreads();
-    if (!mine) return;
+    uint4 x[HEADS], y[HEADS];
+    #pragma unroll
+    for (int h = 0; h < HEADS; ++h)
+        if (h < heads) x[h] = *(const uint4 *)(from + h * DIM + x_at), y[h] = *(const uint4 *)(from + h * DIM + y_at);
+    const bf16 *const weight = (const bf16 *)(is_q ? a.q_weight : a.k_weight);
+    const uint4       wx = *(const uint4 *)(weight + x_at), wy = *(const uint4 *)(weight + y_at);
+    const float       position = (float)a.position_ids[token * a.position_stride];
+    float             c[8], s[8], w[16];
+    #pragma unroll
+    for (int j = 0; j < 8; ++j)
+        if (8 * lane + j < half) turn(&c[j], &s[j], &a, 8 * lane + j, position);
+    unpack16(w, wx, (const bf16 *)0);
+    unpack16(w + 8, wy, (const bf16 *)0);
 
-    float x[EACH], sum = 0;
+    const uint32_t members = (LANES == 32 ? ~0u : (1u << LANES) - 1) << ((threadIdx.x + LANES * (threadIdx.y + blockDim.y * threadIdx.z)) % 32 & ~(LANES - 1));
     #pragma unroll
-    for (int j = 0; j < EACH; ++j) x[j] = to_f32(e.of[j]), sum += x[j] * x[j];
-    const float scale = rsqrtf(warp_sum(sum) / (float)DIM + a.eps);
-    #pragma unroll
-    for (int j = 0; j < EACH; ++j) x[j] *= scale * to_f32(w.of[j]);
-
-    /* rot_dim is a multiple of EACH, and half is one for pairs that lie apart: a lane rotates all its elements or none. */
-    const bool rotates = first < a.rot_dim;
-    if (a.is_neox) {
-        const bool low     = first < half;
-        const int  partner = (low ? first + half : first - half) / EACH, pair = low ? first : first - half;
+    for (int h = 0; h < HEADS; ++h) {
+        if (h >= heads) break;
+        float v[16], sum = 0;
+        unpack16(v, x[h], (const bf16 *)0);
+        unpack16(v + 8, y[h], (const bf16 *)0);
         #pragma unroll
-        for (int j = 0; j < EACH; ++j) {
-            const float y = __shfl_sync(~0u, x[j], rotates ? partner : lane);
-            if (rotates) x[j] = x[j] * cosines[pair + j] + (low ? -y : y) * sines[pair + j];
-        }
-    } else if (rotates) {
+        for (int j = 0; j < 16; ++j) sum += v[j] * v[j];
         #pragma unroll
-        for (int j = 0; j < EACH; j += 2) {
-            const float c = cosines[(first + j) / 2], s = sines[(first + j) / 2], u = x[j], v = x[j + 1];
-            x[j]     = u * c - v * s;
-            x[j + 1] = v * c + u * s;
+        for (int o = LANES / 2; o; o >>= 1) sum += __shfl_xor_sync(members, sum, o);
+        const float scale = rsqrtf(sum / (float)DIM + a.eps);
+        #pragma unroll
+        for (int j = 0; j < 16; ++j) v[j] *= scale * w[j];
+        #pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            if (8 * lane + j >= half) continue;
+            if (apart) rotate(&v[j], &v[8 + j], c[j], s[j]);
+            else rotate(&v[2 * j], &v[2 * j + 1], c[j], s[j]);
         }
+        *(uint4 *)(from + h * DIM + x_at) = pack16(v, (const bf16 *)0);
+        *(uint4 *)(from + h * DIM + y_at) = pack16(v + 8, (const bf16 *)0);
     }
-    #pragma unroll
-    for (int j = 0; j < EACH; ++j) from_f32(&e.of[j], x[j]);
-#if VECTORS
-    *(lane_elements *)at = e;
-#else
-    #pragma unroll
-    for (int j = 0; j < EACH; ++j) at[j] = e.of[j];
-#endif
     pdl_release();
 }

@@ -13,17 +13,17 @@ struct qk_norm_rope_args {
     int32_t        is_neox;                                    /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
     int32_t        scaled;                                     /* by YaRN: frequencies go from f to f / factor between pair low and pair high */
     float          eps, base, factor, low, high, attention_factor;
+    float          step, slope, gain;                          /* the kernels': log2 of f_(i + 1) / f_i, 1 / (high - low), 1 / factor - 1 */
 };
 
 #ifndef __CUDACC__
 #include <stdbool.h>
 #include "cuda/kernel.h"
-/* Every build of rope_norm.cu, for rope_kernels[]. */
-enum { NORM_BUILDS = 6 };
+/* Every build of rope_norm.cu and rope_norm_any.cu, for rope_kernels[]. */
+enum { NORM_BUILDS = 9 };
 typedef struct {
     sgk_kernel kernel;
-    int        dim;
-    bool       vectors;
+    int        dim, heads;              /* heads 0: rope_norm_any.cu */
 } norm_build;
 extern norm_build qk_norm_rope_builds[NORM_BUILDS];
 

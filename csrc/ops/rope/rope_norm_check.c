@@ -37,12 +37,14 @@ void check_qk_norm_rope(void)
             check_case_of(3, 4, 2, 2, dim, dim, neox, 1, true);
             check_case_of(2, 3, 1, 0, dim, dim / 2, neox, 4, true);
             check_case_of(2, 2, 1, 1, dim, 3 * (dim / 16), neox, 2, false);
+            check_case_of(300, 5, 1, 1, dim, dim / 2, neox, 4, true);
             if (check_small) continue;
             check_case_of(0, 2, 2, 2, dim, dim, neox, 1, true);
             check_case_of(5, 9, 0, 1, dim, dim, neox, 4, true);
             check_case_of(check_int(20, 60), 32, 8, 8, dim, dim, neox, 1, true);
         }
     if (check_benching) {
+        check_case_of(1, 32, 8, 8, 128, 128, true, 1, true);
         check_case_of(64, 32, 8, 8, 128, 128, true, 1, true);
         check_case_of(8192, 32, 8, 8, 128, 128, true, 1, true);
     }

@@ -229,6 +229,8 @@ void check_sampling(void)
     check_top_k_top_p((draw_case){ "many", 5, 333, 20, 0.7, false, true, true });
     check_top_k_top_p((draw_case){ "ties", 8, 1200, 600, 0.9, false, false, false });        /* a k beyond the list, and rows of ties that overflow it */
     check_top_k_top_p((draw_case){ "ties", 8, 1200, 30, 0.9, false, false, false });
+    check_top_k_top_p((draw_case){ "share", 8, 1800, 0, 0.3, false, false, false });         /* within the list in some rows, behind it in others */
+    check_top_k_top_p((draw_case){ "share", 8, 1800, 20, 0.3, true, false, false });
     check_top_k_top_p((draw_case){ "single", 3, 1, 5, 0.5, false, false, false });
     check_top_k_top_p((draw_case){ "none", 8, 100, 3, 0, false, false, false });
     check_top_k_top_p_refused();
@@ -244,5 +246,6 @@ void check_sampling(void)
         check_softmax(SGK_F32, 64, 128256, 1, true);
         check_top_k_top_p((draw_case){ "bench", 64, 128256, 50, 0.9, false, false, false });
         check_top_k_top_p((draw_case){ "bench", 64, 128256, 0, 1, false, false, false });
+        check_top_k_top_p((draw_case){ "bench", 64, 128256, 0, 0.9, false, false, false });
     }
 }

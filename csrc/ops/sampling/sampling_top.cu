@@ -2,11 +2,11 @@
  * A draw from the likeliest entries of a row, one block a row. Thresholds come from histograms over the key's bits, 11 then 10 then 10 of
  * them; all sums are integers, so the order in which threads add makes no difference.
  *
- * The row is read once for its maximum. Few of its entries matter under a top_k of up to THREADS: the threads' own maxima give a bound
- * that the k-th largest entry cannot lie under, and what reaches it, mostly little more than k entries, is listed in shared memory and
- * is the row from there on. Without a top_k, or where the list is too short for all those ties, the row is read three times for each
- * threshold asked for and once to draw, from the second-level cache; bound by that, and by additions in shared memory where many
- * entries fall into one bin.
+ * The row is read once for its maximum. Mostly few of its entries matter: under a top_k the threads' own maxima give a bound that the k-th
+ * largest entry cannot lie under, and without one a bound that many a top_p does not go under either. What reaches the bound is listed
+ * in shared memory and is the row from there on. Where there is no such bound, where ties overflow the list, or where the share goes on
+ * behind it, the row is read three times for each threshold asked for and once to draw, from the second-level cache; bound by that, and
+ * by additions in shared memory where many entries fall into one bin.
  */
 #include "sampling.h"
 #include "sampling_draw.h"
@@ -105,7 +105,7 @@ DEVICE uint64_t empty_bin(shared_t *s, uint32_t bin)
 
 /*
  * The largest key from which on the positive entries number `need` or more (0 where there are fewer); with by_weight: from which on they
- * weigh a share top_p of all from `floor` on. Only entries >= floor are looked at. All keys of a bin have one exponent, so a bin
+ * weigh `need`, or where that is 0 a share top_p of all from `floor` on. Only entries >= floor are looked at. All keys of a bin have one exponent, so a bin
  * adds small weights, and the shift comes last.
  */
 DEVICE uint32_t threshold(const row_t *r, shared_t *s, bool by_weight, uint32_t floor, uint64_t need, float top_p)
@@ -144,7 +144,7 @@ DEVICE uint32_t threshold(const row_t *r, shared_t *s, bool by_weight, uint32_t 
             mine += v[j];
         }
         uint64_t upto = block_scan(mine, s, &total) - mine;
-        if (by_weight && level == 0) need = share_of(total, top_p);
+        if (by_weight && level == 0 && need == 0) need = share_of(total, top_p);
         #pragma unroll
         for (int j = 0; j < EACH; ++j) {
             if (upto < need && need <= upto + v[j]) {   /* in one thread, or none */
@@ -218,9 +218,10 @@ DEVICE void draw(const row_t *r, shared_t *s, const int32_t *names, uint32_t lea
     }
 }
 
-/* Lists the entries >= floor > 0 in their order; false where they are more than the list holds. */
-DEVICE bool list_entries(const row_t *r, shared_t *s, uint32_t floor)
+/* Lists the entries >= floor > 0 in their order; false where they are more than the list holds. The row's weight if that is asked for. */
+DEVICE bool list_entries(const row_t *r, shared_t *s, uint32_t floor, bool weigh, uint64_t *weight)
 {
+    uint64_t sum = 0;
     if (threadIdx.x == 0) s->listed = 0;
     __syncthreads();                                    /* and nobody reads the maxima any more */
     for (uint32_t i = 4 * threadIdx.x; i < r->dim; i += STEPS * TILE) {
@@ -228,12 +229,16 @@ DEVICE bool list_entries(const row_t *r, shared_t *s, uint32_t floor)
         #pragma unroll
         for (int n = 0; n < STEPS; ++n) load_keys(key[n], r, i + n * TILE, r->dim);
         #pragma unroll
+        for (int n = 0; n < STEPS; ++n)
+            if (weigh) sum += weight_from(r, key[n], 1);
+        #pragma unroll
         for (int n = 0; n < 4 * STEPS; ++n) {
             if (key[n / 4][n % 4] < floor) continue;
             const uint32_t place = atomicAdd(&s->listed, 1);
             if (place < THREADS) s->key[place] = key[n / 4][n % 4], s->index[place] = (int32_t)(i + n / 4 * TILE + n % 4);
         }
     }
+    if (weigh) block_scan(sum, s, weight);
     __syncthreads();
     const uint32_t listed = s->listed;
     if (listed > THREADS) return false;
@@ -271,19 +276,28 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void top_k_top_p(const __gri
     }
 
     /* k = 1 leaves nothing to drop, and a joint share is one of the whole row. */
-    const bool     some = k > 1 && k < a.dim, share = p < 1 && k != 1;
+    const bool     some = k > 1 && k < a.dim, share = p < 1 && k != 1, whole = share && (a.joint || !some);
     const int32_t *names = 0;
     row_t          row   = r;
     uint32_t       least = k == 1 ? r.top_key : 0;
-    if (share && a.joint) least = threshold(&r, &s, true, 0, 0, p);
-    if (some && k <= THREADS) {
+    uint64_t       need  = 0;
+    if (some ? k <= THREADS : share) {
         row.probs = s.key, row.dim = THREADS, row.vectors = true;
-        const uint32_t floor = threshold(&row, &s, false, 0, (uint64_t)k, 0);
-        if (floor && list_entries(&r, &s, floor)) row.dim = s.listed, names = s.index;
-        else row = r;
+        const uint32_t floor = threshold(&row, &s, false, 0, some ? (uint64_t)k : THREADS / 2, 0);
+        uint64_t       total = 0;
+        row                  = r;
+        if (floor && list_entries(&r, &s, floor, whole, &total)) {
+            row.probs = s.key, row.dim = s.listed, row.vectors = true;
+            names = s.index;
+            if (whole) need = share_of(total, p);
+        }
     }
-    if (some) least = max(least, threshold(&row, &s, false, 0, (uint64_t)k, 0));
-    if (share && !a.joint) least = max(least, threshold(&row, &s, true, least, 0, p));
+    if (some) least = threshold(&row, &s, false, 0, (uint64_t)k, 0);
+    if (share) {
+        uint32_t from = threshold(&row, &s, true, whole ? 0 : least, need, p);
+        if (from == 0 && need && !some) row = r, names = 0, from = threshold(&r, &s, true, 0, need, p);     /* the share goes on behind the list */
+        least = max(least, from);
+    }
     draw(&row, &s, names, least, (uint64_t)a.seed[a.one_seed ? 0 : i], (uint64_t)(a.one_seed ? i : 0), &a.output[i]);
     pdl_release();
 }

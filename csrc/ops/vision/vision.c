@@ -57,7 +57,8 @@ static sgk_status check_options(const sgk_image_options *o)
     for (size_t i = 0; i < sizeof counts / sizeof *counts; ++i)
         SGK_REQUIRE(counts[i].value >= 1 && counts[i].value <= counts[i].most, SGK_BAD_ARG, "%s: %s is %lld, expected 1 to %lld", op, counts[i].name,
                     (long long)counts[i].value, (long long)counts[i].most);
-    SGK_MATCH_FINITE(&m, o->rescale_factor, DBL_MIN);
+    const double rescale_factor = o->rescale_factor;
+    SGK_MATCH_FINITE(&m, rescale_factor, DBL_MIN);
     if (!o->normalize) return SGK_OK;
     SGK_REQUIRE(o->mean && o->mean_count == 3 && o->std && o->std_count == 3, SGK_BAD_ARG,
                 "%s: image_mean has %lld values and image_std %lld, expected 3 each", op, (long long)o->mean_count, (long long)o->std_count);
@@ -167,7 +168,7 @@ static sgk_status run_on_gpu(const struct image_args *a, int ordinal, const sgk_
     struct patches_build *b = patches_builds;
     while (b->dtype != a->dtype) ++b;
     sgk_kernel *const kernels[] = { &weights_build, &rows_build, &b->kernel };
-    const int64_t     blocks[]  = { 2, (3 * a->y.in * a->x.out + THREADS - 1) / THREADS, (3 * a->y.out * a->x.out + THREADS - 1) / THREADS };
+    const int64_t     across = (a->x.out + THREADS - 1) / THREADS, blocks[] = { 2, 3 * a->y.in * across, 3 * a->y.out * across };
     for (int i = 0; i < 3; ++i) {
         SGK_LOG_BUILD(exec, op, kernels[i], "");
         const sgk_launch shape = { .grid = { blocks[i] }, .block = { THREADS } };
@@ -178,33 +179,31 @@ static sgk_status run_on_gpu(const struct image_args *a, int ordinal, const sgk_
 
 /* ---- the operator ------------------------------------------------------------------------------------------------ */
 
-/* The struct of image i, whose patches begin at *row; without scratch memory. */
-static sgk_status describe(const sgk_image_options *o, const DLTensor *pixels, const DLTensor *grid, const DLTensor *image, int64_t i, int64_t *row,
-                           struct image_args *a)
+/* What is known of image i before there is memory for it. */
+static sgk_status describe(const sgk_image_options *o, sgk_dtype dtype, const DLTensor *image, int64_t i, struct image_args *a)
 {
     int64_t height, width;
     SGK_TRY(choose_sides(o, i, image->shape[1], image->shape[2], &height, &width));
-    const sgk_dtype dtype = sgk_dtype_at(pixels);
-    *a                    = (struct image_args){
-                           .pixels         = (char *)sgk_data(pixels) + *row * pixels->shape[1] * sgk_dtype_size(dtype),
-                           .grid           = (int64_t *)sgk_data(grid) + 3 * i,
-                           .image          = sgk_data(image),
-                           .channel_stride = sgk_stride(image, 0),
-                           .row_stride     = sgk_stride(image, 1),
-                           .x              = side(image->shape[2], width),
-                           .y              = side(image->shape[1], height),
-                           .patch          = o->patch_size,
-                           .temporal       = o->temporal_patch_size,
-                           .merge          = o->merge_size,
-                           .dtype          = dtype,
+    const struct image_args described = {
+        .image          = sgk_data(image),
+        .channel_stride = sgk_stride(image, 0),
+        .row_stride     = sgk_stride(image, 1),
+        .x              = side(image->shape[2], width),
+        .y              = side(image->shape[1], height),
+        .patch          = (int32_t)o->patch_size,
+        .temporal       = (int32_t)o->temporal_patch_size,
+        .merge          = (int32_t)o->merge_size,
+        .dtype          = dtype,
     };
+    *a = described;
     for (int c = 0; c < 3; ++c) {                   /* (byte * factor - mean) / std = (byte - mean / factor) * (factor / std) */
         a->mean[c]  = o->normalize ? (float)(o->mean[c] / o->rescale_factor) : 0;
         a->scale[c] = (float)(o->normalize ? o->rescale_factor / o->std[c] : o->rescale_factor);
     }
-    *row += height / o->patch_size * (width / o->patch_size);
     return SGK_OK;
 }
+
+static int64_t patches_of(const struct image_args *a) { return a->y.out / a->patch * (a->x.out / a->patch); }
 
 sgk_status sgk_image_preprocess(const DLTensor *pixels, const DLTensor *grid, const DLTensor *const *images, int64_t count,
                                 const sgk_image_options *options, const sgk_exec *exec)
@@ -212,7 +211,7 @@ sgk_status sgk_image_preprocess(const DLTensor *pixels, const DLTensor *grid, co
     SGK_TRY(check_options(options));
     SGK_REQUIRE(count >= 0 && (count == 0 || images), SGK_BAD_ARG, "%s: images is NULL, expected %lld tensors", op, (long long)count);
     sgk_match         m;
-    int64_t           row = 0, scratch_size = 0;
+    int64_t           rows = 0, scratch_size = 0;
     struct image_args a;
     for (int64_t i = -1; i < count; ++i) {          /* each image beside what is written; and that alone, as there may be no image */
         m = (sgk_match){ .op = op };
@@ -225,24 +224,27 @@ sgk_status sgk_image_preprocess(const DLTensor *pixels, const DLTensor *grid, co
         if (i >= 0) SGK_TRY(sgk_match_tensor(&m, images[i], name, "3 H W", 1u << SGK_U8, false));
         SGK_TRY(sgk_match_done(&m));
         if (i < 0) continue;
-        SGK_TRY(describe(options, pixels, grid, images[i], i, &row, &a));
+        SGK_TRY(describe(options, m.dtype, images[i], i, &a));
         if (scratch_bytes(&a) > scratch_size) scratch_size = scratch_bytes(&a);
+        rows += patches_of(&a);
     }
     const int64_t columns = sgk_image_preprocess_size(NULL, 0, options, 1);
     SGK_REQUIRE(grid->shape[0] == count, SGK_BAD_ARG, "%s: grid has size %lld in dimension 0, expected %lld, the number of images", op, (long long)grid->shape[0], (long long)count);
-    SGK_REQUIRE(pixels->shape[0] == row && pixels->shape[1] == columns, SGK_BAD_ARG, "%s: pixels has shape [%lld, %lld], expected [%lld, %lld]", op,
-                (long long)pixels->shape[0], (long long)pixels->shape[1], (long long)row, (long long)columns);
+    SGK_REQUIRE(pixels->shape[0] == rows && pixels->shape[1] == columns, SGK_BAD_ARG, "%s: pixels has shape [%lld, %lld], expected [%lld, %lld]", op,
+                (long long)pixels->shape[0], (long long)pixels->shape[1], (long long)rows, (long long)columns);
 
     sgk_scratch scratch;
     SGK_TRY(sgk_scratch_get(&scratch, op, (size_t)scratch_size, m.device, exec));
     if (scratch.query_only) return SGK_OK;
     sgk_status status = SGK_OK;
-    row               = 0;
+    char      *next   = sgk_data(pixels);
     for (int64_t i = 0; i < count && status == SGK_OK; ++i) {
-        status       = describe(options, pixels, grid, images[i], i, &row, &a);
-        char *memory = place_side(&a.y, place_side(&a.x, scratch.memory));
-        a.wide       = (uint8_t *)memory;
+        status   = describe(options, m.dtype, images[i], i, &a);
+        a.pixels = next;
+        a.grid   = (int64_t *)sgk_data(grid) + 3 * i;
+        a.wide   = (uint8_t *)place_side(&a.y, place_side(&a.x, scratch.memory));
         if (status == SGK_OK) status = sgk_on_gpu(&m) ? run_on_gpu(&a, m.device.device_id, exec) : run_on_cpu(&a, exec);
+        next += patches_of(&a) * columns * sgk_dtype_size(m.dtype);
     }
     sgk_scratch_put(&scratch);
     return status;

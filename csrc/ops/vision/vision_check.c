@@ -103,6 +103,8 @@ void check_vision(void)
         { { 3, 5 }, { 1, 1 }, 2304, 1 << 20, 16, 2, 1, true, true },            /* larger: fewer pixels than taps */
         { { 24, 40 }, { 8, 8 }, 1, 1 << 20, 4, 3, 2, false, false },            /* bytes as they are */
         { { 300, 2 }, { 0 }, 1, 1 << 20, 2, 2, 1, true, true },
+        { { 4, 800 }, { 0 }, 1, 1, 1, 1, 1, true, true },                       /* to a few pixels */
+        { { 8000, 40 }, { 40, 8000 }, 1, 1, 1, 1, 1, true, true },              /* more taps than a tile of the CPU has columns */
         { { 17, 600 }, { 0 }, 1, 1 << 20, 7, 2, 1, true, true },                /* more than one chunk of a row, not in whole vectors */
     };
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };

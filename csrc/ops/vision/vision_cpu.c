@@ -12,8 +12,8 @@ SGK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 SGK_INLINE int32_t byte_of(int32_t sum, int32_t shift)
 {
     sum >>= shift;
-    return sum < 0 ? 0 : sum > 255 ? 255
-                                   : sum;
+    sum = sum < 0 ? 0 : sum;
+    return sum > 255 ? 255 : sum;
 }
 
 /* Taps lie beside each other in a row, so rows are turned: pixel x of all of them is one vector. */
@@ -91,7 +91,7 @@ SGK_INLINE void patches(sgk_dtype t, const struct image_args *a, int64_t begin, 
             for (int64_t x = 0, run; x < n; x += run) {
                 run = least(a->patch - (x0 + x) % a->patch, n - x);
                 int64_t       step;
-                const int64_t to = image_place(a, channel, y, x0 + x, &step);
+                const int64_t to = image_place(a, (int32_t)channel, (int32_t)y, (int32_t)(x0 + x), &step);
                 for (int64_t k = 0; k < a->temporal; ++k) store_run(t, a->pixels, to + k * step, values + x, run);
             }
         }

@@ -1,0 +1,46 @@
+/*
+ * The copy engine of sm_90 (TMA): boxes of a tensor to shared memory and back, started by one thread. The tensor, its box and its swizzle
+ * are a sgk_tma_map within the kernel's __grid_constant__ arguments (made by sgk_cuda_tensor_map). Coordinates are elements, innermost
+ * first; they may lie outside, where loads give zeros and stores write nothing. The innermost coordinate must be a multiple of 16
+ * bytes. Shared memory: aligned to 128 bytes; to 1024 with the 128-byte swizzle, 512 with that of 64.
+ *
+ * A swizzle moves the 16-byte pieces of a row so that 8 rows meet all banks. In a box whose rows fill the span (128 or 64 bytes), piece p
+ * of row r lies at place
+ *
+ *     128 bytes   p ^ (r & 7)             64 bytes   p ^ (r >> 1 & 3)
+ */
+#pragma once
+#include "cuda/tma_map.h"
+#include "types.cuh"
+
+DEVICE void tma_prefetch_map(const sgk_tma_map *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+
+/* The bytes of the whole box arrive at the mbarrier. */
+DEVICE void tma_load2(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                 ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier) : "memory");
+}
+
+/* To the same address in every block of the cluster whose bit is set in `blocks`; the bytes arrive at the barrier of each. */
+DEVICE void tma_load2_multicast(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier, uint32_t blocks)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+                 " [%0], [%1, {%2, %3}], [%4], %5;"
+                 ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier), "h"((uint16_t)blocks) : "memory");
+}
+
+/*
+ * Writers of the box: async_fence(), then a barrier among them; then one thread: tma_store2, tma_store_commit. Before the box is written
+ * again, and before the block ends, that thread waits until all but its newest n groups have been read (tma_store_wait_read).
+ */
+DEVICE void tma_store2(const sgk_tma_map *map, int x, int y, uint32_t from)
+{
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];"
+                 ::"l"(map), "r"(x), "r"(y), "r"(from) : "memory");
+}
+DEVICE void tma_store_commit(void) { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+#define tma_store_wait_read(n) asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(n) : "memory")
+
+/* Makes ordinary writes to shared memory visible to TMA and wgmma. */
+DEVICE void async_fence(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -1,0 +1,288 @@
+/*
+ * out = input weight^T on the matrix units of sm_90a: persistent blocks, one warpgroup that starts the copies (TMA) and GROUPS that
+ * multiply (wgmma), a ring of slabs of 64 in K between them, f32 sums in registers.
+ *
+ *   T        f16 or bf16
+ *   SWAP     0: the first operand of the instruction is input, the second weight; 1: the other way round, for few rows of input
+ *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
+ *   BN       and BN rows of the second
+ *   STAGES   parts of the ring, of SLABS slabs each
+ *
+ * What the cluster shares and adds up is told in gemm.h. With split > 1 a cluster has one tile, and its blocks reduce through each
+ * other's shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
+ * M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by the matrix units, or by memory when M is
+ * small.
+ *
+ * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS BLOCKS][64], second [BN][64], then results on their way out. The sums of a
+ * split are laid over the slabs.
+ */
+#include "barrier.cuh"
+#include "cp_async.cuh"
+#include "gemm.cuh"
+#include "launch.cuh"
+#include "mma.cuh"
+#include "tma.cuh"
+#include "wgmma.cuh"
+
+#define ROWS         (64 * GROUPS * BLOCKS)
+#define FIRST_BYTES  (ROWS * 128)
+#define SLAB_BYTES   ((ROWS + BN) * 128)
+#define STAGE_BYTES  (SLABS * SLAB_BYTES)
+#define OUT          (STAGES * STAGE_BYTES)             /* where results begin */
+#define CHUNK        (BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
+#define CHUNK_BYTES  (64 * CHUNK * 2)
+#define MULTIPLIERS  (128 * GROUPS)                     /* threads */
+#define PITCH        (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
+
+#if BN % (SWAP ? 16 : 32)
+#error "the macros do not fit each other"
+#endif
+
+struct corner { int64_t m, n; };
+
+/* Down the groups of first tiles in bands: what runs at one time shares both operands in L2. */
+DEVICE corner tile(const linear_wgmma_args *a, int id, int member)
+{
+    const int in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
+    const int high = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
+    const int64_t first = (int64_t)((top + rest % high) * a->cast + member) * ROWS, second = (int64_t)(rest / high) * BN;
+    return SWAP ? corner{ second, first } : corner{ first, second };
+}
+
+/* ---- results of one warpgroup, the sums in its registers --------------------------------------------------------------- */
+
+/* Element by element: f32, or an out that TMA cannot write. */
+DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t)
+{
+    const int r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
+#if SWAP
+    const float low = linear_bias(a, n + r), high = linear_bias(a, n + r + 8);
+    #pragma unroll
+    for (int i = 0; i < BN / 2; ++i)
+        linear_store(a, m + i / 4 * 8 + c + i % 2, n + r + i % 4 / 2 * 8, d[i] + (i % 4 / 2 ? high : low));
+#else
+    const bool pairs = linear_pairs(a);
+    #pragma unroll
+    for (int j = 0; j < BN / 8; ++j) {
+        const int64_t k  = n + j * 8 + c;
+        const float   b0 = linear_bias(a, k), b1 = linear_bias(a, k + 1);
+        linear_store2(a, m + r, k, d[4 * j] + b0, d[4 * j + 1] + b1, pairs);
+        linear_store2(a, m + r + 8, k, d[4 * j + 2] + b0, d[4 * j + 3] + b1, pairs);
+    }
+#endif
+}
+
+/* Through shared memory, in chunks: `place` has room for two, `turn` says which one is next. */
+DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t, int group, uint32_t place, int *turn)
+{
+    const linear_args *l    = &a->l;
+    const int          lane = t % 32, warp = t / 32;
+#if SWAP
+    const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
+#endif
+    #pragma unroll
+    for (int c = 0; c < BN / CHUNK; ++c, *turn ^= 1) {
+        const uint32_t to = place + *turn * CHUNK_BYTES;
+        if (t == 0) tma_store_wait_read(1);
+        named_sync(1 + group, 128);
+        #pragma unroll
+        for (int j = 0; j < CHUNK / 16; ++j) {
+            const float *x = d + c * (CHUNK / 2) + 8 * j;
+#if SWAP                                                        /* [CHUNK rows of out][64] */
+            const int row = 16 * j + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
+            stmatrix_x4_trans(to + row * 128 + (piece ^ (row & 7)) * 16,
+                              pack2(x[0] + low, x[1] + low, (const T *)0), pack2(x[2] + high, x[3] + high, (const T *)0),
+                              pack2(x[4] + low, x[5] + low, (const T *)0), pack2(x[6] + high, x[7] + high, (const T *)0));
+#else                                                           /* [64 rows of out][CHUNK] */
+            const int     row = 16 * warp + lane % 16, piece = 2 * j + lane / 16;
+            const int64_t k   = n + c * CHUNK + 16 * j + lane % 4 * 2;
+            float         b[4] = { 0, 0, 0, 0 };
+            if (l->bias) b[0] = linear_bias(l, k), b[1] = linear_bias(l, k + 1), b[2] = linear_bias(l, k + 8), b[3] = linear_bias(l, k + 9);
+            stmatrix_x4(to + (CHUNK == 64 ? row * 128 + (piece ^ (row & 7)) * 16 : row * 64 + (piece ^ (row >> 1 & 3)) * 16),
+                        pack2(x[0] + b[0], x[1] + b[1], (const T *)0), pack2(x[2] + b[0], x[3] + b[1], (const T *)0),
+                        pack2(x[4] + b[2], x[5] + b[3], (const T *)0), pack2(x[6] + b[2], x[7] + b[3], (const T *)0));
+#endif
+        }
+        async_fence();
+        named_sync(1 + group, 128);
+        if (t == 0) {
+            tma_store2(&a->result, (int)n + (SWAP ? 0 : c * CHUNK), (int)m + (SWAP ? c * CHUNK : 0), to);
+            tma_store_commit();
+        }
+    }
+}
+
+/* Into the block's share of a split: rows of out, PITCH apart. `row` counts in the tile, along the first operand. */
+DEVICE void put_share(float *share, float (&d)[BN / 2], int row, int t)
+{
+    const int r = row + t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
+    #pragma unroll
+    for (int j = 0; j < BN / 8; ++j) {
+#if SWAP
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) share[(8 * j + c + e % 2) * PITCH + r + e / 2 * 8] = d[4 * j + e];
+#else
+        *(float2 *)(share + r * PITCH + 8 * j + c)       = make_float2(d[4 * j], d[4 * j + 1]);
+        *(float2 *)(share + (r + 8) * PITCH + 8 * j + c) = make_float2(d[4 * j + 2], d[4 * j + 3]);
+#endif
+    }
+}
+
+/* This block's columns of the tile: the sum of all shares, in order. */
+DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, int member, uint32_t shares, int t)
+{
+    const linear_args *l    = &a->l;
+    const int          wide = (SWAP ? ROWS : BN) / 4 / a->split;                                /* pieces of 4 columns */
+    const int64_t      rest = l->rows - at.m;
+    const int          high = rest < (SWAP ? BN : ROWS) ? (int)rest : (SWAP ? BN : ROWS);
+    const bool         fast = a->by_tma || (l->out_dtype == SGK_F32 && l->out_stride % 4 == 0 && (uint64_t)l->out % 16 == 0);
+    for (int i = t; i < high * wide; i += MULTIPLIERS) {
+        const int     row = i / wide, column = (slice * wide + i % wide) * 4;
+        const int64_t m = at.m + row, n = at.n + column;
+        if (n >= l->columns) continue;
+        float4 sum = cluster_load4(shares + (uint32_t)(row * PITCH + column) * 4, (uint32_t)member);
+        for (int s = 1; s < a->split; ++s) {
+            const float4 v = cluster_load4(shares + (uint32_t)(row * PITCH + column) * 4, (uint32_t)(s * a->cast + member));
+            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+        }
+        if (l->bias) sum.x += linear_bias(l, n), sum.y += linear_bias(l, n + 1), sum.z += linear_bias(l, n + 2), sum.w += linear_bias(l, n + 3);
+        if (!fast) {
+            linear_store(l, m, n, sum.x), linear_store(l, m, n + 1, sum.y), linear_store(l, m, n + 2, sum.z), linear_store(l, m, n + 3, sum.w);
+        } else if (l->out_dtype == SGK_F32) {
+            *(float4 *)((float *)l->out + m * l->out_stride + n) = sum;
+        } else {
+            *(uint2 *)((T *)l->out + m * l->out_stride + n) = make_uint2(pack2(sum.x, sum.y, (const T *)0), pack2(sum.z, sum.w, (const T *)0));
+        }
+    }
+}
+
+/* A warp is done with a slab: lane i tells the i-th block that writes into it. */
+DEVICE void release(uint32_t empty, int cast, int slice)
+{
+    const int lane = (int)threadIdx.x % 32;
+    if (cast == 1) {
+        if (lane == 0) mbarrier_arrive(empty);
+    } else if (lane < cast) {
+        mbarrier_arrive_at(empty, (uint32_t)(slice * cast + lane));
+    }
+}
+
+/* ---- the kernel -------------------------------------------------------------------------------------------------------- */
+
+extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
+{
+    extern __shared__ uint8_t memory[];
+    __shared__ uint64_t       full[STAGES], empty[STAGES];
+    const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
+    const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
+    const int                 rank = (int)cluster_rank(), slice = rank / a.cast, member = rank % a.cast, blocks = a.cast * a.split;
+    const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
+    const int                 tiles = a.first_tiles * a.second_tiles, begin = (int)blockIdx.x / blocks, stride = (int)gridDim.x / blocks;
+    int                       stage = 0;
+    uint32_t                  lap   = 0;
+
+    if (threadIdx.x == MULTIPLIERS) {
+        tma_prefetch_map(&a.first);
+        tma_prefetch_map(&a.second);
+        #pragma unroll
+        for (int s = 0; s < STAGES; ++s) {
+            mbarrier_init(shared_address(&full[s]), 1);
+            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS * a.cast);
+        }
+        mbarrier_init_done();
+    }
+    if (a.cast > 1) {
+        cluster_sync();
+    } else if (group < GROUPS) {
+        named_sync(1 + GROUPS, MULTIPLIERS + 32);
+    } else if (t < 32) {                        /* the first copies need not wait for anybody */
+        __threadfence_block();
+        __syncwarp();
+        named_announce(1 + GROUPS, MULTIPLIERS + 32);
+    }
+    pdl_wait();
+
+    if (group == GROUPS) {
+#if BLOCKS * BN > 128
+        registers_give(40);
+#endif
+        if (t == 0) {
+            const int share = BN / a.cast;                                  /* rows of the second operand that this block reads for all */
+            for (int id = begin; id < tiles; id += stride) {
+                const corner at = tile(&a, id, member);
+                const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n) + member * share;
+                for (int k = from; k < to; ++k) {
+                    const uint32_t arrived = shared_address(&full[stage]);
+                    mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
+                    mbarrier_expect(arrived, STAGE_BYTES);
+                    #pragma unroll
+                    for (int s = 0; s < SLABS; ++s) {
+                        const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
+                        const int      x    = (k * SLABS + s) * 64;
+                        tma_load2(slab, &a.first, x, first, arrived);
+                        if (a.cast == 1) tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
+                        else tma_load2_multicast(slab + FIRST_BYTES + member * share * 128, &a.second, x, second, arrived,
+                                                 ((1u << a.cast) - 1) << (slice * a.cast));
+                    }
+                    if (++stage == STAGES) stage = 0, lap ^= 1;
+                }
+            }
+            pdl_release();
+        }
+        __syncwarp();
+        if (a.split > 1) cluster_sync();
+    } else {
+#if BLOCKS * BN > 128
+        registers_take(232);
+#endif
+        float d[BLOCKS][BN / 2];
+        int   turn = 0;
+        for (int id = begin; id < tiles; id += stride) {
+            const corner at = tile(&a, id, member);
+            int          last = 0;
+            for (int k = from; k < to; ++k) {
+                mbarrier_wait(shared_address(&full[stage]), lap);
+                wgmma_fence();
+                #pragma unroll
+                for (int s = 0; s < SLABS; ++s) {
+                    const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
+                    const uint64_t x = wgmma_operand(slab + group * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    #pragma unroll
+                    for (int i = 0; i < 4; ++i)
+                        #pragma unroll
+                        for (int b = 0; b < BLOCKS; ++b)
+                            wgmma(d[b], x + i * WGMMA_STEP + b * (8192 / 16), y + i * WGMMA_STEP, k > from || s > 0 || i > 0, (const T *)0);
+                }
+                wgmma_commit();
+                if (k > from) {                                             /* the stage before this one has been read */
+                    wgmma_wait(1);
+                    release(shared_address(&empty[last]), a.cast, slice);
+                }
+                last = stage;
+                if (++stage == STAGES) stage = 0, lap ^= 1;
+            }
+            wgmma_wait(0);
+            release(shared_address(&empty[last]), a.cast, slice);
+            #pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) wgmma_pin(d[b]);
+
+            if (a.split > 1) {
+                float *share = (float *)(memory + (base - unaligned));
+                named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
+                #pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) put_share(share, d[b], (group * BLOCKS + b) * 64, t);
+                cluster_sync();
+                add_shares(&a, at, slice, member, base, (int)threadIdx.x);
+            } else {
+                #pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) {
+                    const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
+                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * 2 * CHUNK_BYTES, &turn);
+                    else put_directly(&a.l, d[b], m, n, t);
+                }
+            }
+        }
+        if (t == 0) tma_store_wait_read(0);
+    }
+    if (blocks > 1) cluster_sync();         /* a block's shared memory is the cluster's until all are done */
+}
