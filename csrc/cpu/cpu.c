@@ -101,17 +101,20 @@ const sgk_cpu_impl *sgk_cpu_pick(const sgk_cpu_impl *impl)
     return impl;
 }
 
-int64_t sgk_cpu_cache_bytes(void)
+static _Atomic int64_t cache;
+
+void sgk_cpu_cache(int64_t bytes) { cache = bytes; }
+
+bool sgk_cpu_streams(const void *output, int64_t rows, int64_t row_bytes, int64_t element_bytes)
 {
-    static _Atomic int64_t known;
-    if (!known) {
+    if (!cache) {
         int64_t bytes = 0;
 #if defined(_SC_LEVEL3_CACHE_SIZE)
         bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif
-        known = bytes > 0 ? bytes : (int64_t)32 << 20;          /* the system may not know */
+        cache = bytes > 0 ? bytes : (int64_t)32 << 20;              /* the system may not know */
     }
-    return known;
+    return (uintptr_t)output % (uintptr_t)element_bytes == 0 && rows > cache / row_bytes;
 }
 
 typedef struct {

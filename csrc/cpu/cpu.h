@@ -75,9 +75,10 @@ sgk_status sgk_cpu_run(const char *op, const sgk_cpu_impl *impls, const void *ar
  * machine and a time slice, a thousand times that, on a busy one: what takes a few microseconds is not worth it. */
 static inline int64_t sgk_cpu_grain(int64_t bytes) { return bytes > 0 ? 1 + 131072 / bytes : 131072; }
 
-/* Bytes of the last-level cache. An output of more is gone from it before anyone reads it, and is written around it. */
-int64_t sgk_cpu_cache_bytes(void);
-enum { SGK_CPU_LINE = 64 };             /* where the rows of such an output begin, for whole lines to be written */
+/* Whether an output of so many rows is larger than the last-level cache: gone from it before anyone reads it, and better written around it.
+ * Its elements must be aligned. */
+bool sgk_cpu_streams(const void *output, int64_t rows, int64_t row_bytes, int64_t element_bytes);
+void sgk_cpu_cache(int64_t bytes);      /* for the check harness: the size to go by; 0: the real one */
 
 /* rmsnorm -> rmsnorm_avx2 in the file that is being compiled with -DSGK_CPU_LEVEL=avx2. */
 #define SGK_CAT_(a, b)   a##_##b

@@ -284,6 +284,13 @@ SGK_INLINE void vf_stream_end(void)
 #endif
 }
 
+/* How many of the elements at p[i] lie before the next line of the caches, where vf_stream2 can begin. */
+SGK_INLINE int64_t vf_to_line(sgk_dtype t, const void *p, int64_t i)
+{
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    return (int64_t)(-((uintptr_t)p + (uintptr_t)(i * size)) % 64) / size;
+}
+
 /* Asks for the lines of 2 VF elements at p[i]; they need not exist. */
 SGK_INLINE void vf_prefetch2(sgk_dtype t, const void *p, int64_t i)
 {

@@ -63,8 +63,7 @@ static sgk_status run(const sgk_match *m, struct act_args *a, const sgk_cpu_impl
     if (a->rows == 0 || a->dim == 0) return SGK_OK;
     if (!sgk_on_gpu(m)) {
         const int64_t blocks = (a->dim + ACT_BLOCK - 1) / ACT_BLOCK, each = a->dim < ACT_BLOCK ? a->dim : ACT_BLOCK, size = sgk_dtype_size(a->dtype);
-        a->stream = a->out != a->input && a->rows > sgk_cpu_cache_bytes() / (a->dim * size) && (uintptr_t)a->out % SGK_CPU_LINE == 0 &&
-                    a->out_stride * size % SGK_CPU_LINE == 0;
+        a->stream = a->out != a->input && sgk_cpu_streams(a->out, a->rows, a->dim * size, size);
         return sgk_cpu_run(m->op, cpu, a, a->rows * blocks, sgk_cpu_grain(3 * each * size), exec);
     }
     act_build    *b      = choose(builds, a);

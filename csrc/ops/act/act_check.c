@@ -17,14 +17,16 @@ static const act_op ops[] = {
     { "gelu_quick", sgk_gelu_quick, 1, 4 },
 };
 enum { OPS = sizeof ops / sizeof *ops };
+enum { ALIGNED,
+       UNALIGNED,
+       DENSE };                   /* for figures: lines of the caches are not shared by rows */
 
-
-static void check_act_rows(const act_op *op, sgk_dtype dtype, int64_t rows, int64_t dim, bool aligned)
+static void check_act_rows(const act_op *op, sgk_dtype dtype, int64_t rows, int64_t dim, int how)
 {
-    if (!check_case("%s_%s_%lldx%lld%s", op->name, check_dtype(dtype), (long long)rows, (long long)dim, aligned ? "" : "_unaligned")) return;
-    check_tensor *x   = check_input(dtype, 2, rows, op->times * dim);
-    check_tensor *out = check_output(dtype, 2, rows, dim);
-    if (!aligned) check_unaligned(out);
+    if (!check_case("%s_%s_%lldx%lld%s", op->name, check_dtype(dtype), (long long)rows, (long long)dim, how == UNALIGNED ? "_unaligned" : "")) return;
+    check_tensor *x   = (how == DENSE ? check_input_dense : check_input)(dtype, 2, rows, op->times * dim);
+    check_tensor *out = (how == DENSE ? check_output_dense : check_output)(dtype, 2, rows, dim);
+    if (how == UNALIGNED) check_unaligned(out);
 
     CHECK_CALL(op->run(T(out), T(x), check_exec));
     check_close(out, check_tolerance(dtype));
@@ -148,10 +150,10 @@ void check_act(void)
 
     for (int o = 0; o < OPS; ++o) {
         for (size_t f = 0; f < 3; ++f) {
-            for (size_t i = 0; i < count; ++i) check_act_rows(&ops[o], formats[f], check_small ? 2 : check_int(1, 7), dims[i], true);
-            check_act_rows(&ops[o], formats[f], 0, 64, true);
-            check_act_rows(&ops[o], formats[f], 3, 128, false);
-            check_act_rows(&ops[o], formats[f], check_small ? 40 : 300, 16, true);      /* several rows in a block of the GPU */
+            for (size_t i = 0; i < count; ++i) check_act_rows(&ops[o], formats[f], check_small ? 2 : check_int(1, 7), dims[i], ALIGNED);
+            check_act_rows(&ops[o], formats[f], 0, 64, ALIGNED);
+            check_act_rows(&ops[o], formats[f], 3, 128, UNALIGNED);
+            check_act_rows(&ops[o], formats[f], check_small ? 40 : 300, 16, ALIGNED);      /* several rows in a block of the GPU */
             check_act_ranks(&ops[o], formats[f]);
             check_act_edges(&ops[o], formats[f]);
         }
@@ -164,12 +166,22 @@ void check_act(void)
         check_silu_and_mul_experts(formats[f], SGK_I64, 0, 64, 2);
     }
     check_silu_and_mul_experts_refused();
+
+    /* Outputs written around the caches, wherever their rows begin. */
+    sgk_cpu_cache(1);
+    for (int o = 0; o < OPS; ++o)
+        for (size_t f = 0; f < 3; ++f) {
+            check_act_rows(&ops[o], formats[f], 5, 9, ALIGNED);
+            check_act_rows(&ops[o], formats[f], 4, 307, UNALIGNED);
+            check_act_rows(&ops[o], formats[f], 2, 4199, ALIGNED);
+        }
+    sgk_cpu_cache(0);
     if (check_benching)
         for (int o = 0; o < OPS; ++o) {
-            check_act_rows(&ops[o], SGK_BF16, 64, 4096, true);
-            check_act_rows(&ops[o], SGK_BF16, 64, 14336, true);
-            check_act_rows(&ops[o], SGK_BF16, 16384, 4096, true);
-            check_act_rows(&ops[o], SGK_BF16, 8192, 14336, true);
+            check_act_rows(&ops[o], SGK_BF16, 64, 4096, DENSE);
+            check_act_rows(&ops[o], SGK_BF16, 64, 14336, DENSE);
+            check_act_rows(&ops[o], SGK_BF16, 16384, 4096, DENSE);
+            check_act_rows(&ops[o], SGK_BF16, 8192, 14336, DENSE);
         }
     check_timestep();
 }

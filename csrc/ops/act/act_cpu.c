@@ -16,32 +16,47 @@ SGK_INLINE vf over_one_plus_exp2(vf a, vf t)
 }
 
 /* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
-SGK_INLINE vf gelu(vf a)
+SGK_INLINE vf gelu(bool half, vf a)
 {
-    const vf x      = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
-    const vf t      = vf_div(vf_set(1), vf_fma(vf_set(ERFC_P), x, vf_set(1)));
-    vf       p      = vf_set(ERFC_8);
-    p               = vf_fma(p, t, vf_set(ERFC_7));
-    p               = vf_fma(p, t, vf_set(ERFC_6));
-    p               = vf_fma(p, t, vf_set(ERFC_5));
-    p               = vf_fma(p, t, vf_set(ERFC_4));
-    p               = vf_fma(p, t, vf_set(ERFC_3));
-    p               = vf_fma(p, t, vf_set(ERFC_2));
-    p               = vf_fma(p, t, vf_set(ERFC_1));
-    p               = vf_fma(p, t, vf_set(ERFC_0));
+    const vf x = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
+    const vf t = vf_div(vf_set(1), vf_fma(vf_set(half ? ERFC_HALF_P : ERFC_P), x, vf_set(1)));
+    vf       p = vf_set(half ? ERFC_HALF_4 : ERFC_8);
+    if (!half) {
+        p = vf_fma(p, t, vf_set(ERFC_7));
+        p = vf_fma(p, t, vf_set(ERFC_6));
+        p = vf_fma(p, t, vf_set(ERFC_5));
+        p = vf_fma(p, t, vf_set(ERFC_4));
+    }
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_3 : ERFC_3));
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_2 : ERFC_2));
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_1 : ERFC_1));
+    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_0 : ERFC_0));
     const vf half_x = vf_mul(vf_set(0.5f), x), tail = vf_mul(vf_mul(p, t), vf_exp2(vf_mul(half_x, vf_mul(x, vf_set(-LOG2_E)))));
     return vf_sub(vf_max(vf_zero(), a), vf_mul(half_x, tail));
 }
 
-SGK_INLINE vf act(enum act which, vf a)
+SGK_INLINE vf act(enum act which, sgk_dtype t, vf a)
 {
     switch (which) {
     case SILU:       return over_one_plus_exp2(a, vf_mul(a, vf_set(-LOG2_E)));
-    case GELU:       return gelu(a);
+    case GELU:       return gelu(t != SGK_F32, a);
     case GELU_TANH:  return over_one_plus_exp2(a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3 * LOG2_E), vf_set(GELU_TANH_1 * LOG2_E))));
     case GELU_QUICK: return over_one_plus_exp2(a, vf_mul(a, vf_set(-1.702f * LOG2_E)));
     }
     return a;
+}
+
+/* n of VF elements. */
+SGK_INLINE void act_part(enum act which, sgk_dtype t, const struct act_args *a, int64_t in, int64_t out, int64_t n)
+{
+    const bool gated = which != GELU_QUICK;
+    if (n == VF) {
+        const vf x = act(which, t, vf_load(t, a->input, in));
+        vf_store(t, a->out, out, gated ? vf_mul(x, vf_load(t, a->input, in + a->dim)) : x);
+    } else {
+        const vf x = act(which, t, vf_load_part(t, a->input, in, n));
+        vf_store_part(t, a->out, out, n, gated ? vf_mul(x, vf_load_part(t, a->input, in + a->dim, n)) : x);
+    }
 }
 
 /* Elements [first, last) of a row, two vectors at a time. */
@@ -50,24 +65,21 @@ SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct a
     enum { STEP  = 2 * VF,
            AHEAD = 512 };                               /* elements that are asked for in time */
     const bool    gated = which != GELU_QUICK;
-    const int64_t gate  = in + a->dim;
-    int64_t       d     = first;
+    const int64_t gate = in + a->dim, line = stream ? first + vf_to_line(t, a->out, out + first) : first, head = line < last ? line : last;
+    int64_t       d = first;
+    for (int64_t n; d < head; d += n) {
+        n = head - d < VF ? head - d : VF;
+        act_part(which, t, a, in + d, out + d, n);
+    }
     for (; d + STEP <= last; d += STEP) {
         vf_prefetch2(t, a->input, in + d + AHEAD);
         if (gated) vf_prefetch2(t, a->input, gate + d + AHEAD);
-        vf x = act(which, vf_load(t, a->input, in + d)), y = act(which, vf_load(t, a->input, in + d + VF));
+        vf x = act(which, t, vf_load(t, a->input, in + d)), y = act(which, t, vf_load(t, a->input, in + d + VF));
         if (gated) x = vf_mul(x, vf_load(t, a->input, gate + d)), y = vf_mul(y, vf_load(t, a->input, gate + d + VF));
         if (stream) vf_stream2(t, a->out, out + d, x, y);
         else vf_store2(t, a->out, out + d, x, y);
     }
-    for (; d + VF <= last; d += VF) {
-        const vf x = act(which, vf_load(t, a->input, in + d));
-        vf_store(t, a->out, out + d, gated ? vf_mul(x, vf_load(t, a->input, gate + d)) : x);
-    }
-    if (d < last) {
-        const vf x = act(which, vf_load_part(t, a->input, in + d, last - d));
-        vf_store_part(t, a->out, out + d, last - d, gated ? vf_mul(x, vf_load_part(t, a->input, gate + d, last - d)) : x);
-    }
+    for (; d < last; d += VF) act_part(which, t, a, in + d, out + d, last - d < VF ? last - d : VF);
 }
 
 SGK_INLINE void act_blocks(enum act which, sgk_dtype t, const struct act_args *a, int64_t begin, int64_t end)

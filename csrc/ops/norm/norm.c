@@ -22,21 +22,25 @@ static const sgk_cpu_impl cpu_impls[][sizeof(sgk_cpu_impl[]) SGK_CPU_IMPLS(rmsno
 
 /*
  * Every build of norm.cu, the narrowest first. A row of up to `lanes * vecs` 16-byte pieces stays in the registers of its threads; with
- * 0 they keep nothing and read the row again in each pass: any length, any alignment. A layer norm has two barriers where the others
- * have one, and does better with fewer threads a row.
+ * 0 they keep nothing and read the row again in each pass: any length, any alignment. The rest of a build is what was fastest. A layer
+ * norm has two barriers where the others have one, and does better with fewer threads a row.
  */
-#define BUILD(form, type, dtype, lanes, vecs) \
-    { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs, SGK_GENERAL), dtype, form, lanes, vecs }
+#define BUILD(form, type, dtype, lanes, vecs, early, resident) \
+    { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs " -DEARLY=" #early " -DRESIDENT=" #resident, SGK_GENERAL), dtype, form, lanes, vecs }
+#define NARROW(form, type, dtype) \
+    BUILD(form, type, dtype, 8, 2, 1, 0), BUILD(form, type, dtype, 16, 2, 1, 0), BUILD(form, type, dtype, 32, 2, 1, 0), BUILD(form, type, dtype, 32, 4, 1, 0)
 #define RMS_BUILDS(form, type, dtype) \
-    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 2), BUILD(form, type, dtype, 32, 4), \
-        BUILD(form, type, dtype, 128, 2), BUILD(form, type, dtype, 256, 2), BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), \
-        BUILD(form, type, dtype, 512, 8), BUILD(form, type, dtype, 1024, 0)
+    NARROW(form, type, dtype), BUILD(form, type, dtype, 128, 2, 1, 0), BUILD(form, type, dtype, 256, 2, 1, 1536), BUILD(form, type, dtype, 256, 4, 1, 0), \
+        BUILD(form, type, dtype, 512, 4, 0, 1024), BUILD(form, type, dtype, 512, 8, 0, 0), BUILD(form, type, dtype, 1024, 0, 0, 0)
+#define ADD_BUILDS(form, type, dtype) \
+    NARROW(form, type, dtype), BUILD(form, type, dtype, 128, 2, 1, 0), BUILD(form, type, dtype, 128, 4, 1, 0), BUILD(form, type, dtype, 512, 2, 1, 0), \
+        BUILD(form, type, dtype, 512, 4, 1, 0), BUILD(form, type, dtype, 512, 8, 0, 0), BUILD(form, type, dtype, 1024, 0, 0, 0)
 #define GATED_BUILDS(form, type, dtype) \
-    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 256, 2), \
-        BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), BUILD(form, type, dtype, 1024, 0)
+    NARROW(form, type, dtype), BUILD(form, type, dtype, 256, 2, 1, 1280), BUILD(form, type, dtype, 256, 4, 0, 1024), BUILD(form, type, dtype, 512, 4, 0, 1024), \
+        BUILD(form, type, dtype, 1024, 0, 0, 0)
 #define LAYER_BUILDS(form, type, dtype) \
-    BUILD(form, type, dtype, 8, 2), BUILD(form, type, dtype, 16, 2), BUILD(form, type, dtype, 32, 4), BUILD(form, type, dtype, 128, 4), \
-        BUILD(form, type, dtype, 256, 4), BUILD(form, type, dtype, 512, 4), BUILD(form, type, dtype, 1024, 0)
+    NARROW(form, type, dtype), BUILD(form, type, dtype, 128, 4, 1, 0), BUILD(form, type, dtype, 256, 4, 0, 0), BUILD(form, type, dtype, 512, 4, 0, 0), \
+        BUILD(form, type, dtype, 1024, 0, 0, 0)
 #define FORMATS(builds, form) builds(form, "f32", SGK_F32), builds(form, "f16", SGK_F16), builds(form, "bf16", SGK_BF16)
 
 typedef struct {
@@ -47,7 +51,7 @@ typedef struct {
 
 static norm_build norm_builds[] = {
     FORMATS(RMS_BUILDS, NORM_RMS),
-    FORMATS(RMS_BUILDS, NORM_RMS_ADD),
+    FORMATS(ADD_BUILDS, NORM_RMS_ADD),
     FORMATS(GATED_BUILDS, NORM_RMS_GATED),
     FORMATS(LAYER_BUILDS, NORM_LAYER),
     FORMATS(LAYER_BUILDS, NORM_LAYER_ADD),
@@ -85,24 +89,28 @@ static bool spaced(const void *data, const int64_t *stride, sgk_dtype dtype, int
     return (uintptr_t)data % (uintptr_t)bytes == 0 && stride[0] * size % bytes == 0 && stride[1] * size % bytes == 0 && stride[2] * size % bytes == 0;
 }
 
+/* Rows that the builds with registers take, if not too long. */
+static bool in_pieces(const struct norm_args *a)
+{
+    static const int64_t none[3];
+    const sgk_dtype      t = a->dtype;
+    if (a->middle * a->last > 1 && a->rows > UINT32_MAX) return false;
+    return sgk_in_pieces(NULL, a->dim, t) && spaced(a->input, a->input_stride, t, 16) && spaced(a->output, a->output_stride, t, 16) &&
+           spaced(a->other, a->other_stride, t, 16) && spaced(a->weight, none, t, 16) && spaced(a->bias, none, t, 16);
+}
+
 /* The first build of this form and format that takes the row; the last one takes any. */
 static norm_build *choose(const struct norm_args *a, int form)
 {
-    static const int64_t none[3];
-    const sgk_dtype      t       = a->dtype;
-    const int64_t        pieces  = a->dim * sgk_dtype_size(t) / 16;
-    const bool           vectors = a->dim * sgk_dtype_size(t) % 16 == 0 && spaced(a->input, a->input_stride, t, 16) && spaced(a->output, a->output_stride, t, 16) &&
-                                   spaced(a->other, a->other_stride, t, 16) && spaced(a->weight, none, t, 16) && spaced(a->bias, none, t, 16);
-    for (norm_build *b = norm_builds;; ++b) {
-        if (b->dtype != t || b->form != form) continue;
-        if (b->vecs == 0 || (vectors && pieces <= (int64_t)b->lanes * b->vecs)) return b;
-    }
+    const int64_t pieces = in_pieces(a) ? a->dim * sgk_dtype_size(a->dtype) / 16 : INT64_MAX;
+    for (norm_build *b = norm_builds;; ++b)
+        if (b->dtype == a->dtype && b->form == form && (b->vecs == 0 || pieces <= (int64_t)b->lanes * b->vecs)) return b;
 }
 
 static sgk_status launch(const sgk_match *m, const struct norm_args *a, int form, const sgk_exec *exec)
 {
     norm_build *b = choose(a, form);
-    SGK_LOG_BUILD(exec, m->op, &b->kernel, b->vecs ? "" : " (rows longer than any register build or not in 16-byte pieces)");
+    SGK_LOG_BUILD(exec, m->op, &b->kernel, b->vecs ? "" : " (rows that are too long for registers or not in 16-byte pieces)");
     unsigned threads = b->lanes > 32 ? (unsigned)b->lanes : 128;
     int64_t  teams   = threads / (unsigned)b->lanes;
     if (b->vecs == 0) {                                 /* a few elements a thread; its blocks go on to further rows */
@@ -166,7 +174,7 @@ static sgk_status norm(const char *op, int form, const DLTensor *output, const D
     a.inverse_dim = (float)(1 / (double)a.dim);
     if (sgk_on_gpu(&m)) return launch(&m, &a, form, exec);
     const int64_t row = a.dim * sgk_dtype_size(a.dtype);
-    a.stream          = a.output != a.input && a.rows > sgk_cpu_cache_bytes() / row && spaced(a.output, a.output_stride, a.dtype, SGK_CPU_LINE);
+    a.stream          = a.output != a.input && sgk_cpu_streams(a.output, a.rows, row, sgk_dtype_size(a.dtype));
     return sgk_cpu_run(op, cpu_impls[form], &a, a.rows, sgk_cpu_grain(moved[form] * row), exec);
 }
 

@@ -7,6 +7,8 @@
  *   LANES  threads a row: 8, 16 or 32, or a whole block of as many
  *   VECS   16-byte pieces a thread keeps; 0 keeps none, reads the row again in each pass, and takes any length and alignment, with
  *          LANES threads a row at most
+ *   EARLY  1: the weights come with the row, their latency hidden in the row's; 0: after the sums, which saves registers
+ *   RESIDENT   threads that a multiprocessor should hold at once, which bounds their registers; 0: as the compiler likes
  */
 #include "norm.h"
 #include "launch.cuh"
@@ -20,20 +22,26 @@
 #define ADD     (FORM == NORM_RMS_ADD || FORM == NORM_LAYER_ADD)
 #define LAYER   (FORM == NORM_LAYER || FORM == NORM_LAYER_ADD)
 #define GATED   (FORM == NORM_RMS_GATED)
+#if RESIDENT
+#define RESIDENCE __launch_bounds__(THREADS, RESIDENT / THREADS)
+#else
+#define RESIDENCE __launch_bounds__(THREADS)
+#endif
 
 struct places { int64_t output, input, other; };
 
+/* A division of 32 bits costs a fraction of one of 64: rows that stay in registers and have odd strides are fewer than 2^32. */
+#if VECS == 0
+typedef int64_t row_index;
+#else
+typedef uint32_t row_index;
+#endif
+
 DEVICE places place(const norm_args &a, int64_t row)
 {
-    if (a.middle == 1 && a.last == 1) return { row * a.output_stride[0], row * a.input_stride[0], row * a.other_stride[0] };
-    int64_t i, j, k;
-    if (a.rows <= 0xffffffff) {                         /* a division of 32 bits costs a fraction of one of 64 */
-        const uint32_t r = (uint32_t)row, last = (uint32_t)a.last, middle = (uint32_t)a.middle, q = r / last;
-        i = q / middle, j = q % middle, k = r % last;
-    } else {
-        const int64_t q = row / a.last;
-        i = q / a.middle, j = q % a.middle, k = row % a.last;
-    }
+    if (__builtin_expect(a.middle == 1 && a.last == 1, 1)) return { row * a.output_stride[0], row * a.input_stride[0], row * a.other_stride[0] };
+    const row_index r = (row_index)row, last = (row_index)a.last, middle = (row_index)a.middle, q = r / last;
+    const int64_t   i = q / middle, j = q % middle, k = r % last;
     return { i * a.output_stride[0] + j * a.output_stride[1] + k * a.output_stride[2],
              i * a.input_stride[0] + j * a.input_stride[1] + k * a.input_stride[2],
              i * a.other_stride[0] + j * a.other_stride[1] + k * a.other_stride[2] };
@@ -132,21 +140,7 @@ DEVICE void keep(kept *k, uint4 x, uint4) { *k = x; }
 DEVICE void values(float *v, const kept *k) { unpack16(v, *k, (const T *)0); }
 #endif
 
-/* Weights come with the row while the registers last, so that their latency is hidden in the row's. */
-#ifndef EARLY
-#define EARLY (VECS <= 4)
-#endif
-#ifndef MINB
-#define MINB 1
-#endif
-#ifndef SOON
-#define SOON 0
-#endif
-#ifndef TOUCH
-#define TOUCH 0
-#endif
-
-extern "C" __global__ __launch_bounds__(THREADS, MINB) void norm_rows(const __grid_constant__ norm_args a)
+extern "C" __global__ RESIDENCE void norm_rows(const __grid_constant__ norm_args a)
 {
     __shared__ float scratch[2][WARPS];
     const int        lane   = (int)threadIdx.x % LANES;
@@ -170,13 +164,6 @@ extern "C" __global__ __launch_bounds__(THREADS, MINB) void norm_rows(const __gr
         for (int i = 0; i < VECS; ++i) weight[i] = w && lane + i * LANES < pieces ? w[lane + i * LANES] : zero;
     }
 
-#if TOUCH
-    if (!EARLY && w) {
-        #pragma unroll
-        for (int i = 0; i < VECS; ++i)
-            if (lane + i * LANES < pieces) asm volatile("prefetch.global.L1 [%0];" ::"l"(w + lane + i * LANES));
-    }
-#endif
     kept  part[VECS];
     float mean = 0, sum = 0;
     #pragma unroll
@@ -184,7 +171,7 @@ extern "C" __global__ __launch_bounds__(THREADS, MINB) void norm_rows(const __gr
         keep(&part[i], first[i], second[i]);
         float v[PIECE];
         values(v, &part[i]);
-        if (ADD && SOON && lane + i * LANES < pieces) other[lane + i * LANES] = pack16(v, (const T *)0);
+        if (ADD && lane + i * LANES < pieces) other[lane + i * LANES] = pack16(v, (const T *)0);
         #pragma unroll
         for (int j = 0; j < PIECE; ++j) sum += LAYER ? v[j] : v[j] * v[j];
     }
@@ -210,7 +197,6 @@ extern "C" __global__ __launch_bounds__(THREADS, MINB) void norm_rows(const __gr
         if (c >= pieces) continue;
         float v[PIECE], g[PIECE];
         values(v, &part[i]);
-        if (ADD && !SOON) other[c] = pack16(v, (const T *)0);
         if (!EARLY) weight[i] = w ? w[c] : zero;
         unpack16(g, weight[i], (const T *)0);
         #pragma unroll

@@ -12,10 +12,14 @@ enum form { RMS,
             LAYER,
             LAYER_PLAIN,
             LAYER_ADD };
-enum { ALIGNED   = 0,
-       UNALIGNED = 1,
-       IN_PLACE  = 2 };
-static const char *const how_names[] = { "", "_unaligned", "_in_place" };
+enum { ALIGNED       = 0,
+       UNALIGNED     = 1,
+       IN_PLACE      = 2,
+       UNALIGNED_OUT = 3,
+       DENSE         = 4 };           /* for figures: lines of the caches are not shared by rows */
+static const char *const how_names[] = { "", "_unaligned", "_in_place", "_unaligned_output", "" };
+
+typedef check_tensor *making(sgk_dtype dtype, int ndim, ...);
 
 /* The forms that write output and read input. The case begins with the operator's name. */
 static void check_out(const char *op, enum form form, sgk_dtype dtype, int64_t rows, int64_t dim, int how)
@@ -23,12 +27,16 @@ static void check_out(const char *op, enum form form, sgk_dtype dtype, int64_t r
     const char *variant = form == GEMMA4_PLAIN ? "_without_scale" : form == LAYER_PLAIN ? "_without_bias"
                                                                                         : "";
     if (!check_case("%s_%s_%lldx%lld%s%s", op, check_dtype(dtype), (long long)rows, (long long)dim, variant, how_names[how])) return;
-    check_tensor *x        = how == IN_PLACE ? check_inout(dtype, 2, rows, dim) : check_input(dtype, 2, rows, dim);
+    making       *input    = how == DENSE ? check_input_dense : check_input;
+    making       *output   = how == DENSE ? check_output_dense : check_output;
+    making       *inout    = how == DENSE ? check_inout_dense : check_inout;
+    check_tensor *x        = (how == IN_PLACE ? inout : input)(dtype, 2, rows, dim);
     check_tensor *weight   = form == L2 ? NULL : check_input(dtype, 1, dim);
     check_tensor *bias     = form == LAYER || form == LAYER_ADD ? check_input(dtype, 1, dim) : NULL;
-    check_tensor *gate     = form == GATED ? check_input(dtype, 2, rows, dim) : NULL;
-    check_tensor *residual = form == LAYER_ADD ? check_inout(dtype, 2, rows, dim) : NULL;
-    check_tensor *out      = how == IN_PLACE ? x : check_output(dtype, 2, rows, dim);
+    check_tensor *gate     = form == GATED ? input(dtype, 2, rows, dim) : NULL;
+    check_tensor *residual = form == LAYER_ADD ? inout(dtype, 2, rows, dim) : NULL;
+    check_tensor *out      = how == IN_PLACE ? x : output(dtype, 2, rows, dim);
+    if (how == UNALIGNED_OUT) check_unaligned(out);
     if (how == UNALIGNED) check_unaligned(residual ? residual : gate ? gate
                                                                      : x);
     if (bias) check_legal(bias, CHECK_NULL);
@@ -58,8 +66,9 @@ static void check_out(const char *op, enum form form, sgk_dtype dtype, int64_t r
 static void check_add(const char *op, bool gemma, sgk_dtype dtype, int64_t rows, int64_t dim, int how)
 {
     if (!check_case("%s_%s_%lldx%lld%s", op, check_dtype(dtype), (long long)rows, (long long)dim, how_names[how])) return;
-    check_tensor *x      = check_inout(dtype, 2, rows, dim);
-    check_tensor *r      = check_inout(dtype, 2, rows, dim);
+    making       *inout  = how == DENSE ? check_inout_dense : check_inout;
+    check_tensor *x      = inout(dtype, 2, rows, dim);
+    check_tensor *r      = inout(dtype, 2, rows, dim);
     check_tensor *weight = check_input(dtype, 1, dim);
     if (how == UNALIGNED) check_unaligned(r);
 
@@ -218,28 +227,39 @@ void check_norm(void)
             check_ranks("fused_add_layernorm_cpu", LAYER_ADD, t, 4, sliced);
         }
     }
+    /* Outputs written around the caches, wherever their rows begin. */
+    sgk_cpu_cache(1);
+    for (size_t f = 0; f < 3; ++f) {
+        check_out("rmsnorm", RMS, formats[f], 5, 301, ALIGNED);
+        check_out("rmsnorm", RMS, formats[f], 3, 160, UNALIGNED_OUT);
+        check_out("rmsnorm", RMS, formats[f], 4, 7, ALIGNED);
+        check_out("fused_rmsnorm_gated_cpu", GATED, formats[f], 5, 303, ALIGNED);
+        check_out("layernorm_cpu", LAYER, formats[f], 5, 305, ALIGNED);
+        check_out("fused_add_layernorm_cpu", LAYER_ADD, formats[f], 5, 307, UNALIGNED_OUT);
+    }
+    sgk_cpu_cache(0);
     check_refused("rmsnorm", RMS);
     check_refused("gemma4_rmsnorm_cpu", GEMMA4);
     check_refused("layernorm_cpu", LAYER);
     if (check_benching) {
-        check_out("rmsnorm", RMS, SGK_BF16, 1, 4096, ALIGNED);
-        check_out("rmsnorm", RMS, SGK_BF16, 64, 4096, ALIGNED);
-        check_out("rmsnorm", RMS, SGK_BF16, 16384, 4096, ALIGNED);
-        check_out("rmsnorm", RMS, SGK_BF16, 524288, 128, ALIGNED);
-        check_out("rmsnorm", RMS, SGK_BF16, 65536, 1024, ALIGNED);
-        check_out("rmsnorm", RMS, SGK_BF16, 4096, 7168, ALIGNED);
-        check_out("rmsnorm", RMS, SGK_BF16, 4096, 16384, ALIGNED);
-        check_add("fused_add_rmsnorm", false, SGK_BF16, 64, 4096, ALIGNED);
-        check_add("fused_add_rmsnorm", false, SGK_BF16, 16384, 4096, ALIGNED);
-        check_add("fused_add_rmsnorm", false, SGK_BF16, 4096, 7168, ALIGNED);
-        check_out("gemma_rmsnorm", GEMMA, SGK_BF16, 16384, 4096, ALIGNED);
-        check_add("gemma_fused_add_rmsnorm", true, SGK_BF16, 16384, 4096, ALIGNED);
-        check_out("gemma3_rmsnorm_cpu", GEMMA3, SGK_BF16, 16384, 4096, ALIGNED);
-        check_out("gemma4_rmsnorm_cpu", GEMMA4, SGK_BF16, 16384, 4096, ALIGNED);
-        check_out("l2norm_cpu", L2, SGK_BF16, 524288, 128, ALIGNED);
-        check_out("fused_rmsnorm_gated_cpu", GATED, SGK_BF16, 524288, 128, ALIGNED);
-        check_out("fused_rmsnorm_gated_cpu", GATED, SGK_BF16, 16384, 4096, ALIGNED);
-        check_out("layernorm_cpu", LAYER, SGK_BF16, 16384, 4096, ALIGNED);
-        check_out("fused_add_layernorm_cpu", LAYER_ADD, SGK_BF16, 16384, 4096, ALIGNED);
+        check_out("rmsnorm", RMS, SGK_BF16, 1, 4096, DENSE);
+        check_out("rmsnorm", RMS, SGK_BF16, 64, 4096, DENSE);
+        check_out("rmsnorm", RMS, SGK_BF16, 16384, 4096, DENSE);
+        check_out("rmsnorm", RMS, SGK_BF16, 524288, 128, DENSE);
+        check_out("rmsnorm", RMS, SGK_BF16, 65536, 1024, DENSE);
+        check_out("rmsnorm", RMS, SGK_BF16, 4096, 7168, DENSE);
+        check_out("rmsnorm", RMS, SGK_BF16, 4096, 16384, DENSE);
+        check_add("fused_add_rmsnorm", false, SGK_BF16, 64, 4096, DENSE);
+        check_add("fused_add_rmsnorm", false, SGK_BF16, 16384, 4096, DENSE);
+        check_add("fused_add_rmsnorm", false, SGK_BF16, 4096, 7168, DENSE);
+        check_out("gemma_rmsnorm", GEMMA, SGK_BF16, 16384, 4096, DENSE);
+        check_add("gemma_fused_add_rmsnorm", true, SGK_BF16, 16384, 4096, DENSE);
+        check_out("gemma3_rmsnorm_cpu", GEMMA3, SGK_BF16, 16384, 4096, DENSE);
+        check_out("gemma4_rmsnorm_cpu", GEMMA4, SGK_BF16, 16384, 4096, DENSE);
+        check_out("l2norm_cpu", L2, SGK_BF16, 524288, 128, DENSE);
+        check_out("fused_rmsnorm_gated_cpu", GATED, SGK_BF16, 524288, 128, DENSE);
+        check_out("fused_rmsnorm_gated_cpu", GATED, SGK_BF16, 16384, 4096, DENSE);
+        check_out("layernorm_cpu", LAYER, SGK_BF16, 16384, 4096, DENSE);
+        check_out("fused_add_layernorm_cpu", LAYER_ADD, SGK_BF16, 16384, 4096, DENSE);
     }
 }

@@ -89,11 +89,23 @@ SGK_INLINE vf result(sgk_dtype t, int form, const struct norm_args *a, places at
     return vf_mul(vf_mul(x, scale), g);
 }
 
-/* The last pass asks for the next row while it writes this one, so that memory is read all the time. Each element is written behind its
- * own last use, so in-place is safe. */
+/* n of VF elements. Each is written behind its own last use, so in-place is safe. */
+SGK_INLINE void write_part(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, int64_t n, vf mean, vf scale)
+{
+    const vf x = value(t, form, a, at, d, n), u = result(t, form, a, at, d, n, x, mean, scale);
+    if (ADDS(form)) store(t, a->other, at.other + d, n, x);
+    store(t, a->output, at.out + d, n, u);
+}
+
+/* The last pass asks for the next row while it writes this one, so that memory is read all the time. */
 SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, const struct norm_args *a, places at, places next, vf mean, vf scale)
 {
-    int64_t d = 0;
+    const int64_t line = stream ? vf_to_line(t, a->output, at.out) : 0, head = line < a->dim ? line : a->dim;
+    int64_t       d = 0;
+    for (int64_t n; d < head; d += n) {
+        n = head - d < VF ? head - d : VF;
+        write_part(t, form, a, at, d, n, mean, scale);
+    }
     for (; d + STEP <= a->dim; d += STEP) {
         vf_prefetch2(t, a->input, next.in + d);
         if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, next.other + d);
@@ -103,13 +115,7 @@ SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, const struct norm_
         if (stream) vf_stream2(t, a->output, at.out + d, u, v);
         else vf_store2(t, a->output, at.out + d, u, v);
     }
-    for (; d < a->dim; d += VF) {
-        const int64_t n = a->dim - d < VF ? a->dim - d : VF;
-        const vf      x = value(t, form, a, at, d, n);
-        const vf      u = result(t, form, a, at, d, n, x, mean, scale);
-        if (ADDS(form)) store(t, a->other, at.other + d, n, x);
-        store(t, a->output, at.out + d, n, u);
-    }
+    for (; d < a->dim; d += VF) write_part(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF, mean, scale);
 }
 
 SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)

@@ -28,9 +28,15 @@ SGK_INLINE void load(sgk_dtype t, const struct probe_args *a, int64_t begin, int
     }
 }
 
+/* Two vectors at once and one, in turn. */
 SGK_INLINE void store(sgk_dtype t, const struct probe_args *a, int64_t begin, int64_t end)
 {
-    for (int64_t i = begin; i < end; i += VF) {
+    int64_t i = begin;
+    for (; i + 3 * VF <= end; i += 3 * VF) {
+        vf_store2(t, a->output, i, vf_load(SGK_F32, a->input, i), vf_load(SGK_F32, a->input, i + VF));
+        vf_store(t, a->output, i + 2 * VF, vf_load(SGK_F32, a->input, i + 2 * VF));
+    }
+    for (; i < end; i += VF) {
         if (end - i >= VF) vf_store(t, a->output, i, vf_load(SGK_F32, a->input, i));
         else vf_store_part(t, a->output, i, end - i, vf_load_part(SGK_F32, a->input, i, end - i));
     }
