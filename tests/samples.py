@@ -23,6 +23,15 @@ def rope(n, device):
             torch.cat((angle.cos(), angle.sin()), 1).to(device), True]
 
 
+def multimodal_rope(n, device):
+    positions, *rest = rope(n, device)
+    return [torch.stack((positions, positions * 3 % 64, positions * 7 % 64)), *rest[:4], [4, 2, 2], False, True]
+
+
+def vision_rope(n, device):
+    return [random(n, 3, 24, device=device), random(n, 3, 24, device=device, seed=1), random(n, 24, device=device, seed=2), random(n, 24, device=device, seed=3)]
+
+
 def store(n, device):
     return [torch.zeros(64, 2, 16, device=device), torch.zeros(64, 2, 16, device=device), torch.arange(n, device=device) * 2,
             random(n, 2, 16, device=device), random(n, 2, 16, device=device, seed=1)]
@@ -176,6 +185,11 @@ SAMPLES = {
     "moe_sum": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device)],
     "moe_sum_reduce": lambda n, device: [random(n, 3, 24, device=device), torch.empty(n, 24, device=device), 2.5],
     "rotary_embedding": rope,
+    "rotary_embedding_cpu": rope,
+    "multimodal_rotary_embedding": multimodal_rope,
+    "multimodal_rotary_embedding_cpu": multimodal_rope,
+    "apply_rotary_pos_emb": vision_rope,
+    "apply_rotary_pos_emb_cpu": vision_rope,
     "fused_qk_norm_rope": qk_norm_rope,
     "apply_rope_pos_ids_cos_sin_cache": apply_rope_fused,
     "apply_rope_pos_ids_cos_sin_cache.v0_1_8": lambda n, device: apply_rope(n, device, 0),
@@ -188,6 +202,7 @@ SAMPLES = {
     "conv3d_embed_weight_pack": lambda n, device: embed(n, device)[:1],
     "image_preprocess_cpu": images,
     "store_kv_cache": store,
+    "store_cache_cpu": lambda n, device: [*store(n, device)[3:], *store(n, device)[:3], 32],
     "flash_attn": attention,
     "flash_attn_append": attention_append,
     "merge_state": merge,

@@ -51,6 +51,21 @@ refused("store_kv_cache: out_loc[1] is 5, expected 0 to 4", lambda: store(0, 5),
 store(3, 1)
 assert torch.equal(k_cache[[3, 1]], k) and torch.equal(v_cache[[3, 1]], v)
 
+refused("store_cache_cpu: indices[0] is -1, expected 0 to 4", lambda: torch.ops.sgl_kernel.store_cache_cpu(k, v, k_cache, v_cache, index(-1, 2), None), k_cache, v_cache)
+
+heads, keys, values, buffers = random(2, 64), random(2, 64), random(2, 64), [random(5, 64), random(5, 64)]
+fused = lambda *rows, at=(0, 8): sgl_kernel.apply_rope_with_cos_sin_cache_inplace(
+    index(*at), heads, keys, 64, cache, fused_set_kv_buffer_arg=sgl_kernel.FusedSetKVBufferArg(values, *buffers, None, None, index(*rows, dtype=torch.int64)))
+refused("pos_ids has 9 for token 1, expected 0 to 8, the rows of cos_sin_cache", lambda: fused(3, 1, at=(0, 9)), heads, keys, *buffers)
+refused("kv_cache_loc has 5 for token 0, expected 0 to 4, the rows of k_buffer", lambda: fused(5, 1), heads, keys, *buffers)
+fused(3, 1)
+assert torch.equal(buffers[0][[3, 1]], keys) and torch.equal(buffers[1][[3, 1]], values)
+
+planes = index(0, 1, 2, 3, 9, 5).view(3, 2)
+refused("positions has 9 for token 0, expected 0 to 8, the rows of cos_sin_cache",
+        lambda: torch.ops.sgl_kernel.multimodal_rotary_embedding_cpu(planes, heads, keys, 64, cache, [16, 8, 8], False, True), heads, keys)
+refused("positions has -1 for token 1", lambda: torch.ops.sgl_kernel.rotary_embedding_cpu(index(3, -1), heads, keys, 64, cache, True), heads, keys)
+
 probs = torch.softmax(random(2, 16), dim=1)
 draw = lambda *rows: sgl_kernel.top_k_top_p_sampling_from_probs(probs, 3, 0.9, indices=index(*rows))
 refused("maybe_indices has 2 at [1], expected 0 to 1, the rows of probs", lambda: draw(0, 2))

@@ -22,6 +22,8 @@ CPU_RELEASE = "cpu-0.4.3"
 
 # Operators that no release has.
 OWN_OPERATORS = {
+    "multimodal_rotary_embedding": "multimodal_rotary_embedding_cpu without results, which are its arguments: torch.compile takes it",
+    "apply_rotary_pos_emb": "the same of apply_rotary_pos_emb_cpu",
     "linear": "input @ weight.T + bias, which the releases leave to torch",
     "softmax": "softmax with temperature, which the releases leave to torch",
     "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
@@ -35,6 +37,9 @@ OWN_OPERATORS = {
 }
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
 OWN_MARKS = {
+    "rotary_embedding_cpu": {"query", "key"},
+    "multimodal_rotary_embedding_cpu": {"query", "key"},
+    "apply_rotary_pos_emb_cpu": {"query", "key"},
     "fused_add_layernorm_cpu": {"residual"},
     "apply_token_bitmask_inplace_cuda": {"logits"},
     "sgl_per_token_group_quant_fp8": {"output_q", "output_s"},

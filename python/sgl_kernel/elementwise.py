@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from sgl_kernel._ops import operator, provided_by, register_fake, torch
+from sgl_kernel._ops import operator, provided_by, register_decomposition, register_fake, torch
 from sgl_kernel.utils import is_arch_support_pdl
 
 _fused_rmsnorm_quant = operator("fused_rmsnorm_quant")
@@ -182,6 +182,26 @@ def rotary_embedding(
 ):
     """Rotates query and key, which may be None, in place by their positions."""
     _rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+
+
+@register_decomposition("rotary_embedding_cpu")
+def _rotary_embedding_cpu(positions, query, key, head_size, cos_sin_cache, is_neox):
+    if query.ndim == 3:                 # the one form that leaves its arguments as they are
+        query, key = query.clone(), key.clone()
+    torch.ops.sgl_kernel.rotary_embedding(positions, query, key, head_size, cos_sin_cache, is_neox)
+    return query, key
+
+
+@register_decomposition("multimodal_rotary_embedding_cpu")
+def _multimodal_rotary_embedding_cpu(positions, query, key, *rest):
+    torch.ops.sgl_kernel.multimodal_rotary_embedding(positions, query, key, *rest)
+    return query, key
+
+
+@register_decomposition("apply_rotary_pos_emb_cpu")
+def _apply_rotary_pos_emb_cpu(query, key, cos, sin):
+    torch.ops.sgl_kernel.apply_rotary_pos_emb(query, key, cos, sin)
+    return query, key
 
 
 @provided_by("copy")

@@ -41,6 +41,17 @@ static sgk_status merge_state_cuda(struct merge_state_args *a, const char *op, i
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
+/* Where every tensor's tokens follow one another as its heads do, rows need no division. */
+static bool evenly_spaced(const struct merge_values *v, int64_t heads) { return v->token_stride == heads * v->head_stride; }
+static void fold_heads(struct merge_state_args *a)
+{
+    struct merge_values *const all[] = { &a->v_merged, &a->v_a, &a->v_b, &a->s_merged, &a->s_a, &a->s_b };
+    for (int i = 0; i < 6; ++i)
+        if (!evenly_spaced(all[i], a->heads)) return;
+    for (int i = 0; i < 6; ++i) all[i]->token_stride = all[i]->head_stride;
+    a->heads = 1;
+}
+
 static struct merge_values values(const DLTensor *t)
 {
     return (struct merge_values){ sgk_data(t), sgk_stride(t, 0), sgk_stride(t, 1) };
@@ -73,6 +84,7 @@ static sgk_status merge(const char *op, bool base2, const DLTensor *v_merged, co
         .base2    = base2,
     };
     if (a.rows == 0) return SGK_OK;
+    fold_heads(&a);
     if (sgk_on_gpu(&m)) return merge_state_cuda(&a, op, m.device.device_id, exec);
     return sgk_cpu_run(op, merge_state_cpu, &a, a.rows, sgk_cpu_grain(3 * a.dim * sgk_dtype_size(a.dtype)), exec);
 }

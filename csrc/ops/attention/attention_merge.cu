@@ -54,23 +54,41 @@ DEVICE piece_t merged(const weights &w, piece_t p, piece_t q)
                                  : nothing();
 }
 
+/* Where a row begins, in elements. */
+struct places {
+    int64_t v_merged, v_a, v_b, s_merged, s_a, s_b;
+};
+
 DEVICE int64_t place(const merge_values &v, int64_t token, int64_t head) { return token * v.token_stride + head * v.head_stride; }
+
+DEVICE places places_of(const merge_state_args &a, int64_t row)
+{
+    if (a.heads == 1) {                                 /* the usual case, without a division and with half of the products */
+        const places folded = { row * a.v_merged.token_stride, row * a.v_a.token_stride, row * a.v_b.token_stride,
+                                row * a.s_merged.token_stride, row * a.s_a.token_stride, row * a.s_b.token_stride };
+        return folded;
+    }
+    const int64_t token = a.rows >> 32 ? row / a.heads : (uint32_t)row / (uint32_t)a.heads, head = row - token * a.heads;
+    const places  apart = { place(a.v_merged, token, head), place(a.v_a, token, head), place(a.v_b, token, head),
+                            place(a.s_merged, token, head), place(a.s_a, token, head), place(a.s_b, token, head) };
+    return apart;
+}
 
 extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_constant__ merge_state_args a)
 {
     const int     lanes = 1 << a.lanes_log2, lane = threadIdx.x & (lanes - 1);
     const int64_t row = (int64_t)blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
     if (row >= a.rows) return;
-    const int64_t        token = a.rows >> 32 ? row / a.heads : (uint32_t)row / (uint32_t)a.heads, head = row - token * a.heads;
-    const piece_t *const x      = (const piece_t *)((const T *)a.v_a.data + place(a.v_a, token, head));
-    const piece_t *const y      = (const piece_t *)((const T *)a.v_b.data + place(a.v_b, token, head));
-    piece_t *const       out    = (piece_t *)((T *)a.v_merged.data + place(a.v_merged, token, head));
+    const places         at     = places_of(a, row);
+    const piece_t *const x      = (const piece_t *)((const T *)a.v_a.data + at.v_a);
+    const piece_t *const y      = (const piece_t *)((const T *)a.v_b.data + at.v_b);
+    piece_t *const       out    = (piece_t *)((T *)a.v_merged.data + at.v_merged);
     const int64_t        pieces = a.dim / PIECE;
 
     pdl_wait();
+    float   sa = ((const float *)a.s_a.data)[at.s_a], sb = ((const float *)a.s_b.data)[at.s_b];
     piece_t p, q;
     if (lane < pieces) p = x[lane], q = y[lane];
-    float sa = ((const float *)a.s_a.data)[place(a.s_a, token, head)], sb = ((const float *)a.s_b.data)[place(a.s_b, token, head)];
     if (sa == INF) sa = -INF;
     if (sb == INF) sb = -INF;
     weights w;
@@ -83,6 +101,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_c
 
     if (lane < pieces) out[lane] = merged(w, p, q);
     for (int64_t c = lane + lanes; c < pieces; c += lanes) out[c] = merged(w, x[c], y[c]);
-    if (lane == 0) ((float *)a.s_merged.data)[place(a.s_merged, token, head)] = (a.base2 ? log2f(1 + e) : logf(1 + e)) + most;
+    if (lane == 0) ((float *)a.s_merged.data)[at.s_merged] = (a.base2 ? log2f(1 + e) : logf(1 + e)) + most;
     pdl_release();
 }

@@ -79,6 +79,7 @@ void check_merge_state(void)
             check_merge(v2, t, 3, 2, 64, GAPS);
             check_merge(v2, t, 2, 3, 21, GAPS);
             check_merge(v2, t, 3, 2, 64, UNALIGNED);
+            check_merge(v2, t, 5, 3, 64, DENSE);
             check_merge_edges(v2, t);
             if (check_small) continue;
             check_merge(v2, t, 0, 2, 64, GAPS);

@@ -186,7 +186,8 @@ static bool in_eights(const struct downcast_rows *r, int64_t dim)
 
 static sgk_status downcast_cuda(const sgk_match *m, struct downcast_args *a, const sgk_exec *exec)
 {
-    enum { FEW = 2048 };                                /* Tokens: fewer fill the machine only with many threads a row. */
+    enum { THREADS = 256,                               /* as in downcast.cu */
+           FEW     = 2048 };                            /* tokens: fewer fill the machine only with many threads a row */
     downcast_build *b = downcast_builds;
     while (b->dtype != a->dtype || (b->piece > 1 && !(in_eights(&a->rows[0], a->dim) && in_eights(&a->rows[1], a->dim)))) ++b;
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");

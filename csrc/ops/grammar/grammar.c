@@ -23,7 +23,7 @@ static struct grammar_build {
 const sgk_kernel_table grammar_kernels[] = { SGK_KERNEL_TABLE(token_bitmask_builds), { 0 } };
 
 enum { THREADS = 256,
-       STEPS   = 2 };                      /* as in grammar.cu */
+       STEPS   = 4 };                      /* as in grammar.cu */
 
 static sgk_status token_bitmask_cuda(const struct token_bitmask_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {

@@ -12,7 +12,8 @@
 #include "types.cuh"
 
 #define THREADS 256
-#define STEPS   2
+#define STEPS   4
+#define CHUNK   (THREADS * STEPS * PIECE)
 #define SPAN    (PIECE == 1 ? 1 : 2 * PIECE)                        /* logits in 32 bytes */
 #define BITS(n) ((1u << (n)) - 1)
 
@@ -36,23 +37,23 @@ DEVICE uint4 masked(uint4 p, uint32_t allowed, uint32_t fill)
 
 extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid_constant__ token_bitmask_args a)
 {
-    const int64_t  chunk  = THREADS * STEPS * PIECE;
-    const uint32_t chunks = (uint32_t)((a.columns + chunk - 1) / chunk);
+    const uint32_t chunks = (uint32_t)((a.columns + CHUNK - 1) / CHUNK);
 
     pdl_wait();
     const int64_t row = a.indices ? a.indices[blockIdx.x / chunks] : blockIdx.x / chunks;
     if (row < 0 || row >= a.rows) return;                           /* such a row is passed over */
-    T *const       logits  = (T *)a.logits + row * a.logits_stride;
-    const int32_t *bitmask = a.bitmask + row * a.bitmask_stride;
-    const int64_t  first   = blockIdx.x % chunks * chunk + threadIdx.x * PIECE;
+    const int64_t  first   = (int64_t)(blockIdx.x % chunks) * CHUNK;
+    const int      columns = (int)min(a.columns - first, (int64_t)CHUNK);
+    T *const       logits  = (T *)a.logits + row * a.logits_stride + first;
+    const int32_t *bitmask = a.bitmask + row * a.bitmask_stride + first / 32;
 
     /* Columns without a bit count as allowed. A piece that reaches behind the last column, and maybe behind the row, is not written whole. */
     uint32_t allowed[STEPS];
     bool     some[STEPS];                                           /* of the span is masked */
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
-        const int64_t j = first + (int64_t)i * THREADS * PIECE, left = a.columns - j / 32 * 32;
-        uint32_t      word = j < a.columns ? (uint32_t)bitmask[j / 32] : ~0u;
+        const int j = (i * THREADS + (int)threadIdx.x) * PIECE, left = columns - j / 32 * 32;
+        uint32_t  word = j < columns ? (uint32_t)bitmask[j / 32] : ~0u;
         if (left > 0 && left < 32) word |= ~0u << left;
         allowed[i] = word >> j % 32 & BITS(PIECE);
         some[i]    = (word >> (j % 32 & ~(SPAN - 1)) & BITS(SPAN)) != BITS(SPAN);
@@ -61,18 +62,18 @@ extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid
     uint4 piece[STEPS];
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
-        const int64_t j = first + (int64_t)i * THREADS * PIECE;
-        piece[i]        = make_uint4(a.fill, a.fill, a.fill, a.fill);
-        if (some[i] && allowed[i] && j + PIECE <= a.columns) piece[i] = masked(*(const uint4 *)(logits + j), allowed[i], a.fill);
+        const int j = (i * THREADS + (int)threadIdx.x) * PIECE;
+        piece[i]    = make_uint4(a.fill, a.fill, a.fill, a.fill);
+        if (some[i] && allowed[i] && j + PIECE <= columns) piece[i] = *(const uint4 *)(logits + j);
     }
 #endif
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
-        const int64_t j = first + (int64_t)i * THREADS * PIECE;
+        const int j = (i * THREADS + (int)threadIdx.x) * PIECE;
         if (!some[i]) continue;
 #if PIECE > 1
-        if (j + PIECE <= a.columns) {
-            *(uint4 *)(logits + j) = piece[i];
+        if (j + PIECE <= columns) {
+            *(uint4 *)(logits + j) = masked(piece[i], allowed[i], a.fill);
             continue;
         }
 #endif

@@ -10,16 +10,13 @@
 sgk_cpu_fn                store_kv_cache_ref;
 static const sgk_cpu_impl store_kv_cache_cpu[] = { { "ref", 0, store_kv_cache_ref } };
 
-/* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it; one a thread is for few tokens. */
+/* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
 typedef struct {
     sgk_kernel kernel;
-    int        piece, count;
+    int        piece;
 } store_build;
-#define BUILD(type, bytes, count) \
-    { SGK_KERNEL("kvcache/kvcache.cu", "store_kv_cache", "-DPIECE=" type " -DCOUNT=" #count, SGK_GENERAL), bytes, count }
-static store_build store_builds[] = { BUILD("uint4", 16, 1), BUILD("uint4", 16, 4), BUILD("uint32_t", 4, 4), BUILD("uint16_t", 2, 4), BUILD("uint8_t", 1, 4) };
-
-enum { MANY_TOKENS = 256 };
+#define BUILD(type, bytes) { SGK_KERNEL("kvcache/kvcache.cu", "store_kv_cache", "-DPIECE=" type, SGK_GENERAL), bytes }
+static store_build store_builds[] = { BUILD("uint4", 16), BUILD("uint32_t", 4), BUILD("uint16_t", 2), BUILD("uint8_t", 1) };
 
 const sgk_kernel_table kvcache_kernels[] = { SGK_KERNEL_TABLE(store_builds), { 0 } };
 
@@ -114,19 +111,15 @@ static sgk_status check_places(const char *op, const char *name, const struct st
 static sgk_status store_cuda(struct store_kv_cache_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
     store_build *b = store_builds;
-    if (a->tokens >= MANY_TOKENS) ++b;
     while (!in_pieces(&a->rows[0], b->piece) || !in_pieces(&a->rows[1], b->piece)) ++b;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
     int64_t bytes = 0;
     for (int i = 0; i < 2; ++i) bytes += a->rows[i].heads * a->rows[i].head_bytes;
     SGK_REQUIRE(bytes / b->piece <= INT32_MAX, SGK_UNSUPPORTED, "%s: a row of k and one of v have %lld bytes, expected at most %lld on a GPU", op,
                 (long long)bytes, (long long)INT32_MAX * b->piece);
-    for (int i = 0; i < 2; ++i) {
-        a->rows[i].pieces = (uint32_t)(a->rows[i].heads * a->rows[i].head_bytes / b->piece);
-        a->rows[i].items  = (a->rows[i].pieces + (uint32_t)b->count - 1) / (uint32_t)b->count;
-    }
-    const int64_t    items = (int64_t)a->rows[0].items + a->rows[1].items, x = items < 256 ? items : 256, y = 256 / x;
-    const sgk_launch shape = { .grid = { (a->tokens + y - 1) / y, (items + x - 1) / x }, .block = { (unsigned)x, (unsigned)y } };
+    for (int i = 0; i < 2; ++i) a->rows[i].pieces = (uint32_t)(a->rows[i].heads * a->rows[i].head_bytes / b->piece);
+    const int64_t    pieces = bytes / b->piece, x = pieces < 256 ? pieces : 256, y = 256 / x;
+    const sgk_launch shape = { .grid = { (a->tokens + y - 1) / y, (pieces + x - 1) / x }, .block = { (unsigned)x, (unsigned)y } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
@@ -153,11 +146,11 @@ static sgk_status store(const char *op, const char *places_name, const DLTensor 
 
     const int64_t              size = sgk_dtype_size(m.dtype);
     struct store_kv_cache_args a    = {
-           .rows    = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
-           .out_loc = sgk_data(places),
-           .index   = sgk_dtype_at(places),
-           .tokens  = SGK_DIM(&m, 'N'),
-           .slots   = SGK_DIM(&m, 'S'),
+        .rows    = { rows_of(&k_cache3, &k3, size), rows_of(&v_cache3, &v3, size) },
+        .out_loc = sgk_data(places),
+        .index   = sgk_dtype_at(places),
+        .tokens  = SGK_DIM(&m, 'N'),
+        .slots   = SGK_DIM(&m, 'S'),
     };
     const int64_t bytes = a.rows[0].heads * a.rows[0].head_bytes + a.rows[1].heads * a.rows[1].head_bytes;
     if (a.tokens == 0 || bytes == 0) return SGK_OK;

@@ -9,7 +9,7 @@ struct store_rows {
     const void *fresh;
     int64_t     heads, head_bytes;
     int64_t     cache_row, cache_head, fresh_row, fresh_head;
-    uint32_t    pieces, items;          /* of a row, the kernel's: an item is a thread's pieces, which are `items` apart */
+    uint32_t    pieces;                 /* of a row; the kernel's */
 };
 
 struct store_kv_cache_args {

@@ -19,21 +19,14 @@ static const sgk_cpu_impl groups_cpu[] = SGK_CPU_IMPLS(quant_groups);
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        piece, steps;
+    int        piece, steps, teams, most;               /* most threads of a row */
 } rows_build;
-#define ROWS(type, dtype, piece, steps) \
-    { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps, SGK_GENERAL), dtype, piece, steps }
-static rows_build rows_builds[] = {
-    ROWS("f32", SGK_F32, 4, 4),
-    ROWS("f32", SGK_F32, 4, 8),
-    ROWS("f32", SGK_F32, 1, 0),
-    ROWS("f16", SGK_F16, 8, 4),
-    ROWS("f16", SGK_F16, 8, 8),
-    ROWS("f16", SGK_F16, 1, 0),
-    ROWS("bf16", SGK_BF16, 8, 4),
-    ROWS("bf16", SGK_BF16, 8, 8),
-    ROWS("bf16", SGK_BF16, 1, 0),
-};
+#define ROWS(type, dtype, piece, steps, teams, most) \
+    { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps " -DTEAMS=" #teams, SGK_GENERAL), \
+      dtype, piece, steps, teams, most }
+#define ROWS_BUILDS(type, dtype, piece) \
+    ROWS(type, dtype, piece, 4, 8, 32), ROWS(type, dtype, piece, 4, 1, 224), ROWS(type, dtype, piece, 8, 1, 512), ROWS(type, dtype, 1, 0, 1, 256)
+static rows_build rows_builds[] = { ROWS_BUILDS("f32", SGK_F32, 4), ROWS_BUILDS("f16", SGK_F16, 8), ROWS_BUILDS("bf16", SGK_BF16, 8) };
 
 typedef struct {
     sgk_kernel kernel;
@@ -53,26 +46,23 @@ static tensor_build tensor_builds[] = TENSOR_BUILDS("quant_tensor");
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        elements, fuse;
+    int        elements, lanes_log2, fuse, form;
 } groups_build;
-#define GROUPS(type, dtype, elements, fuse) \
-    { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DELEMENTS=" #elements " -DFUSE=" #fuse, SGK_GENERAL), dtype, elements, fuse }
+#define GROUPS(type, dtype, elements, lanes, fuse, form) \
+    { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DELEMENTS=" #elements " -DLANES=" #lanes " -DFUSE=" #fuse " -DFORM=" #form, SGK_GENERAL), \
+      dtype, elements, lanes, fuse, form }
+#define GROUPS_OF_128(type, dtype) \
+    GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), \
+        GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
+#define GROUPS_OF_ANY(type, dtype) \
+    GROUPS(type, dtype, 16, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 8, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 0, GROUPS_ANY), \
+        GROUPS(type, dtype, 16, -1, 1, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 1, GROUPS_ANY)
 static groups_build groups_builds[] = {
-    GROUPS("f32", SGK_F32, 16, 0),
-    GROUPS("f32", SGK_F32, 8, 0),
-    GROUPS("f32", SGK_F32, 0, 0),
-    GROUPS("f32", SGK_F32, 16, 1),
-    GROUPS("f32", SGK_F32, 0, 1),
-    GROUPS("f16", SGK_F16, 16, 0),
-    GROUPS("f16", SGK_F16, 8, 0),
-    GROUPS("f16", SGK_F16, 0, 0),
-    GROUPS("f16", SGK_F16, 16, 1),
-    GROUPS("f16", SGK_F16, 0, 1),
-    GROUPS("bf16", SGK_BF16, 16, 0),
-    GROUPS("bf16", SGK_BF16, 8, 0),
-    GROUPS("bf16", SGK_BF16, 0, 0),
-    GROUPS("bf16", SGK_BF16, 16, 1),
-    GROUPS("bf16", SGK_BF16, 0, 1),
+    GROUPS_OF_ANY("f32", SGK_F32),
+    GROUPS_OF_128("f16", SGK_F16),
+    GROUPS_OF_ANY("f16", SGK_F16),
+    GROUPS_OF_128("bf16", SGK_BF16),
+    GROUPS_OF_ANY("bf16", SGK_BF16),
 };
 
 const sgk_kernel_table quant_kernels[] = {
@@ -80,8 +70,7 @@ const sgk_kernel_table quant_kernels[] = {
 };
 
 enum { THREADS      = 256,
-       TENSOR_STEPS = 4,
-       MOST_THREADS = 512 };      /* as in the kernels */
+       TENSOR_STEPS = 4 };      /* as in the kernels */
 
 bool quant_in_pieces(const void *input, int64_t input_stride, const void *q, int64_t q_stride, int64_t dim, sgk_dtype dtype)
 {
@@ -106,11 +95,11 @@ static sgk_status rows_cuda(const char *op, const struct quant_rows_args *a, int
 {
     const bool  vectors = quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
     rows_build *b       = rows_builds;
-    while (b->dtype != a->dtype || (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * MOST_THREADS))) ++b;
-    int64_t threads = THREADS;
-    if (b->piece > 1) threads = (a->dim / b->piece + 32 * b->steps - 1) / (32 * b->steps) * 32;
+    while (b->dtype != a->dtype || (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * b->most))) ++b;
+    int64_t threads = b->most;
+    if (b->piece > 1 && b->teams == 1) threads = (a->dim / b->piece + 32 * b->steps - 1) / (32 * b->steps) * 32;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces, or too long for registers)");
-    const sgk_launch shape = { .grid = { a->rows }, .block = { threads ? (unsigned)threads : 32 } };
+    const sgk_launch shape = { .grid = { (a->rows + b->teams - 1) / b->teams }, .block = { (unsigned)(threads * b->teams) } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
@@ -195,32 +184,41 @@ sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *ou
 }
 
 /* ---- a scale for each group ---- */
-/* Shapes the tiles of a build that has some; false where it cannot take the groups. */
-static bool groups_tile(const groups_build *b, struct quant_groups_args *a, sgk_launch *shape)
+static struct quant_divisor divisor(int64_t by)
 {
+    struct quant_divisor d = { (uint32_t)by, 0, 0 };
+    while ((int64_t)1 << d.shift < by) ++d.shift;
+    d.factor = (uint32_t)(((((uint64_t)1 << d.shift) - (uint64_t)by) << 32) / (uint64_t)by + 1);
+    return d;
+}
+
+static bool groups_fit(const groups_build *b, const struct quant_groups_args *a, int64_t groups)
+{
+    enum { MANY = 32768 };                              /* groups: what fills a GPU also with few threads */
+    if (b->dtype != a->dtype || b->fuse != a->fuse) return false;
+    if (b->elements == 0) return true;
     const int64_t lanes = a->group / b->elements;
-    if (a->group % b->elements || (lanes & (lanes - 1)) || lanes > (a->ue8m0 ? 8 : 32) ||           /* four groups in a warp make a word */
-        !quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype)) return false;
-
-    /* Long pieces of rows, as long as few threads idle behind the last group. */
-    int64_t columns = THREADS / lanes;
-    while (columns >= 2 * a->groups || (columns > 4 && (a->groups + columns - 1) / columns * columns > a->groups + a->groups / 16)) columns /= 2;
-    const int64_t lines = THREADS / lanes / columns, across = (a->groups + columns - 1) / columns, batches = a->rows / a->batch_rows;
-    if (across > UINT16_MAX || batches > UINT16_MAX) return false;
-
-    a->lanes_log2 = a->columns_log2 = 0;
-    while (1 << a->lanes_log2 < lanes) ++a->lanes_log2;
-    while (1 << a->columns_log2 < columns) ++a->columns_log2;
-    *shape = (sgk_launch){ .grid = { (a->batch_rows + lines - 1) / lines, across, batches }, .block = { THREADS } };
-    return true;
+    return a->group % b->elements == 0 && (lanes & (lanes - 1)) == 0 && lanes <= (a->ue8m0 ? 8 : 32) &&    /* a word of scales is of one warp */
+           (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && (b->elements < 32 || groups >= MANY) &&
+           (b->form == GROUPS_ANY || (a->version == 2 && a->code == SGK_E4M3 && a->ue8m0 == (b->form == GROUPS_PACKED))) &&
+           quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && groups <= INT32_MAX - THREADS;
 }
 
 static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)
 {
-    sgk_launch    shape = { .grid = { (a->rows * a->groups + THREADS / 32 - 1) / (THREADS / 32) }, .block = { THREADS } };
-    groups_build *b     = groups_builds;
-    while (b->dtype != a->dtype || b->fuse != a->fuse || (b->elements && !groups_tile(b, a, &shape))) ++b;
+    const int64_t columns = a->ue8m0 ? (a->groups + 3) / 4 * 4 : a->groups, threads = a->fuse ? THREADS / 2 : THREADS;
+    groups_build *b = groups_builds;
+    while (!groups_fit(b, a, a->rows * columns)) ++b;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->elements ? "" : " (a group is not 1, 2, 4, ... times 16 elements, or not in 16-byte pieces)");
+    int64_t groups = a->rows * a->groups;
+    a->lanes_log2  = 5;
+    if (b->elements) {
+        groups     = a->rows * columns;
+        a->columns = divisor(columns), a->lines = divisor(a->batch_rows);
+        while ((int64_t)b->elements << a->lanes_log2 > a->group) --a->lanes_log2;
+    }
+    const int64_t    each  = threads >> a->lanes_log2;
+    const sgk_launch shape = { .grid = { (groups + each - 1) / each }, .block = { (unsigned)threads } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 

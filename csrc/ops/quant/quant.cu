@@ -2,13 +2,14 @@
  * Quantises groups of neighbours, each with its own scale. Every element is read once and stays in registers between the maximum and the
  * codes. Bound by memory: ELEMENTS of each thread are in flight (with FUSE twice as many), and few enough registers to fill the machine.
  *
- * 2^lanes_log2 threads of a warp share a group, ELEMENTS each, in pieces of 16 bytes that alternate between them. A block takes a tile:
- * 2^columns_log2 groups of some rows. So a place in memory takes shifts and no division. Tiles are along x down the rows of a batch and
- * along y across them; z counts the batches.
+ * 2^lanes_log2 threads of a warp share a group, ELEMENTS each, in pieces of 16 bytes that alternate between them. Groups follow each
+ * other through the threads as they do through memory.
  *
  *   T         f32, f16 or bf16
- *   ELEMENTS  of a thread: 8 or 16. 0: any group and alignment; a warp takes a group and reads it twice
+ *   ELEMENTS  of a thread: 8, 16 or 32. 0: any group and alignment; a warp takes a group and reads it twice
+ *   LANES     lanes_log2, or -1: as the arguments say
  *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised
+ *   FORM      GROUPS_ANY, or what is compiled alone: GROUPS_PLAIN and GROUPS_PACKED, the second version to e4m3 with scales of either kind
  */
 #include "quant.h"
 #include "quant_silu.h"
@@ -16,7 +17,7 @@
 #include "quant_group.cuh"
 #include "reduce.cuh"
 
-#define THREADS 256
+#define THREADS (FUSE ? 128 : 256)
 
 #if FUSE
 DEVICE float silu_and_mul(float gate, float up) { return rounded(__fmul_rn(rounded(quant_silu(gate)), up)); }
@@ -60,7 +61,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
 
 #define PIECE  (16 / (int)sizeof(T))
 #define PIECES (ELEMENTS / PIECE)
-#define BLOCKS (FUSE ? 4 : 6)                           /* on a multiprocessor */
+#define BLOCKS (FUSE ? 8 : 8 - ELEMENTS / 8)     /* on a multiprocessor, at least */
 
 #if FUSE
 /*
@@ -81,15 +82,22 @@ DEVICE float fast_silu(float g)
 /* At most 2 MARGIN where the lowest `cut` bits, which rounding takes away, are within MARGIN of the middle. */
 DEVICE uint32_t from_middle(float v, uint32_t cut) { return (__float_as_uint(v) - ((1u << (cut - 1)) - MARGIN)) & ((1u << cut) - 1); }
 
+DEVICE float least_or_nan(float a, float b)
+{
+    float r;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
+
 /* v = round(round(silu(v)) * up) */
 DEVICE void fuse(float v[PIECE], const float up[PIECE], uint32_t cut, float tiny)
 {
-    float    s[PIECE], least = INF;
+    float    s[PIECE], least = INF;                     /* or NaN, which must not be left out */
     uint32_t nearest = ~0u;
     #pragma unroll
     for (int i = 0; i < PIECE; ++i) {
         s[i]             = fast_silu(v[i]);
-        least            = fminf(least, fabsf(s[i]));
+        least            = least_or_nan(least, fabsf(s[i]));
         const uint32_t d = from_middle(s[i], cut);
         nearest          = d < nearest ? d : nearest;
     }
@@ -110,19 +118,28 @@ DEVICE void fuse(float v[PIECE], const float up[PIECE], const f32 *)
 }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const __grid_constant__ quant_groups_args a)
+extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const __grid_constant__ quant_groups_args args)
 {
-    const int     lane = (int)threadIdx.x & ((1 << a.lanes_log2) - 1), tile = a.lanes_log2 + a.columns_log2;
-    const int64_t line = (int64_t)blockIdx.x * (THREADS >> tile) + (threadIdx.x >> tile), row = blockIdx.z * a.batch_rows + line;
-    const int     column = (int)((blockIdx.y << a.columns_log2) + (threadIdx.x >> a.lanes_log2 & ((1 << a.columns_log2) - 1)));
-    const int     step   = PIECE << a.lanes_log2;
-    const int64_t first  = column * a.group + lane * PIECE;
-    const T      *x      = (const T *)a.input + row * a.input_stride + first;
-    const uint4   zero   = make_uint4(0, 0, 0, 0);
+    quant_groups_args a = args;
+    if (FORM != GROUPS_ANY) a.version = 2, a.ue8m0 = FORM == GROUPS_PACKED, a.code = SGK_E4M3, a.clamps = 0;
+    if (LANES >= 0) a.lanes_log2 = LANES;
+
+    const uint32_t n = blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2), row = divide(n, a.columns), column = n - row * a.columns.by;
+    const uint32_t lane  = threadIdx.x & ((1u << a.lanes_log2) - 1);
+    const int      step  = PIECE << a.lanes_log2;
+    const int64_t  first = column * a.group + lane * PIECE;
+    const T       *x     = (const T *)a.input + row * a.input_stride + first;
+    const uint4    zero  = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
-    const bool live = line < (a.masked_m ? a.masked_m[blockIdx.z] : a.batch_rows) && line < a.batch_rows && column < a.groups;
-    uint4      p[PIECES];
+    bool    live  = row < a.rows && column < a.groups;
+    int64_t place = row * a.s_row;
+    if (a.masked_m) {
+        const uint32_t batch = divide(row, a.lines), line = row - batch * a.lines.by;
+        live  = live && (int)line < a.masked_m[batch];
+        place = batch * a.s_batch + line * a.s_row;
+    }
+    uint4 p[PIECES];
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) p[i] = live ? *(const uint4 *)(x + i * step) : zero;
     float v[ELEMENTS], amax = 0;
@@ -142,9 +159,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
     }
     #pragma unroll
     for (int i = 0; i < ELEMENTS; ++i) amax = fmaxf(amax, fabsf(v[i]));
-    for (int o = 1 << a.lanes_log2 >> 1; o; o >>= 1) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, o));
-
-    const quant_scaling k = quant_group_scaling(amax, &a);
+    const quant_scaling k = quant_group_scaling(group_max(amax, LANES, a), &a);
     uint32_t            codes[ELEMENTS / 4];
     encode(codes, v, ELEMENTS, a, k);
     if (live) {
@@ -152,15 +167,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
         #pragma unroll
         for (int i = 0; i < PIECES; ++i) store_codes(q + i * step, codes + i * PIECE / 4, PIECE);
     }
-    const int64_t place = blockIdx.z * a.s_batch + line * a.s_row;
-    if (!a.ue8m0) {
-        if (live && lane == 0) ((float *)a.s)[place + column * a.s_column] = k.s;
-    } else {                                            /* four columns, all in one warp, make a word; those behind the last add 0 */
-        uint32_t word = live ? (uint32_t)(k.exponent + 127) << 8 * (column & 3) : 0;
-        if (a.columns_log2 > 0) word |= __shfl_xor_sync(~0u, word, 1 << a.lanes_log2);
-        if (a.columns_log2 > 1) word |= __shfl_xor_sync(~0u, word, 2 << a.lanes_log2);
-        if (live && lane == 0 && (column & 3) == 0) ((uint32_t *)a.s)[place + (column >> 2) * a.s_column] = word;
-    }
+    store_scales(a, place, column, lane, live, k);
     pdl_release();
 }
 

@@ -258,7 +258,7 @@ static void check_dequantised(const group_case *c, const check_tensor *q, const 
             for (int64_t i = (row * c->groups + j) * c->group, last = i + c->group; i < last; ++i) {
                 const double x = check_result_of(q, i) * mine, y = check_reference_of(q, i) * reference, error = fabs(x - y);
                 const double step = c->code == SGK_I8 ? larger : fmax(fmax(fabs(x), fabs(y)) / 8, larger / 512);
-                others += !(error <= 1e-5 * fabs(y));
+                others += !(error <= 2 * check_tolerance(c->dtype) * fabs(y));         /* the scale's own difference is none */
                 far += !(error <= 1.01 * step + 0.01 * fabs(y));
             }
         }

@@ -10,6 +10,8 @@ DEVICE float rounded(float v)
     return to_f32(x);
 }
 
+DEVICE uint32_t divide(uint32_t n, const quant_divisor &d) { return (__umulhi(n, d.factor) + n) >> d.shift; }
+
 /*
  * x / s, correctly rounded, in three instructions; r is 1 / s, correctly rounded. One step of Newton is enough for every x of up to 11
  * bits (tried: all of them, with all 2^23 s), as long as nothing underflows. For s from 2^-90 to 2^100 that concerns only quotients
@@ -61,4 +63,25 @@ DEVICE void store_scale(const quant_groups_args &a, int64_t place, int64_t colum
     word[column & 3] = (uint8_t)(k.exponent + 127);
     if (column == a.groups - 1)
         for (int64_t i = (column & 3) + 1; i < 4; ++i) word[i] = 0;
+}
+
+/* Over the 2^lanes_log2 threads of a group; `lanes_log2` is the same as a constant, or -1. An exchange beyond the group is with the thread itself. */
+DEVICE float group_max(float amax, int lanes_log2, const quant_groups_args &a)
+{
+    #pragma unroll
+    for (int o = 0; o < (lanes_log2 < 0 ? 5 : lanes_log2); ++o) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, 1 << o & ((1 << a.lanes_log2) - 1)));
+    return amax;
+}
+
+/* Of the groups of a warp, each of which has 2^lanes_log2 threads. Four columns, all in one warp, make a word; those behind the last add 0. */
+DEVICE void store_scales(const quant_groups_args &a, int64_t place, uint32_t column, uint32_t lane, bool live, const quant_scaling &k)
+{
+    if (!a.ue8m0) {
+        if (live && lane == 0) ((float *)a.s)[place + column * a.s_column] = k.s;
+        return;
+    }
+    uint32_t word = live ? (uint32_t)(k.exponent + 127) << 8 * (column & 3) : 0;
+    word |= __shfl_xor_sync(~0u, word, 1 << a.lanes_log2);
+    word |= __shfl_xor_sync(~0u, word, 2 << a.lanes_log2);
+    if (live && lane == 0 && (column & 3) == 0) ((uint32_t *)a.s)[place + (column >> 2) * a.s_column] = word;
 }

@@ -6,11 +6,11 @@
 SGK_CPU_DECL(quant_norm);
 static const sgk_cpu_impl norm_cpu[] = SGK_CPU_IMPLS(quant_norm);
 
-/* A row of up to `lanes * vecs` 16-byte pieces stays in the registers of its block; 0 keeps nothing: any length, group and alignment. */
-#define BUILD(type, dtype, add, lanes, vecs) \
-    { SGK_KERNEL("quant/quant_norm.cu", "quant_norm", "-DT=" type " -DADD=" #add " -DLANES=" #lanes " -DVECS=" #vecs, SGK_GENERAL), dtype, add, lanes, vecs }
+/* The first of a format take groups of 128, the fourth others that have 16, 32, 64, ... elements, the last any length, group and alignment. */
+#define BUILD(type, dtype, add, spans, lanes) \
+    { SGK_KERNEL("quant/quant_norm.cu", "quant_norm", "-DT=" type " -DADD=" #add " -DSPANS=" #spans " -DLANES=" #lanes, SGK_GENERAL), dtype, add, spans, lanes }
 #define BUILDS(type, dtype, add) \
-    BUILD(type, dtype, add, 128, 2), BUILD(type, dtype, add, 256, 4), BUILD(type, dtype, add, 512, 8), BUILD(type, dtype, add, 256, 0)
+    BUILD(type, dtype, add, 1, 3), BUILD(type, dtype, add, 2, 3), BUILD(type, dtype, add, 4, 3), BUILD(type, dtype, add, 4, -1), BUILD(type, dtype, add, 0, -1)
 quant_norm_build quant_norm_builds[QUANT_NORM_BUILDS] = {
     BUILDS("f32", SGK_F32, 0),
     BUILDS("f32", SGK_F32, 1),
@@ -20,17 +20,33 @@ quant_norm_build quant_norm_builds[QUANT_NORM_BUILDS] = {
     BUILDS("bf16", SGK_BF16, 1),
 };
 
+enum { MOST_THREADS = 512,
+       SPAN         = 16 };     /* as in the kernel */
+
+static bool fits(const quant_norm_build *b, const struct quant_norm_args *n)
+{
+    const struct quant_groups_args *a = &n->groups;
+    if (b->dtype != a->dtype || b->add != !!n->residual) return false;
+    if (b->spans == 0) return true;
+    const int64_t lanes = a->group / SPAN;
+    return a->group % SPAN == 0 && (lanes & (lanes - 1)) == 0 && lanes <= (a->ue8m0 ? 8 : 32) &&       /* a word of scales is of one warp */
+           (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && a->groups * lanes <= (b->spans == 1 ? 256 : MOST_THREADS) * b->spans &&
+           quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && sgk_in_pieces(n->weight, 0, a->dtype) &&
+           sgk_in_pieces(n->residual, n->residual_stride, a->dtype);
+}
+
 static sgk_status norm_cuda(const char *op, struct quant_norm_args *n, int ordinal, const sgk_exec *exec)
 {
-    struct quant_groups_args *a   = &n->groups;
-    const int64_t             dim = a->groups * a->group, piece = 16 / sgk_dtype_size(a->dtype), lanes = a->group / piece;
-    const bool                vectors = quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && sgk_in_pieces(n->weight, 0, a->dtype) &&
-                                        sgk_in_pieces(n->residual, n->residual_stride, a->dtype) && lanes <= 32 && (lanes & (lanes - 1)) == 0;
-    quant_norm_build         *b       = quant_norm_builds;
-    while (b->dtype != a->dtype || b->add != !!n->residual || (b->vecs && (!vectors || dim / piece > (int64_t)b->lanes * b->vecs))) ++b;
-    while (b->vecs && 1 << a->lanes_log2 < lanes) ++a->lanes_log2;
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->vecs ? "" : " (rows are longer than any register build, or a group is not 1, 2, 4, ... 32 pieces of 16 bytes)");
-    const sgk_launch shape = { .grid = { a->rows }, .block = { (unsigned)b->lanes } };
+    struct quant_groups_args *a = &n->groups;
+    quant_norm_build         *b = quant_norm_builds;
+    while (!fits(b, n)) ++b;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->spans ? "" : " (rows are longer than any register build, or a group is not 1, 2, 4, ... times 16 elements)");
+    unsigned threads = 256;
+    if (b->spans) {
+        while (SPAN << a->lanes_log2 < a->group) ++a->lanes_log2;
+        threads = (unsigned)((a->groups * (a->group / SPAN) + 32 * b->spans - 1) / (32 * b->spans) * 32);
+    }
+    const sgk_launch shape = { .grid = { a->rows }, .block = { threads } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, n, sizeof *n);
 }
 

@@ -4,40 +4,42 @@
  *
  *   T      f32, f16 or bf16
  *   ADD    1: of input + residual, which is stored to residual
- *   LANES  threads a block
- *   VECS   16-byte pieces a thread keeps; 2^lanes_log2 neighbours share a group. 0 keeps none, reads the row again in each pass, and
- *          takes any group and alignment: a warp has a group
+ *   SPANS  spans of 16 elements a thread keeps, in pieces of 16 bytes that alternate between the 2^lanes_log2 threads of a group; a block
+ *          has as many threads as the row then needs. 0 keeps none, reads the row again in each pass, and takes any group and alignment
+ *   LANES  lanes_log2, or -1: as the arguments say
  */
 #include "quant_norm.h"
 #include "launch.cuh"
 #include "quant_group.cuh"
 #include "reduce.cuh"
 
-#define PIECE (16 / (int)sizeof(T))
-#define WARPS (LANES / 32)
+#define MOST_THREADS 512
+#define SPAN         16
+#define PIECE        (16 / (int)sizeof(T))
+#define PIECES       (SPAN / PIECE)
 
-#if VECS == 0
+#if SPANS == 0
 
 DEVICE float value(const T *x, const T *residual, int64_t d) { return ADD ? to_f32(x[d]) + to_f32(residual[d]) : to_f32(x[d]); }
 
-extern "C" __global__ __launch_bounds__(LANES) void quant_norm(const __grid_constant__ quant_norm_args n)
+extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __grid_constant__ quant_norm_args n)
 {
-    __shared__ float         scratch[WARPS];
+    __shared__ float         scratch[MOST_THREADS / 32];
     const quant_groups_args &a   = n.groups;
     const int64_t            row = blockIdx.x, dim = a.groups * a.group;
-    const int                lane = threadIdx.x % 32;
+    const int                lane = threadIdx.x % 32, threads = blockDim.x, warps = threads / 32;
     const T                 *x = (const T *)a.input + row * a.input_stride, *w = (const T *)n.weight;
     T                       *residual = (T *)n.residual + row * n.residual_stride;
     uint8_t                 *q        = a.q + row * a.q_stride;
 
     pdl_wait();
     float sum = 0;
-    for (int64_t d = threadIdx.x; d < dim; d += LANES) {
+    for (int64_t d = threadIdx.x; d < dim; d += threads) {
         const float v = value(x, residual, d);
         sum += v * v;
     }
-    const float scale = rsqrtf(block_sum(sum, scratch, WARPS) / (float)dim + n.eps);
-    for (int64_t j = threadIdx.x / 32; j < a.groups; j += WARPS) {
+    const float scale = rsqrtf(block_sum(sum, scratch, warps) / (float)dim + n.eps);
+    for (int64_t j = threadIdx.x / 32; j < a.groups; j += warps) {
         const int64_t first = j * a.group, last = first + a.group;
         float         amax = 0;
         for (int64_t d = first + lane; d < last; d += 32) amax = fmaxf(amax, fabsf(rounded(value(x, residual, d) * scale * to_f32(w[d]))));
@@ -58,60 +60,74 @@ extern "C" __global__ __launch_bounds__(LANES) void quant_norm(const __grid_cons
 #else
 
 /* Weights come with the row while the registers last, so that their latency is hidden in the row's. */
-#define EARLY (VECS <= 4)
+#define EARLY (SPANS <= 2)
 
-extern "C" __global__ __launch_bounds__(LANES) void quant_norm(const __grid_constant__ quant_norm_args n)
+extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __grid_constant__ quant_norm_args n)
 {
-    __shared__ float         scratch[WARPS];
-    const quant_groups_args &a      = n.groups;
-    const int64_t            row    = blockIdx.x;
-    const int                pieces = (int)(a.groups * a.group / PIECE), lanes = 1 << a.lanes_log2;
-    const uint4             *x = (const uint4 *)((const T *)a.input + row * a.input_stride), *w = (const uint4 *)n.weight;
-    uint4                   *residual = (uint4 *)((T *)n.residual + row * n.residual_stride);
-    uint8_t                 *q        = a.q + row * a.q_stride;
-    const uint4              zero     = make_uint4(0, 0, 0, 0);
+    __shared__ float  scratch[MOST_THREADS / 32];
+    quant_groups_args a = n.groups;
+    if (LANES >= 0) a.lanes_log2 = LANES;
+    const int     threads = blockDim.x, lane = threadIdx.x & ((1 << a.lanes_log2) - 1), groups = threads >> a.lanes_log2, step = PIECE << a.lanes_log2;
+    const int     column = (int)threadIdx.x >> a.lanes_log2;        /* group of the first span; the next is `groups` further */
+    const int64_t row = blockIdx.x, first = column * a.group + lane * PIECE, next = groups * a.group;
+    const T      *x = (const T *)a.input + row * a.input_stride + first, *w = (const T *)n.weight + first;
+    T            *residual = (T *)n.residual + row * n.residual_stride + first;
+    const uint4   zero     = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
-    uint4 p[VECS], r[VECS], weight[VECS];
+    uint4 p[SPANS][PIECES], r[SPANS][PIECES], weight[SPANS][PIECES];
     #pragma unroll
-    for (int i = 0; i < VECS; ++i) {                                /* all loads first: VECS of each in flight */
-        const int c = (int)threadIdx.x + i * LANES;
-        p[i]        = c < pieces ? x[c] : zero;
-        r[i]        = ADD && c < pieces ? residual[c] : zero;
-        if (EARLY) weight[i] = c < pieces ? w[c] : zero;
+    for (int i = 0; i < SPANS; ++i) {                               /* all loads first */
+        const bool live = column + i * groups < a.groups;
+        #pragma unroll
+        for (int c = 0; c < PIECES; ++c) {
+            const int64_t at = i * next + c * step;
+            p[i][c]          = live ? *(const uint4 *)(x + at) : zero;
+            r[i][c]          = ADD && live ? *(const uint4 *)(residual + at) : zero;
+            if (EARLY) weight[i][c] = live ? *(const uint4 *)(w + at) : zero;
+        }
     }
-    float v[VECS][PIECE], sum = 0;
+    float v[SPANS][SPAN], sum = 0;
     #pragma unroll
-    for (int i = 0; i < VECS; ++i) {
-        unpack16(v[i], p[i], (const T *)0);
-        if (ADD) {
-            float u[PIECE];
-            unpack16(u, r[i], (const T *)0);
-            #pragma unroll
-            for (int j = 0; j < PIECE; ++j) v[i][j] += u[j];
+    for (int i = 0; i < SPANS; ++i) {
+        #pragma unroll
+        for (int c = 0; c < PIECES; ++c) {
+            float *part = v[i] + c * PIECE;
+            unpack16(part, p[i][c], (const T *)0);
+            if (ADD) {
+                float u[PIECE];
+                unpack16(u, r[i][c], (const T *)0);
+                #pragma unroll
+                for (int j = 0; j < PIECE; ++j) part[j] += u[j];
+            }
         }
         #pragma unroll
-        for (int j = 0; j < PIECE; ++j) sum += v[i][j] * v[i][j];
+        for (int j = 0; j < SPAN; ++j) sum += v[i][j] * v[i][j];
     }
-    const float scale = rsqrtf(block_sum(sum, scratch, WARPS) / (float)(a.groups * a.group) + n.eps);
+    const float scale = rsqrtf(block_sum(sum, scratch, threads / 32) / (float)(a.groups * a.group) + n.eps);
 
     #pragma unroll
-    for (int i = 0; i < VECS; ++i) {
-        const int  c    = (int)threadIdx.x + i * LANES;
-        const bool live = c < pieces;                               /* the same for all threads of a group */
-        float      g[PIECE], amax = 0;
-        if (!EARLY) weight[i] = live ? w[c] : zero;
-        unpack16(g, weight[i], (const T *)0);
-        if (ADD && live) residual[c] = pack16(v[i], (const T *)0);
+    for (int i = 0; i < SPANS; ++i) {
+        const int  j    = column + i * groups;
+        const bool live = j < a.groups;
+        float      amax = 0;
         #pragma unroll
-        for (int j = 0; j < PIECE; ++j) v[i][j] = rounded(v[i][j] * scale * g[j]), amax = fmaxf(amax, fabsf(v[i][j]));
-        for (int o = lanes >> 1; o; o >>= 1) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, o));
-        const quant_scaling k = quant_group_scaling(amax, &a);
-        uint32_t            codes[PIECE / 4];
-        encode(codes, v[i], PIECE, a, k);
-        if (!live) continue;
-        store_codes(q + (int64_t)c * PIECE, codes, PIECE);
-        if ((c & (lanes - 1)) == 0) store_scale(a, row * a.s_row, c >> a.lanes_log2, k);
+        for (int c = 0; c < PIECES; ++c) {
+            float *part = v[i] + c * PIECE, g[PIECE];
+            if (!EARLY) weight[i][c] = live ? *(const uint4 *)(w + i * next + c * step) : zero;
+            unpack16(g, weight[i][c], (const T *)0);
+            if (ADD && live) *(uint4 *)(residual + i * next + c * step) = pack16(part, (const T *)0);
+            #pragma unroll
+            for (int e = 0; e < PIECE; ++e) part[e] = rounded(part[e] * scale * g[e]), amax = fmaxf(amax, fabsf(part[e]));
+        }
+        const quant_scaling k = quant_group_scaling(group_max(amax, LANES, a), &a);
+        uint32_t            codes[SPAN / 4];
+        encode(codes, v[i], SPAN, a, k);
+        uint8_t *q = a.q + row * a.q_stride + first + i * next;
+        #pragma unroll
+        for (int c = 0; c < PIECES; ++c)
+            if (live) store_codes(q + c * step, codes + c * PIECE / 4, PIECE);
+        store_scales(a, row * a.s_row, j, lane, live, k);
     }
     pdl_release();
 }

@@ -17,11 +17,11 @@ struct quant_norm_args {
 #include "cuda/kernel.h"
 
 /* Every build of quant_norm.cu, for quant_kernels[]. */
-enum { QUANT_NORM_BUILDS = 24 };
+enum { QUANT_NORM_BUILDS = 30 };
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        add, lanes, vecs;
+    int        add, spans, lanes_log2;
 } quant_norm_build;
 extern quant_norm_build quant_norm_builds[QUANT_NORM_BUILDS];
 

@@ -1,9 +1,11 @@
 /*
- * Quantises rows, one block a row, which stays in registers between the maximum and the codes: each element is read once.
+ * Quantises rows, which stay in registers between the maximum and the codes: each element is read once. A block takes a row, or each of
+ * its warps takes one: the machine starts a block a nanosecond, too few where rows are short.
  *
  *   T      f32, f16 or bf16
  *   PIECE  elements a load takes: 16 bytes of them; 1 takes any length and alignment and reads the row twice
- *   STEPS  pieces a thread holds: a block has as many threads as the row then needs. 0 where PIECE is 1
+ *   STEPS  pieces a thread holds: a row has as many threads as it then needs. 0 where PIECE is 1
+ *   TEAMS  rows a block: 1, or a warp each
  */
 #include "quant.h"
 #include "launch.cuh"
@@ -29,22 +31,23 @@ DEVICE void encode(uint32_t *codes, float *v, int n, float by, sgk_dtype code)
 extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __grid_constant__ quant_rows_args a)
 {
     __shared__ float scratch[MOST_THREADS / 32];
-    const int64_t    row     = blockIdx.x;
-    const T         *x       = (const T *)a.input + row * a.input_stride;
-    uint8_t         *q       = a.q + row * a.q_stride;
-    const int        threads = blockDim.x;
-    float            amax    = 0;
+    const int64_t    row     = TEAMS == 1 ? blockIdx.x : (int64_t)blockIdx.x * TEAMS + threadIdx.x / 32;
+    const int        threads = TEAMS == 1 ? blockDim.x : 32, thread = threadIdx.x % threads;
+    const T         *x    = (const T *)a.input + row * a.input_stride;
+    uint8_t         *q    = a.q + row * a.q_stride;
+    float            amax = 0;
 
     pdl_wait();
+    if (TEAMS > 1 && row >= a.rows) return;
 #if PIECE == 1
     #pragma unroll 4
-    for (int64_t i = threadIdx.x; i < a.dim; i += threads) amax = fmaxf(amax, fabsf(to_f32(x[i])));
+    for (int64_t i = thread; i < a.dim; i += threads) amax = fmaxf(amax, fabsf(to_f32(x[i])));
 #else
     const int pieces = (int)(a.dim / PIECE);
     uint4     p[STEPS];
     #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
-        const int c = threadIdx.x + s * threads;
+        const int c = thread + s * threads;
         p[s]        = c < pieces ? ((const uint4 *)x)[c] : make_uint4(0, 0, 0, 0);
     }
     #pragma unroll
@@ -56,10 +59,10 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
     }
 #endif
     const quant_scaling scaling = quant_row_scaling(block_max(amax, scratch, threads / 32), a.code);
-    if (threadIdx.x == 0) a.s[row * a.s_stride] = scaling.s;
+    if (thread == 0) a.s[row * a.s_stride] = scaling.s;
 #if PIECE == 1
     #pragma unroll 4
-    for (int64_t i = threadIdx.x; i < a.dim; i += threads) {
+    for (int64_t i = thread; i < a.dim; i += threads) {
         float    v[4] = { to_f32(x[i]) };
         uint32_t code;
         encode(&code, v, 4, scaling.by, a.code);
@@ -68,7 +71,7 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
 #else
     #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
-        const int c = threadIdx.x + s * threads;
+        const int c = thread + s * threads;
         float     v[PIECE];
         unpack16(v, p[s], (const T *)0);
         uint32_t codes[PIECE / 4];

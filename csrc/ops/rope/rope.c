@@ -12,63 +12,70 @@ static const sgk_cpu_impl rope_cpu[] = SGK_CPU_IMPLS(rope);
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype, angles;
-    int        piece, heads;
+    int        bytes;
+    bool       plain;
 } rope_build;
 
-#define BUILD(t, c, dtype, angles, piece, heads) \
-    { SGK_KERNEL("rope/rope.cu", "rope", "-DT=" t " -DC=" c " -DPIECE=" #piece " -DHEADS=" #heads, SGK_GENERAL), dtype, angles, piece, heads }
-#define BUILDS(t, c, dtype, angles, piece) \
-    BUILD(t, c, dtype, angles, piece, 2), BUILD(t, c, dtype, angles, piece, 1), BUILD(t, c, dtype, angles, 1, 1)
+#define BUILD(t, c, dtype, angles, bytes, plain) \
+    { SGK_KERNEL("rope/rope.cu", "rope", "-DT=" t " -DC=" c " -DBYTES=" #bytes " -DPLAIN=" #plain, SGK_GENERAL), dtype, angles, bytes, plain }
+#define BUILDS(t, c, dtype, angles) \
+    BUILD(t, c, dtype, angles, 16, 1), BUILD(t, c, dtype, angles, 16, 0), BUILD(t, c, dtype, angles, 8, 0), BUILD(t, c, dtype, angles, 0, 0)
 
 static rope_build rope_builds[] = {
-    BUILDS("f32", "f32", SGK_F32, SGK_F32, 4),
-    BUILDS("f16", "f16", SGK_F16, SGK_F16, 8),
-    BUILDS("f16", "f32", SGK_F16, SGK_F32, 8),
-    BUILDS("bf16", "bf16", SGK_BF16, SGK_BF16, 8),
-    BUILDS("bf16", "f32", SGK_BF16, SGK_F32, 8),
+    BUILD("f32", "f32", SGK_F32, SGK_F32, 16, 1),
+    BUILD("f32", "f32", SGK_F32, SGK_F32, 16, 0),
+    BUILD("f32", "f32", SGK_F32, SGK_F32, 0, 0),
+    BUILDS("f16", "f16", SGK_F16, SGK_F16),
+    BUILDS("f16", "f32", SGK_F16, SGK_F32),
+    BUILDS("bf16", "bf16", SGK_BF16, SGK_BF16),
+    BUILDS("bf16", "f32", SGK_BF16, SGK_F32),
 };
 
 const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rope_builds), SGK_KERNEL_TABLE(qk_norm_rope_builds), { 0 } };
 
-/* From so many tokens on a thread has several heads: with fewer, more threads are faster. */
-enum { MANY_TOKENS = 256 };
+enum { THREADS = 128 };                                 /* as in rope.cu */
 
-static bool heads_in_pieces(const struct rope_heads *h, sgk_dtype dtype)
+static bool multiples(const void *data, int64_t stride, sgk_dtype dtype, int bytes)
 {
-    return sgk_in_pieces(h->data, h->outer_stride, dtype) && sgk_in_pieces(NULL, h->inner_stride, dtype) && sgk_in_pieces(NULL, h->head_stride, dtype);
+    return (uintptr_t)data % (uintptr_t)bytes == 0 && stride * sgk_dtype_size(dtype) % bytes == 0;
 }
 
-static bool all_in_pieces(const struct rope_args *a, int piece)
+static bool takes(const rope_build *b, const struct rope_args *a)
 {
+    if (b->bytes == 0) return true;
     const struct rope_heads *const all[] = { &a->q, &a->k, &a->v, &a->q_out, &a->k_out, &a->k_buffer, &a->v_buffer };
+    const int                      piece = b->bytes / sgk_dtype_size(a->dtype), row = piece * sgk_dtype_size(a->angles);
+    bool                           vector = a->rot_dim / 2 % piece == 0 && (a->rest == 0 || a->head_size % piece == 0);
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
-        if (!heads_in_pieces(all[i], a->dtype)) return false;
-    return a->rot_dim / 2 % piece == 0 && (a->rest == 0 || a->head_size % piece == 0) &&
-           (a->sections || (sgk_in_pieces(a->cosines, a->cosine_stride, a->angles) && sgk_in_pieces(a->sines, a->sine_stride, a->angles)));
+        vector = vector && multiples(all[i]->data, all[i]->outer_stride, a->dtype, b->bytes) && multiples(NULL, all[i]->inner_stride, a->dtype, b->bytes) &&
+                 multiples(NULL, all[i]->head_stride, a->dtype, b->bytes);
+    if (!a->sections) {
+        const int bytes = row < 16 ? row : 16;          /* in which cosines and sines are read */
+        vector          = vector && multiples(a->cosines, a->cosine_stride, a->angles, bytes) && multiples(a->sines, a->sine_stride, a->angles, bytes);
+    }
+    return vector && (!b->plain || (!a->second && !a->sections));
 }
 
 static rope_build *choose(const struct rope_args *a)
 {
     rope_build *b = rope_builds;
-    while (b->dtype != a->dtype || b->angles != a->angles) ++b;
-    if (!all_in_pieces(a, b->piece)) return b + 2;
-    return a->second || a->tokens < MANY_TOKENS ? b + 1 : b;
+    while (b->dtype != a->dtype || b->angles != a->angles || !takes(b, a)) ++b;
+    return b;
 }
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 static sgk_status rope_cuda(struct rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const rope_build *b      = choose(a);
-    const int64_t     groups = up(a->q_heads, b->heads) + up(a->k_heads, b->heads) * (a->v_buffer.data ? 2 : 1);
-    const int64_t     each   = a->rot_dim / 2 / b->piece + up(a->rest, 2 * (int64_t)b->piece);
-    a->q_groups = (int32_t)up(a->q_heads, b->heads), a->groups = (int32_t)groups, a->each = (int32_t)each;
-    if (groups == 0 || each == 0) return SGK_OK;
+    rope_build   *b     = choose(a);
+    const int64_t piece = b->bytes ? b->bytes / sgk_dtype_size(a->dtype) : 1;
+    const int64_t heads = (int64_t)a->q_heads + a->k_heads * (a->v_buffer.data ? 2 : 1), each = a->rot_dim / 2 / piece + up(a->rest, 2 * piece);
+    a->heads = (int32_t)heads, a->each = (int32_t)each;
 
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (heads, or cosines and sines, are not in 16-byte pieces)");
-    const int64_t    x = each < 128 ? each : 128, y = groups < 256 / x ? groups : 256 / x, z = 256 / (x * y) < 64 ? 256 / (x * y) : 64;
-    const sgk_launch shape = { .grid = { up(a->tokens, z), up(groups, y), up(each, x) }, .block = { (unsigned)x, (unsigned)y, (unsigned)z } };
-    return sgk_cuda_launch(op, (sgk_kernel *)&b->kernel, &shape, ordinal, exec, a, sizeof *a);
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->bytes == 16 ? "" : " (heads, or cosines and sines, are not in 16-byte pieces)");
+    const int64_t    x = each < THREADS ? each : THREADS, y = heads < THREADS / x ? heads : THREADS / x, z = THREADS / (x * y) < 64 ? THREADS / (x * y) : 64;
+    const sgk_launch shape = { .grid = { up(a->tokens, z), up(heads, y), up(each, x) }, .block = { (unsigned)x, (unsigned)y, (unsigned)z } };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
 sgk_status rope_check_positions(const struct rope_args *a, const char *op, const char *name, const char *rows, const void *positions, int planes)

@@ -28,34 +28,33 @@ struct rope_args {
     int32_t           is_neox;                                            /* pairs are (i, i + rot_dim / 2), otherwise (2i, 2i + 1) */
     int32_t           positions_wide, slots_wide;                         /* i64, otherwise i32 */
     sgk_dtype         dtype, angles;                                      /* of heads; of cosines and sines */
-    int32_t           q_groups, groups, each;                             /* the kernel's: groups of heads of q, and of all; items of a head */
+    int32_t           heads, each;                                        /* the kernel's: heads of q, k and v together; items of a head */
 };
 
 enum rope_sections { ROPE_NONE,
                      ROPE_IN_ORDER,             /* pairs of time, then of height, then of width */
                      ROPE_INTERLEAVED };        /* pair 3 i + 1 is of height and 3 i + 2 of width, as long as there are, all others of time */
 
-/* The plane of positions by which pair i rotates. */
 #ifdef __CUDACC__
-static __device__ __forceinline__
+#define ROPE_INLINE static __device__ __forceinline__
 #else
-static inline
+#define ROPE_INLINE static inline
 #endif
-    int
-    rope_plane(const struct rope_args *a, int64_t i)
+
+/* The plane of positions by which pair i rotates. */
+ROPE_INLINE int rope_plane(const struct rope_args *a, int64_t i)
 {
-    if (a->sections == ROPE_IN_ORDER) return i < a->section[0] ? 0 : i < (int64_t)a->section[0] + a->section[1] ? 1
-                                                                                                                : 2;
+    if (a->sections == ROPE_IN_ORDER) return (i >= a->section[0]) + (i >= (int64_t)a->section[0] + a->section[1]);
     const int which = (int)(i % 3);
     return which && i <= 3 * (int64_t)a->section[which] ? which : 0;
 }
 
 #ifndef __CUDACC__
 #include "base/exec.h"
-/* The end of every operator here: nothing to do, the GPU or the CPU. q, k and the rest are checked, their indices too. */
+/* The end of every operator here, when its arguments are checked and there is something to do. */
 sgk_status rope_run(struct rope_args *a, const char *op, DLDevice device, const sgk_exec *exec);
 
-/* Refuses indices outside [0, limit): "positions has 7 for token 3, expected 0 to 6, the rows of cos_sin_cache". `planes` in a row. */
+/* Refuses positions without a row: "positions has 7 for token 3, expected 0 to 6, the rows of cos_sin_cache". */
 sgk_status rope_check_positions(const struct rope_args *a, const char *op, const char *name, const char *rows, const void *positions, int planes);
 
 void check_apply_rope(void);

@@ -11,7 +11,7 @@ typedef struct { float c[2 * PAIRS], s[2 * PAIRS]; } rope_angles;
 SGK_INLINE void widen(sgk_dtype t, const struct rope_args *a, const int64_t *row, int64_t first, int64_t count, rope_angles *w)
 {
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t r  = a->sections ? row[rope_plane(a, first + i)] : row[0], at_c = r * a->cosine_stride + first + i, at_s = r * a->sine_stride + first + i;
+        const int64_t r = a->sections ? row[rope_plane(a, first + i)] : row[0], at_c = r * a->cosine_stride + first + i, at_s = r * a->sine_stride + first + i;
         const float   c1 = load_f32(t, a->cosines, at_c), s1 = load_f32(t, a->sines, at_s);
         if (!a->is_neox) {
             w->c[2 * i] = w->c[2 * i + 1] = c1, w->s[2 * i] = -s1, w->s[2 * i + 1] = s1;

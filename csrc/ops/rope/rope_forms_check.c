@@ -9,8 +9,8 @@ static void check_out(sgk_dtype dtype, int64_t tokens, int64_t heads, int64_t he
 {
     if (!check_case("rotary_embedding_cpu_%s_%lldx%lldx%lld_%lld%s%s", check_dtype(dtype), (long long)tokens, (long long)heads, (long long)head_size,
                     (long long)rot_dim, neox ? "_neox" : "", in_place ? "_in_place" : "")) return;
-    check_tensor *query = in_place ? check_inout(dtype, 3, tokens, heads, head_size) : check_input(dtype, 3, tokens, heads, head_size);
-    check_tensor *key   = in_place ? check_inout(dtype, 2, tokens, head_size) : check_input(dtype, 2, tokens, head_size);
+    check_tensor *query     = in_place ? check_inout(dtype, 3, tokens, heads, head_size) : check_input(dtype, 3, tokens, heads, head_size);
+    check_tensor *key       = in_place ? check_inout(dtype, 2, tokens, head_size) : check_input(dtype, 2, tokens, head_size);
     check_tensor *query_out = in_place ? query : check_output(dtype, 3, tokens, heads, head_size), *key_out = in_place ? key : check_output(dtype, 2, tokens, head_size);
     check_tensor *positions = check_index(SGK_I64, 0, ROWS - 1, 1, tokens), *cache = check_input(dtype, 2, (int64_t)ROWS, rot_dim);
     check_legal(cache, CHECK_SIZE(0));
@@ -27,7 +27,7 @@ static void check_out(sgk_dtype dtype, int64_t tokens, int64_t heads, int64_t he
 static void check_folded_positions(sgk_dtype dtype, bool neox)
 {
     if (!check_case("rotary_embedding_%s_folded_positions%s", check_dtype(dtype), neox ? "_neox" : "")) return;
-    check_tensor *query = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)32), *key = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)2, (int64_t)32);
+    check_tensor *query = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)3, (int64_t)32), *key = check_inout(dtype, 4, (int64_t)2, (int64_t)3, (int64_t)3, (int64_t)32);
     check_tensor *positions = check_index(SGK_I64, 0, ROWS - 1, 1, (int64_t)6), *cache = check_input(dtype, 2, (int64_t)ROWS, (int64_t)32);
     check_legal(cache, CHECK_SIZE(0));
     check_legal(positions, CHECK_STRIDE);
@@ -45,7 +45,7 @@ static void check_multimodal(sgk_dtype dtype, int64_t tokens, int64_t head_size,
     const int64_t section[] = { rot_dim / 4, rot_dim / 8, rot_dim / 2 - rot_dim / 4 - rot_dim / 8 };
     check_tensor *query = check_inout(dtype, 2, tokens, 3 * head_size), *key = check_inout(dtype, 2, tokens, head_size);
     check_tensor *positions = planes ? check_index(SGK_I64, 0, ROWS - 1, 2, (int64_t)3, tokens) : check_index(SGK_I32, 0, ROWS - 1, 1, tokens);
-    check_tensor *cache = check_input(dtype, 2, (int64_t)ROWS, rot_dim);
+    check_tensor *cache     = check_input(dtype, 2, (int64_t)ROWS, rot_dim);
     check_legal(cache, CHECK_SIZE(0));
     check_legal(positions, CHECK_STRIDE | (planes ? CHECK_NDIM : 0));
     check_legal(key, CHECK_NULL);
@@ -62,7 +62,7 @@ static void check_multimodal_refused(void)
     if (!check_case("multimodal_rotary_embedding_position")) return;
     check_switches.check_indices  = SGK_ON;
     check_switches.keep_arguments = true;
-    const int64_t section[] = { 4, 2, 2 };
+    const int64_t section[]       = { 4, 2, 2 };
     check_tensor *query = check_inout(SGK_F32, 2, (int64_t)2, (int64_t)16), *cache = check_input(SGK_F32, 2, (int64_t)5, (int64_t)16);
     check_tensor *positions = check_values(SGK_I64, (double[]){ 0, 1, 2, 3, 4, 5 }, 2, (int64_t)3, (int64_t)2);
     CHECK_REFUSED(SGK_BAD_ARG, "positions has 5 for token 1, expected 0 to 4",
@@ -109,6 +109,7 @@ void check_rope_forms(void)
         check_pos_emb(t, t, 3, 2, 64);
         check_pos_emb(t, t, 4, 3, 72);
         check_pos_emb(t, SGK_F32, 3, 3, 80);
+        check_pos_emb(t, SGK_F32, 3, 2, 72);
         check_pos_emb(t, SGK_F32, 2, 2, 6);
         if (check_small) continue;
         check_pos_emb(t, t, 0, 2, 64);

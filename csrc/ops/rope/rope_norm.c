@@ -10,20 +10,21 @@ static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
 
 /* Of a size, best first for many tokens; the last takes any alignment and any part of a head that rotates. */
 #define BUILD(dim, heads) { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DHEADS=" #heads, SGK_GENERAL), dim, heads }
-#define BUILDS(dim)                BUILD(dim, 4), BUILD(dim, 1), { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0 }
+#define BUILDS(dim)       BUILD(dim, 4), BUILD(dim, 1), { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0 }
 
 norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64), BUILDS(128), BUILDS(256) };
 
-enum { MANY_TOKENS = 256, WARPS = 8 };                  /* from so many tokens on a thread has several heads; as in rope_norm_any.cu */
+enum { WARPS = 8 };                                     /* as in rope_norm_any.cu */
+enum { MANY_TOKENS = 256 };                             /* from so many on a thread has several heads */
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const bool vectors = sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
-                         (!a->is_neox || a->rot_dim % 16 == 0);
-    const int   heads = !vectors ? 0 : a->tokens < MANY_TOKENS ? 1 : 4;
-    norm_build *b     = qk_norm_rope_builds;
+    const bool  vectors = sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
+                          (!a->is_neox || a->rot_dim % 16 == 0);
+    const int   wanted = a->tokens < MANY_TOKENS ? 1 : 4, heads = vectors ? wanted : 0;
+    norm_build *b = qk_norm_rope_builds;
     while (b->dim != a->head_dim || b->heads != heads) ++b;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->heads ? "" : " (heads, weights or the pairs of a head are not in 16-byte pieces)");
     if (!heads) {

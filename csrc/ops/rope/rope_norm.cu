@@ -22,17 +22,17 @@ DEVICE void rotate(float *x, float *y, float c, float s)
 
 extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
 {
-    const int64_t token   = (int64_t)blockIdx.x * blockDim.z + threadIdx.z;
-    const int     group   = (int)(blockIdx.y * blockDim.y + threadIdx.y), q_groups = (a.q_heads + HEADS - 1) / HEADS;
-    const bool    is_q    = group < q_groups;
-    const int     n       = is_q ? group * HEADS : a.q_heads + (group - q_groups) * HEADS;
-    const int     heads   = (is_q ? a.q_heads : a.q_heads + a.k_heads) - n;
+    const int64_t token = (int64_t)blockIdx.x * blockDim.z + threadIdx.z;
+    const int     group = (int)(blockIdx.y * blockDim.y + threadIdx.y), q_groups = (a.q_heads + HEADS - 1) / HEADS;
+    const bool    is_q  = group < q_groups;
+    const int     n     = is_q ? group * HEADS : a.q_heads + (group - q_groups) * HEADS;
+    const int     heads = (is_q ? a.q_heads : a.q_heads + a.k_heads) - n;
     if (token >= a.tokens || heads <= 0) return;
 
     /* Pieces that do not rotate, and those whose pairs are neighbours, are taken in order. */
-    const int  lane = (int)threadIdx.x, half = a.rot_dim / 2, turns = half / 8;
-    const bool apart = a.is_neox && lane < turns;
-    const int  x_at = 8 * (apart ? lane : 2 * lane), y_at = 8 * (apart ? lane + turns : 2 * lane + 1);
+    const int   lane = (int)threadIdx.x, half = a.rot_dim / 2, turns = half / 8;
+    const bool  apart = a.is_neox && lane < turns;
+    const int   x_at = 8 * (apart ? lane : 2 * lane), y_at = 8 * (apart ? lane + turns : 2 * lane + 1);
     bf16 *const from = (bf16 *)a.qkv + token * a.qkv_stride + (int64_t)n * DIM;
 
     pdl_wait();

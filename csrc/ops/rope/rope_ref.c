@@ -13,8 +13,8 @@ static double angle(const struct rope_args *a, const void *row0, int64_t stride,
     int64_t row = token;
     if (a->positions) {
         const int64_t plane = a->sections ? rope_plane(a, pair) * a->plane_stride : 0;
-        row = load_index(a->positions, plane + token / a->inner * a->positions_outer_stride + token % a->inner * a->positions_inner_stride,
-                         a->positions_wide ? SGK_I64 : SGK_I32);
+        row                 = load_index(a->positions, plane + token / a->inner * a->positions_outer_stride + token % a->inner * a->positions_inner_stride,
+                                         a->positions_wide ? SGK_I64 : SGK_I32);
     }
     return load_as_f64(row0, row * stride + at, a->angles);
 }

@@ -85,7 +85,9 @@ static sgk_status rotary(const char *op, const rotary_call *c, const sgk_exec *e
     if (!c->section && c->positions && c->positions->shape && c->positions->ndim == 1 && c->query && c->query->shape && c->query->ndim == 4)
         SGK_TRY(split_positions(op, c->query, &positions, shape, strides));
     const int lead = !c->section && positions.ndim == 2 ? 2 : 1;
-    SGK_TRY(sgk_match_tensor(&m, c->positions ? &positions : NULL, "positions", planes ? "3 T~" : lead == 2 ? "B S~" : "T~", SGK_ANY_INDEX, false));
+    SGK_TRY(sgk_match_tensor(&m, c->positions ? &positions : NULL, "positions", planes ? "3 T~" : lead == 2 ? "B S~"
+                                                                                                            : "T~",
+                             SGK_ANY_INDEX, false));
     SGK_REQUIRE(c->head_size >= 1 && c->head_size <= INT32_MAX / 4, SGK_BAD_ARG, "%s: head_size is %lld, expected 1 to %d", op, (long long)c->head_size, INT32_MAX / 4);
 
     struct rope_args a = { .head_size = (int32_t)c->head_size, .is_neox = c->is_neox };
@@ -136,8 +138,7 @@ sgk_status sgk_rotary_embedding_out(const DLTensor *query_out, const DLTensor *k
                                     const DLTensor *cos_sin_cache, int64_t head_size, bool is_neox, const sgk_exec *exec)
 {
     return rotary("rotary_embedding_cpu",
-                  &(rotary_call){ .query_out = query_out, .key_out = key_out, .query = query, .key = key, .positions = positions, .cos_sin_cache = cos_sin_cache,
-                                  .head_size = head_size, .is_neox = is_neox },
+                  &(rotary_call){ .query_out = query_out, .key_out = key_out, .query = query, .key = key, .positions = positions, .cos_sin_cache = cos_sin_cache, .head_size = head_size, .is_neox = is_neox },
                   exec);
 }
 
@@ -150,7 +151,6 @@ sgk_status sgk_multimodal_rotary_embedding(const DLTensor *query, const DLTensor
     SGK_REQUIRE(!planes || (mrope_section && sections == 3), SGK_BAD_ARG, "%s: mrope_section has %lld numbers, expected 3 for positions of 2 dimensions", op,
                 mrope_section ? (long long)sections : 0);
     return rotary(op,
-                  &(rotary_call){ .query = query, .key = key, .positions = positions, .cos_sin_cache = cos_sin_cache, .head_size = head_size, .is_neox = is_neox,
-                                  .in_place = true, .section = planes ? mrope_section : none, .interleaved = mrope_interleaved },
+                  &(rotary_call){ .query = query, .key = key, .positions = positions, .cos_sin_cache = cos_sin_cache, .head_size = head_size, .is_neox = is_neox, .in_place = true, .section = planes ? mrope_section : none, .interleaved = mrope_interleaved },
                   exec);
 }

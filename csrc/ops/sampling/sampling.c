@@ -12,16 +12,17 @@ SGK_CPU_DECL(top_k_top_p);
 static const sgk_cpu_impl softmax_cpu[]     = SGK_CPU_IMPLS(softmax);
 static const sgk_cpu_impl top_k_top_p_cpu[] = SGK_CPU_IMPLS(top_k_top_p);
 
-/* Every build of sampling_softmax.cu. The last of a format takes any row. */
+/* Every build of sampling_softmax.cu. The first of a format is for long rows where there are no clusters, the last takes any row. */
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
     int        piece, warps;
 } softmax_build;
 
-#define BUILD(type, dtype, piece, warps) \
-    { SGK_KERNEL("sampling/sampling_softmax.cu", "softmax", "-DT=" type " -DPIECE=" #piece " -DWARPS=" #warps, SGK_GENERAL), dtype, piece, warps }
-#define BUILDS(type, dtype, piece) BUILD(type, dtype, piece, 8), BUILD(type, dtype, piece, 32), BUILD(type, dtype, 1, 16)
+#define BUILD(type, dtype, piece, warps, archs) \
+    { SGK_KERNEL("sampling/sampling_softmax.cu", "softmax", "-DT=" type " -DPIECE=" #piece " -DWARPS=" #warps, archs), dtype, piece, warps }
+#define BUILDS(type, dtype, piece) \
+    BUILD(type, dtype, piece, 32, SGK_ARCH_80 | SGK_ARCH_89), BUILD(type, dtype, piece, 8, SGK_GENERAL), BUILD(type, dtype, 1, 16, SGK_GENERAL)
 
 static softmax_build softmax_builds[] = { BUILDS("f32", SGK_F32, 4), BUILDS("f16", SGK_F16, 8), BUILDS("bf16", SGK_BF16, 8) };
 
@@ -29,14 +30,14 @@ static sgk_kernel top_k_top_p_builds[] = { SGK_KERNEL("sampling/sampling_top.cu"
 
 const sgk_kernel_table sampling_kernels[] = { SGK_KERNEL_TABLE(softmax_builds), SGK_KERNEL_TABLE(top_k_top_p_builds), { 0 } };
 
-static softmax_build *choose_softmax(const struct softmax_args *a)
+static softmax_build *choose_softmax(const struct softmax_args *a, const sgk_cuda_device *device)
 {
     const bool     vectors = sgk_in_pieces(a->logits, a->logits_stride, a->dtype) && sgk_in_pieces(a->out, a->out_stride, SGK_F32) && sgk_in_pieces(NULL, a->dim, a->dtype);
     softmax_build *b       = softmax_builds;
     for (;; ++b) {
-        if (b->dtype != a->dtype) continue;
+        if (b->dtype != a->dtype || !sgk_kernel_fits(&b->kernel, device)) continue;
         if (b->piece == 1) return b;
-        if (vectors && (b->warps == 32 || a->dim <= 8192)) return b;
+        if (vectors && (b->warps == 8 || a->dim > 8192)) return b;
     }
 }
 
@@ -45,7 +46,7 @@ static sgk_status softmax_cuda(const sgk_match *m, const struct softmax_args *a,
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(m->op, m->device.device_id, &device));
-    softmax_build *b       = choose_softmax(a);
+    softmax_build *b       = choose_softmax(a, device);
     const int64_t  enough  = 2 * 32 * b->warps * b->piece;          /* elements of a block: two loads in each of its threads */
     unsigned       cluster = 1;
     while (device->major >= 9 && cluster < 8 && a->dim >= 2 * cluster * enough) cluster *= 2;

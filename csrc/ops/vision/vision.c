@@ -168,7 +168,7 @@ static sgk_status run_on_gpu(const struct image_args *a, int ordinal, const sgk_
     struct patches_build *b = patches_builds;
     while (b->dtype != a->dtype) ++b;
     sgk_kernel *const kernels[] = { &weights_build, &rows_build, &b->kernel };
-    const int64_t     blocks[]  = { 2, (3 * a->y.in * a->x.out + THREADS - 1) / THREADS, (3 * a->y.out * a->x.out + THREADS - 1) / THREADS };
+    const int64_t     across = (a->x.out + THREADS - 1) / THREADS, blocks[] = { 2, 3 * a->y.in * across, 3 * a->y.out * across };
     for (int i = 0; i < 3; ++i) {
         SGK_LOG_BUILD(exec, op, kernels[i], "");
         const sgk_launch shape = { .grid = { blocks[i] }, .block = { THREADS } };
@@ -190,9 +190,9 @@ static sgk_status describe(const sgk_image_options *o, sgk_dtype dtype, const DL
         .row_stride     = sgk_stride(image, 1),
         .x              = side(image->shape[2], width),
         .y              = side(image->shape[1], height),
-        .patch          = o->patch_size,
-        .temporal       = o->temporal_patch_size,
-        .merge          = o->merge_size,
+        .patch          = (int32_t)o->patch_size,
+        .temporal       = (int32_t)o->temporal_patch_size,
+        .merge          = (int32_t)o->merge_size,
         .dtype          = dtype,
     };
     *a = described;

@@ -47,29 +47,40 @@ DEVICE int32_t resampled(const image_side *s, int64_t i, const uint8_t *pixels, 
     return min(max(sum >> shift, 0), 255);
 }
 
+/* Blocks go along a row of the result, then to the next row. False behind a row's end. */
+DEVICE bool place_of(const image_args *a, uint32_t *line, uint32_t *x)
+{
+    const uint32_t across = ((uint32_t)a->x.out + THREADS - 1) / THREADS;
+    *line                 = blockIdx.x / across;
+    *x                    = blockIdx.x % across * THREADS + threadIdx.x;
+    return *x < (uint32_t)a->x.out;
+}
+
 extern "C" __global__ __launch_bounds__(THREADS) void image_rows(const __grid_constant__ image_args a)
 {
-    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, line = i / a.x.out;
+    uint32_t line, x;
     pdl_wait();
-    if (line < 3 * a.y.in)
-        a.wide[i] = (uint8_t)resampled(&a.x, i % a.x.out, a.image + line / a.y.in * a.channel_stride + line % a.y.in * a.row_stride, 1);
+    if (place_of(&a, &line, &x)) {
+        const uint32_t channel = line / (uint32_t)a.y.in, y = line % (uint32_t)a.y.in;
+        a.wide[line * a.x.out + x] = (uint8_t)resampled(&a.x, x, a.image + channel * a.channel_stride + y * a.row_stride, 1);
+    }
     pdl_release();
 }
 
 extern "C" __global__ __launch_bounds__(THREADS) void image_patches(const __grid_constant__ image_args a)
 {
-    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, line = i / a.x.out, x = i % a.x.out;
-    const int64_t channel = line / a.y.out, y = line % a.y.out;
+    uint32_t line, x;
     pdl_wait();
-    if (channel < 3) {
-        const float byte  = (float)resampled(&a.y, y, a.wide + channel * a.y.in * a.x.out + x, a.x.out);
-        const float mean  = channel == 0 ? a.mean[0] : channel == 1 ? a.mean[1]
-                                                                    : a.mean[2];
-        const float scale = channel == 0 ? a.scale[0] : channel == 1 ? a.scale[1]
-                                                                     : a.scale[2];
-        int64_t     step;
-        T          *to = (T *)a.pixels + image_place(&a, channel, y, x, &step);
-        T           value;
+    if (place_of(&a, &line, &x)) {
+        const uint32_t channel = line / (uint32_t)a.y.out, y = line % (uint32_t)a.y.out;
+        const float    byte  = (float)resampled(&a.y, y, a.wide + channel * a.y.in * a.x.out + x, a.x.out);
+        const float    mean  = channel == 0 ? a.mean[0] : channel == 1 ? a.mean[1]
+                                                                       : a.mean[2];
+        const float    scale = channel == 0 ? a.scale[0] : channel == 1 ? a.scale[1]
+                                                                        : a.scale[2];
+        int64_t        step;
+        T             *to = (T *)a.pixels + image_place(&a, (int32_t)channel, (int32_t)y, (int32_t)x, &step);
+        T              value;
         from_f32(&value, (byte - mean) * scale);
         for (int64_t t = 0; t < a.temporal; ++t) to[t * step] = value;
     }

@@ -29,7 +29,7 @@ struct image_args {
     int64_t           channel_stride, row_stride;
     uint8_t          *wide;                         /* [3, y.in, x.out]: resized along x */
     struct image_side x, y;
-    int64_t           patch, temporal, merge;
+    int32_t           patch, temporal, merge;
     float             mean[3], scale[3];            /* of a byte */
     sgk_dtype         dtype;
 };
@@ -101,12 +101,12 @@ VISION_FN void image_put_weights(const struct image_side *s, int64_t i, int32_t 
 }
 
 /* Where the pixel of the resized image, in its first repetition, goes in pixels; `step` is the distance to the next repetition. */
-VISION_FN int64_t image_place(const struct image_args *a, int64_t channel, int64_t y, int64_t x, int64_t *step)
+VISION_FN int64_t image_place(const struct image_args *a, int32_t channel, int32_t y, int32_t x, int64_t *step)
 {
-    const int64_t p = a->patch, m = a->merge, across = a->x.out / p;
-    const int64_t py = y / p, px = x / p;
-    const int64_t row = ((py / m * (across / m) + px / m) * m + py % m) * m + px % m;
-    *step             = p * p;
+    const int32_t p = a->patch, m = a->merge, py = y / p, px = x / p;
+    const int64_t across = (int32_t)a->x.out / p / m;           /* blocks */
+    const int64_t row    = ((py / m * across + px / m) * m + py % m) * m + px % m;
+    *step                = (int64_t)p * p;
     return ((row * 3 + channel) * a->temporal * p + y % p) * p + x % p;
 }
 

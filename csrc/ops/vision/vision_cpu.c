@@ -91,7 +91,7 @@ SGK_INLINE void patches(sgk_dtype t, const struct image_args *a, int64_t begin, 
             for (int64_t x = 0, run; x < n; x += run) {
                 run = least(a->patch - (x0 + x) % a->patch, n - x);
                 int64_t       step;
-                const int64_t to = image_place(a, channel, y, x0 + x, &step);
+                const int64_t to = image_place(a, (int32_t)channel, (int32_t)y, (int32_t)(x0 + x), &step);
                 for (int64_t k = 0; k < a->temporal; ++k) store_run(t, a->pixels, to + k * step, values + x, run);
             }
         }

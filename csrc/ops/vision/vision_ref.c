@@ -32,7 +32,7 @@ void image_patches_ref(const void *args, int64_t begin, int64_t end)
         for (int64_t x = 0; x < a->x.out; ++x) {
             const double  byte = resampled(&a->y, y, a->wide + channel * a->y.in * a->x.out + x, a->x.out);
             int64_t       step;
-            const int64_t to = image_place(a, channel, y, x, &step);
+            const int64_t to = image_place(a, (int32_t)channel, (int32_t)y, (int32_t)x, &step);
             for (int64_t t = 0; t < a->temporal; ++t)
                 store_f64(a->pixels, to + t * step, a->dtype, (byte - a->mean[channel]) * a->scale[channel]);
         }
