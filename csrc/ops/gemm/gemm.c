@@ -73,9 +73,9 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     struct linear_cpu_args cpu     = { .a = *a, .row_blocks = ceil_div(a->rows, LINEAR_BLOCK_ROWS) };
     const int64_t          threads = sgk_num_threads(exec), weights = a->columns * (a->depth + 1);
     /* AMX adds in another order than few rows are added in. */
-    const bool tiles = a->dtype == SGK_BF16 && a->rows > LINEAR_FEW_TILES && sgk_cpu_has_amx() && !sgk_exec_batch_invariant(exec);
-    const bool few   = a->rows <= LINEAR_FEW_ROWS && !tiles;
-    const int64_t          worth = 1 + weights * sgk_dtype_size(a->dtype) / LINEAR_GRAIN_BYTES;
+    const bool    tiles = a->dtype == SGK_BF16 && a->rows > LINEAR_FEW_TILES && sgk_cpu_has_amx() && !sgk_exec_batch_invariant(exec);
+    const bool    few   = a->rows <= LINEAR_FEW_ROWS && !tiles;
+    const int64_t worth = 1 + weights * sgk_dtype_size(a->dtype) / LINEAR_GRAIN_BYTES;
     if (few) {
         cpu.parts = least(least(threads, ceil_div(a->columns, 16)), a->rows == 1 ? worth : 1 + 2 * a->rows * weights / LINEAR_GRAIN_OPERATIONS);
     } else {
@@ -86,7 +86,7 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     sgk_scratch scratch;
     SGK_TRY(sgk_scratch_get(&scratch, op, few ? 0 : (size_t)cpu.parts * LINEAR_SCRATCH, device, exec));
     if (scratch.query_only) return SGK_OK;
-    cpu.scratch = scratch.memory;
+    cpu.scratch             = scratch.memory;
     const sgk_status status = sgk_cpu_run(op, tiles ? linear_tiles_cpu : linear_cpu, &cpu, cpu.parts, 1, exec);
     sgk_scratch_put(&scratch);
     return status;

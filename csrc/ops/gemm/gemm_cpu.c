@@ -10,7 +10,8 @@
  * depend on its row, its column of weights and the CPU level alone.
  *
  * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32 (as bf16 where
- * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows.
+ * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows. Rows of input are packed
+ * only where their format changes.
  */
 #include "gemm_cpu.h"
 
@@ -180,7 +181,7 @@ SGK_INLINE void prefetch(const char *from, int64_t bytes)
 
 static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
 {
-    const int64_t  size = size_of(a->dtype), chunk = chunk_of(a->dtype), step = step_of(a->dtype);
+    const int64_t  size = size_of(a->dtype), chunk = chunk_of(a->dtype);
     const int64_t  x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
     tile_fn *const run  = tile_of(packed(a->dtype));
     char *const    w    = scratch;                                                           /* [LINEAR_BLOCK][LINEAR_STEP_BYTES] */
@@ -189,11 +190,16 @@ static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t 
 
     memset(sums, 0, (size_t)rows * LINEAR_BLOCK * sizeof *sums);
     for (int64_t k = 0; k < a->depth; k += chunk) {
-        const int64_t n_k = least(chunk, a->depth - k), n_padded = (n_k + step - 1) / step * step;
+        const int64_t n_k = least(chunk, a->depth - k);
         pack_rows(a->dtype, w, (const char *)a->weight + n * w_bytes + k * size, w_bytes, columns, n_k);
         for (int64_t r = 0; r < rows; r += GROUP_ROWS) {
             const int64_t some = least(GROUP_ROWS, rows - r), more = least(GROUP_ROWS, rows - r - some);
-            pack_rows(a->dtype, x, (const char *)a->input + (m + r) * x_bytes + k * size, x_bytes, some, n_k);
+            const char   *rows_at = (const char *)a->input + (m + r) * x_bytes + k * size;
+            int64_t       apart   = x_bytes;
+            if (packed(a->dtype) != a->dtype) {
+                pack_rows(a->dtype, x, rows_at, x_bytes, some, n_k);
+                rows_at = x, apart = LINEAR_STEP_BYTES;
+            }
             for (int64_t g = 0; g < columns; g += GROUP_COLUMNS) {          /* a group of weights stays in the first-level cache */
                 for (int64_t i = more * g / LINEAR_BLOCK; i < more * (g + GROUP_COLUMNS) / LINEAR_BLOCK; ++i)
                     prefetch((const char *)a->input + (m + r + some + i) * x_bytes + k * size, n_k * size);
@@ -201,7 +207,7 @@ static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t 
                     for (int64_t c = g; c < least(g + GROUP_COLUMNS, columns); c += TILE_COLUMNS) {
                         const char *piece[TILE_COLUMNS];
                         for (int64_t j = 0; j < TILE_COLUMNS; ++j) piece[j] = w + least(c + j, columns - 1) * LINEAR_STEP_BYTES;
-                        run(least(TILE_ROWS, some - i), x + i * LINEAR_STEP_BYTES, LINEAR_STEP_BYTES, piece, n_padded, sums + (r + i) * LINEAR_BLOCK + c);
+                        run(least(TILE_ROWS, some - i), rows_at + i * apart, apart, piece, n_k, sums + (r + i) * LINEAR_BLOCK + c);
                     }
             }
         }
