@@ -41,11 +41,14 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     WGMMA(type, dtype, 0, 2, 1, 224,  4, 1),   \
     WGMMA(type, dtype, 0, 2, 1, 192,  4, 1),   \
     WGMMA(type, dtype, 0, 2, 1, 160,  5, 1),   \
-    WGMMA(type, dtype, 1, 2, 2, 128,  4, 1),   \
     WGMMA(type, dtype, 1, 2, 1, 128,  6, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  64,  8, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  32, 10, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  16, 12, 1)
+    WGMMA(type, dtype, 1, 1, 1, 128,  4, 2),   \
+    WGMMA(type, dtype, 1, 2, 1,  64,  4, 2),   \
+    WGMMA(type, dtype, 1, 1, 1,  64,  6, 2),   \
+    WGMMA(type, dtype, 1, 2, 1,  32,  5, 2),   \
+    WGMMA(type, dtype, 1, 1, 1,  32,  9, 2),   \
+    WGMMA(type, dtype, 1, 2, 1,  16,  6, 2),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 10, 2)
 static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int groups, rows, bn, stages, slabs; } wgmma_builds[] = {
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
@@ -160,10 +163,11 @@ static sgk_tensor_map wgmma_map(sgk_dtype dtype, const void *data, int64_t colum
 static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const char *why, int ordinal, int multiprocessors, const sgk_exec *exec,
                                const struct linear_args *a)
 {
-    const struct wgmma_build *b     = plan->build;
-    const int                 cast = plan->cast, blocks = cast * plan->split, chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32 : 16;
+    const struct wgmma_build *b    = plan->build;
+    const int                 cast = plan->cast, blocks = cast * plan->split, chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
+                                                                                                                             : 16;
     const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
-    struct linear_wgmma_args  w     = {
+    struct linear_wgmma_args  w = {
         .l            = *a,
         .first_tiles  = (int32_t)ceil_div(first, (int64_t)b->rows * cast),
         .second_tiles = (int32_t)ceil_div(second, b->bn),
@@ -182,7 +186,7 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
 
     /* A cluster that splits K has one tile; others walk through theirs. The last KiB aligns the slabs. */
     const int64_t    clusters = (int64_t)w.first_tiles * w.second_tiles, at_once = multiprocessors / blocks;
-    const sgk_launch shape    = {
+    const sgk_launch shape = {
         .grid          = { (plan->split > 1 ? clusters : least(clusters, at_once)) * blocks },
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * 2 * 64 * chunk * 2 + 1024),
@@ -195,25 +199,28 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
 }
 
 /*
- * The tile and the shares of K with the least time, by a model: rounds of the busiest multiprocessor, each a number of slabs at the speed of
- * the matrix units, or the bytes from memory where they take longer. In nanoseconds. The batch-invariant choice does not look at M.
+ * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
+ * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
+ * not fill every part of the GPU. The batch-invariant choice does not look at M, and its tile is always the same.
  */
 static wgmma_plan choose_wgmma(const struct linear_args *a, bool batch_invariant, int multiprocessors)
 {
-    wgmma_plan best       = { NULL, 1, 1 };
-    double     least_time = 0;
+    wgmma_plan    best       = { NULL, 1, 1 };
+    double        least_time = 0;
+    const int64_t rows       = batch_invariant ? 1 : a->rows;
+    const double  memory     = 2.0 * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
-        if (b->dtype != a->dtype || (batch_invariant && (!b->swap || b->bn != 128 || b->rows != 128))) continue;
-        const int64_t rows = batch_invariant ? 1 : a->rows;
-        const int64_t all  = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
-        const int64_t steps = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
-        for (int split = 1; split <= 8 && split <= steps; split *= 2) {
-            if (split > 1 && all * split > 2 * multiprocessors) break;
-            const int64_t rounds = ceil_div(all, multiprocessors / split);
-            const double  slab   = b->rows / 64 * 2 * b->bn / 1.6 + 20, bytes = 128.0 * (b->rows + b->bn) * (double)(all * steps * b->slabs);
-            const double  multiply = (double)(rounds * ceil_div(steps, split) * b->slabs) * slab, read = bytes / 4200;
-            const double  time = (multiply > read ? multiply : read) + (split > 1 ? 1000 : 0);
+        if (b->dtype != a->dtype || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (b->swap && b->bn >= 2 * rows && b->bn > 16 && !batch_invariant) continue;
+        const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
+        const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
+        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 75.0, slab = multiply > read ? multiply : read;
+        for (int split = 1; split <= 4 && split <= steps; ++split) {
+            if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
+            const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 300);
+            const double  time   = (busy > memory ? busy : memory) + (split > 1 ? 900 + b->rows * b->bn / 10 : 0);
             if (!best.build || time < least_time) best = (wgmma_plan){ b, 1, split }, least_time = time;
         }
     }

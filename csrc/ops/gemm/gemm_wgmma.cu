@@ -24,15 +24,16 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#define ROWS         (64 * GROUPS * BLOCKS)
-#define FIRST_BYTES  (ROWS * 128)
-#define SLAB_BYTES   ((ROWS + BN) * 128)
-#define STAGE_BYTES  (SLABS * SLAB_BYTES)
-#define OUT          (STAGES * STAGE_BYTES)             /* where results begin */
-#define CHUNK        (BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
-#define CHUNK_BYTES  (64 * CHUNK * 2)
-#define MULTIPLIERS  (128 * GROUPS)                     /* threads */
-#define PITCH        (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
+#define ROWS        (64 * GROUPS * BLOCKS)
+#define FIRST_BYTES (ROWS * 128)
+#define SLAB_BYTES  ((ROWS + BN) * 128)
+#define STAGE_BYTES (SLABS * SLAB_BYTES)
+#define OUT         (STAGES * STAGE_BYTES)             /* where results begin */
+#define CHUNK       (BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 \
+                                                      : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
+#define CHUNK_BYTES (64 * CHUNK * 2)
+#define MULTIPLIERS (128 * GROUPS)                     /* threads */
+#define PITCH       (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
 
 #if BN % (SWAP ? 16 : 32)
 #error "the macros do not fit each other"
@@ -43,8 +44,8 @@ struct corner { int64_t m, n; };
 /* Down the groups of first tiles in bands: what runs at one time shares both operands in L2. */
 DEVICE corner tile(const linear_wgmma_args *a, int id, int member)
 {
-    const int in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
-    const int high = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
+    const int     in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
+    const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
     const int64_t first = (int64_t)((top + rest % high) * a->cast + member) * ROWS, second = (int64_t)(rest / high) * BN;
     return SWAP ? corner{ second, first } : corner{ first, second };
 }
@@ -95,7 +96,7 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
                               pack2(x[4] + low, x[5] + low, (const T *)0), pack2(x[6] + high, x[7] + high, (const T *)0));
 #else                                                           /* [64 rows of out][CHUNK] */
             const int     row = 16 * warp + lane % 16, piece = 2 * j + lane / 16;
-            const int64_t k   = n + c * CHUNK + 16 * j + lane % 4 * 2;
+            const int64_t k    = n + c * CHUNK + 16 * j + lane % 4 * 2;
             float         b[4] = { 0, 0, 0, 0 };
             if (l->bias) b[0] = linear_bias(l, k), b[1] = linear_bias(l, k + 1), b[2] = linear_bias(l, k + 8), b[3] = linear_bias(l, k + 9);
             stmatrix_x4(to + (CHUNK == 64 ? row * 128 + (piece ^ (row & 7)) * 16 : row * 64 + (piece ^ (row >> 1 & 3)) * 16),
@@ -128,30 +129,44 @@ DEVICE void put_share(float *share, float (&d)[BN / 2], int row, int t)
     }
 }
 
-/* This block's columns of the tile: the sum of all shares, in order. */
+/* Four columns of out. */
+DEVICE void put4(const linear_args *l, int64_t m, int64_t n, float4 v, bool pieces)
+{
+    if (l->bias) v.x += linear_bias(l, n), v.y += linear_bias(l, n + 1), v.z += linear_bias(l, n + 2), v.w += linear_bias(l, n + 3);
+    if (!pieces) linear_store(l, m, n, v.x), linear_store(l, m, n + 1, v.y), linear_store(l, m, n + 2, v.z), linear_store(l, m, n + 3, v.w);
+    else if (l->out_dtype == SGK_F32) *(float4 *)((float *)l->out + m * l->out_stride + n) = v;
+    else *(uint2 *)((T *)l->out + m * l->out_stride + n) = make_uint2(pack2(v.x, v.y, (const T *)0), pack2(v.z, v.w, (const T *)0));
+}
+
+/* This block's columns of the tile, pieces of four: the sum of all shares, in order. Reads from other blocks are slow, hence several at once. */
 DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, int member, uint32_t shares, int t)
 {
-    const linear_args *l    = &a->l;
-    const int          wide = (SWAP ? ROWS : BN) / 4 / a->split;                                /* pieces of 4 columns */
+    const linear_args *l      = &a->l;
+    const int          across = (SWAP ? ROWS : BN) / 4, left = across * slice / a->split, wide = across * (slice + 1) / a->split - left;
     const int64_t      rest = l->rows - at.m;
-    const int          high = rest < (SWAP ? BN : ROWS) ? (int)rest : (SWAP ? BN : ROWS);
-    const bool         fast = a->by_tma || (l->out_dtype == SGK_F32 && l->out_stride % 4 == 0 && (uint64_t)l->out % 16 == 0);
-    for (int i = t; i < high * wide; i += MULTIPLIERS) {
-        const int     row = i / wide, column = (slice * wide + i % wide) * 4;
-        const int64_t m = at.m + row, n = at.n + column;
-        if (n >= l->columns) continue;
-        float4 sum = cluster_load4(shares + (uint32_t)(row * PITCH + column) * 4, (uint32_t)member);
-        for (int s = 1; s < a->split; ++s) {
-            const float4 v = cluster_load4(shares + (uint32_t)(row * PITCH + column) * 4, (uint32_t)(s * a->cast + member));
-            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    const int          high = rest < (SWAP ? BN : ROWS) ? (int)rest : (SWAP ? BN : ROWS), count = high * wide;
+    const bool         pieces = a->by_tma || (l->out_dtype == SGK_F32 && l->out_stride % 4 == 0 && (uint64_t)l->out % 16 == 0);
+    for (int i = t; i < count; i += 4 * MULTIPLIERS) {
+        float4   sum[4];
+        uint32_t from[4];
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int p = i + e * MULTIPLIERS < count ? i + e * MULTIPLIERS : i;
+            from[e]     = shares + (uint32_t)(p / wide * PITCH + (left + p % wide) * 4) * 4;
+            sum[e]      = cluster_load4(from[e], (uint32_t)member);
         }
-        if (l->bias) sum.x += linear_bias(l, n), sum.y += linear_bias(l, n + 1), sum.z += linear_bias(l, n + 2), sum.w += linear_bias(l, n + 3);
-        if (!fast) {
-            linear_store(l, m, n, sum.x), linear_store(l, m, n + 1, sum.y), linear_store(l, m, n + 2, sum.z), linear_store(l, m, n + 3, sum.w);
-        } else if (l->out_dtype == SGK_F32) {
-            *(float4 *)((float *)l->out + m * l->out_stride + n) = sum;
-        } else {
-            *(uint2 *)((T *)l->out + m * l->out_stride + n) = make_uint2(pack2(sum.x, sum.y, (const T *)0), pack2(sum.z, sum.w, (const T *)0));
+        for (int s = 1; s < a->split; ++s) {
+            float4 v[4];
+            #pragma unroll
+            for (int e = 0; e < 4; ++e) v[e] = cluster_load4(from[e], (uint32_t)(s * a->cast + member));
+            #pragma unroll
+            for (int e = 0; e < 4; ++e) sum[e].x += v[e].x, sum[e].y += v[e].y, sum[e].z += v[e].z, sum[e].w += v[e].w;
+        }
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int     p = i + e * MULTIPLIERS;
+            const int64_t n = at.n + (left + p % wide) * 4;
+            if (p < count && n < l->columns) put4(l, at.m + p / wide, n, sum[e], pieces);
         }
     }
 }
@@ -184,6 +199,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
     if (threadIdx.x == MULTIPLIERS) {
         tma_prefetch_map(&a.first);
         tma_prefetch_map(&a.second);
+        if (a.by_tma && a.split == 1) tma_prefetch_map(&a.result);
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&full[s]), 1);
@@ -209,7 +225,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         if (t == 0) {
             const int share = BN / a.cast;                                  /* rows of the second operand that this block reads for all */
             for (int id = begin; id < tiles; id += stride) {
-                const corner at = tile(&a, id, member);
+                const corner at    = tile(&a, id, member);
                 const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n) + member * share;
                 for (int k = from; k < to; ++k) {
                     const uint32_t arrived = shared_address(&full[stage]);
@@ -227,7 +243,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                     if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
-            pdl_release();
+            if (a.split == 1) pdl_release();
         }
         __syncwarp();
         if (a.split > 1) cluster_sync();
@@ -238,7 +254,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         float d[BLOCKS][BN / 2];
         int   turn = 0;
         for (int id = begin; id < tiles; id += stride) {
-            const corner at = tile(&a, id, member);
+            const corner at   = tile(&a, id, member);
             int          last = 0;
             for (int k = from; k < to; ++k) {
                 mbarrier_wait(shared_address(&full[stage]), lap);
@@ -285,4 +301,5 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         if (t == 0) tma_store_wait_read(0);
     }
     if (blocks > 1) cluster_sync();         /* a block's shared memory is the cluster's until all are done */
+    pdl_release();
 }
