@@ -8,8 +8,8 @@
  *   BN       and BN rows of the second
  *   STAGES   parts of the ring, of SLABS slabs each
  *
- * What the cluster shares and adds up is told in gemm.h. With split > 1 a cluster has one tile, and its blocks reduce through each
- * other's shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
+ * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K; they add up through each other's
+ * shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
  * M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by the matrix units, or by memory when M is
  * small.
  *
@@ -41,12 +41,12 @@
 
 struct corner { int64_t m, n; };
 
-/* Down the groups of first tiles in bands: what runs at one time shares both operands in L2. */
-DEVICE corner tile(const linear_wgmma_args *a, int id, int member)
+/* Down the first tiles in bands: what runs at one time shares both operands in L2. */
+DEVICE corner tile(const linear_wgmma_args *a, int id)
 {
     const int     in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
     const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
-    const int64_t first = (int64_t)((top + rest % high) * a->cast + member) * ROWS, second = (int64_t)(rest / high) * BN;
+    const int64_t first = (int64_t)(top + rest % high) * ROWS, second = (int64_t)(rest / high) * BN;
     return SWAP ? corner{ second, first } : corner{ first, second };
 }
 
@@ -139,7 +139,7 @@ DEVICE void put4(const linear_args *l, int64_t m, int64_t n, float4 v, bool piec
 }
 
 /* This block's columns of the tile, pieces of four: the sum of all shares, in order. Reads from other blocks are slow, hence several at once. */
-DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, int member, uint32_t shares, int t)
+DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, uint32_t shares, int t)
 {
     const linear_args *l      = &a->l;
     const int          across = (SWAP ? ROWS : BN) / 4, left = across * slice / a->split, wide = across * (slice + 1) / a->split - left;
@@ -153,12 +153,12 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, int mem
         for (int e = 0; e < 4; ++e) {
             const int p = i + e * MULTIPLIERS < count ? i + e * MULTIPLIERS : i;
             from[e]     = shares + (uint32_t)(p / wide * PITCH + (left + p % wide) * 4) * 4;
-            sum[e]      = cluster_load4(from[e], (uint32_t)member);
+            sum[e]      = cluster_load4(from[e], 0);
         }
         for (int s = 1; s < a->split; ++s) {
             float4 v[4];
             #pragma unroll
-            for (int e = 0; e < 4; ++e) v[e] = cluster_load4(from[e], (uint32_t)(s * a->cast + member));
+            for (int e = 0; e < 4; ++e) v[e] = cluster_load4(from[e], (uint32_t)s);
             #pragma unroll
             for (int e = 0; e < 4; ++e) sum[e].x += v[e].x, sum[e].y += v[e].y, sum[e].z += v[e].z, sum[e].w += v[e].w;
         }
@@ -171,17 +171,6 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, int mem
     }
 }
 
-/* A warp is done with a slab: lane i tells the i-th block that writes into it. */
-DEVICE void release(uint32_t empty, int cast, int slice)
-{
-    const int lane = (int)threadIdx.x % 32;
-    if (cast == 1) {
-        if (lane == 0) mbarrier_arrive(empty);
-    } else if (lane < cast) {
-        mbarrier_arrive_at(empty, (uint32_t)(slice * cast + lane));
-    }
-}
-
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
@@ -190,9 +179,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
     __shared__ uint64_t       full[STAGES], empty[STAGES];
     const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
-    const int                 rank = (int)cluster_rank(), slice = rank / a.cast, member = rank % a.cast, blocks = a.cast * a.split;
+    const int                 slice = (int)cluster_rank(), lane = t % 32;
     const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 tiles = a.first_tiles * a.second_tiles, begin = (int)blockIdx.x / blocks, stride = (int)gridDim.x / blocks;
+    const int                 tiles = a.first_tiles * a.second_tiles, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
     int                       stage = 0;
     uint32_t                  lap   = 0;
 
@@ -203,13 +192,11 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&full[s]), 1);
-            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS * a.cast);
+            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS);
         }
         mbarrier_init_done();
     }
-    if (a.cast > 1) {
-        cluster_sync();
-    } else if (group < GROUPS) {
+    if (group < GROUPS) {
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
         __threadfence_block();
@@ -223,10 +210,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         registers_give(40);
 #endif
         if (t == 0) {
-            const int share = BN / a.cast;                                  /* rows of the second operand that this block reads for all */
             for (int id = begin; id < tiles; id += stride) {
-                const corner at    = tile(&a, id, member);
-                const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n) + member * share;
+                const corner at    = tile(&a, id);
+                const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n);
                 for (int k = from; k < to; ++k) {
                     const uint32_t arrived = shared_address(&full[stage]);
                     mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
@@ -236,9 +222,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
                         const int      x    = (k * SLABS + s) * 64;
                         tma_load2(slab, &a.first, x, first, arrived);
-                        if (a.cast == 1) tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
-                        else tma_load2_multicast(slab + FIRST_BYTES + member * share * 128, &a.second, x, second, arrived,
-                                                 ((1u << a.cast) - 1) << (slice * a.cast));
+                        tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
                     }
                     if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
@@ -254,7 +238,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         float d[BLOCKS][BN / 2];
         int   turn = 0;
         for (int id = begin; id < tiles; id += stride) {
-            const corner at   = tile(&a, id, member);
+            const corner at   = tile(&a, id);
             int          last = 0;
             for (int k = from; k < to; ++k) {
                 mbarrier_wait(shared_address(&full[stage]), lap);
@@ -272,13 +256,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 wgmma_commit();
                 if (k > from) {                                             /* the stage before this one has been read */
                     wgmma_wait(1);
-                    release(shared_address(&empty[last]), a.cast, slice);
+                    if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
                 }
                 last = stage;
                 if (++stage == STAGES) stage = 0, lap ^= 1;
             }
             wgmma_wait(0);
-            release(shared_address(&empty[last]), a.cast, slice);
+            if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
             #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) wgmma_pin(d[b]);
 
@@ -288,7 +272,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) put_share(share, d[b], (group * BLOCKS + b) * 64, t);
                 cluster_sync();
-                add_shares(&a, at, slice, member, base, (int)threadIdx.x);
+                add_shares(&a, at, slice, base, (int)threadIdx.x);
             } else {
                 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) {
@@ -300,6 +284,6 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         }
         if (t == 0) tma_store_wait_read(0);
     }
-    if (blocks > 1) cluster_sync();         /* a block's shared memory is the cluster's until all are done */
+    if (a.split > 1) cluster_sync();        /* a block's shared memory is the cluster's until all are done */
     pdl_release();
 }
