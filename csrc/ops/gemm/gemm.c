@@ -33,23 +33,24 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
 };
 
 /* The macros are explained in the kernel. 64 x `groups` x `blocks` rows are the first operand's side of the tile, `bn` the second's. */
-#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs)                                                               \
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers)                                                      \
     { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks    \
-                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs, SGK_ARCH_90A), dtype, swap, groups, 64 * groups * blocks, bn, stages, slabs }
-#define WGMMAS(type, dtype)                    \
-    WGMMA(type, dtype, 0, 2, 1, 256,  4, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 224,  4, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 192,  4, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 160,  5, 1),   \
-    WGMMA(type, dtype, 1, 2, 1, 128,  6, 1),   \
-    WGMMA(type, dtype, 1, 1, 1, 128,  4, 2),   \
-    WGMMA(type, dtype, 1, 2, 1,  64,  4, 2),   \
-    WGMMA(type, dtype, 1, 1, 1,  64,  6, 2),   \
-    WGMMA(type, dtype, 1, 2, 1,  32,  5, 2),   \
-    WGMMA(type, dtype, 1, 1, 1,  32,  9, 2),   \
-    WGMMA(type, dtype, 1, 2, 1,  16,  6, 2),   \
-    WGMMA(type, dtype, 1, 1, 1,  16, 10, 2)
-static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int groups, rows, bn, stages, slabs; } wgmma_builds[] = {
+                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers, SGK_ARCH_90A),                      \
+      dtype, swap, groups, 64 * groups * blocks, bn, stages, slabs, buffers }
+#define WGMMAS(type, dtype)                      \
+    WGMMA(type, dtype, 0, 2, 1, 256, 3, 1, 4),   \
+    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3),   \
+    WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5),   \
+    WGMMA(type, dtype, 1, 2, 1, 128, 6, 1, 2),   \
+    WGMMA(type, dtype, 1, 1, 1, 128, 4, 2, 2),   \
+    WGMMA(type, dtype, 1, 2, 1,  64, 4, 2, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  64, 6, 2, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  32, 5, 2, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  32, 4, 4, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1)
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
 
@@ -195,7 +196,7 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
     const sgk_launch shape = {
         .grid          = { split > 1 ? all * split : least(all, multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
-        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * 2 * 64 * chunk * 2 + 1024),
+        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
     };
     if (sgk_log_wanted(exec))
@@ -220,12 +221,12 @@ static wgmma_plan choose_wgmma(const struct linear_args *a, bool batch_invariant
         if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
         const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
         const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
-        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 75.0, slab = multiply > read ? multiply : read;
+        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
         for (int split = 1; split <= 4 && split <= steps; ++split) {
             if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
-            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 300);
-            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 900 + b->rows * b->bn / 10 : 0);
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
+            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
             if (!best.build || time < least_time) best = (wgmma_plan){ b, split }, least_time = time;
         }
     }

@@ -7,6 +7,7 @@
  *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
  *   BN       and BN rows of the second
  *   STAGES   parts of the ring, of SLABS slabs each
+ *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
  * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K; they add up through each other's
  * shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
@@ -73,7 +74,7 @@ DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, in
 #endif
 }
 
-/* Through shared memory, in chunks: `place` has room for two, `turn` says which one is next. */
+/* Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. */
 DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t, int group, uint32_t place, int *turn)
 {
     const linear_args *l    = &a->l;
@@ -82,9 +83,9 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
     const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
 #endif
     #pragma unroll
-    for (int c = 0; c < BN / CHUNK; ++c, *turn ^= 1) {
+    for (int c = 0; c < BN / CHUNK; ++c, *turn = *turn + 1 == BUFFERS ? 0 : *turn + 1) {
         const uint32_t to = place + *turn * CHUNK_BYTES;
-        if (t == 0) tma_store_wait_read(1);
+        if (t == 0) tma_store_wait_read(BUFFERS - 1);
         named_sync(1 + group, 128);
         #pragma unroll
         for (int j = 0; j < CHUNK / 16; ++j) {
@@ -188,7 +189,6 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
     if (threadIdx.x == MULTIPLIERS) {
         tma_prefetch_map(&a.first);
         tma_prefetch_map(&a.second);
-        if (a.by_tma && a.split == 1) tma_prefetch_map(&a.result);
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&full[s]), 1);
@@ -227,7 +227,10 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                     if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
-            if (a.split == 1) pdl_release();
+            if (a.split == 1) {
+                if (a.by_tma) tma_prefetch_map(&a.result);
+                pdl_release();
+            }
         }
         __syncwarp();
         if (a.split > 1) cluster_sync();
@@ -277,13 +280,15 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) {
                     const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
-                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * 2 * CHUNK_BYTES, &turn);
+                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn);
                     else put_directly(&a.l, d[b], m, n, t);
                 }
             }
         }
         if (t == 0) tma_store_wait_read(0);
     }
-    if (a.split > 1) cluster_sync();        /* a block's shared memory is the cluster's until all are done */
-    pdl_release();
+    if (a.split > 1) {
+        cluster_sync();                         /* a block's shared memory is the cluster's until all are done */
+        pdl_release();
+    }
 }
