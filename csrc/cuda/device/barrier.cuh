@@ -33,8 +33,7 @@ DEVICE void mbarrier_expect(uint32_t barrier, uint32_t bytes)
 /* Arrives at the barrier that lies at this address in block `rank` of the cluster. */
 DEVICE void mbarrier_arrive_at(uint32_t barrier, uint32_t rank)
 {
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}"
-                 ::"r"(barrier), "r"(rank) : "memory");
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
 }
 
 DEVICE void mbarrier_wait(uint32_t barrier, uint32_t parity)

@@ -34,20 +34,24 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
 };
 
 /* The macros are explained in the kernel. 64 x `groups` x `blocks` rows are the first operand's side of the tile, `bn` the second's. */
-#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs)                                                               \
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers)                                                      \
     { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks    \
-                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs, SGK_ARCH_90A), dtype, swap, groups, 64 * groups * blocks, bn, stages, slabs }
-#define WGMMAS(type, dtype)                    \
-    WGMMA(type, dtype, 0, 2, 1, 256,  4, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 224,  4, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 192,  4, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 160,  5, 1),   \
-    WGMMA(type, dtype, 1, 2, 2, 128,  4, 1),   \
-    WGMMA(type, dtype, 1, 2, 1, 128,  6, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  64,  8, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  32, 10, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  16, 12, 1)
-static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int groups, rows, bn, stages, slabs; } wgmma_builds[] = {
+                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers, SGK_ARCH_90A),                      \
+      dtype, swap, groups, 64 * groups * blocks, bn, stages, slabs, buffers }
+#define WGMMAS(type, dtype)                      \
+    WGMMA(type, dtype, 0, 2, 1, 256, 3, 1, 4),   \
+    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3),   \
+    WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5),   \
+    WGMMA(type, dtype, 1, 2, 1, 128, 6, 1, 2),   \
+    WGMMA(type, dtype, 1, 1, 1, 128, 4, 2, 2),   \
+    WGMMA(type, dtype, 1, 2, 1,  64, 4, 2, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  64, 6, 2, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  32, 5, 2, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  32, 4, 4, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1)
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
 
@@ -133,16 +137,23 @@ static struct mma_build *choose_mma(const struct linear_args *a, bool batch_inva
 
 typedef struct {
     struct wgmma_build *build;
-    int                 cast, split;
+    int                 split;
 } wgmma_plan;
 
-/* What the form for sm_90a reads and writes: rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
+/* What the form for sm_90a reads: rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
 static bool wgmma_takes(const struct linear_args *a)
 {
-    const int64_t most = INT32_MAX - 4096;
+    const int64_t most = INT32_MAX - 4096, far = INT64_C(1) << 38;
     return a->dtype != SGK_F32 && a->depth > 0 && a->columns % 8 == 0 && a->rows < most && a->columns < most && a->depth < most &&
            ceil_div(a->rows, 64) * ceil_div(a->columns, 16) < most && ceil_div(a->rows, 16) * ceil_div(a->columns, 64) < most &&
-           (a->rows == 1 || a->input_stride >= a->depth) && (a->columns == 1 || a->weight_stride >= a->depth);
+           (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far;
+}
+
+/* Whether out can be written in boxes. */
+static bool wgmma_boxes(const struct linear_args *a)
+{
+    return a->out_dtype == a->dtype && sgk_in_pieces(a->out, a->rows == 1 ? a->columns : a->out_stride, a->dtype) &&
+           (a->rows == 1 || (a->out_stride >= a->columns && a->out_stride < INT64_C(1) << 38));
 }
 
 /* The tensor of `rows` rows, in boxes of `width` x `height` elements; a row alone has any stride. */
@@ -164,60 +175,62 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
                                const struct linear_args *a)
 {
     const struct wgmma_build *b     = plan->build;
-    const int                 cast = plan->cast, blocks = cast * plan->split, chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32 : 16;
+    const int                 split = plan->split, chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
+                                                                                                  : 16;
     const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
-    struct linear_wgmma_args  w     = {
+    struct linear_wgmma_args  w = {
         .l            = *a,
-        .first_tiles  = (int32_t)ceil_div(first, (int64_t)b->rows * cast),
+        .first_tiles  = (int32_t)ceil_div(first, b->rows),
         .second_tiles = (int32_t)ceil_div(second, b->bn),
-        .band         = 8 / cast,
+        .band         = 8,
         .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs),
-        .cast         = cast,
-        .split        = plan->split,
-        .by_tma       = a->out_dtype == a->dtype && sgk_in_pieces(a->out, a->out_stride, a->dtype) && (a->rows == 1 || a->out_stride >= a->columns),
+        .split        = split,
+        .by_tma       = wgmma_boxes(a),
     };
-    const sgk_tensor_map input  = wgmma_map(a->dtype, a->input, a->depth, a->rows, a->input_stride, LINEAR_WGMMA_DEPTH, b->swap ? b->bn / cast : b->rows);
-    const sgk_tensor_map weight = wgmma_map(a->dtype, a->weight, a->depth, a->columns, a->weight_stride, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn / cast);
+    const sgk_tensor_map input  = wgmma_map(a->dtype, a->input, a->depth, a->rows, a->input_stride, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
+    const sgk_tensor_map weight = wgmma_map(a->dtype, a->weight, a->depth, a->columns, a->weight_stride, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
     const sgk_tensor_map out    = wgmma_map(a->dtype, a->out, a->columns, a->rows, a->out_stride, b->swap ? 64 : chunk, b->swap ? chunk : 64);
     SGK_TRY(sgk_cuda_tensor_map(op, "input", &input, b->swap ? &w.second : &w.first));
     SGK_TRY(sgk_cuda_tensor_map(op, "weight", &weight, b->swap ? &w.first : &w.second));
     if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(op, "out", &out, &w.result));
 
-    /* A cluster that splits K has one tile; others walk through theirs. The last KiB aligns the slabs. */
-    const int64_t    clusters = (int64_t)w.first_tiles * w.second_tiles, at_once = multiprocessors / blocks;
-    const sgk_launch shape    = {
-        .grid          = { (plan->split > 1 ? clusters : least(clusters, at_once)) * blocks },
+    /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
+    const int64_t    all   = (int64_t)w.first_tiles * w.second_tiles;
+    const sgk_launch shape = {
+        .grid          = { split > 1 ? all * split : least(all, multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
-        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * 2 * 64 * chunk * 2 + 1024),
-        .cluster       = blocks > 1 ? (unsigned)blocks : 0,
+        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
+        .cluster       = split > 1 ? (unsigned)split : 0,
     };
     if (sgk_log_wanted(exec))
-        sgk_log(exec, "%s: cuda, %s %s %s, clusters of %d tiles x %d shares of K%s", op, b->kernel.file, b->kernel.entry, b->kernel.defines,
-                cast, plan->split, why);
+        sgk_log(exec, "%s: cuda, %s %s %s, K in %d%s", op, b->kernel.file, b->kernel.entry, b->kernel.defines, split, why);
     return sgk_cuda_launch(op, &plan->build->kernel, &shape, ordinal, exec, &w, sizeof w);
 }
 
 /*
- * The tile and the shares of K with the least time, by a model: rounds of the busiest multiprocessor, each a number of slabs at the speed of
- * the matrix units, or the bytes from memory where they take longer. In nanoseconds. The batch-invariant choice does not look at M.
+ * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
+ * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
+ * not fill every part of the GPU. The batch-invariant choice does not look at M, and its tile is always the same.
  */
 static wgmma_plan choose_wgmma(const struct linear_args *a, bool batch_invariant, int multiprocessors)
 {
-    wgmma_plan best       = { NULL, 1, 1 };
-    double     least_time = 0;
+    wgmma_plan    best       = { NULL, 1 };
+    double        least_time = 0;
+    const int64_t rows       = batch_invariant ? 1 : a->rows;
+    const double  memory     = 2.0 * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
-        if (b->dtype != a->dtype || (batch_invariant && (!b->swap || b->bn != 128 || b->rows != 128))) continue;
-        const int64_t rows = batch_invariant ? 1 : a->rows;
-        const int64_t all  = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
-        const int64_t steps = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
-        for (int split = 1; split <= 8 && split <= steps; split *= 2) {
-            if (split > 1 && all * split > 2 * multiprocessors) break;
-            const int64_t rounds = ceil_div(all, multiprocessors / split);
-            const double  slab   = b->rows / 64 * 2 * b->bn / 1.6 + 20, bytes = 128.0 * (b->rows + b->bn) * (double)(all * steps * b->slabs);
-            const double  multiply = (double)(rounds * ceil_div(steps, split) * b->slabs) * slab, read = bytes / 4200;
-            const double  time = (multiply > read ? multiply : read) + (split > 1 ? 1000 : 0);
-            if (!best.build || time < least_time) best = (wgmma_plan){ b, 1, split }, least_time = time;
+        if (b->dtype != a->dtype || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
+        const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
+        const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
+        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
+        for (int split = 1; split <= 4 && split <= steps; ++split) {
+            if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
+            const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
+            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
+            if (!best.build || time < least_time) best = (wgmma_plan){ b, split }, least_time = time;
         }
     }
     return best;
@@ -227,19 +240,21 @@ static sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
-    const bool           batch_invariant = sgk_exec_batch_invariant(exec);
-    const bool           pieces          = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) &&
-                                           sgk_in_pieces(NULL, a->depth, a->dtype);
-    struct vector_build *v               = pieces && !batch_invariant ? choose_vector(a) : NULL;
-    if (v) return launch(op, &v->kernel, ceil_div(a->columns, 8), 4, 0, "", ordinal, exec, a);
-    if (pieces && wgmma_takes(a) && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) {
+    const bool batch_invariant = sgk_exec_batch_invariant(exec);
+    const bool pieces          = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) &&
+                                 sgk_in_pieces(NULL, a->depth, a->dtype);
+    const bool wgmma           = pieces && a->dtype != SGK_F32 && sgk_kernel_fits(&wgmma_builds[0].kernel, device);
+    if (wgmma && wgmma_takes(a)) {
         const wgmma_plan plan = choose_wgmma(a, batch_invariant, device->multiprocessors);
         return launch_wgmma(op, &plan, batch_invariant ? " (batch invariant)" : "", ordinal, device->multiprocessors, exec, a);
     }
+    const char          *why = wgmma ? " (columns not a multiple of 8, rows that overlap, or too large for TMA)" : batch_invariant ? " (batch invariant)"
+                                                                                                                                   : "";
+    struct vector_build *v   = pieces && !batch_invariant ? choose_vector(a) : NULL;
+    if (v) return launch(op, &v->kernel, ceil_div(a->columns, 8), 4, 0, why, ordinal, exec, a);
     if (pieces && a->dtype != SGK_F32) {
         struct mma_build *b = choose_mma(a, batch_invariant, device->multiprocessors);
-        return launch(op, &b->kernel, tiles(a, b->bm, b->bn), b->warps, (int64_t)b->stages * (b->bm + b->bn) * b->bk * 2,
-                      batch_invariant ? " (batch invariant)" : "", ordinal, exec, a);
+        return launch(op, &b->kernel, tiles(a, b->bm, b->bn), b->warps, (int64_t)b->stages * (b->bm + b->bn) * b->bk * 2, why, ordinal, exec, a);
     }
     struct simt_build *s = simt_builds;
     while (s->dtype != a->dtype || (s->pieces && !pieces)) ++s;

@@ -14,16 +14,15 @@ struct linear_args {
 
 /*
  * The form for sm_90a. Its tiles have a first operand (along the 64 rows of an instruction) and a second one (along its columns): input and
- * weight, or, for few rows, weight and input. A cluster has `split` x `cast` blocks: blocks of one share of K and neighbouring tiles of the
- * first operand, which read the tile of the second one together; and blocks of one tile that share K and add their sums up at the end.
+ * weight, or, for few rows, weight and input.
  */
 struct linear_wgmma_args {
     sgk_tma_map        first, second, result;       /* result: where out can be written by TMA */
     struct linear_args l;
-    int32_t            first_tiles, second_tiles;   /* of the first operand: in groups of `cast` */
-    int32_t            band;                        /* so many of these groups are walked before the next second tile */
-    int32_t            steps;                       /* slabs of LINEAR_WGMMA_DEPTH in K */
-    int32_t            cast, split;
+    int32_t            first_tiles, second_tiles;
+    int32_t            band;                        /* so many first tiles are walked before the next second tile */
+    int32_t            steps;                       /* parts of the ring in K */
+    int32_t            split;                       /* blocks of a cluster: each has a share of K; above 1 a cluster has one tile */
     int32_t            by_tma;                      /* out is in the kernel's format and in 16-byte pieces */
 };
 enum { LINEAR_WGMMA_DEPTH = 64 };

@@ -35,6 +35,23 @@ static void check_linear(sgk_dtype dtype, sgk_dtype out_dtype, int with_bias, in
     check_done((m * k + n * k) * size + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
 }
 
+/* A dense input for the form of sm_90a, and an out that no piece of 16 bytes fits: elements are stored one by one. */
+static void check_linear_out_unaligned(sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth)
+{
+    if (!check_case("linear_%s_out_unaligned_%lldx%lldx%lld", check_dtype(dtype), (long long)rows, (long long)columns, (long long)depth)) return;
+    check_tensor *input  = check_input_dense(dtype, 2, rows, depth);
+    check_tensor *weight = check_input_dense(dtype, 2, columns, depth);
+    check_tensor *bias   = check_input(dtype, 1, columns);
+    check_tensor *out    = check_unaligned(check_output(dtype, 2, rows, columns));
+    check_legal(input, CHECK_NDIM);
+    check_legal(out, CHECK_NDIM);
+    check_legal(bias, CHECK_NULL);
+
+    CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
+    check_close(out, tolerance(dtype, dtype, depth));
+    check_done(0, 0);
+}
+
 /* Leading dimensions fold, and addresses need no alignment beyond the element's. */
 static void check_linear_folded(sgk_dtype dtype)
 {
@@ -184,17 +201,28 @@ void check_gemm(void)
         { 3, 35, 520 },
         { 8, 21, 264 },
         { 16, 100, 1160 },
-        { 32, 2200, 264 },
+        { 32, 2201, 264 },
         { 500, 570, 72 },
         { 1000, 570, 40 },
         { 1000, 1150, 136 },
-        { 5, 264, 1160 },
-        { 30, 4104, 72 },
-        { 40, 136, 2056 },
-        { 100, 392, 264 },
-        { 200, 1160, 136 },
-        { 300, 776, 1096 },
-        { 600, 2056, 72 },
+    };
+    /* For sm_90a, N a multiple of 8: each of its tiles on a GPU of 132 multiprocessors, small ones with K in 1 to 4 shares. */
+    static const struct { int64_t m, n, k; } tiled[] = {
+        { 3, 72, 8 },
+        { 1, 200, 264 },
+        { 3, 136, 1032 },
+        { 3, 25368, 72 },
+        { 24, 136, 1096 },
+        { 20, 8456, 72 },
+        { 40, 200, 1032 },
+        { 40, 8456, 8 },
+        { 70, 200, 1032 },
+        { 66, 2568, 72 },
+        { 200, 1160, 8 },
+        { 1100, 2056, 8 },
+        { 130, 12296, 8 },
+        { 260, 8456, 8 },
+        { 130, 16392, 8 },
     };
     for (int f = 0; f < 3; ++f) {
         const sgk_dtype t = formats[f];
@@ -205,6 +233,14 @@ void check_gemm(void)
             if (large && t == SGK_F32) continue;                        /* no matrix units */
             check_linear(t, i % 2 ? SGK_F32 : t, (int)(i + (size_t)f) % 3, dense[i].m, dense[i].n, large && !deep ? 24 : dense[i].k, true);
         }
+        for (size_t i = 0; i < sizeof tiled / sizeof *tiled && t != SGK_F32; ++i)
+            check_linear(t, i % 3 == 1 ? SGK_F32 : t, (int)(i + (size_t)f) % 3, tiled[i].m, tiled[i].n, tiled[i].k, true);
+        if (t == SGK_BF16 && !check_small) check_linear(t, t, BIAS, 130, 4232, 1096, true);
+        if (t != SGK_F32) {
+            check_linear_out_unaligned(t, 37, 136, 72);
+            check_linear_out_unaligned(t, 200, 1160, 8);
+            check_linear_out_unaligned(t, 10, 72, 1032);
+        }
         for (int bias = NO_BIAS; bias <= BIAS_F32; ++bias) {
             check_linear(t, t, bias, 5, 12, 40, false);
             if (t != SGK_F32) check_linear(t, SGK_F32, bias, 5, 12, 40, false);
@@ -212,6 +248,7 @@ void check_gemm(void)
         check_linear_folded(t);
         check_linear_invariant(t, 75, 1288);
         check_linear_invariant(t, 10, 2077);
+        check_linear_invariant(t, 136, 1032);
         check_linear_refused(t);
     }
 #if defined(__x86_64__)

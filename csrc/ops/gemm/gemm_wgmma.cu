@@ -7,9 +7,10 @@
  *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
  *   BN       and BN rows of the second
  *   STAGES   parts of the ring, of SLABS slabs each
+ *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
- * What the cluster shares and adds up is told in gemm.h. With split > 1 a cluster has one tile, and its blocks reduce through each
- * other's shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
+ * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K; they add up through each other's
+ * shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
  * M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by the matrix units, or by memory when M is
  * small.
  *
@@ -24,15 +25,16 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#define ROWS         (64 * GROUPS * BLOCKS)
-#define FIRST_BYTES  (ROWS * 128)
-#define SLAB_BYTES   ((ROWS + BN) * 128)
-#define STAGE_BYTES  (SLABS * SLAB_BYTES)
-#define OUT          (STAGES * STAGE_BYTES)             /* where results begin */
-#define CHUNK        (BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
-#define CHUNK_BYTES  (64 * CHUNK * 2)
-#define MULTIPLIERS  (128 * GROUPS)                     /* threads */
-#define PITCH        (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
+#define ROWS        (64 * GROUPS * BLOCKS)
+#define FIRST_BYTES (ROWS * 128)
+#define SLAB_BYTES  ((ROWS + BN) * 128)
+#define STAGE_BYTES (SLABS * SLAB_BYTES)
+#define OUT         (STAGES * STAGE_BYTES)             /* where results begin */
+#define CHUNK       (BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 \
+                                                      : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
+#define CHUNK_BYTES (64 * CHUNK * 2)
+#define MULTIPLIERS (128 * GROUPS)                     /* threads */
+#define PITCH       (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
 
 #if BN % (SWAP ? 16 : 32)
 #error "the macros do not fit each other"
@@ -40,12 +42,12 @@
 
 struct corner { int64_t m, n; };
 
-/* Down the groups of first tiles in bands: what runs at one time shares both operands in L2. */
-DEVICE corner tile(const linear_wgmma_args *a, int id, int member)
+/* Down the first tiles in bands: what runs at one time shares both operands in L2. */
+DEVICE corner tile(const linear_wgmma_args *a, int id)
 {
-    const int in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
-    const int high = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
-    const int64_t first = (int64_t)((top + rest % high) * a->cast + member) * ROWS, second = (int64_t)(rest / high) * BN;
+    const int     in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
+    const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
+    const int64_t first = (int64_t)(top + rest % high) * ROWS, second = (int64_t)(rest / high) * BN;
     return SWAP ? corner{ second, first } : corner{ first, second };
 }
 
@@ -72,7 +74,7 @@ DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, in
 #endif
 }
 
-/* Through shared memory, in chunks: `place` has room for two, `turn` says which one is next. */
+/* Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. */
 DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t, int group, uint32_t place, int *turn)
 {
     const linear_args *l    = &a->l;
@@ -81,9 +83,9 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
     const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
 #endif
     #pragma unroll
-    for (int c = 0; c < BN / CHUNK; ++c, *turn ^= 1) {
+    for (int c = 0; c < BN / CHUNK; ++c, *turn = *turn + 1 == BUFFERS ? 0 : *turn + 1) {
         const uint32_t to = place + *turn * CHUNK_BYTES;
-        if (t == 0) tma_store_wait_read(1);
+        if (t == 0) tma_store_wait_read(BUFFERS - 1);
         named_sync(1 + group, 128);
         #pragma unroll
         for (int j = 0; j < CHUNK / 16; ++j) {
@@ -95,7 +97,7 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
                               pack2(x[4] + low, x[5] + low, (const T *)0), pack2(x[6] + high, x[7] + high, (const T *)0));
 #else                                                           /* [64 rows of out][CHUNK] */
             const int     row = 16 * warp + lane % 16, piece = 2 * j + lane / 16;
-            const int64_t k   = n + c * CHUNK + 16 * j + lane % 4 * 2;
+            const int64_t k    = n + c * CHUNK + 16 * j + lane % 4 * 2;
             float         b[4] = { 0, 0, 0, 0 };
             if (l->bias) b[0] = linear_bias(l, k), b[1] = linear_bias(l, k + 1), b[2] = linear_bias(l, k + 8), b[3] = linear_bias(l, k + 9);
             stmatrix_x4(to + (CHUNK == 64 ? row * 128 + (piece ^ (row & 7)) * 16 : row * 64 + (piece ^ (row >> 1 & 3)) * 16),
@@ -128,42 +130,45 @@ DEVICE void put_share(float *share, float (&d)[BN / 2], int row, int t)
     }
 }
 
-/* This block's columns of the tile: the sum of all shares, in order. */
-DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, int member, uint32_t shares, int t)
+/* Four columns of out. */
+DEVICE void put4(const linear_args *l, int64_t m, int64_t n, float4 v, bool pieces)
 {
-    const linear_args *l    = &a->l;
-    const int          wide = (SWAP ? ROWS : BN) / 4 / a->split;                                /* pieces of 4 columns */
-    const int64_t      rest = l->rows - at.m;
-    const int          high = rest < (SWAP ? BN : ROWS) ? (int)rest : (SWAP ? BN : ROWS);
-    const bool         fast = a->by_tma || (l->out_dtype == SGK_F32 && l->out_stride % 4 == 0 && (uint64_t)l->out % 16 == 0);
-    for (int i = t; i < high * wide; i += MULTIPLIERS) {
-        const int     row = i / wide, column = (slice * wide + i % wide) * 4;
-        const int64_t m = at.m + row, n = at.n + column;
-        if (n >= l->columns) continue;
-        float4 sum = cluster_load4(shares + (uint32_t)(row * PITCH + column) * 4, (uint32_t)member);
-        for (int s = 1; s < a->split; ++s) {
-            const float4 v = cluster_load4(shares + (uint32_t)(row * PITCH + column) * 4, (uint32_t)(s * a->cast + member));
-            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-        }
-        if (l->bias) sum.x += linear_bias(l, n), sum.y += linear_bias(l, n + 1), sum.z += linear_bias(l, n + 2), sum.w += linear_bias(l, n + 3);
-        if (!fast) {
-            linear_store(l, m, n, sum.x), linear_store(l, m, n + 1, sum.y), linear_store(l, m, n + 2, sum.z), linear_store(l, m, n + 3, sum.w);
-        } else if (l->out_dtype == SGK_F32) {
-            *(float4 *)((float *)l->out + m * l->out_stride + n) = sum;
-        } else {
-            *(uint2 *)((T *)l->out + m * l->out_stride + n) = make_uint2(pack2(sum.x, sum.y, (const T *)0), pack2(sum.z, sum.w, (const T *)0));
-        }
-    }
+    if (l->bias) v.x += linear_bias(l, n), v.y += linear_bias(l, n + 1), v.z += linear_bias(l, n + 2), v.w += linear_bias(l, n + 3);
+    if (!pieces) linear_store(l, m, n, v.x), linear_store(l, m, n + 1, v.y), linear_store(l, m, n + 2, v.z), linear_store(l, m, n + 3, v.w);
+    else if (l->out_dtype == SGK_F32) *(float4 *)((float *)l->out + m * l->out_stride + n) = v;
+    else *(uint2 *)((T *)l->out + m * l->out_stride + n) = make_uint2(pack2(v.x, v.y, (const T *)0), pack2(v.z, v.w, (const T *)0));
 }
 
-/* A warp is done with a slab: lane i tells the i-th block that writes into it. */
-DEVICE void release(uint32_t empty, int cast, int slice)
+/* This block's columns of the tile, pieces of four: the sum of all shares, in order. Reads from other blocks are slow, hence several at once. */
+DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, uint32_t shares, int t)
 {
-    const int lane = (int)threadIdx.x % 32;
-    if (cast == 1) {
-        if (lane == 0) mbarrier_arrive(empty);
-    } else if (lane < cast) {
-        mbarrier_arrive_at(empty, (uint32_t)(slice * cast + lane));
+    const linear_args *l      = &a->l;
+    const int          across = (SWAP ? ROWS : BN) / 4, left = across * slice / a->split, wide = across * (slice + 1) / a->split - left;
+    const int64_t      rest = l->rows - at.m;
+    const int          high = rest < (SWAP ? BN : ROWS) ? (int)rest : (SWAP ? BN : ROWS), count = high * wide;
+    const bool         pieces = a->by_tma || (l->out_dtype == SGK_F32 && l->out_stride % 4 == 0 && (uint64_t)l->out % 16 == 0);
+    for (int i = t; i < count; i += 4 * MULTIPLIERS) {
+        float4   sum[4];
+        uint32_t from[4];
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int p = i + e * MULTIPLIERS < count ? i + e * MULTIPLIERS : i;
+            from[e]     = shares + (uint32_t)(p / wide * PITCH + (left + p % wide) * 4) * 4;
+            sum[e]      = cluster_load4(from[e], 0);
+        }
+        for (int s = 1; s < a->split; ++s) {
+            float4 v[4];
+            #pragma unroll
+            for (int e = 0; e < 4; ++e) v[e] = cluster_load4(from[e], (uint32_t)s);
+            #pragma unroll
+            for (int e = 0; e < 4; ++e) sum[e].x += v[e].x, sum[e].y += v[e].y, sum[e].z += v[e].z, sum[e].w += v[e].w;
+        }
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int     p = i + e * MULTIPLIERS;
+            const int64_t n = at.n + (left + p % wide) * 4;
+            if (p < count && n < l->columns) put4(l, at.m + p / wide, n, sum[e], pieces);
+        }
     }
 }
 
@@ -175,9 +180,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
     __shared__ uint64_t       full[STAGES], empty[STAGES];
     const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
-    const int                 rank = (int)cluster_rank(), slice = rank / a.cast, member = rank % a.cast, blocks = a.cast * a.split;
+    const int                 slice = (int)cluster_rank(), lane = t % 32;
     const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 tiles = a.first_tiles * a.second_tiles, begin = (int)blockIdx.x / blocks, stride = (int)gridDim.x / blocks;
+    const int                 tiles = a.first_tiles * a.second_tiles, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
     int                       stage = 0;
     uint32_t                  lap   = 0;
 
@@ -187,13 +192,11 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&full[s]), 1);
-            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS * a.cast);
+            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS);
         }
         mbarrier_init_done();
     }
-    if (a.cast > 1) {
-        cluster_sync();
-    } else if (group < GROUPS) {
+    if (group < GROUPS) {
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
         __threadfence_block();
@@ -207,10 +210,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         registers_give(40);
 #endif
         if (t == 0) {
-            const int share = BN / a.cast;                                  /* rows of the second operand that this block reads for all */
             for (int id = begin; id < tiles; id += stride) {
-                const corner at = tile(&a, id, member);
-                const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n) + member * share;
+                const corner at    = tile(&a, id);
+                const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n);
                 for (int k = from; k < to; ++k) {
                     const uint32_t arrived = shared_address(&full[stage]);
                     mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
@@ -220,14 +222,15 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
                         const int      x    = (k * SLABS + s) * 64;
                         tma_load2(slab, &a.first, x, first, arrived);
-                        if (a.cast == 1) tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
-                        else tma_load2_multicast(slab + FIRST_BYTES + member * share * 128, &a.second, x, second, arrived,
-                                                 ((1u << a.cast) - 1) << (slice * a.cast));
+                        tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
                     }
                     if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
-            pdl_release();
+            if (a.split == 1) {
+                if (a.by_tma) tma_prefetch_map(&a.result);
+                pdl_release();
+            }
         }
         __syncwarp();
         if (a.split > 1) cluster_sync();
@@ -238,7 +241,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         float d[BLOCKS][BN / 2];
         int   turn = 0;
         for (int id = begin; id < tiles; id += stride) {
-            const corner at = tile(&a, id, member);
+            const corner at   = tile(&a, id);
             int          last = 0;
             for (int k = from; k < to; ++k) {
                 mbarrier_wait(shared_address(&full[stage]), lap);
@@ -256,13 +259,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 wgmma_commit();
                 if (k > from) {                                             /* the stage before this one has been read */
                     wgmma_wait(1);
-                    release(shared_address(&empty[last]), a.cast, slice);
+                    if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
                 }
                 last = stage;
                 if (++stage == STAGES) stage = 0, lap ^= 1;
             }
             wgmma_wait(0);
-            release(shared_address(&empty[last]), a.cast, slice);
+            if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
             #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) wgmma_pin(d[b]);
 
@@ -272,17 +275,20 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) put_share(share, d[b], (group * BLOCKS + b) * 64, t);
                 cluster_sync();
-                add_shares(&a, at, slice, member, base, (int)threadIdx.x);
+                add_shares(&a, at, slice, base, (int)threadIdx.x);
             } else {
                 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) {
                     const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
-                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * 2 * CHUNK_BYTES, &turn);
+                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn);
                     else put_directly(&a.l, d[b], m, n, t);
                 }
             }
         }
         if (t == 0) tma_store_wait_read(0);
     }
-    if (blocks > 1) cluster_sync();         /* a block's shared memory is the cluster's until all are done */
+    if (a.split > 1) {
+        cluster_sync();                         /* a block's shared memory is the cluster's until all are done */
+        pdl_release();
+    }
 }
