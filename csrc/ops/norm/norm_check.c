@@ -164,7 +164,7 @@ void check_norm(void)
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
     /* 16 bytes each: a row that fills each build, and one too long for all. The rarer forms have fewer builds. */
     static const int64_t pieces[]     = { 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4097 };
-    static const int64_t few_pieces[] = { 16, 32, 128, 512, 1024, 2048, 2049 };
+    static const int64_t few_pieces[] = { 16, 32, 64, 128, 512, 1024, 2048, 2049 };
     static const int64_t some[]       = { 0, 1, 7, 8, 64, 111, 500, 1000, 1037, 7168, 40000, 65536 };
     static const int64_t few[]        = { 1, 111 };
     const int64_t       *dims         = check_small ? few : some;
