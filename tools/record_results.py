@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Puts the results of one run on one machine into benchmark/results/DATE-DEVICE.json, from which tables.py prints.
 
-usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--comparison COMPARE.json] [--tests TEST_GPU.json]
+usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--comparison COMPARE.json] [--linear LINEAR.json]
+                         [--tests TEST_GPU.json]
 
 BENCH.json is what `sgk-check --bench --json` wrote, LLM.json what `benchmark/bench_llm.py --json` did, COMPARE.json
-what `benchmark/elementwise.py --json` did, TEST_GPU.json what tools/test_gpu.py did.
+what `benchmark/elementwise.py --json` did, LINEAR.json what `benchmark/linear.py --json` did, TEST_GPU.json what tools/test_gpu.py did.
 """
 import argparse
 import datetime
@@ -15,19 +16,27 @@ import re
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+def device_of(result):
+    if "bench" in result:
+        return result["bench"]["gpu"] or "CPU " + result["bench"]["cpu"]
+    if "comparison" in result:
+        return result["comparison"]["ceilings"]["device"]
+    return (result.get("linear") or result["tests"])["device"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="what was built")
     parser.add_argument("--date", default=datetime.date.today().isoformat())
-    for name in ("bench", "llm", "comparison", "tests"):
+    for name in ("bench", "llm", "comparison", "linear", "tests"):
         parser.add_argument("--" + name, type=argparse.FileType())
     arguments = parser.parse_args()
     result = {"date": arguments.date, "commit": arguments.commit}
-    for name in ("bench", "llm", "comparison", "tests"):
+    for name in ("bench", "llm", "comparison", "linear", "tests"):
         file = getattr(arguments, name)
         if file:
             result[name] = json.load(file)
-    device = result["bench"]["gpu"] or "CPU " + result["bench"]["cpu"]
+    device = device_of(result)
     result = {"device": device} | result
     path = os.path.join(ROOT, "benchmark/results", f"{arguments.date}-{re.sub('[^a-z0-9]+', '-', device.lower())}.json")
     with open(path, "w") as file:

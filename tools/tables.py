@@ -6,7 +6,7 @@ usage: tables.py            rewrite the tables
 
 operators     from csrc/ops.def and csrc/torch/torch_ops.def, and the releases' lists in tests/api
 comparison    ours beside another library, from the newest file benchmark/results/*.json that has one (record_results.py writes them)
-performance   every large case, from the newest file of each device
+performance   matrix products, the example and every large case, from the newest file of each device that has them
 """
 import glob
 import json
@@ -71,20 +71,19 @@ def operators():
     return lines
 
 
-def results():
-    """The newest of each device."""
+def results(kind):
+    """The newest of each device that has this kind of figures."""
     newest = {}
     for path in sorted(glob.glob(os.path.join(ROOT, "benchmark/results/*.json"))):
         result = json.load(open(path))
-        newest[result["device"]] = result
+        if kind in result:
+            newest[result["device"]] = result
     return sorted(newest.items())
 
 
 def comparison():
     lines = []
-    for device, result in results():
-        if "comparison" not in result:
-            continue
+    for device, result in results("comparison"):
         found = result["comparison"]
         ours, *others = found["libraries"]
         lines += [f"**{device}**, {result['date']}, commit {result['commit']}, `benchmark/elementwise.py`, {found['rounds']} paired rounds, copy {found['ceilings']['copy'] * 1e-9:.0f} GB/s, "
@@ -108,10 +107,19 @@ def comparison():
 def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
-    for device, result in results():
-        lines += [f"**{device}**, {result['date']}, commit {result['commit']}."]
-        lines += bench_table(result["bench"]) + llm_table(result.get("llm"))
+    for kind, table in (("linear", linear_table), ("llm", llm_table), ("bench", bench_table)):
+        for device, result in results(kind):
+            lines += [f"**{device}**, {result['date']}, commit {result['commit']}."] + table(result[kind])
     return lines[:-1] or ["No results yet."]
+
+
+def linear_table(linear):
+    lines = [f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; a ratio above 1 says that ours is faster.", ""]
+    lines += ["| M | N | K | ours, us | TFLOP/s | TB/s of weights | torch, us | ratio |", "|---|---|---|---|---|---|---|---|"]
+    for row in linear["rows"]:
+        lines.append(f"| {row['rows']} | {row['columns']} | {row['depth']} | {row['us']['ours']:.1f} | {row['teraflops']['ours']:.0f} | "
+                     f"{row['weight_terabytes_per_second']['ours']:.2f} | {row['us']['torch']:.1f} | {row['ratio']:.3f} |")
+    return lines + [""]
 
 
 def bench_table(bench):
@@ -135,8 +143,6 @@ def bench_table(bench):
 
 
 def llm_table(llm):
-    if not llm:
-        return []
     lines = [f"`benchmark/bench_llm.py`: the example and transformers {llm['transformers']} on the shipped model ({llm['parameters'] / 1e6:.1f} million parameters, "
              f"{llm['dtype']}, {llm['device']}, {llm['threads']} threads), tokens per second, medians of {llm['rounds']} rounds in turn.", ""]
     lines += ["| phase | batch | ours | transformers | ratio |", "|---|---|---|---|---|"]

@@ -33,7 +33,7 @@ static const sgk_cpu_impl cpu_impls[][sizeof(sgk_cpu_impl[]) SGK_CPU_IMPLS(rmsno
     NARROW(form, type, dtype), BUILD(form, type, dtype, 128, 2, 1, 0), BUILD(form, type, dtype, 256, 2, 1, 1536), BUILD(form, type, dtype, 256, 4, 1, 0), \
         BUILD(form, type, dtype, 512, 4, 0, 1024), BUILD(form, type, dtype, 512, 8, 0, 0), BUILD(form, type, dtype, 1024, 0, 0, 0)
 #define ADD_BUILDS(form, type, dtype) \
-    NARROW(form, type, dtype), BUILD(form, type, dtype, 128, 2, 1, 0), BUILD(form, type, dtype, 128, 4, 1, 0), BUILD(form, type, dtype, 512, 2, 1, 0), \
+    NARROW(form, type, dtype), BUILD(form, type, dtype, 128, 2, 1, 0), BUILD(form, type, dtype, 128, 4, 1, 0), BUILD(form, type, dtype, 256, 4, 1, 0), \
         BUILD(form, type, dtype, 512, 4, 1, 0), BUILD(form, type, dtype, 512, 8, 0, 0), BUILD(form, type, dtype, 1024, 0, 0, 0)
 #define GATED_BUILDS(form, type, dtype) \
     NARROW(form, type, dtype), BUILD(form, type, dtype, 256, 2, 1, 1280), BUILD(form, type, dtype, 256, 4, 0, 1024), BUILD(form, type, dtype, 512, 4, 0, 1024), \
