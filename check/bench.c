@@ -230,6 +230,8 @@ static double replayed(int count)
 static void measure(ceilings *c, bool gpu) { (void)gpu, c->known = true; }      /* without the probe family there is no limit to show */
 #endif
 
+size_t bench_least;
+
 bool bench_ceilings(const char *text)
 {
     double     copy, read, matrix;

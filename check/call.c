@@ -486,7 +486,7 @@ static void breaks_end(sgk_status status)
 /* ---- the clock ---- */
 static bool bench_begin(void)
 {
-    if (!check_benching || case_failed) return false;
+    if (!check_benching || case_failed || tensors_bytes() < bench_least) return false;
     if (step == 0) {
         call_prepare(FILL_FIRST);
         plain_exec();

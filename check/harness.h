@@ -120,6 +120,7 @@ extern int         case_number, resume_after;           /* to go on behind a cas
 /* ---- figures (bench.c) ------------------------------------------------------------------------------------------- */
 double clock_now(void);                     /* seconds */
 bool bench_ceilings(const char *text);    /* "cpu:COPY,READ,MATRIX" or "cuda:...", in bytes and operations a second */
+extern size_t bench_least;                  /* bytes: cases with smaller tensors are checked, not timed */
 void bench_start(void);
 bool bench_more(void);                    /* another call is wanted */
 void bench_called(void);

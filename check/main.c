@@ -153,6 +153,7 @@ static void usage(FILE *f)
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
+               "  --bench-from=MB  figures of cases whose tensors take at least so much\n"
                "  --large          instead of all this, tensors of more than 2^31 and 2^32 elements (on the GPU, unless --level says otherwise: 30 GB)\n"
                "  --ceilings=DEVICE:COPY,READ,MATRIX   what another library reached on cpu or cuda, bytes and bf16 operations a second\n"
                "  --list           operators and their number of cases\n"
@@ -206,6 +207,7 @@ int main(int argc, char **argv)
            EXHAUSTIVE,
            BENCH,
            LARGE,
+           BENCH_FROM,
            CEILINGS,
            LIST,
            VERSIONS,
@@ -223,6 +225,7 @@ int main(int argc, char **argv)
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
         { "large", no_argument, NULL, LARGE },
+        { "bench-from", required_argument, NULL, BENCH_FROM },
         { "ceilings", required_argument, NULL, CEILINGS },
         { "list", no_argument, NULL, LIST },
         { "versions", no_argument, NULL, VERSIONS },
@@ -248,6 +251,7 @@ int main(int argc, char **argv)
         case EXHAUSTIVE: check_exhaustive = true; break;
         case BENCH:      check_benching = true; break;
         case LARGE:      large_only = true; break;
+        case BENCH_FROM: bench_least = (size_t)number("bench-from", optarg) << 20; break;
         case CEILINGS:
             if (bench_ceilings(optarg)) break;
             fprintf(stderr, "sgk-check: --ceilings=%s is not cpu: or cuda: and three numbers\n", optarg);

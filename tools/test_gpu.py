@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Everything that needs a GPU, on the build at hand: checks, sanitizers, the Python tests; and a result file.
 
-usage: test_gpu.py [--build DIR] [--out DIR] [--only STAGE ...]      stages: check memcheck racecheck c pytest bench
+usage: test_gpu.py [--build DIR] [--out DIR] [--only STAGE ...]      stages: check large memcheck racecheck c pytest bench
 """
 import argparse
 import datetime
@@ -38,7 +38,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build")
     parser.add_argument("--out", default=None, help="where logs and results go; default: BUILD/gpu")
-    parser.add_argument("--only", nargs="*", default=["check", "memcheck", "racecheck", "c", "pytest", "bench"])
+    parser.add_argument("--only", nargs="*", default=["check", "large", "memcheck", "racecheck", "c", "pytest", "bench"])
     arguments = parser.parse_args()
     build = os.path.abspath(arguments.build)
     out = os.path.abspath(arguments.out or os.path.join(build, "gpu"))
@@ -51,11 +51,12 @@ def main():
     parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
     commands = {
         "check": [check, "--level=cuda"],
+        "large": [check, "--large"],
         "memcheck": sanitizer("memcheck", check),
         "racecheck": sanitizer("racecheck", check),
         "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
         "pytest": [sys.executable, "-m", "pytest", *parallel, "--durations=5", "-p", "no:cacheprovider", os.path.join(ROOT, "tests")],
-        "bench": [sys.executable, "-m", "sgl_kernel", "bench", "--level=cuda", f"--json={out}/bench.json"],
+        "bench": [sys.executable, "-m", "sgl_kernel", "bench", "--level=cuda", "--from=8", f"--json={out}/bench.json"],
     }
     result = {"date": datetime.date.today().isoformat(), "device": name, "driver": driver, "commit": commit(), "stages": []}
     for stage in arguments.only:

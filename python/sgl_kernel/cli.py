@@ -193,6 +193,8 @@ def bench(arguments):
     with Progress("timing") as progress:
         options = ["--bench", *[f"--only={name}" for name in arguments.only], *[f"--level={level}" for level in arguments.level]]
         devices = {"cuda" if level == "cuda" else "cpu" for level in arguments.level} or {"cpu", "cuda"}
+        if arguments.least:
+            options.append(f"--bench-from={arguments.least}")
         options += filter(None, map(torch_ceilings, sorted(devices)))
         code, found = run_check(options, progress)
     rows = found.get("rows", [])
@@ -229,6 +231,7 @@ def main(argv=None):
     command = commands.add_parser("bench", help="time every operator on this machine")
     command.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name contains TEXT")
     command.add_argument("--level", action="append", default=[], metavar="LEVEL", help="ref, avx2, avx512, avx512bf16, amx, neon or cuda")
+    command.add_argument("--from", dest="least", type=int, metavar="MB", help="time only cases whose tensors take at least so much")
     command.add_argument("--json", metavar="FILE", help="write the results")
     command.add_argument("--plot", metavar="FILE", help="write a picture of them (needs matplotlib)")
     command.set_defaults(run=bench)
