@@ -5,9 +5,8 @@
 #include "cuda/indices.h"
 #include "sgl_kernel/grammar.h"
 
-/* One version for all levels: see grammar_ref.c. */
-sgk_cpu_fn                token_bitmask_ref;
-static const sgk_cpu_impl token_bitmask_cpu[] = { { "ref", 0, token_bitmask_ref } };
+SGK_CPU_DECL(token_bitmask);
+static const sgk_cpu_impl token_bitmask_cpu[] = SGK_CPU_IMPLS(token_bitmask);
 
 /* Every build of grammar.cu. The last of a size takes any alignment. */
 static struct grammar_build {

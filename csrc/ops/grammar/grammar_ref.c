@@ -1,4 +1,4 @@
-/* The definition, and what runs on the CPU: nothing is computed, and the compiler makes wide stores of the common case, 32 masked columns. */
+/* The definition. */
 #include "base/convert.h"
 #include "cpu/cpu.h"
 #include "grammar.h"
