@@ -7,10 +7,11 @@
 #include "cuda/indices.h"
 #include "sgl_kernel/copy.h"
 
-/* memcpy is as fast as the machine, and downcast_fp8 is rare: the reference is the only version on the CPU. */
-sgk_cpu_fn                concat_ref, downcast_ref;
-static const sgk_cpu_impl concat_cpu[]   = { { "ref", 0, concat_ref } };
-static const sgk_cpu_impl downcast_cpu[] = { { "ref", 0, downcast_ref } };
+/* memcpy is as fast as the machine. */
+sgk_cpu_fn                concat_ref;
+static const sgk_cpu_impl concat_cpu[] = { { "ref", 0, concat_ref } };
+SGK_CPU_DECL(downcast);
+static const sgk_cpu_impl downcast_cpu[] = SGK_CPU_IMPLS(downcast);
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
 typedef struct {
