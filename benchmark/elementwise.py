@@ -6,7 +6,7 @@
 Each library runs in a process of its own, because both define the same names; the processes share one GPU and take turns. A figure is the
 median over the rounds; a ratio is the median of the ratios of paired rounds. `graph` is the time of one call as a node of a CUDA graph,
 `eager` that of one call among many enqueued from Python. Where all tensors of a call would stay in the L2 cache, calls take copies of
-them in turn ("rotated"); below 8 MB they stay in it ("cached"). Inputs are random. The results of all libraries are compared before any is timed.
+them in turn ("rotated"); below 8 MB they stay in it ("cached"). Inputs are random. Sums of the results of all libraries are compared before any is timed.
 """
 import argparse
 import json

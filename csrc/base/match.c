@@ -180,14 +180,14 @@ static bool ordinary(const DLTensor *t, bool any_last_stride, int size, uintptr_
 {
     int64_t dense = 1, reach = 0;
     for (int d = t->ndim - 1; d >= 0; --d) {
-        const int64_t sizes = t->shape[d], stride = t->strides ? t->strides[d] : dense;
-        if (sizes <= 0 || (sizes | stride) >> 30) return false;
-        if (sizes > 1) {
+        const int64_t n = t->shape[d], stride = t->strides ? t->strides[d] : dense;
+        if (n <= 0 || (n | stride) >> 30) return false;
+        if (n > 1) {
             if (stride <= reach || (d == t->ndim - 1 && stride != 1 && !any_last_stride)) return false;
-            reach += (sizes - 1) * stride;
+            reach += (n - 1) * stride;
         }
         if (dense >> 30) return false;
-        dense *= sizes;
+        dense *= n;
     }
     *begin = (uintptr_t)t->data + t->byte_offset;
     *end   = *begin + (uintptr_t)((reach + 1) * size);

@@ -1,7 +1,21 @@
 #include "cuda/indices.h"
 #include <string.h>
+#include "base/convert.h"
 #include "cuda/driver.h"
 #include "sgk_config.h"
+
+sgk_status sgk_indices_within(const char *op, const char *name, const void *indices, int64_t stride, sgk_dtype dtype, int64_t count, int64_t limit,
+                              const char *what)
+{
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t index = load_index(indices, i * stride, dtype);
+        if (index >= 0 && index < limit) continue;
+        if (!what) return sgk_error(SGK_BAD_ARG, "%s: %s[%lld] is %lld, expected 0 to %lld", op, name, (long long)i, (long long)index, (long long)limit - 1);
+        return sgk_error(SGK_BAD_ARG, "%s: %s has %lld for token %lld, expected 0 to %lld, %s", op, name, (long long)index, (long long)i,
+                         (long long)limit - 1, what);
+    }
+    return SGK_OK;
+}
 
 #if SGK_HAVE_CUDA
 

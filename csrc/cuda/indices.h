@@ -36,6 +36,13 @@ static inline sgk_status sgk_indices_read(sgk_indices *host, const char *op, DLD
     return SGK_OK;
 }
 
+/*
+ * `count` indices, `stride` elements apart, must be from 0 to limit - 1. An index that is not is told as that of a token, with `what` it
+ * should count ("the rows of k_buffer"), or as an element of the tensor where `what` is NULL.
+ */
+sgk_status sgk_indices_within(const char *op, const char *name, const void *indices, int64_t stride, sgk_dtype dtype, int64_t count, int64_t limit,
+                              const char *what);
+
 /* Frees the copies and hands the check's verdict on. */
 static inline sgk_status sgk_indices_done(sgk_indices *host, sgk_status verdict)
 {

@@ -24,8 +24,7 @@ enum { THREADS = 256 };                                 /* as in attention_merge
 
 static bool in_pieces(const struct merge_values *v, const struct merge_state_args *a)
 {
-    const int64_t piece = 16 / sgk_dtype_size(a->dtype);
-    return (uintptr_t)v->data % 16 == 0 && v->token_stride % piece == 0 && v->head_stride % piece == 0 && a->dim % piece == 0;
+    return sgk_in_pieces(v->data, v->token_stride, a->dtype) && sgk_in_pieces(NULL, v->head_stride, a->dtype) && sgk_in_pieces(NULL, a->dim, a->dtype);
 }
 
 static sgk_status merge_state_cuda(struct merge_state_args *a, const char *op, int ordinal, const sgk_exec *exec)

@@ -56,19 +56,9 @@ static sgk_status match_rope(sgk_match *m, const DLTensor *freqs_cis, const DLTe
 
 static bool rope_in_pieces(const struct dsv4_rope *r) { return sgk_in_pieces(r->freqs, r->freqs_stride, SGK_F32); }
 
-static sgk_status check_indices(const sgk_match *m, const void *indices, const char *name, int64_t stride, bool wide, int64_t limit, const char *what)
-{
-    for (int64_t t = 0; t < SGK_DIM(m, 'T'); ++t) {
-        const int64_t index = load_index(indices, t * stride, wide ? SGK_I64 : SGK_I32);
-        SGK_REQUIRE(index >= 0 && index < limit, SGK_BAD_ARG, "%s: %s has %lld for token %lld, expected 0 to %lld, %s", m->op, name, (long long)index,
-                    (long long)t, (long long)limit - 1, what);
-    }
-    return SGK_OK;
-}
-
 static sgk_status check_positions(const sgk_match *m, const struct dsv4_rope *r, const void *positions)
 {
-    return check_indices(m, positions, "positions", r->position_stride, r->wide, r->max_position, "the rows of freqs_cis");
+    return sgk_indices_within(m->op, "positions", positions, r->position_stride, r->wide ? SGK_I64 : SGK_I32, SGK_DIM(m, 'T'), r->max_position, "the rows of freqs_cis");
 }
 
 /* ---- the norm and rotation of queries ---- */
@@ -106,7 +96,7 @@ sgk_status sgk_dsv4_fused_q_norm_rope(const DLTensor *q_output, const DLTensor *
 /* ---- keys into the cache ---- */
 static sgk_status check_places(const sgk_match *m, const struct dsv4_k_args *a, const void *places)
 {
-    return check_indices(m, places, "out_loc", a->place_stride, a->places_wide, a->slots, "the slots of kvcache");
+    return sgk_indices_within(m->op, "out_loc", places, a->place_stride, a->places_wide ? SGK_I64 : SGK_I32, SGK_DIM(m, 'T'), a->slots, "the slots of kvcache");
 }
 
 sgk_status sgk_dsv4_fused_k_norm_rope_flashmla(const DLTensor *kvcache, const DLTensor *kv, const DLTensor *kv_weight, const DLTensor *freqs_cis,

@@ -1,5 +1,4 @@
 #include "kvcache.h"
-#include "base/convert.h"
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -98,16 +97,6 @@ static bool in_pieces(const struct store_rows *r, int64_t piece)
            0;
 }
 
-static sgk_status check_places(const char *op, const char *name, const struct store_kv_cache_args *a, const void *places)
-{
-    for (int64_t i = 0; i < a->tokens; ++i) {
-        const int64_t slot = load_index(places, i, a->index);
-        SGK_REQUIRE(slot >= 0 && slot < a->slots, SGK_BAD_ARG, "%s: %s[%lld] is %lld, expected 0 to %lld", op, name, (long long)i, (long long)slot,
-                    (long long)a->slots - 1);
-    }
-    return SGK_OK;
-}
-
 static sgk_status store_cuda(struct store_kv_cache_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
     store_build *b = store_builds;
@@ -156,7 +145,7 @@ static sgk_status store(const char *op, const char *places_name, const DLTensor 
     if (a.tokens == 0 || bytes == 0) return SGK_OK;
     sgk_indices host;
     SGK_TRY(sgk_indices_read(&host, op, m.device, (const DLTensor *[]){ places }, 1, exec));
-    SGK_TRY(sgk_indices_done(&host, host.known ? check_places(op, places_name, &a, host.data[0]) : SGK_OK));
+    SGK_TRY(sgk_indices_done(&host, host.known ? sgk_indices_within(op, places_name, host.data[0], 1, a.index, a.tokens, a.slots, NULL) : SGK_OK));
     if (sgk_on_gpu(&m)) return store_cuda(&a, op, m.device.device_id, exec);
     return sgk_cpu_run(op, store_kv_cache_cpu, &a, a.tokens, sgk_cpu_grain(2 * bytes), exec);
 }

@@ -1,5 +1,4 @@
 #include "moe.h"
-#include "base/convert.h"
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -57,22 +56,12 @@ static int32_t lanes_log2(int64_t pieces, int threads)
     return log2;
 }
 
-static sgk_status check_below(const sgk_match *m, const void *index, const DLTensor *t, const char *name, int64_t limit)
-{
-    const sgk_dtype dtype = sgk_dtype_at(t);
-    for (int64_t i = 0, n = sgk_numel(t); i < n; ++i) {
-        const int64_t at = load_index(index, i, dtype);
-        SGK_REQUIRE(at >= 0 && at < limit, SGK_BAD_ARG, "%s: %s[%lld] is %lld, expected 0 to %lld", m->op, name, (long long)i, (long long)at, (long long)limit - 1);
-    }
-    return SGK_OK;
-}
-
 /* Where the host can read it, an index is checked before anything is written; otherwise the GPU leaves out what would be outside. */
 static sgk_status check_indices(const sgk_match *m, const DLTensor *t, const char *name, int64_t limit, const sgk_exec *exec)
 {
     sgk_indices host;
     SGK_TRY(sgk_indices_read(&host, m->op, m->device, &t, 1, exec));
-    return sgk_indices_done(&host, host.known ? check_below(m, host.data[0], t, name, limit) : SGK_OK);
+    return sgk_indices_done(&host, host.known ? sgk_indices_within(m->op, name, host.data[0], 1, sgk_dtype_at(t), sgk_numel(t), limit, NULL) : SGK_OK);
 }
 
 /* ---- shuffle_rows -------------------------------------------------------------------------------------------------- */

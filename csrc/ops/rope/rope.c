@@ -35,11 +35,6 @@ const sgk_kernel_table rope_kernels[] = { SGK_KERNEL_TABLE(rope_builds), SGK_KER
 
 enum { THREADS = 128 };                                 /* as in rope.cu */
 
-static bool multiples(const void *data, int64_t stride, sgk_dtype dtype, int bytes)
-{
-    return (uintptr_t)data % (uintptr_t)bytes == 0 && stride * sgk_dtype_size(dtype) % bytes == 0;
-}
-
 static bool takes(const rope_build *b, const struct rope_args *a)
 {
     if (b->bytes == 0) return true;
@@ -47,11 +42,11 @@ static bool takes(const rope_build *b, const struct rope_args *a)
     const int                      piece = b->bytes / sgk_dtype_size(a->dtype), row = piece * sgk_dtype_size(a->angles);
     bool                           vector = a->rot_dim / 2 % piece == 0 && (a->rest == 0 || a->head_size % piece == 0);
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
-        vector = vector && multiples(all[i]->data, all[i]->outer_stride, a->dtype, b->bytes) && multiples(NULL, all[i]->inner_stride, a->dtype, b->bytes) &&
-                 multiples(NULL, all[i]->head_stride, a->dtype, b->bytes);
+        vector = vector && sgk_in_pieces_of(b->bytes, all[i]->data, all[i]->outer_stride, a->dtype) && sgk_in_pieces_of(b->bytes, NULL, all[i]->inner_stride, a->dtype) &&
+                 sgk_in_pieces_of(b->bytes, NULL, all[i]->head_stride, a->dtype);
     if (!a->sections) {
         const int bytes = row < 16 ? row : 16;          /* in which cosines and sines are read */
-        vector          = vector && multiples(a->cosines, a->cosine_stride, a->angles, bytes) && multiples(a->sines, a->sine_stride, a->angles, bytes);
+        vector          = vector && sgk_in_pieces_of(bytes, a->cosines, a->cosine_stride, a->angles) && sgk_in_pieces_of(bytes, a->sines, a->sine_stride, a->angles);
     }
     return vector && (!b->plain || (!a->second && !a->sections));
 }
@@ -65,11 +60,14 @@ static rope_build *choose(const struct rope_args *a)
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
+/* That a token has in q, k and, where they are stored, v. */
+static int64_t heads_in_all(const struct rope_args *a) { return (int64_t)a->q_heads + a->k_heads * (a->v_buffer.data ? 2 : 1); }
+
 static sgk_status rope_cuda(struct rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
     rope_build   *b     = choose(a);
     const int64_t piece = b->bytes ? b->bytes / sgk_dtype_size(a->dtype) : 1;
-    const int64_t heads = (int64_t)a->q_heads + a->k_heads * (a->v_buffer.data ? 2 : 1), each = a->rot_dim / 2 / piece + up(a->rest, 2 * piece);
+    const int64_t heads = heads_in_all(a), each = a->rot_dim / 2 / piece + up(a->rest, 2 * piece);
     a->heads = (int32_t)heads, a->each = (int32_t)each;
 
     SGK_LOG_BUILD(exec, op, &b->kernel, b->bytes == 16 ? "" : " (heads, or cosines and sines, are not in 16-byte pieces)");
@@ -93,6 +91,5 @@ sgk_status rope_check_positions(const struct rope_args *a, const char *op, const
 sgk_status rope_run(struct rope_args *a, const char *op, DLDevice device, const sgk_exec *exec)
 {
     if (device.device_type == kDLCUDA) return rope_cuda(a, op, device.device_id, exec);
-    const int64_t heads = (int64_t)a->q_heads + a->k_heads * (a->v_buffer.data ? 2 : 1);
-    return sgk_cpu_run(op, rope_cpu, a, a->tokens, sgk_cpu_grain(2 * heads * (a->rot_dim + a->rest) * sgk_dtype_size(a->dtype)), exec);
+    return sgk_cpu_run(op, rope_cpu, a, a->tokens, sgk_cpu_grain(2 * heads_in_all(a) * (a->rot_dim + a->rest) * sgk_dtype_size(a->dtype)), exec);
 }

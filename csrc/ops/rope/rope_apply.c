@@ -1,4 +1,3 @@
-#include "base/convert.h"
 #include "base/match.h"
 #include "cuda/indices.h"
 #include "rope.h"
@@ -17,16 +16,6 @@ static sgk_status check_heads(const sgk_match *m, const char *q, const char *k, 
     SGK_REQUIRE(SGK_DIM(m, 'H') <= most && SGK_DIM(m, 'K') <= most && head_size <= INT32_MAX / 4, SGK_BAD_ARG,
                 "%s: %s has %lld heads and %s has %lld, of %lld elements, expected at most %d elements of a row", m->op, q, (long long)SGK_DIM(m, 'H'), k,
                 (long long)SGK_DIM(m, 'K'), (long long)head_size, INT32_MAX / 4);
-    return SGK_OK;
-}
-
-static sgk_status check_slots(const struct rope_args *a, const char *op, const void *slots)
-{
-    for (int64_t t = 0; slots && t < a->tokens; ++t) {
-        const int64_t slot = load_index(slots, t * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
-        SGK_REQUIRE(slot >= 0 && slot < a->max_slot, SGK_BAD_ARG, "%s: kv_cache_loc has %lld for token %lld, expected 0 to %lld, the rows of k_buffer", op,
-                    (long long)slot, (long long)t, (long long)a->max_slot - 1);
-    }
     return SGK_OK;
 }
 
@@ -97,7 +86,8 @@ sgk_status sgk_apply_rope_pos_ids_cos_sin_cache(const DLTensor *q_rope, const DL
     SGK_TRY(sgk_indices_read(&host, m.op, m.device, (const DLTensor *[]){ pos_ids, kv_cache_loc }, 2, exec));
     sgk_status verdict = SGK_OK;
     if (host.known) verdict = rope_check_positions(&a, m.op, "pos_ids", "cos_sin_cache", host.data[0], 1);
-    if (host.known && verdict == SGK_OK) verdict = check_slots(&a, m.op, host.data[1]);
+    if (host.known && kv_cache_loc && verdict == SGK_OK)
+        verdict = sgk_indices_within(m.op, "kv_cache_loc", host.data[1], a.slot_stride, sgk_dtype_at(kv_cache_loc), tokens, a.max_slot, "the rows of k_buffer");
     SGK_TRY(sgk_indices_done(&host, verdict));
     return rope_run(&a, m.op, m.device, exec);
 }
