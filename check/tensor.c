@@ -234,6 +234,19 @@ double check_tolerance(sgk_dtype t)
     }
 }
 
+double check_step(sgk_dtype t, double x)
+{
+    static const struct {
+        int fraction, least_exponent;
+    } formats[SGK_DTYPES] = { [SGK_F64] = { 52, -1022 }, [SGK_F32] = { 23, -126 }, [SGK_F16] = { 10, -14 }, [SGK_BF16] = { 7, -126 }, [SGK_E4M3] = { 3, -6 }, [SGK_E5M2] = { 2, -14 } };
+    if (!formats[t].fraction) return 0;         /* integers */
+    int exponent;
+    frexp(x, &exponent);
+    --exponent;                                 /* frexp's fraction lies in [1/2, 1) */
+    if (x == 0 || exponent < formats[t].least_exponent) exponent = formats[t].least_exponent;
+    return ldexp(1, exponent - formats[t].fraction);
+}
+
 /* ---- contents ---- */
 void tensor_restore(const check_tensor *t, char *block, int fill)
 {

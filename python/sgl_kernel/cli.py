@@ -100,11 +100,18 @@ def torch_found():
 def info(arguments):
     if not arguments.json:
         print(f"sgl-kernel {_library.version}, {_library.path}", flush=True)
+    failures = []
     with Progress("asking every operator which version it would run") as progress:
         options = ["--versions", "--small", *[f"--only={name}" for name in arguments.only]]
-        code, found = run_check(options, progress)
+
+        def on_line(line):
+            progress(line)
+            if line.startswith(("seed ", "FAILURE: ")):
+                failures.append(line)
+
+        code, found = run_check(options, on_line)
     if code != 0:
-        sys.exit(f"sgl-kernel: sgk-check ended with code {code}; run `sgl-kernel check` for its report")
+        sys.exit("\n".join([f"sgl-kernel: sgk-check ended with code {code}; run `sgl-kernel check` for its report", *failures]))
     facts = {
         "CPU level": f"{found['cpu']}, {found['threads']} threads",
         "GPU": found["gpu"] or "none",
