@@ -74,6 +74,24 @@ def test_true_f32(device):
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("rows", [4, 70])
+def test_special_values(device, dtype, rows):
+    """NaN and infinity travel as IEEE says: inf * 0 and inf - inf are NaN, a sum beyond the format is infinite, and neighbours do not notice."""
+    inf, nan = float("inf"), float("nan")
+    x, w = random(rows, 300, dtype=dtype, device="cpu"), random(40, 300, dtype=dtype, device="cpu")
+    x[0, 7], x[1, 299] = inf, nan
+    w[3, 7], w[4, 7], w[5, 100], w[6, [100, 101]], w[7, 8] = 0, -inf, -inf, torch.tensor([inf, -inf], dtype=dtype), nan
+    w[8] = torch.finfo(dtype).max / 256            # 300 of the last row reach beyond it, partial sums of the others do not
+    x[-1] = x[-1].abs() + 1
+    right = wanted(x, w).to(dtype)
+    found = linear(x.to(device), w.to(device)).cpu()
+    kinds = right.isnan(), right == inf, right == -inf
+    assert kinds[0].any() and kinds[1].any() and kinds[2].any() and right.isfinite().any()
+    for kind, of_found in zip(kinds, (found.isnan(), found == inf, found == -inf)):
+        assert torch.equal(kind, of_found)
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
 def test_threads(dtype):
     """The bits do not depend on the number of threads."""
     x, w = random(70, 520, dtype=dtype, device="cpu"), random(210, 520, dtype=dtype, device="cpu")
