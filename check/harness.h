@@ -159,6 +159,7 @@ void gpu_write(void *to, const void *from, size_t bytes);     /* from the host *
 
 /* ---- which version ran (versions.c) ------------------------------------------------------------------------------ */
 extern bool versions_wanted;
+extern int  shape_dimensions;               /* of the one shape that --shape asks for; 0: it was not given */
 void versions_listen(sgk_exec *exec);
 void versions_print(FILE *json);
 

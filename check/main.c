@@ -1,4 +1,5 @@
 /* sgk-check: options, and the walk over levels and families. */
+#include <errno.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -25,19 +26,25 @@ static const check_level levels[] = {
 enum { LEVELS = sizeof levels / sizeof *levels };
 #define NAME(name, flags) #name ", "
 #define LEVEL_NAMES       "ref, " SGK_CPU_LEVELS(NAME) "cuda"
-static bool level_asked[LEVELS], any_level_asked, large_only;
+static bool    level_asked[LEVELS], any_level_asked, large_only;
+int            shape_dimensions;
+static int64_t shape_sizes[8];
+static int     shape_family;
 
-/* Weak: a family without a check is reported by name instead of by the linker. */
-#define FAMILY(name) void check_##name(void) __attribute__((weak));
+/* Weak: a family without a check is reported by name instead of by the linker; most have no shapes to choose by. */
+#define FAMILY(name) \
+    void check_##name(void) __attribute__((weak)); \
+    void shape_##name(const int64_t *sizes, int count) __attribute__((weak));
 SGK_FAMILIES(FAMILY)
 #undef FAMILY
 
 static const struct {
     const char *name;
     void (*check)(void);
+    void (*shape)(const int64_t *sizes, int count);
 } families[] = {
-    { "base", check_base }, { "formats", check_formats },
-#define FAMILY(name) { #name, check_##name },
+    { "base", check_base, NULL }, { "formats", check_formats, NULL },
+#define FAMILY(name) { #name, check_##name, shape_##name },
     SGK_FAMILIES(FAMILY)
 #undef FAMILY
 };
@@ -105,6 +112,8 @@ static void run_family(const char *family, void (*check)(void))
     }
 }
 
+static void check_shape(void) { families[shape_family].shape(shape_sizes, shape_dimensions); }
+
 static bool level_present(const check_level *l, unsigned have)
 {
     if (!l->gpu) return !(l->flags & ~have);
@@ -128,6 +137,11 @@ static void run_levels(unsigned have)
         sgk_cpu_mask(level->flags);
         if (large_only) {
             run_family("large", check_large);
+            continue;
+        }
+        if (shape_dimensions) {
+            for (shape_family = 0; shape_family < FAMILIES; ++shape_family)
+                if (families[shape_family].shape) run_family(families[shape_family].name, check_shape);
             continue;
         }
         if (level->gpu) gpu_watch_launches();
@@ -158,6 +172,7 @@ static void usage(FILE *f)
                "  --ceilings=DEVICE:COPY,READ,MATRIX   what another library reached on cpu or cuda, bytes and bf16 operations a second\n"
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
+               "  --shape=A,B,...  the same for one shape: rows, columns, depth of linear\n"
                "  --self-test      broken functions that must be reported\n"
                "  --pack=FILE      damages copies of a pack in every way: each must be refused\n"
                "  --json=FILE      results\n");
@@ -170,6 +185,25 @@ static uint64_t number(const char *option, const char *text)
     if (*text && !*end) return n;
     fprintf(stderr, "sgk-check: --%s=%s is no number\n", option, text);
     exit(2);
+}
+
+/* Up to 8 sizes, each at least 1. */
+static void ask_shape(const char *text)
+{
+    const char *at = text;
+    do {
+        char *end;
+        errno                = 0;
+        const long long size = strtoll(at, &end, 10);
+        const bool      good = end > at && size > 0 && !errno && (!*end || *end == ',') && shape_dimensions < 8;
+        if (!good) {
+            fprintf(stderr, "sgk-check: --shape=%s is not a list of 1 to 8 sizes\n", text);
+            exit(2);
+        }
+        shape_sizes[shape_dimensions++] = size;
+        at                              = *end ? end + 1 : NULL;
+    } while (at);
+    versions_wanted = true;
 }
 
 static void ask_level(const char *name)
@@ -211,6 +245,7 @@ int main(int argc, char **argv)
            CEILINGS,
            LIST,
            VERSIONS,
+           SHAPE,
            SELF_TEST,
            JSON,
            PACK,
@@ -229,6 +264,7 @@ int main(int argc, char **argv)
         { "ceilings", required_argument, NULL, CEILINGS },
         { "list", no_argument, NULL, LIST },
         { "versions", no_argument, NULL, VERSIONS },
+        { "shape", required_argument, NULL, SHAPE },
         { "self-test", no_argument, NULL, SELF_TEST },
         { "json", required_argument, NULL, JSON },
         { "help", no_argument, NULL, HELP },
@@ -258,6 +294,7 @@ int main(int argc, char **argv)
             return 2;
         case LIST:          listing = true; break;
         case VERSIONS:      versions_wanted = true; break;
+        case SHAPE:         ask_shape(optarg); break;
         case SELF_TEST:     self_testing = true; break;
         case PACK:          return report_pack(optarg);
         case PRINT_THREADS: printf("%d\n", sgk_num_threads(NULL)); return 0;      /* for the check of SGK_NUM_THREADS */
@@ -288,7 +325,9 @@ int main(int argc, char **argv)
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);
-    if (!cases) printf("no case was run%s\n", only_count ? ": no name contains what --only says; names begin with an operator's, see --list" : "");
+    if (!cases) printf("no case was run%s\n", shape_dimensions ? ": no operator that --only names takes a shape of so many sizes"
+                                              : only_count     ? ": no name contains what --only says; names begin with an operator's, see --list"
+                                                               : "");
     printf("%d cases, %d failed\n", cases, failed);
     return failed != 0 || !cases;
 }

@@ -37,6 +37,15 @@ def test_info_as_json():
     assert {"rmsnorm", "fused_add_rmsnorm"} <= {v["operator"] for v in facts["versions"]}
 
 
+def test_info_for_a_shape():
+    result = sgl_kernel_command("info", "--op=linear", "--shape=100,4096,512", "--json")
+    versions = json.loads(result.stdout)["versions"]
+    assert versions and all(v["operator"] == "linear" and "100x4096x512" in v["example"] for v in versions)
+    for option, words in (("--shape=4,0", "--shape=4,0 is not a list of 1 to 8 sizes"), ("--shape=4", "takes a shape of so many sizes")):
+        refused = sgl_kernel_command("info", "--op=linear", option)
+        assert refused.returncode and words in refused.stderr, refused.stderr
+
+
 def test_check_passes_its_options_and_code_on():
     result = sgl_kernel_command("check", "--list")
     assert result.returncode == 0 and "rmsnorm" in result.stdout

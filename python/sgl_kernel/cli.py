@@ -103,10 +103,12 @@ def info(arguments):
     failures = []
     with Progress("asking every operator which version it would run") as progress:
         options = ["--versions", "--small", *[f"--only={name}" for name in arguments.only]]
+        if arguments.shape:
+            options += [f"--shape={arguments.shape}"]
 
         def on_line(line):
             progress(line)
-            if line.startswith(("seed ", "FAILURE: ")):
+            if line.startswith(("seed ", "FAILURE: ", "no case ")):
                 failures.append(line)
 
         code, found = run_check(options, on_line)
@@ -231,7 +233,8 @@ def main(argv=None):
     parser.add_argument("--version", action="version", version=f"sgl-kernel {_library.version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="info | check | bench")
     command = commands.add_parser("info", help="devices, packs, torch, and which version of each operator would run and why")
-    command.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name contains TEXT")
+    command.add_argument("--only", "--op", action="append", default=[], metavar="TEXT", help="cases whose name contains TEXT")
+    command.add_argument("--shape", metavar="A,B,...", help="what would run for this shape: rows, columns, depth of linear")
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=info)
     commands.add_parser("check", help="compare every operator with its reference on this machine; options as sgk-check has them", add_help=False)

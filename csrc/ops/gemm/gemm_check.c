@@ -175,6 +175,13 @@ static void check_linear_refused(sgk_dtype dtype)
 
 void check_embed(void);
 
+void shape_gemm(const int64_t *sizes, int count)
+{
+    static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
+    for (size_t f = 0; f < sizeof formats / sizeof *formats && count == 3; ++f)
+        check_linear(formats[f], formats[f], NO_BIAS, sizes[0], sizes[1], sizes[2], true);
+}
+
 void check_gemm(void)
 {
     check_embed();
