@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Everything that needs a GPU, on the build at hand: checks, sanitizers, the Python tests; and a result file.
 
-usage: test_gpu.py [--build DIR] [--out DIR] [--only STAGE ...]      stages: check large memcheck racecheck c pytest bench
+usage: test_gpu.py [--build DIR] [--out DIR] [--only STAGE ...]      stages: check large memcheck racecheck c pytest cost bench
 """
 import argparse
 import datetime
@@ -38,7 +38,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build")
     parser.add_argument("--out", default=None, help="where logs and results go; default: BUILD/gpu")
-    parser.add_argument("--only", nargs="*", default=["check", "large", "memcheck", "racecheck", "c", "pytest", "bench"])
+    parser.add_argument("--only", nargs="*", default=["check", "large", "memcheck", "racecheck", "c", "pytest", "cost", "bench"])
     arguments = parser.parse_args()
     build = os.path.abspath(arguments.build)
     out = os.path.abspath(arguments.out or os.path.join(build, "gpu"))
@@ -55,14 +55,16 @@ def main():
         "memcheck": sanitizer("memcheck", check),
         "racecheck": sanitizer("racecheck", check),
         "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
-        "pytest": [sys.executable, "-m", "pytest", *parallel, "--durations=5", "-p", "no:cacheprovider", os.path.join(ROOT, "tests")],
+        "pytest": [sys.executable, "-m", "pytest", *parallel, "-rf", "--tb=short", "--durations=5", "-p", "no:cacheprovider", f"--ignore={ROOT}/tests/test_call_cost.py",
+                   os.path.join(ROOT, "tests")],
+        "cost": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", os.path.join(ROOT, "tests/test_call_cost.py")],      # alone: it is a matter of microseconds
         "bench": [sys.executable, "-m", "sgl_kernel", "bench", "--level=cuda", "--from=8", f"--json={out}/bench.json"],
     }
     result = {"date": datetime.date.today().isoformat(), "device": name, "driver": driver, "commit": commit(), "stages": []}
     for stage in arguments.only:
         start = time.time()
         print(f"=== {stage}", flush=True)
-        with open(os.path.join(out, f"{stage}.log"), "w") as log:
+        with open(os.path.join(out, f"{stage}.log"), "w", buffering=1) as log:     # a run that is cut leaves what it said
             process = subprocess.Popen(commands[stage], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             lines = []
             for line in process.stdout:
