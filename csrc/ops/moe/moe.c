@@ -9,8 +9,8 @@ SGK_CPU_DECL(moe_sum);
 static const sgk_cpu_impl moe_sum_cpu[] = SGK_CPU_IMPLS(moe_sum);
 
 /* memcpy is as fast as the machine: the reference is the only version on the CPU. */
-sgk_cpu_fn                shuffle_rows_ref;
-static const sgk_cpu_impl shuffle_rows_cpu[] = { { "ref", 0, shuffle_rows_ref } };
+SGK_CPU_DECL(shuffle_rows);
+static const sgk_cpu_impl shuffle_rows_cpu[] = SGK_CPU_IMPLS(shuffle_rows);
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
 typedef struct {

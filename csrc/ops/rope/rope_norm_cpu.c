@@ -1,17 +1,22 @@
 /* A token's cosines and sines serve all its heads; a head is normalised and rotated in f32 beside its place. */
 #include <math.h>
 #include "cpu/simd.h"
+#include "cpu/turn.h"
 #include "rope_norm.h"
 
 enum { PAIRS = QK_NORM_ROPE_MOST / 2 };
 
-static void frequencies(const struct qk_norm_rope_args *a, double *f)
+/* Returns the largest. */
+static double frequencies(const struct qk_norm_rope_args *a, double *f)
 {
+    double most = 0;
     for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
         const double plain = pow(a->base, -2.0 * (double)i / a->rot_dim);
         const double ramp  = a->scaled ? fmin(fmax(((double)i - a->low) / ((double)a->high - a->low), 0), 1) : 0;
         f[i]               = a->scaled ? plain / a->factor * ramp + plain * (1 - ramp) : plain;
+        most               = fmax(most, f[i]);
     }
+    return most;
 }
 
 /* head_dim is a multiple of 64. */
@@ -58,14 +63,17 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
 {
     const struct qk_norm_rope_args *a = args;
     double                          f[PAIRS];
-    float                           c[2 * PAIRS], s[2 * PAIRS], x[QK_NORM_ROPE_MOST];
-    frequencies(a, f);
+    float                           c[2 * PAIRS], s[2 * PAIRS], x[QK_NORM_ROPE_MOST], sine[TURN_BLOCK], cosine[TURN_BLOCK];
+    const double                    most = frequencies(a, f);
     for (int64_t t = begin; t < end; ++t) {
-        for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
-            const double angle = a->position_ids[t * a->position_stride] * f[i];
-            const float  ci = (float)(cos(angle) * a->attention_factor), si = (float)(sin(angle) * a->attention_factor);
-            if (a->is_neox) c[i] = ci, s[i] = si;
-            else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
+        for (int64_t first = 0; first < a->rot_dim / 2; first += TURN_BLOCK) {
+            const int64_t n = a->rot_dim / 2 - first < TURN_BLOCK ? a->rot_dim / 2 - first : TURN_BLOCK;
+            turn(f + first, most, a->position_ids[t * a->position_stride], n, sine, cosine);
+            for (int64_t j = 0, i = first; j < n; ++j, ++i) {
+                const float ci = cosine[j] * a->attention_factor, si = sine[j] * a->attention_factor;
+                if (a->is_neox) c[i] = ci, s[i] = si;
+                else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
+            }
         }
         for (int64_t n = 0; n < (int64_t)a->q_heads + a->k_heads; ++n) {
             const int64_t at = t * a->qkv_stride + n * a->head_dim;
