@@ -28,17 +28,16 @@ SGK_INLINE int64_t term_row(const struct moe_sum_args *a, int64_t token, int64_t
     return load_index(a->permutation, token * a->terms + j, a->wide_permutation ? SGK_I64 : SGK_I32) * a->term_stride;
 }
 
-/* n of 4 VF elements; each has its own chain of terms. The next token's are asked for. */
+/* n of 4 VF elements; each has its own chain of terms. */
 SGK_INLINE void sum_part(sgk_dtype t, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t n)
 {
-    const int64_t next = token + 1 < a->tokens ? token + 1 : token;
+    enum { AHEAD = 512 };                               /* elements that are asked for in time */
     vf sum[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
     for (int64_t j = 0; j < a->terms; ++j) {
         const int64_t row = term_row(a, token, j) + d;
         const vf      f   = vf_set(a->factors ? load_f32(t, a->factors, token * a->terms + j) : 1);
         if (n == 4 * VF) {
-            const int64_t ahead = term_row(a, next, j) + d;
-            vf_prefetch2(t, a->input, ahead), vf_prefetch2(t, a->input, ahead + 2 * VF);
+            vf_prefetch2(t, a->input, row + AHEAD), vf_prefetch2(t, a->input, row + AHEAD + 2 * VF);
             for (int i = 0; i < 4; ++i) sum[i] = vf_fma(f, vf_load(t, a->input, row + i * VF), sum[i]);
         } else {
             sum[0] = vf_fma(f, n == VF ? vf_load(t, a->input, row) : vf_load_part(t, a->input, row, n), sum[0]);
