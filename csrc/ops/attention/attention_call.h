@@ -34,10 +34,11 @@ typedef struct {
 } attention_form;
 
 /* attention_general.c, with every build for attention_kernels[]. */
-extern const attention_form attention_mma, attention_plain;
+extern const attention_form attention_mma, attention_wide, attention_plain;
 
 enum { ATTENTION_MMA_BUILDS   = 16,
-       ATTENTION_PLAIN_BUILDS = 5 };
+       ATTENTION_WIDE_BUILDS  = 3,
+       ATTENTION_PLAIN_BUILDS = 2 };
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
@@ -49,7 +50,7 @@ typedef struct {
     int        dim;
 } attention_plain_build;
 extern attention_mma_build   attention_mma_builds[ATTENTION_MMA_BUILDS];
-extern attention_plain_build attention_plain_builds[ATTENTION_PLAIN_BUILDS];
+extern attention_plain_build attention_wide_builds[ATTENTION_WIDE_BUILDS], attention_plain_builds[ATTENTION_PLAIN_BUILDS];
 
 sgk_status attention_run_cpu(attention_call *c);
 sgk_status attention_run_cuda(attention_call *c);

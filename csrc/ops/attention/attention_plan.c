@@ -98,7 +98,7 @@ sgk_status attention_run_cpu(attention_call *c)
         if (plan[n].spans > 1)
             for (int32_t h = 0; h < a->kv_heads; h += plan[n].heads) w.left[plan[n].first_unit + h / plan[n].heads] = plan[n].spans;
 
-    if (a->max_new && !a->apart) {
+    if ((a->max_new || rotated) && !a->apart) {
         c->before.a = *a;
         sgk_parallel_for(exec, 0, a->batch, sgk_cpu_grain(2 * (int64_t)a->max_new * a->kv_heads * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype)), append_rows, &c->before);
     }
