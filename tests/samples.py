@@ -68,7 +68,8 @@ def scaled_product(n, device, dtype):
 
 def batched_product(n, device, *more):
     A, B = fp8(n, 5, 32, device=device), fp8(n, 24, 32, device=device, dtype=torch.float8_e5m2, seed=1)
-    return [A, B.transpose(1, 2), torch.empty(n, 5, 24, device=device, dtype=torch.bfloat16), random(1, device=device), random(1, device=device, seed=1), A, 0, *more]
+    return [A, B.transpose(1, 2), torch.empty(n, 5, 24, device=device, dtype=torch.bfloat16), random(1, device=device), random(1, device=device, seed=1),
+            torch.empty(8, dtype=torch.uint8, device=device), 0, *more]
 
 
 def sampling(n, device):

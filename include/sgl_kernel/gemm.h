@@ -82,9 +82,10 @@ SGK_API sgk_status sgk_int8_scaled_mm(const DLTensor *out, const DLTensor *mat_a
  * @param B        [B, K, N], e4m3 | e5m2, also another one than A; column-major: the stride of dimension 1 is 1; matrices and columns may be strided
  * @param A_scale  one element, any shape; f32
  * @param B_scale  one element, any shape; f32
+ * @param workspace_buffer  [*W], u8; may be NULL; not used
  *
  * Sizes, numbers, scratch memory and errors as of sgk_fp8_scaled_mm.
  */
 SGK_API sgk_status sgk_bmm_fp8(const DLTensor *D, const DLTensor *A, const DLTensor *B, const DLTensor *A_scale, const DLTensor *B_scale,
-                               const sgk_exec *exec);
+                               const DLTensor *workspace_buffer, const sgk_exec *exec);
 #endif

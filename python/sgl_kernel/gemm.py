@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Optional
 
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
+from sgl_kernel.utils import _get_cache_buf
 
 _linear = operator("linear")
 _fp8_scaled_mm = operator("fp8_scaled_mm")
@@ -52,7 +53,7 @@ def bmm_fp8(
     """A @ B of each of a batch, times both scales: e4m3 or e5m2, B column-major."""
     if out is None:
         out = torch.empty((A.shape[0], A.shape[1], B.shape[2]), device=A.device, dtype=dtype)
-    _bmm_fp8(A, B, out, A_scale, B_scale, A, 0)         # no workspace is needed, and no handle
+    _bmm_fp8(A, B, out, A_scale, B_scale, _get_cache_buf("bmm_fp8_workspace", 0, A.device), 0)        # neither a workspace nor a handle is needed
     return out
 
 

@@ -337,7 +337,8 @@ sgk_status sgk_int8_scaled_mm(const DLTensor *out, const DLTensor *mat_a, const 
     return scaled_mm("int8_scaled_mm", SGK_I8, out, mat_a, mat_b, scales_a, scales_b, bias, exec);
 }
 
-sgk_status sgk_bmm_fp8(const DLTensor *D, const DLTensor *A, const DLTensor *B, const DLTensor *A_scale, const DLTensor *B_scale, const sgk_exec *exec)
+sgk_status sgk_bmm_fp8(const DLTensor *D, const DLTensor *A, const DLTensor *B, const DLTensor *A_scale, const DLTensor *B_scale,
+                       const DLTensor *workspace_buffer, const sgk_exec *exec)
 {
     sgk_match          m = { .op = "bmm_fp8" };
     struct scaled_args a = { .bias = NULL };
@@ -349,6 +350,7 @@ sgk_status sgk_bmm_fp8(const DLTensor *D, const DLTensor *A, const DLTensor *B, 
     SGK_MATCH(&m, B_scale, "*T", 1u << SGK_F32);
     SGK_TRY(match_scales(&m, B_scale, "B_scale", 1, &a.weight_scale_step));
     SGK_MATCH_OUT(&m, D, "B M N", SGK_ANY_FLOAT);
+    SGK_MATCH_OPT(&m, workspace_buffer, "*W", 1u << SGK_U8);
     SGK_TRY(sgk_match_done(&m));
 
     a.out           = sgk_data(D);

@@ -96,9 +96,11 @@ static void check_bmm_fp8(sgk_dtype a_dtype, sgk_dtype b_dtype, sgk_dtype out_dt
     check_tensor *D = check_output(out_dtype, 3, batch, rows, columns);
     check_legal(A_scale, CHECK_NDIM | CHECK_STRIDE);
     check_legal(B_scale, CHECK_NDIM | CHECK_STRIDE);
+    check_tensor *workspace_buffer = check_input(SGK_U8, 1, one);
+    check_legal(workspace_buffer, CHECK_NULL | CHECK_NDIM | CHECK_STRIDE | CHECK_SIZE(0));
     check_legal(A, CHECK_DTYPE), check_legal(B, CHECK_DTYPE), check_legal(D, CHECK_DTYPE);      /* each has others to choose from */
     turned b;
-    CHECK_CALL(sgk_bmm_fp8(T(D), T(A), turn(&b, T(B), 3), T(A_scale), T(B_scale), check_exec));
+    CHECK_CALL(sgk_bmm_fp8(T(D), T(A), turn(&b, T(B), 3), T(A_scale), T(B_scale), T(workspace_buffer), check_exec));
     check_close(D, tolerance(a_dtype, out_dtype, depth));
 
     const double m = (double)rows, n = (double)columns, k = (double)depth;
@@ -118,12 +120,10 @@ static void check_bmm_fp8_special(void)
     for (int64_t n = 0; n < columns; ++n) check_set_code(B, n * depth + 5, n == 7 ? 0x7f : n % 2 ? 0x38
                                                                                                  : 0xb8);
     check_tensor *D = check_output(SGK_BF16, 3, batch, rows, columns);
-    check_legal(A_scale, CHECK_NDIM | CHECK_STRIDE);
-    check_legal(B_scale, CHECK_NDIM | CHECK_STRIDE);
-    check_legal(A, CHECK_DTYPE), check_legal(B, CHECK_DTYPE), check_legal(D, CHECK_DTYPE);
+    check_tensor *workspace_buffer = NULL;
     check_switches.keep_arguments = true;
     turned b;
-    CHECK_CALL(sgk_bmm_fp8(T(D), T(A), turn(&b, T(B), 3), T(A_scale), T(B_scale), check_exec));
+    CHECK_CALL(sgk_bmm_fp8(T(D), T(A), turn(&b, T(B), 3), T(A_scale), T(B_scale), T(workspace_buffer), check_exec));
     check_close(D, tolerance(SGK_E5M2, SGK_BF16, depth));
     check_done(0, 0);
 }
