@@ -54,7 +54,7 @@ enum {
 
 /* Every build of gemm_scaled.cu and gemm_scaled_wgmma.cu, for gemm_kernels[]. */
 enum { SCALED_MMA_BUILDS   = 11,
-       SCALED_WGMMA_BUILDS = 40 };
+       SCALED_WGMMA_BUILDS = 41 };
 typedef struct {
     sgk_kernel kernel;
     int        kind, bm, bn, bk, warps, stages, efficiency;
@@ -63,7 +63,7 @@ typedef struct {
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  input, weight;
-    bool       swap;
+    bool       swap, own;
     int        groups, rows, bn, part, stages, slabs, buffers;
 } scaled_wgmma_build;
 extern scaled_mma_build   scaled_mma_builds[SCALED_MMA_BUILDS];

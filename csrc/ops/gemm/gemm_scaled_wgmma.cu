@@ -8,6 +8,7 @@
  *   BN       and BN rows of the second
  *   PART     columns of an instruction: BN or BN / 2
  *   SETS     0 for integers; 1 or 2, see below
+ *   OWN      0: the warpgroups share a tile; 1: each has its own, and its own ring
  *   STAGES   parts of the ring, of SLABS slabs each
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
@@ -30,11 +31,12 @@
 #include "tma.cuh"
 #include "wgmma8.cuh"
 
-#define ROWS        (64 * GROUPS * BLOCKS)
+#define RINGS       (OWN ? GROUPS : 1)
+#define ROWS        (64 * BLOCKS * (OWN ? 1 : GROUPS))
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
-#define OUT         (STAGES * STAGE_BYTES)             /* where results begin */
+#define OUT         (RINGS * STAGES * STAGE_BYTES)     /* where results begin */
 #define PARTS       (BN / PART)
 #define UNITS       (BLOCKS * PARTS)                   /* instructions side by side, of a warpgroup */
 #define CHUNK       (PART % 64 == 0 ? 64 : PART % 32 == 0 ? 32 \
@@ -70,8 +72,32 @@ DEVICE corner tile(const scaled_wgmma_args *a, int id)
 
 /* ---- results of one instruction's sums ----------------------------------------------------------------------------------- */
 
+/*
+ * Integers to f32. The instruction for it is slow: within 22 bits, which nearly all are in, two others do the same, an addition to the bits of 1.5 * 2^23 and
+ * its subtraction. `small`: all of x are.
+ */
+DEVICE bool all_small(const sum *x)
+{
+#if SETS
+    return true;
+#else
+    uint32_t beyond = 0;
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) beyond |= (uint32_t)(x[i] + 0x4b400000) ^ 0x4b000000u;
+    return beyond >> 23 == 0;
+#endif
+}
+DEVICE float to_float(sum x, bool small)
+{
+#if SETS
+    return x;
+#else
+    return small ? __int_as_float(x + 0x4b400000) - 12582912.0f : (float)x;
+#endif
+}
+
 /* `first` and `second` are the scales of the tile's rows that this warpgroup has, in shared memory. */
-DEVICE float scaled(sum x, float first, float second) { return SWAP ? (float)x * first * second : (float)x * second * first; }
+DEVICE float scaled(float x, float first, float second) { return SWAP ? x * first * second : x * second * first; }
 
 /* Element by element: f32, or an out that TMA cannot write. */
 DEVICE void put_directly(const scaled_args *a, void *out, const sum (&d)[PART / 2], int64_t m, int64_t n, int t, const float *first, const float *second)
@@ -118,8 +144,15 @@ DEVICE void put_by_tma(const scaled_wgmma_args *a, const sum (&d)[PART / 2], int
             const sum   *x = d + k * (CHUNK / 2) + 8 * j;
             const float2 s = *(const float2 *)(second + k * CHUNK + 16 * j + c), u = *(const float2 *)(second + k * CHUNK + 16 * j + c + 8);
             float        y[8];
-            y[0] = scaled(x[0], low, s.x), y[1] = scaled(x[1], low, s.y), y[2] = scaled(x[2], high, s.x), y[3] = scaled(x[3], high, s.y);
-            y[4] = scaled(x[4], low, u.x), y[5] = scaled(x[5], low, u.y), y[6] = scaled(x[6], high, u.x), y[7] = scaled(x[7], high, u.y);
+            if (all_small(x)) {
+                #pragma unroll
+                for (int i = 0; i < 8; ++i) y[i] = to_float(x[i], true);
+            } else {
+                #pragma unroll
+                for (int i = 0; i < 8; ++i) y[i] = to_float(x[i], false);
+            }
+            y[0] = scaled(y[0], low, s.x), y[1] = scaled(y[1], low, s.y), y[2] = scaled(y[2], high, s.x), y[3] = scaled(y[3], high, s.y);
+            y[4] = scaled(y[4], low, u.x), y[5] = scaled(y[5], low, u.y), y[6] = scaled(y[6], high, u.x), y[7] = scaled(y[7], high, u.y);
 #if SWAP                                                        /* [CHUNK rows of out][64] */
             const int row = 16 * j + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
             #pragma unroll
@@ -203,6 +236,25 @@ DEVICE void add_shares(const scaled_wgmma_args *a, corner at, int slice, uint32_
     }
 }
 
+/*
+ * The matrix units take instructions of the warps that share them in turn, so that all would end their products at one time, add, and leave the units
+ * idle. A warp therefore waits while the one of another warpgroup is issuing a product. This is a hint: nothing goes wrong where two go at once.
+ */
+#if ORDER
+DEVICE void wait_for_turn(volatile int *issuing, int group, int t)
+{
+    const int warp = t / 32;
+    for (int tries = 0; tries < 40; ++tries) {
+        int busy = 0;
+        #pragma unroll
+        for (int g = 0; g < GROUPS; ++g) busy |= g != group ? issuing[g * 4 + warp] : 0;
+        if (!busy) break;
+    }
+    __syncwarp();
+    if (t % 32 == 0) issuing[group * 4 + warp] = 1;
+}
+#endif
+
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
 
 /* Scales of `count` rows from row `at` on, of `rows`. */
@@ -215,13 +267,17 @@ DEVICE void copy_scales(float *to, const float *from, int64_t step, int64_t at, 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(const __grid_constant__ scaled_wgmma_args a)
 {
     extern __shared__ uint8_t memory[];
-    __shared__ uint64_t       full[STAGES], empty[STAGES];
+    __shared__ uint64_t       full[RINGS][STAGES], empty[RINGS][STAGES];
     __shared__ alignas(16) float first_scales[GROUPS][64 * BLOCKS], second_scales[GROUPS][BN];
+    __shared__ volatile int   issuing[4 * GROUPS], begun;
     const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     const int                 slice = (int)cluster_rank(), lane = t % 32;
     const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 tiles = a.first_tiles * a.second_tiles * (int)a.s.batch, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
+    const int                 ring = !OWN ? 0 : group < GROUPS ? group : t / 32;           /* a warp that copies feeds one ring */
+    const int                 tiles = a.first_tiles * a.second_tiles * (int)a.s.batch;
+    const int                 begin = (int)blockIdx.x / a.split * RINGS + ring, stride = (int)gridDim.x / a.split * RINGS;
+    const uint32_t            slabs = base + ring * STAGES * STAGE_BYTES;
     int                       stage = 0;
     uint32_t                  lap   = 0;
 
@@ -229,12 +285,18 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
         tma_prefetch_map(&a.first);
         tma_prefetch_map(&a.second);
         #pragma unroll
-        for (int s = 0; s < STAGES; ++s) {
-            mbarrier_init(shared_address(&full[s]), 1);
-            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS);
+        for (int s = 0; s < RINGS * STAGES; ++s) {
+            mbarrier_init(shared_address(&full[0][s]), 1);
+            mbarrier_init(shared_address(&empty[0][s]), OWN ? 4 : 4 * GROUPS);
         }
+        #pragma unroll
+        for (int w = 0; w < 4 * GROUPS; ++w) issuing[w] = 0;
+        begun = 0;
         mbarrier_init_done();
     }
+#if OWN
+    __syncthreads();
+#else
     if (group < GROUPS) {
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
@@ -242,23 +304,24 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
         __syncwarp();
         named_announce(1 + GROUPS, MULTIPLIERS + 32);
     }
+#endif
     pdl_wait();
 
     if (group == GROUPS) {
 #if REGISTERS
         registers_give(GROUPS == 3 ? 32 : 40);
 #endif
-        if (t == 0) {
+        if (t < 32 * RINGS && lane == 0) {
             for (int id = begin; id < tiles; id += stride) {
                 const corner at    = tile(&a, id);
                 const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n);
                 for (int k = from; k < to; ++k) {
-                    const uint32_t arrived = shared_address(&full[stage]);
-                    mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
+                    const uint32_t arrived = shared_address(&full[ring][stage]);
+                    mbarrier_wait(shared_address(&empty[ring][stage]), lap ^ 1);
                     mbarrier_expect(arrived, STAGE_BYTES);
                     #pragma unroll
                     for (int s = 0; s < SLABS; ++s) {
-                        const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
+                        const uint32_t slab = slabs + stage * STAGE_BYTES + s * SLAB_BYTES;
                         const int      x    = (k * SLABS + s) * 128;
                         tma_load3(slab, &a.first, x, first, at.batch, arrived);
                         tma_load3(slab + FIRST_BYTES, &a.second, x, second, at.batch, arrived);
@@ -266,7 +329,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                     if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
-            if (a.split == 1) {
+            if (a.split == 1 && t == 0) {
                 if (a.by_tma) tma_prefetch_map(&a.result);
                 pdl_release();
             }
@@ -277,8 +340,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
 #if REGISTERS
         registers_take(GROUPS == 3 ? 160 : 232);
 #endif
-        sum d[UNITS][PART / 2];
-        int turn = 0;
+        const int part_of_tile = OWN ? 0 : group * BLOCKS;                   /* in blocks of 64 rows */
+        sum       d[UNITS][PART / 2];
+        int       turn = 0;
+#if OWN
+        if (group > 0 && begin < tiles)                                     /* so that one stores its results while the other multiplies */
+            while (!begun) __nanosleep(100);
+#endif
         for (int id = begin; id < tiles; id += stride) {
             const corner at = tile(&a, id);
             if (a.split == 1) {
@@ -286,7 +354,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                 const int64_t input_step = a.s.input_scale_step, weight_step = a.s.weight_scale_step;
                 named_sync(1 + group, 128);                                 /* the last tile's have been read */
                 copy_scales(first_scales[group], SWAP ? weight : input, SWAP ? weight_step : input_step,
-                            (SWAP ? at.n : at.m) + group * BLOCKS * 64, SWAP ? a.s.columns : a.s.rows, 64 * BLOCKS, t);
+                            (SWAP ? at.n : at.m) + part_of_tile * 64, SWAP ? a.s.columns : a.s.rows, 64 * BLOCKS, t);
                 copy_scales(second_scales[group], SWAP ? input : weight, SWAP ? input_step : weight_step, SWAP ? at.m : at.n,
                             SWAP ? a.s.rows : a.s.columns, BN, t);
             }
@@ -300,21 +368,25 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
             int last = 0;
 #endif
             for (int k = from; k < to; ++k) {
-                mbarrier_wait(shared_address(&full[stage]), lap);
+                mbarrier_wait(shared_address(&full[ring][stage]), lap);
 #if SETS
                 #pragma unroll
                 for (int q = 0; q < SLABS * UNITS; q += SETS) {
+#if ORDER
+                    wait_for_turn(issuing, group, t);
+#endif
                     wgmma_fence();
                     #pragma unroll
                     for (int e = 0; e < SETS; ++e) {
                         const int      u = (q + e) % UNITS;
-                        const uint32_t slab = base + stage * STAGE_BYTES + (q + e) / UNITS * SLAB_BYTES;
-                        const uint64_t x    = wgmma_operand(slab + (group * BLOCKS + u / PARTS) * 8192);
+                        const uint32_t slab = slabs + stage * STAGE_BYTES + (q + e) / UNITS * SLAB_BYTES;
+                        const uint64_t x    = wgmma_operand(slab + (part_of_tile + u / PARTS) * 8192);
                         const uint64_t y    = wgmma_operand(slab + FIRST_BYTES + u % PARTS * PART * 128);
                         #pragma unroll
                         for (int i = 0; i < 4; ++i) wgmma(part[e], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const FIRST *)0, (const SECOND *)0);
                         wgmma_commit();
                     }
+                    if (ORDER && lane == 0) issuing[group * 4 + t / 32] = 0;
 #if SETS == 2
                     wgmma_wait(1);
                     wgmma_pin(part[0]);
@@ -323,7 +395,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
 #endif
                     wgmma_wait(0);
                     wgmma_pin(part[SETS - 1]);
-                    if (q + SETS == SLABS * UNITS && lane == 0) mbarrier_arrive(shared_address(&empty[stage]));
+                    if (q + SETS == SLABS * UNITS && lane == 0) mbarrier_arrive(shared_address(&empty[ring][stage]));
                     #pragma unroll
                     for (int i = 0; i < PART / 2; ++i) d[(q + SETS - 1) % UNITS][i] += part[SETS - 1][i];
                 }
@@ -331,8 +403,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                 wgmma_fence();
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
-                    const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x = wgmma_operand(slab + group * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    const uint32_t slab = slabs + stage * STAGE_BYTES + s * SLAB_BYTES;
+                    const uint64_t x = wgmma_operand(slab + part_of_tile * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
                     for (int i = 0; i < 4; ++i)
                         #pragma unroll
@@ -343,15 +415,18 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                 wgmma_commit();
                 if (k > from) {                                             /* the stage before this one has been read */
                     wgmma_wait(1);
-                    if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
+                    if (lane == 0) mbarrier_arrive(shared_address(&empty[ring][last]));
                 }
                 last = stage;
+#endif
+#if OWN
+                if (group == 0 && k == to / 2) begun = 1;
 #endif
                 if (++stage == STAGES) stage = 0, lap ^= 1;
             }
 #if !SETS
             wgmma_wait(0);
-            if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
+            if (lane == 0) mbarrier_arrive(shared_address(&empty[ring][last]));
             #pragma unroll
             for (int u = 0; u < UNITS; ++u) wgmma_pin(d[u]);
 #endif
@@ -360,7 +435,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                 sum *share = (sum *)(memory + (base - unaligned));
                 named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
                 #pragma unroll
-                for (int u = 0; u < UNITS; ++u) put_share(share, d[u], (group * BLOCKS + u / PARTS) * 64, u % PARTS * PART, t);
+                for (int u = 0; u < UNITS; ++u) put_share(share, d[u], (part_of_tile + u / PARTS) * 64, u % PARTS * PART, t);
                 cluster_sync();
                 add_shares(&a, at, slice, base, (int)threadIdx.x);
             } else {
@@ -369,7 +444,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                 void *const out = scaled_out(&a.s, at.batch);
                 #pragma unroll
                 for (int u = 0; u < UNITS; ++u) {
-                    const int64_t row = (group * BLOCKS + u / PARTS) * 64, column = u % PARTS * PART;
+                    const int64_t row = (part_of_tile + u / PARTS) * 64, column = u % PARTS * PART;
                     const int64_t m = at.m + (SWAP ? column : row), n = at.n + (SWAP ? row : column);
                     const float  *first = first_scales[group] + u / PARTS * 64, *second = second_scales[group] + column;
                     if (a.by_tma) put_by_tma(&a, d[u], m, n, at.batch, t, group, first, second, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn);
