@@ -9,7 +9,8 @@
  *   ELEMENTS  of a thread: 8, 16 or 32. 0: any group and alignment; a warp takes a group and reads it twice
  *   LANES     lanes_log2, or -1: as the arguments say
  *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised
- *   FORM      GROUPS_ANY, or what is compiled alone: GROUPS_PLAIN and GROUPS_PACKED, the second version to e4m3 with scales of either kind
+ *   FORM      GROUPS_ANY, or what is compiled alone, to e4m3: GROUPS_FIRST, the first version with scales in f32; GROUPS_PLAIN and
+ *             GROUPS_PACKED, the second version with scales of either kind
  */
 #include "quant.h"
 #include "quant_silu.h"
@@ -124,7 +125,7 @@ DEVICE void fuse(float v[PIECE], const float up[PIECE], const f32 *)
 extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const __grid_constant__ quant_groups_args args)
 {
     quant_groups_args a = args;
-    if (FORM != GROUPS_ANY) a.version = 2, a.ue8m0 = FORM == GROUPS_PACKED, a.code = SGK_E4M3, a.clamps = 0;
+    if (FORM != GROUPS_ANY) a.version = FORM == GROUPS_FIRST ? 1 : 2, a.ue8m0 = FORM == GROUPS_PACKED, a.code = SGK_E4M3, a.clamps = 0;
     if (LANES >= 0) a.lanes_log2 = LANES;
 
     const uint32_t n = blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2), row = divide(n, a.columns), column = n - row * a.columns.by;
@@ -160,8 +161,12 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
         fuse(v + i * PIECE, u, (const T *)0);
 #endif
     }
+#if FUSE
     #pragma unroll
     for (int i = 0; i < ELEMENTS; ++i) amax = fmaxf(amax, fabsf(v[i]));
+#else
+    amax = largest_size(p, PIECES);
+#endif
     const quant_scaling k = quant_group_scaling(group_max(amax, LANES, a), &a);
     uint32_t            codes[ELEMENTS / 4];
     encode(codes, v, ELEMENTS, a, k);

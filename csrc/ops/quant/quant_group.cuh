@@ -1,6 +1,7 @@
 /* The codes of a group, on the GPU. T is the format of the input: f32, f16 or bf16. */
 #pragma once
 #include "quant.h"
+#include "math.cuh"
 #include "quantise.cuh"
 
 DEVICE float rounded(float v)
@@ -9,8 +10,6 @@ DEVICE float rounded(float v)
     from_f32(&x, v);
     return to_f32(x);
 }
-
-DEVICE uint32_t divide(uint32_t n, const quant_divisor &d) { return (__umulhi(n, d.factor) + n) >> d.shift; }
 
 /*
  * x / s, correctly rounded, in three instructions; r is 1 / s, correctly rounded. One step of Newton is enough for every x of up to 11
@@ -23,12 +22,48 @@ DEVICE float quotient(float x, float s, float r)
     return __fmaf_rn(-__fmaf_rn(q, s, -x), r, q);
 }
 
+/* The largest |x| of pieces as they were loaded. A pair of 16 bits is compared as one; NaN counts for nothing. */
+DEVICE uint32_t sizes(uint32_t x, const f32 *) { return x & 0x7fffffff; }
+DEVICE uint32_t sizes(uint32_t x, const f16 *) { return x & 0x7fff7fff; }
+DEVICE uint32_t sizes(uint32_t x, const bf16 *) { return x & 0x7fff7fff; }
+DEVICE uint32_t larger(uint32_t x, uint32_t y, const f32 *) { return __float_as_uint(fmaxf(__uint_as_float(x), __uint_as_float(y))); }
+DEVICE uint32_t larger(uint32_t x, uint32_t y, const f16 *)
+{
+    uint32_t r;
+    asm("max.f16x2 %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+}
+DEVICE uint32_t larger(uint32_t x, uint32_t y, const bf16 *)
+{
+    uint32_t r;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+}
+DEVICE float largest(uint32_t pair, const f32 *) { return __uint_as_float(pair); }
+DEVICE float largest(uint32_t pair, const bf16 *) { return fmaxf(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)); }
+DEVICE float largest(uint32_t pair, const f16 *)
+{
+    const f16 lo = { (uint16_t)pair }, hi = { (uint16_t)(pair >> 16) };
+    return fmaxf(to_f32(lo), to_f32(hi));
+}
+DEVICE float largest_size(const uint4 *p, int n)
+{
+    const T *const tag  = 0;
+    uint32_t       most = 0;
+    #pragma unroll
+    for (int i = 0; i < n; ++i) {
+        const uint32_t of_p = larger(larger(sizes(p[i].x, tag), sizes(p[i].y, tag), tag), larger(sizes(p[i].z, tag), sizes(p[i].w, tag), tag), tag);
+        most                = i ? larger(most, of_p, tag) : of_p;
+    }
+    return largest(most, tag);
+}
+
 /* n values, a multiple of 4, to the codes of as many bytes. */
 DEVICE void encode(uint32_t *codes, float *v, int n, const quant_groups_args &a, const quant_scaling &k)
 {
     if (k.divide) {
         if (sizeof(T) == 2 && k.by >= 8.1e-28f && k.by <= 1.2e30f) {
-            const float r = __frcp_rn(k.by);
+            const float rough = reciprocal_approx(k.by), r = __fmaf_rn(rough, __fmaf_rn(-k.by, rough, 1.0f), rough);
             #pragma unroll
             for (int i = 0; i < n; ++i) v[i] = quotient(v[i], k.by, r);
         } else {
