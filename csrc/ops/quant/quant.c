@@ -20,12 +20,15 @@ typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
     int        piece, steps, teams, most;               /* most threads of a row */
+    int64_t    rows;                                    /* the most it is good for */
 } rows_build;
-#define ROWS(type, dtype, piece, steps, teams, most) \
+enum { FEW_ROWS = 256 };                                /* so few that a thread may do less than keeps it busy */
+#define ROWS_UP_TO(rows, type, dtype, piece, steps, teams, most) \
     { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps " -DTEAMS=" #teams, SGK_GENERAL), \
-      dtype, piece, steps, teams, most }
+      dtype, piece, steps, teams, most, rows }
+#define ROWS(type, dtype, piece, steps, teams, most) ROWS_UP_TO(INT64_MAX, type, dtype, piece, steps, teams, most)
 #define ROWS_BUILDS(type, dtype, piece) \
-    ROWS(type, dtype, piece, 4, 8, 32), ROWS(type, dtype, piece, 4, 1, 224), ROWS(type, dtype, piece, 8, 1, 512), ROWS(type, dtype, 1, 0, 1, 256)
+    ROWS_UP_TO(FEW_ROWS, type, dtype, piece, 2, 1, 512), ROWS(type, dtype, piece, 4, 8, 32), ROWS(type, dtype, piece, 4, 1, 224), ROWS(type, dtype, piece, 8, 1, 512), ROWS(type, dtype, 1, 0, 1, 256)
 static rows_build rows_builds[] = { ROWS_BUILDS("f32", SGK_F32, 4), ROWS_BUILDS("f16", SGK_F16, 8), ROWS_BUILDS("bf16", SGK_BF16, 8) };
 
 typedef struct {
@@ -99,7 +102,7 @@ static sgk_status rows_cuda(const char *op, const struct quant_rows_args *a, int
 {
     const bool  vectors = quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
     rows_build *b       = rows_builds;
-    while (b->dtype != a->dtype || (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * b->most))) ++b;
+    while (b->dtype != a->dtype || a->rows > b->rows || (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * b->most))) ++b;
     int64_t threads = b->most;
     if (b->piece > 1 && b->teams == 1) threads = (a->dim / b->piece + 32 * b->steps - 1) / (32 * b->steps) * 32;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces, or too long for registers)");

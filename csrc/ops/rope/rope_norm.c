@@ -27,9 +27,8 @@ static bool takes(const norm_build *b, const struct qk_norm_rope_args *a, int64_
 {
     if (b->dim != a->head_dim) return false;
     if (b->lanes == 0) return true;
-    const int each = b->dim / b->lanes / 2, bytes = 2 * each;        /* elements of a piece */
-    return sgk_in_pieces_of(bytes, a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces_of(bytes, a->q_weight, 0, SGK_BF16) &&
-           sgk_in_pieces_of(bytes, a->k_weight, 0, SGK_BF16) && (!a->is_neox || a->rot_dim % (2 * each) == 0) && (b->heads > 1 || a->tokens * heads <= FEW);
+    return sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
+           (!a->is_neox || a->rot_dim % 16 == 0) && (b->heads > 1 || a->tokens * heads <= FEW);
 }
 
 static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
@@ -37,7 +36,7 @@ static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const cha
     const int64_t heads = (int64_t)a->q_heads + a->k_heads;
     norm_build   *b     = qk_norm_rope_builds;
     while (!takes(b, a, heads)) ++b;
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->lanes ? "" : " (heads, weights or the pairs of a head are not in pieces of 4 to 16 bytes)");
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->lanes ? "" : " (heads, weights or the pairs of a head are not in 16-byte pieces)");
     /* Blocks that share a token have equal parts of its heads. */
     const int64_t lanes = b->lanes ? b->lanes : 32, each = up(heads, b->heads), parts = up(each, THREADS / lanes), y = up(each, parts);
     const int64_t z     = THREADS / (lanes * y) < 64 ? THREADS / (lanes * y) : 64;

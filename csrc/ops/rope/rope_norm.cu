@@ -4,7 +4,8 @@
  * less than to wait for those of another. A block is lanes x heads x tokens. Each element is read once and written once. Bound by memory.
  *
  *   DIM    elements of a head: 64, 128 or 256
- *   LANES  threads of a head, up to 32. A piece is then DIM / LANES / 2 elements, 2, 4 or 8; with is_neox as many divide a.rot_dim / 2
+ *   LANES  threads of a head, up to 32. A piece is then DIM / LANES / 2 elements: 2, 4 or 8. The bits are the same for all; with is_neox
+ *          a.rot_dim is a multiple of 16
  *   HEADS  of a thread, blockDim.y apart
  */
 #include "rope_norm.h"
@@ -34,8 +35,28 @@ DEVICE piece_t pack(const float *v) { return pack_bf16x2(v[0], v[1]); }
 DEVICE void rotate(float *x, float *y, float c, float s)
 {
     const float u = *x, v = *y;
-    *x = u * c - v * s;
-    *y = v * c + u * s;
+    *x = __fmaf_rn(u, c, -__fmul_rn(v, s));
+    *y = __fmaf_rn(v, c, __fmul_rn(u, s));
+}
+
+/* The sum of squares of a head. Its order is the same for any LANES: fours from both pieces, then a tree from near to far. */
+DEVICE float squares(const float *v, uint32_t members)
+{
+    float q[EACH / 2];
+    #pragma unroll
+    for (int k = 0; k < EACH / 2; ++k) {
+        const float *const x = v + 2 * k, *const y = x + EACH;
+        q[k] = __fmaf_rn(y[1], y[1], __fmaf_rn(y[0], y[0], __fmaf_rn(x[1], x[1], __fmul_rn(x[0], x[0]))));
+    }
+    #pragma unroll
+    for (int o = 1; o < EACH / 2; o *= 2) {
+        #pragma unroll
+        for (int k = 0; k < EACH / 2; k += 2 * o) q[k] += q[k + o];
+    }
+    float sum = q[0];
+    #pragma unroll
+    for (int o = 1; o < LANES; o *= 2) sum += __shfl_xor_sync(members, sum, o);
+    return sum;
 }
 
 extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_constant__ qk_norm_rope_args a)
@@ -44,14 +65,15 @@ extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_cons
     const int     first = (int)(blockIdx.y * blockDim.y * HEADS + threadIdx.y), heads = a.q_heads + a.k_heads, lane = (int)threadIdx.x;
     if (token >= a.tokens || first >= heads) return;
 
-    /* Pieces that do not rotate, and those whose pairs are neighbours, are taken in order. */
-    const int   half = a.rot_dim / 2, turns = half / EACH;
-    const bool  apart = a.is_neox && lane < turns;
-    const int   x_at = EACH * (apart ? lane : 2 * lane), y_at = EACH * (apart ? lane + turns : 2 * lane + 1);
+    /* Elements that do not rotate, and those whose pairs are neighbours, are taken in order, 16 by as many threads as hold them. */
+    const int   half  = a.rot_dim / 2;
+    const bool  apart = a.is_neox && EACH * lane < half;
+    const int   x_at = apart ? EACH * lane : 16 * (EACH * lane / 8) + EACH * lane % 8, y_at = x_at + (apart ? half : 8);
+    const int   first_pair = apart ? x_at : x_at / 2, second_pair = apart ? x_at + EACH / 2 : y_at / 2;
     bf16 *const at = (bf16 *)a.qkv + token * a.qkv_stride;
 
     pdl_wait();
-    const float position = (float)a.position_ids[token * a.position_stride], pair = (float)(EACH * lane);
+    const float position = (float)a.position_ids[token * a.position_stride];
     piece_t     px[HEADS], py[HEADS], wx[HEADS], wy[HEADS];
     #pragma unroll
     for (int h = 0; h < HEADS; ++h) {
@@ -64,8 +86,9 @@ extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_cons
     float c[EACH], s[EACH];
     #pragma unroll
     for (int j = 0; j < EACH; ++j) {
-        turn(&c[j], &s[j], &a, pair + (float)j, position);
-        if (EACH * lane + j >= half) c[j] = 1, s[j] = 0;
+        const int pair = j < EACH / 2 ? first_pair + j : second_pair + j - EACH / 2;
+        turn(&c[j], &s[j], &a, (float)pair, position);
+        if (pair >= half) c[j] = 1, s[j] = 0;
     }
 
     const uint32_t members = ((LANES < 32 ? 1u << LANES % 32 : 0) - 1) << ((threadIdx.x + LANES * (threadIdx.y + blockDim.y * threadIdx.z)) % 32 & ~(LANES - 1));
@@ -73,16 +96,12 @@ extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_cons
     for (int h = 0; h < HEADS; ++h) {
         const int head = first + h * blockDim.y;
         if (head >= heads) continue;
-        float v[2 * EACH], w[2 * EACH], sum = 0;
+        float v[2 * EACH], w[2 * EACH];
         unpack(v, px[h]);
         unpack(v + EACH, py[h]);
         unpack(w, wx[h]);
         unpack(w + EACH, wy[h]);
-        #pragma unroll
-        for (int j = 0; j < 2 * EACH; ++j) sum += v[j] * v[j];
-        #pragma unroll
-        for (int o = LANES / 2; o; o >>= 1) sum += __shfl_xor_sync(members, sum, o);
-        const float scale = rsqrtf(sum * (1.0f / DIM) + a.eps);
+        const float scale = rsqrtf(__fmaf_rn(squares(v, members), 1.0f / DIM, a.eps));
         #pragma unroll
         for (int j = 0; j < 2 * EACH; ++j) v[j] *= scale * w[j];
         if (apart) {
