@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Element-wise and quantising operators over the number of tokens, for one or several libraries that answer `import sgl_kernel`.
+r"""Element-wise and quantising operators over the number of tokens, for one or several libraries that answer `import sgl_kernel`.
 
-    python benchmark/elementwise.py --library ours=python --library theirs=/path/of/another/sgl_kernel --json out.json --plot plots/
+    python benchmark/elementwise.py --library ours=python --library "ours without PDL=python,TRTLLM_ENABLE_PDL=0" \
+                                    --library theirs=/path/of/another/sgl_kernel --json out.json --plot plots/
 
 Each library runs in a process of its own, because both define the same names; the processes share one GPU and take turns. A figure is the
 median over the rounds; a ratio is the median of the ratios of paired rounds. `graph` is the time of one call as a node of a CUDA graph,
@@ -98,14 +99,13 @@ def moe_sum_reduce(library, torch, tokens):
 
 
 def norm_quant_rope(library, torch, tokens):
-    """A chain of three kernels, as in front of an attention. TRTLLM_ENABLE_PDL=1 lets each begin before the one before it has ended."""
-    pdl = os.environ.get("TRTLLM_ENABLE_PDL", "0") == "1"
+    """A chain of three kernels, as in front of an attention."""
     norm_tensors, _, norm_bytes, _ = norm("rmsnorm", 4096, False)(library, torch, tokens)
     rope_tensors, _, rope_bytes, _ = rotary(library, torch, tokens)
     q, s = torch.empty(tokens, 4096).to(torch.float8_e4m3fn), torch.empty(tokens, 32)
 
     def call(x, w, out, q, s, positions, query, key, cache):
-        library.rmsnorm(x, w, 1e-6, out, enable_pdl=pdl)
+        library.rmsnorm(x, w, 1e-6, out)
         library.sgl_per_token_group_quant_fp8(out, q, s, 128, 1e-10, -448.0, 448.0, False, enable_v2=True)
         library.rotary_embedding(positions, query, key, 128, cache, True)
     return norm_tensors + [q, s] + rope_tensors, call, norm_bytes + size(norm_tensors[2], q, s) + rope_bytes, [2, 4, 6]

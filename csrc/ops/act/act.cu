@@ -84,6 +84,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void activation(const __grid_co
     piece_t       *y = (piece_t *)((T *)a.out + row * a.out_stride);
 
     pdl_wait();
+    pdl_release();
     if (a.expert_ids && load_index(a.expert_ids, row / a.expert_step, a.wide_ids) == -1) return;
     piece_t p[STEPS], q[STEPS];
     #pragma unroll
@@ -99,5 +100,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void activation(const __grid_co
         const int64_t c = first + i * lanes;
         if (c < pieces) y[c] = act_piece(p[i], q[i]);
     }
-    pdl_release();
 }

@@ -76,6 +76,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_c
     const int64_t        pieces = a.dim / PIECE;
 
     pdl_wait();
+    pdl_release();
     float   sa = ((const float *)a.s_a.data)[at.s_a], sb = ((const float *)a.s_b.data)[at.s_b];
     piece_t p = nothing(), q = nothing();
     if (lane < pieces) p = x[lane], q = y[lane];
@@ -98,5 +99,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_c
     if (lane < pieces) out[lane] = first;
     for (int64_t c = lane + lanes; c < pieces; c += lanes) out[c] = merged(w, x[c], y[c]);
     if (lane == 0) ((float *)a.s_merged.data)[at.s_merged] = sum;
-    pdl_release();
 }

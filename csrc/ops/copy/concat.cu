@@ -23,6 +23,7 @@ extern "C" __global__ __launch_bounds__(CONCAT_THREADS) void concat(const __grid
     char *const       to = (char *)((PIECE *)a.out + c);
 
     pdl_wait();
+    pdl_release();
     PIECE   piece[CONCAT_STEPS];
     int64_t at[CONCAT_STEPS];
     #pragma unroll
@@ -34,5 +35,4 @@ extern "C" __global__ __launch_bounds__(CONCAT_THREADS) void concat(const __grid
     #pragma unroll
     for (int i = 0; i < CONCAT_STEPS; ++i)
         if (first + i * lines < last) *(PIECE *)(to + at[i]) = piece[i];
-    pdl_release();
 }

@@ -41,6 +41,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid
     const uint32_t nth = divide(blockIdx.x, a.chunks);
 
     pdl_wait();
+    pdl_release();
     const int64_t row = a.indices ? a.indices[nth] : nth;
     if (row < 0 || row >= a.rows) return;                           /* such a row is passed over */
     const int64_t  first   = (int64_t)(blockIdx.x - nth * a.chunks.by) * CHUNK;
@@ -88,5 +89,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid
         for (int k = 0; k < PIECE; ++k)
             if (!(allowed[i] >> k & 1)) logits[j + k] = (T)a.fill;
     }
-    pdl_release();
 }

@@ -20,6 +20,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void shuffle_rows(const __grid_
     if (row >= a.rows) return;
 
     pdl_wait();
+    pdl_release();
     const int64_t source = load_index(a.map, row, a.wide_map);
     if (source < 0 || source >= a.sources) return;                  /* such a row is left as it is */
     const PIECE *from = (const PIECE *)((const char *)a.input + source * a.input_stride) + c;
@@ -31,5 +32,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void shuffle_rows(const __grid_
     #pragma unroll
     for (int i = 0; i < STEPS; ++i)
         if (c + i * lanes < each) to[i * lanes] = piece[i];
-    pdl_release();
 }

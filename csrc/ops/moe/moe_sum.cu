@@ -45,6 +45,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
 #endif
 
     pdl_wait();
+    pdl_release();
     float sum[PIECE];
     #pragma unroll
     for (int e = 0; e < PIECE; ++e) sum[e] = 0;
@@ -93,5 +94,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
     #pragma unroll
     for (int e = 0; e < PIECE; ++e) sum[e] *= a.scale;
     ((piece_t *)((T *)a.output + token * a.output_stride))[c] = narrow(sum);
-    pdl_release();
 }

@@ -58,7 +58,7 @@ enum { FEW_GROUPS  = 8192,                              /* so few that each thre
       dtype, elements, lanes, fuse, form, most }
 #define GROUPS(type, dtype, elements, lanes, fuse, form) GROUPS_UP_TO(INT32_MAX, type, dtype, elements, lanes, fuse, form)
 #define GROUPS_OF_128(type, dtype) \
-    GROUPS_UP_TO(FEW_GROUPS, type, dtype, 8, 4, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), \
+    GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), \
         GROUPS_UP_TO(FEW_GROUPS, type, dtype, 8, 4, 0, GROUPS_FIRST), GROUPS_UP_TO(MANY_GROUPS - 1, type, dtype, 16, 3, 0, GROUPS_FIRST), \
         GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
 #define GROUPS_OF_ANY(type, dtype) \

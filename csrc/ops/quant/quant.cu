@@ -41,6 +41,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
     const int64_t n = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32, row = n / a.groups, column = n % a.groups;
     const int64_t batch = row / a.batch_rows, line = row % a.batch_rows;
     pdl_wait();
+    pdl_release();
     if (row < a.rows && !(a.masked_m && line >= a.masked_m[batch])) {       /* the same for the whole warp */
         const T *x    = (const T *)a.input + row * a.input_stride + column * a.group;
         uint8_t *q    = a.q + row * a.q_stride + column * a.group;
@@ -55,7 +56,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
         }
         if (lane == 0) store_scale(a, batch * a.s_batch + line * a.s_row, column, k);
     }
-    pdl_release();
 }
 
 #else
@@ -136,6 +136,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
     const uint4    zero  = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
+    pdl_release();
     bool    live  = row < a.rows && column < a.groups;
     int64_t place = row * a.s_row;
     if (a.masked_m) {
@@ -176,7 +177,6 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
         for (int i = 0; i < PIECES; ++i) store_codes(q + i * step, codes + i * PIECE / 4, PIECE);
     }
     store_scales(a, place, column, lane, live, k);
-    pdl_release();
 }
 
 #endif

@@ -49,6 +49,7 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
     float            amax = 0;
 
     pdl_wait();
+    pdl_release();
     if (TEAMS > 1 && row >= a.rows) return;
 #if PIECE == 1
     #pragma unroll 4
@@ -84,5 +85,4 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
         if (c < pieces) store_codes(q + (int64_t)c * PIECE, codes, PIECE);
     }
 #endif
-    pdl_release();
 }

@@ -130,6 +130,7 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
     const T *const          from   = head_of(is_q ? a.q : *source, outer, inner, n);
 
     pdl_wait();
+    pdl_release();
     const int64_t at       = outer * a.positions_outer_stride + inner * a.positions_inner_stride;
     const int64_t position = a.positions ? load_index(a.positions, at, a.positions_wide) : token;
     const int64_t slot     = a.slots && !is_q ? load_index(a.slots, token * a.slot_stride, a.slots_wide) : -1;
@@ -164,5 +165,4 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
         *(piece_t *)(to + x_at) = x;
         if (with_y) *(piece_t *)(to + y_at) = y;
     }
-    pdl_release();
 }

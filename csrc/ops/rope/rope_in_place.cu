@@ -4,9 +4,11 @@
  * Each element is read once and written once. A block is items x heads x tokens. Bound by memory, for few tokens by the chain from
  * position over cosine to store.
  *
- *   T      f32, f16 or bf16
- *   C      of the cosines: T or f32
- *   HEADS  of a thread
+ *   T         f32, f16 or bf16
+ *   C         of the cosines: T or f32
+ *   HEADS     of a thread
+ *   THREADS   of a block, at most
+ *   RESIDENT  threads that a multiprocessor should hold at once, which bounds their registers
  */
 #include "rope.h"
 #include "launch.cuh"
@@ -30,6 +32,7 @@ extern "C" __global__ __launch_bounds__(THREADS, RESIDENT / THREADS) void rope_i
     if (token >= a.tokens || first >= a.heads) return;
 
     pdl_wait();
+    pdl_release();
     const int64_t position = load_index(a.positions, token * a.positions_inner_stride, a.positions_wide);
     const int     apart = a.is_neox ? a.rot_dim / 2 : PIECE, x_at = a.is_neox ? pair : 2 * pair;
     uint4         x[HEADS], y[HEADS];
@@ -67,5 +70,4 @@ extern "C" __global__ __launch_bounds__(THREADS, RESIDENT / THREADS) void rope_i
         on_its_way(x[h]), on_its_way(y[h]);             /* what lies in a branch would take its loads into it */
         if (known && (h == 0 || first + h * (int)blockDim.y < a.heads)) *(uint4 *)at[h] = x[h], *(uint4 *)(at[h] + apart) = y[h];
     }
-    pdl_release();
 }

@@ -18,7 +18,7 @@ static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
 norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64, 16, 4), BUILDS(128, 32, 8), BUILDS(256, 32, 16) };
 
 enum { THREADS = 160,                                   /* of a block, about; the kernel takes 256 */
-       FEW     = 8192,                                  /* heads, below which threads are not yet scarce */
+       FEW     = 4096,                                  /* heads, below which threads are not yet scarce */
        WARPS   = 8 };                                   /* as in rope_norm_any.cu */
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }

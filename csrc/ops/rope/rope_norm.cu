@@ -73,6 +73,7 @@ extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_cons
     bf16 *const at = (bf16 *)a.qkv + token * a.qkv_stride;
 
     pdl_wait();
+    pdl_release();
     const float position = (float)a.position_ids[token * a.position_stride];
     piece_t     px[HEADS], py[HEADS], wx[HEADS], wy[HEADS];
     #pragma unroll
@@ -114,5 +115,4 @@ extern "C" __global__ __launch_bounds__(256) void qk_norm_rope(const __grid_cons
         *(piece_t *)(at + head * DIM + x_at) = pack(v);
         *(piece_t *)(at + head * DIM + y_at) = pack(v + EACH);
     }
-    pdl_release();
 }
