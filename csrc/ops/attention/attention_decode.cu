@@ -18,19 +18,21 @@
  * all banks. At the end of a unit the ring holds the warp's f32 sums. Where head sizes are above 128, q lies behind the rings.
  */
 #include "attention_decode.h"
+#include "attention_score.cuh"
 #include "cp_async.cuh"
 #include "launch.cuh"
 #include "math.cuh"
 #include "mma.cuh"
 
-#define THREADS    (32 * WARPS)
-#define PIECES     (DIM / 8)                    /* 16-byte pieces in a row */
-#define ROW_BYTES  (2 * DIM)
-#define HALF       (16 * ROW_BYTES)             /* bytes of a step's keys, and of its values */
-#define RING       (STAGES * 2 * HALF)
-#define HOLD_Q     (DIM <= 128)                 /* q stays in registers; else behind the rings, [head_warps][16][DIM] */
-#define LINES      (PIECES > 32 ? 1 : 32 / PIECES)      /* rows that one instruction of a warp copies */
-#define SUM_ROW    (DIM + 8)
+#define THREADS      (32 * WARPS)
+#define PIECES       (DIM / 8)                    /* 16-byte pieces in a row */
+#define ROW_BYTES    (2 * DIM)
+#define HALF         (16 * ROW_BYTES)             /* bytes of a step's keys, and of its values */
+#define RING         (STAGES * 2 * HALF)
+#define HOLD_Q       (DIM <= 128)                 /* q stays in registers; else behind the rings, [head_warps][16][DIM] */
+#define LINES        (PIECES > 32 ? 1 : 32 / PIECES)      /* rows that one instruction of a warp copies */
+#define COPIES       (HOLD_Q ? 16 : 4)          /* that are written out: more take more registers */
+#define SUM_ROW      (DIM + 8)
 #define SWIZZLE(row) ((row) & 7)
 
 extern __shared__ __align__(128) unsigned char memory[];
@@ -111,7 +113,7 @@ DEVICE void copy_step(const attention_args *a, const share *w, const rows_of_key
     for (int half = 0; half < 2; ++half) {
         const T      *from   = half ? w->v : w->k;
         const int64_t offset = half ? at->v : at->k;
-        #pragma unroll
+        #pragma unroll COPIES
         for (int i = 0; i < 16 * PIECES / 32; ++i) {
             const int     row = (i * 32 + lane) / PIECES, piece = (i * 32 + lane) % PIECES;
             const int64_t o      = __shfl_sync(~0u, offset, (step & 1) * 16 + row);
@@ -128,14 +130,15 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
     const attention_args &a    = d.a;
     const int             warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0), lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int             head_warp = warp % d.head_warps, key_warp = warp / d.head_warps;
-    const uint32_t        ring = shared_address(memory) + warp * RING;
-    float                *sums = (float *)(memory + warp * RING);
-    const float           scale = a.scale * LOG2_E;                         /* scores in powers of two */
+    const uint32_t        ring   = shared_address(memory) + warp * RING;
+    float                *sums   = (float *)(memory + warp * RING);
+    const bool            capped = a.softcap != 0;
+    const float           scale  = capped ? a.scale / a.softcap : a.scale * LOG2_E;      /* scores in powers of two */
 
     pdl_wait();
     int       n, before;
     const int all = make_plan(&d, &n, &before), end = (int)((int64_t)all * (blockIdx.x + 1) / d.blocks);
-    int       at  = (int)((int64_t)all * blockIdx.x / d.blocks);
+    int       at = (int)((int64_t)all * blockIdx.x / d.blocks);
     pdl_release();
 
     /* Where this lane's line of an ldmatrix lies; the swizzle turns with 16 columns at a time, and repeats after 64. */
@@ -168,7 +171,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                                       keys.end, key_warp < d.key_warps ? to - from : 0 };
 
         /* The ring's first steps. Groups of copies are counted, so an empty one is closed where no step is left. */
-        int          page = page_of(&a, &s, &w, 0, lane);
+        int          page  = page_of(&a, &s, &w, 0, lane);
         rows_of_keys where = rows_of(&a, &s, &w, 0, lane, page);
         page               = page_of(&a, &s, &w, 1, lane);
         #pragma unroll
@@ -189,15 +192,15 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             const T  *source = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
             #pragma unroll
             for (int c = 0; c < DIM / 8; ++c) {
-                const int column = 8 * c + 2 * t;
+                const int column           = 8 * c + 2 * t;
                 held[c / 2][c % 2 * 2 + i] = r < rows && column < a.dim ? *(const uint32_t *)(source + column) : 0;
             }
         }
 #else
         for (int i = (int)threadIdx.x; i < d.head_warps * 16 * PIECES; i += THREADS) {
             const int  piece = i % PIECES, r = i / PIECES % 16, h = (unit * d.head_warps + i / PIECES / 16) * a.group + r % a.group;
-            const T   *source = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + h * a.q_head_stride + 8 * piece;
-            const bool inside = r < rows && 8 * piece < a.dim;
+            const T   *source                                                  = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + h * a.q_head_stride + 8 * piece;
+            const bool inside                                                  = r < rows && 8 * piece < a.dim;
             *(uint4 *)(memory + WARPS * RING + piece_at(0, i / PIECES, piece)) = inside ? *(const uint4 *)source : make_uint4(0, 0, 0, 0);
         }
         __syncthreads();
@@ -229,7 +232,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             cp_async_commit();
 
             const uint32_t here = slot * 2 * HALF;
-            float          score[2][4], other[2][4];                        /* two chains of products */
+            float          score[2][4], other[2][4];                        /* two chains of products, one where registers are short */
             #pragma unroll
             for (int j = 0; j < 2; ++j)
                 #pragma unroll
@@ -244,8 +247,8 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 #endif
                 uint32_t b[4];
                 ldmatrix_x4(b, k_at[c % 4] + here + c / 4 * 128);
-                mma_m16n8k16(c % 2 ? other[0] : score[0], q, b, (const T *)0);
-                mma_m16n8k16(c % 2 ? other[1] : score[1], q, b + 2, (const T *)0);
+                mma_m16n8k16(HOLD_Q && c % 2 ? other[0] : score[0], q, b, (const T *)0);
+                mma_m16n8k16(HOLD_Q && c % 2 ? other[1] : score[1], q, b + 2, (const T *)0);
             }
 
             const int  first   = w.first + step * w.stride;
@@ -256,7 +259,8 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     const int key = first + 8 * j + 2 * t + (e & 1);
-                    score[j][e]   = (score[j][e] + other[j][e]) * scale;
+                    score[j][e]   = (HOLD_Q ? score[j][e] + other[j][e] : score[j][e]) * scale;
+                    if (capped) score[j][e] = attention_softcap(score[j][e], a.softcap * LOG2_E);
                     if (partial && (key < least[e >> 1] || key >= behind[e >> 1])) score[j][e] = -INF;
                     now[e >> 1] = fmaxf(now[e >> 1], score[j][e]);
                 }
@@ -321,25 +325,32 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             for (int k = 0; k < d.key_warps; ++k) all_most = fmaxf(all_most, warp_most[k * d.head_warps + head][row]);
             for (int k = 0; k < d.key_warps; ++k) {
                 const int     from_warp = k * d.head_warps + head;
-                const float   weight = warp_most[from_warp][row] == -INF ? 0 : exp2_approx(warp_most[from_warp][row] - all_most);
-                const float4 *source = (const float4 *)((const float *)(memory + from_warp * RING) + row * SUM_ROW + column);
+                const float   weight    = warp_most[from_warp][row] == -INF ? 0 : exp2_approx(warp_most[from_warp][row] - all_most);
+                const float4 *source    = (const float4 *)((const float *)(memory + from_warp * RING) + row * SUM_ROW + column);
                 const float4  x = source[0], y = source[1];
                 if (weight == 0) continue;
                 all_sum += weight * warp_total[from_warp][row];
                 total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
                 total[4] += weight * y.x, total[5] += weight * y.y, total[6] += weight * y.z, total[7] += weight * y.w;
             }
+            const int query = row / a.group, h = (unit * d.head_warps + head) * a.group + row % a.group;
+            if (whole && a.sinks && all_sum != 0) {
+                const float sink = attention_sink(&a, h) * LOG2_E, more = fmaxf(all_most, sink), shrink = exp2_approx(all_most - more);
+                #pragma unroll
+                for (int e = 0; e < 8; ++e) total[e] *= shrink;
+                all_sum  = all_sum * shrink + exp2_approx(sink - more);
+                all_most = more;
+            }
             const float inverse = all_sum == 0 ? 0 : 1 / all_sum, lse = (all_most + log2f(all_sum)) * 0.6931471805599453f;
             #pragma unroll
             for (int e = 0; e < 8; ++e) total[e] *= inverse;
             if (whole) {
-                const int query = row / a.group, h = (unit * d.head_warps + head) * a.group + row % a.group;
-                T        *target = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
+                T *target        = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
                 *(uint4 *)target = pack16(total, (const T *)0);
                 if (column == 0 && a.softmax_lse)
                     a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;
             } else {
-                const int64_t place = ((int64_t)part * d.head_warps + head) * d.rows + row;
+                const int64_t place  = ((int64_t)part * d.head_warps + head) * d.rows + row;
                 float4       *target = (float4 *)(d.partial_out + place * a.dim + column);
                 target[0]            = make_float4(total[0], total[1], total[2], total[3]);
                 target[1]            = make_float4(total[4], total[5], total[6], total[7]);

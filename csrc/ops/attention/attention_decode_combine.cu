@@ -5,6 +5,7 @@
  *   T  f16 or bf16
  */
 #include "attention_decode.h"
+#include "attention_score.cuh"
 #include "launch.cuh"
 #include "reduce.cuh"
 
@@ -23,8 +24,8 @@ extern "C" __global__ __launch_bounds__(32 * WARPS) void attention_decode_combin
     pdl_wait();
     const int all = d.plan[a.batch], before = d.plan[n], granules = (d.plan[n + 1] - before) / d.units;
     if (granules == 0) return;
-    const int kv_head = h / a.group, begin = before + kv_head / d.head_warps * granules;
-    const int first = owner(&d, begin, all), last = owner(&d, begin + granules - 1, all), pieces = last - first + 1;
+    const int                kv_head = h / a.group, begin = before + kv_head / d.head_warps * granules;
+    const int                first = owner(&d, begin, all), last = owner(&d, begin + granules - 1, all), pieces = last - first + 1;
     const attention_sequence s = attention_sequence_of(&a, n);
     if (pieces == 1 || i >= s.sq) return;
 
@@ -33,9 +34,13 @@ extern "C" __global__ __launch_bounds__(32 * WARPS) void attention_decode_combin
     float most = -INF, sum = 0;
     for (int p = lane; p < pieces; p += 32) most = fmaxf(most, d.partial_lse[PLACE(p)]);
     most             = warp_max(most);
+    const bool  sunk = a.sinks && most != -INF;                                 /* a sink counts where any key is seen */
+    const float sink = sunk ? attention_sink(&a, h) : -INF;
+    most             = fmaxf(most, sink);
     const float base = most == -INF ? 0 : most;
     for (int p = lane; p < pieces; p += 32) sum += expf(d.partial_lse[PLACE(p)] - base);
-    sum                 = warp_sum(sum);
+    sum = warp_sum(sum);
+    if (sunk) sum += expf(sink - base);
     const float inverse = sum == 0 ? 0 : 1 / sum;
 
     T *out = (T *)a.out + n * a.out_batch_stride + (s.q_begin + i) * a.out_row_stride + h * a.out_head_stride;
