@@ -40,7 +40,7 @@ extern const attention_form attention_decode;
 
 enum { ATTENTION_MMA_BUILDS            = 16,
        ATTENTION_PLAIN_BUILDS          = 5,
-       ATTENTION_DECODE_BUILDS         = 10,
+       ATTENTION_DECODE_BUILDS         = 13,
        ATTENTION_DECODE_COMBINE_BUILDS = 2 };
 typedef struct {
     sgk_kernel kernel;

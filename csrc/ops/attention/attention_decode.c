@@ -4,11 +4,22 @@
 
 /* Best first for a head size; a device takes the first whose shared memory it has. */
 /* clang-format off */
-#define DECODE(type, dtype, dim, warps, stages) \
-    { SGK_KERNEL("attention/attention_decode.cu", "attention_decode", "-DT=" type " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages, SGK_GENERAL), dtype, dim, warps, stages }
-#define DECODES(type, dtype) \
-    DECODE(type, dtype, 64, 8, 6), DECODE(type, dtype, 64, 4, 5), DECODE(type, dtype, 128, 8, 3), DECODE(type, dtype, 128, 4, 2), DECODE(type, dtype, 256, 4, 2)
-attention_decode_build attention_decode_builds[ATTENTION_DECODE_BUILDS] = { DECODES("f16", SGK_F16), DECODES("bf16", SGK_BF16) };
+#define DECODE(type, eight, dtype, archs, dim, warps, stages)                                                                                  \
+    { SGK_KERNEL("attention/attention_decode.cu", "attention_decode",                                                                  \
+                 "-DT=" #type " -DEIGHT=" #eight " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages, archs), dtype, dim, warps, stages }
+#define DECODES(type, dtype)                             \
+    DECODE(type, 0, dtype, SGK_GENERAL,  64, 8, 6),         \
+    DECODE(type, 0, dtype, SGK_GENERAL,  64, 4, 6),         \
+    DECODE(type, 0, dtype, SGK_GENERAL, 128, 8, 3),         \
+    DECODE(type, 0, dtype, SGK_GENERAL, 128, 4, 3),         \
+    DECODE(type, 0, dtype, SGK_GENERAL, 256, 4, 2)
+#define E4M3_ARCHS (SGK_GENERAL & ~SGK_ARCH_80)     /* those with an instruction that widens e4m3 */
+attention_decode_build attention_decode_builds[ATTENTION_DECODE_BUILDS] = {
+    DECODES(f16, SGK_F16), DECODES(bf16, SGK_BF16),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 8, 8),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS, 128, 8, 6),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS, 128, 4, 6),
+};
 
 attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_COMBINE_BUILDS] = {
     { SGK_KERNEL("attention/attention_decode_combine.cu", "attention_decode_combine", "-DT=f16",  SGK_GENERAL), SGK_F16 },
@@ -16,11 +27,11 @@ attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_
 };
 /* clang-format on */
 
-enum { RESERVED = 4096 };       /* static shared memory and what the driver keeps of a block's */
+enum { RESERVED = 2048 };       /* static shared memory and what the driver keeps of a block's */
 
 static int64_t shared_memory(const attention_decode_build *b)
 {
-    const int64_t rings = (int64_t)b->warps * b->stages * 64 * b->dim;
+    const int64_t rings = (int64_t)b->warps * b->stages * 32 * b->dim * sgk_dtype_size(b->dtype);
     return b->dim > 128 ? rings + (int64_t)b->warps * 32 * b->dim : rings;
 }
 
@@ -28,7 +39,7 @@ static attention_decode_build *build_of(const attention_call *c)
 {
     for (size_t i = 0; i < ATTENTION_DECODE_BUILDS; ++i) {
         attention_decode_build *b = &attention_decode_builds[i];
-        if (b->dtype == c->a.dtype && b->dim >= c->a.dim && shared_memory(b) + RESERVED <= c->device->shared_memory_per_block) return b;
+        if (b->dtype == c->a.dtype && b->dim >= c->a.dim && sgk_kernel_fits(&b->kernel, c->device) && shared_memory(b) + RESERVED <= c->device->shared_memory_per_block) return b;
     }
     return NULL;
 }
@@ -36,7 +47,7 @@ static attention_decode_build *build_of(const attention_call *c)
 static const char *passes(const attention_call *c)
 {
     const struct attention_args *a = &c->a;
-    if (a->dtype != SGK_F16 && a->dtype != SGK_BF16) return "neither f16 nor bf16";
+    if (a->dtype == SGK_F32) return "f32";
     if ((int64_t)a->max_q * a->group > 16) return "more than 16 rows a sequence";
     if (a->dim != a->dim_v || a->q_v) return "head sizes differ";
     if (a->apart) return "new keys apart";

@@ -9,8 +9,9 @@
  *     moved        each key and value once
  *     operations   64 * DIM a key and head, of which rows / 16 are of use
  *
- *   T       f16 or bf16
+ *   T       f16, bf16 or e4m3; e4m3 is multiplied as f16, which holds it exactly, and out is then bf16
  *   DIM     head sizes up to here: 64, 128 or 256; smaller ones are filled up with zeros
+ *   EIGHT   1 where T is e4m3
  *   WARPS   in a block
  *   STAGES  steps of 16 keys in a warp's ring
  *
@@ -25,15 +26,24 @@
 #include "mma.cuh"
 
 #define THREADS      (32 * WARPS)
-#define PIECES       (DIM / 8)                    /* 16-byte pieces in a row */
-#define ROW_BYTES    (2 * DIM)
+#define WIDE         (16 / (int)sizeof(T))            /* elements of a 16-byte piece */
+#define PIECES       (DIM / WIDE)                 /* in a row */
+#define ROW_BYTES    (16 * PIECES)
 #define HALF         (16 * ROW_BYTES)             /* bytes of a step's keys, and of its values */
 #define RING         (STAGES * 2 * HALF)
 #define HOLD_Q       (DIM <= 128)                 /* q stays in registers; else behind the rings, [head_warps][16][DIM] */
-#define LINES        (PIECES > 32 ? 1 : 32 / PIECES)      /* rows that one instruction of a warp copies */
-#define COPIES       (HOLD_Q ? 16 : 4)          /* that are written out: more take more registers */
 #define SUM_ROW      (DIM + 8)
-#define SWIZZLE(row) ((row) & 7)
+#define SWIZZLE(row) (PIECES == 4 ? (row) >> 1 & 3 : (row) & 7)
+
+#if EIGHT
+struct e4m3 { uint8_t code; };
+typedef f16  F;                                 /* of products */
+typedef bf16 R;                                 /* of results */
+#else
+typedef T F, R;
+#endif
+
+enum { COPIES = HOLD_Q ? 16 : 4 };              /* that are written out: more take more registers */
 
 extern __shared__ __align__(128) unsigned char memory[];
 
@@ -82,6 +92,20 @@ DEVICE int make_plan(const attention_decode_args *d, int *first, int *before)
     return all;
 }
 
+#if EIGHT
+DEVICE uint32_t f16x2_of(uint32_t codes)        /* two e4m3 in the low half */
+{
+    uint32_t r;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"((uint16_t)codes));
+    return r;
+}
+DEVICE float score_scale(const attention_args *a, int n, int h) { return attention_score_scale(a, n, h); }
+DEVICE float value_scale(const attention_args *a, int n, int h) { return attention_value_scale(a, n, h); }
+#else
+DEVICE float score_scale(const attention_args *a, int, int) { return a->scale; }
+DEVICE float value_scale(const attention_args *, int, int) { return 1; }
+#endif
+
 /* ---- a warp's share of one unit ---------------------------------------------------------------------------------------- */
 
 struct rows_of_keys { int64_t k, v; };          /* offsets in elements; negative: no such key */
@@ -117,8 +141,8 @@ DEVICE void copy_step(const attention_args *a, const share *w, const rows_of_key
         for (int i = 0; i < 16 * PIECES / 32; ++i) {
             const int     row = (i * 32 + lane) / PIECES, piece = (i * 32 + lane) % PIECES;
             const int64_t o      = __shfl_sync(~0u, offset, (step & 1) * 16 + row);
-            const bool    inside = o >= 0 && piece * 8 < a->dim;
-            cp_async16(piece_at(to + half * HALF, row, piece), inside ? from + o + piece * 8 : from, inside);
+            const bool    inside = o >= 0 && piece * WIDE < a->dim;
+            cp_async16(piece_at(to + half * HALF, row, piece), inside ? from + o + piece * WIDE : from, inside);
         }
     }
 }
@@ -133,7 +157,6 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
     const uint32_t        ring   = shared_address(memory) + warp * RING;
     float                *sums   = (float *)(memory + warp * RING);
     const bool            capped = a.softcap != 0;
-    const float           scale  = capped ? a.scale / a.softcap : a.scale * LOG2_E;      /* scores in powers of two */
 
     pdl_wait();
     int       n, before;
@@ -190,22 +213,32 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
         for (int i = 0; i < 2; ++i) {
             const int r      = g + 8 * i;
             const T  *source = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
+#if EIGHT
+            #pragma unroll
+            for (int c = 0; c < DIM / 16; ++c) {
+                const int      column = 16 * c + 4 * t;
+                const uint32_t codes  = r < rows && column < a.dim ? *(const uint32_t *)(source + column) : 0;
+                held[c][i] = f16x2_of(codes), held[c][2 + i] = f16x2_of(codes >> 16);
+            }
+#else
             #pragma unroll
             for (int c = 0; c < DIM / 8; ++c) {
                 const int column           = 8 * c + 2 * t;
                 held[c / 2][c % 2 * 2 + i] = r < rows && column < a.dim ? *(const uint32_t *)(source + column) : 0;
             }
+#endif
         }
 #else
         for (int i = (int)threadIdx.x; i < d.head_warps * 16 * PIECES; i += THREADS) {
             const int  piece = i % PIECES, r = i / PIECES % 16, h = (unit * d.head_warps + i / PIECES / 16) * a.group + r % a.group;
-            const T   *source                                                  = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + h * a.q_head_stride + 8 * piece;
-            const bool inside                                                  = r < rows && 8 * piece < a.dim;
+            const T   *source                                                  = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + h * a.q_head_stride + WIDE * piece;
+            const bool inside                                                  = r < rows && WIDE * piece < a.dim;
             *(uint4 *)(memory + WARPS * RING + piece_at(0, i / PIECES, piece)) = inside ? *(const uint4 *)source : make_uint4(0, 0, 0, 0);
         }
         __syncthreads();
 #endif
-        int least[2], behind[2];                                            /* this lane's two rows, and the keys they see */
+        const float scale = capped ? score_scale(&a, n, kv_head) / a.softcap : score_scale(&a, n, kv_head) * LOG2_E;      /* scores in powers of two */
+        int         least[2], behind[2];                                            /* this lane's two rows, and the keys they see */
         #pragma unroll
         for (int i = 0; i < 2; ++i) {
             const int            r    = g + 8 * i;
@@ -237,6 +270,18 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             for (int j = 0; j < 2; ++j)
                 #pragma unroll
                 for (int e = 0; e < 4; ++e) score[j][e] = other[j][e] = 0;
+#if EIGHT
+            #pragma unroll
+            for (int c = 0; c < DIM / 32; ++c) {
+                uint32_t b[4];
+                ldmatrix_x4(b, k_at[c % 4] + here + c / 4 * 128);
+                #pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    const uint32_t halves[2] = { f16x2_of(b[j]), f16x2_of(b[j] >> 16) };
+                    mma_m16n8k16(HOLD_Q && j % 2 ? other[j / 2] : score[j / 2], held[2 * c + j % 2], halves, (const F *)0);
+                }
+            }
+#else
             #pragma unroll
             for (int c = 0; c < DIM / 16; ++c) {
 #if HOLD_Q
@@ -247,9 +292,10 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 #endif
                 uint32_t b[4];
                 ldmatrix_x4(b, k_at[c % 4] + here + c / 4 * 128);
-                mma_m16n8k16(HOLD_Q && c % 2 ? other[0] : score[0], q, b, (const T *)0);
-                mma_m16n8k16(HOLD_Q && c % 2 ? other[1] : score[1], q, b + 2, (const T *)0);
+                mma_m16n8k16(HOLD_Q && c % 2 ? other[0] : score[0], q, b, (const F *)0);
+                mma_m16n8k16(HOLD_Q && c % 2 ? other[1] : score[1], q, b + 2, (const F *)0);
             }
+#endif
 
             const int  first   = w.first + step * w.stride;
             const bool partial = first < max(least[0], least[1]) || first + 16 > min(behind[0], behind[1]);
@@ -289,15 +335,29 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                     score[j][e] = exp2_approx(score[j][e] - base[e >> 1]);
                     sum[e >> 1] += score[j][e];
                 }
-            const uint32_t p[4] = { pack2(score[0][0], score[0][1], (const T *)0), pack2(score[0][2], score[0][3], (const T *)0),
-                                    pack2(score[1][0], score[1][1], (const T *)0), pack2(score[1][2], score[1][3], (const T *)0) };
+            const uint32_t p[4] = { pack2(score[0][0], score[0][1], (const F *)0), pack2(score[0][2], score[0][3], (const F *)0),
+                                    pack2(score[1][0], score[1][1], (const F *)0), pack2(score[1][2], score[1][3], (const F *)0) };
+#if EIGHT
+            #pragma unroll
+            for (int c = 0; c < DIM / 32; ++c) {
+                uint32_t b[4];                                              /* two keys' codes of columns 2g and 2g + 1 in each */
+                ldmatrix_x4_trans(b, v_at[c % 4] + here + c / 4 * 128);
+                #pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    const uint32_t pick = j % 2 ? 0x7531 : 0x6420, codes = __byte_perm(b[j / 2 * 2], b[j / 2 * 2 + 1], pick);
+                    const uint32_t halves[2] = { f16x2_of(codes), f16x2_of(codes >> 16) };
+                    mma_m16n8k16(out[4 * c + j], p, halves, (const F *)0);
+                }
+            }
+#else
             #pragma unroll
             for (int c = 0; c < DIM / 16; ++c) {
                 uint32_t b[4];
                 ldmatrix_x4_trans(b, v_at[c % 4] + here + c / 4 * 128);
-                mma_m16n8k16(out[2 * c], p, b, (const T *)0);
-                mma_m16n8k16(out[2 * c + 1], p, b + 2, (const T *)0);
+                mma_m16n8k16(out[2 * c], p, b, (const F *)0);
+                mma_m16n8k16(out[2 * c + 1], p, b + 2, (const F *)0);
             }
+#endif
             slot = slot + 1 == STAGES ? 0 : slot + 1;
         }
         cp_async_wait(0);
@@ -311,15 +371,21 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             sum[i] += __shfl_xor_sync(~0u, sum[i], 2);
             if (t == 0) warp_most[warp][row] = most[i], warp_total[warp][row] = sum[i];
             if (row < rows) {
+#if EIGHT                                                                       /* even and odd columns of 16 were multiplied apart */
+                #pragma unroll
+                for (int c = 0; c < DIM / 16; ++c)
+                    *(float4 *)&sums[row * SUM_ROW + 16 * c + 4 * t] = make_float4(out[2 * c][2 * i], out[2 * c + 1][2 * i], out[2 * c][2 * i + 1], out[2 * c + 1][2 * i + 1]);
+#else
                 #pragma unroll
                 for (int c = 0; c < DIM / 8; ++c) *(float2 *)&sums[row * SUM_ROW + 8 * c + 2 * t] = make_float2(out[c][2 * i], out[c][2 * i + 1]);
+#endif
             }
         }
         __syncthreads();
         const bool whole = from == 0 && to == granules;
         const int  part  = 2 * (int)blockIdx.x + (from == 0);
-        for (int i = (int)threadIdx.x; i < d.head_warps * rows * PIECES; i += THREADS) {
-            const int piece = i % PIECES, row = i / PIECES % rows, head = i / PIECES / rows, column = piece * 8;
+        for (int i = (int)threadIdx.x; i < d.head_warps * rows * (DIM / 8); i += THREADS) {
+            const int column = i % (DIM / 8) * 8, row = i / (DIM / 8) % rows, head = i / (DIM / 8) / rows;
             if (column >= a.dim) continue;
             float all_most = -INF, all_sum = 0, total[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
             for (int k = 0; k < d.key_warps; ++k) all_most = fmaxf(all_most, warp_most[k * d.head_warps + head][row]);
@@ -341,12 +407,12 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 all_sum  = all_sum * shrink + exp2_approx(sink - more);
                 all_most = more;
             }
-            const float inverse = all_sum == 0 ? 0 : 1 / all_sum, lse = (all_most + log2f(all_sum)) * 0.6931471805599453f;
+            const float inverse = all_sum == 0 ? 0 : value_scale(&a, n, unit * d.head_warps + head) / all_sum, lse = (all_most + log2f(all_sum)) * 0.6931471805599453f;
             #pragma unroll
             for (int e = 0; e < 8; ++e) total[e] *= inverse;
             if (whole) {
                 T *target        = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
-                *(uint4 *)target = pack16(total, (const T *)0);
+                *(uint4 *)target = pack16(total, (const R *)0);
                 if (column == 0 && a.softmax_lse)
                     a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;
             } else {
