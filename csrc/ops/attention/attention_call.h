@@ -34,13 +34,14 @@ typedef struct {
 } attention_form;
 
 /* attention_general.c, with every build for attention_kernels[]. */
-extern const attention_form attention_mma, attention_plain;
-/* attention_decode.c, likewise */
+extern const attention_form attention_mma, attention_wide, attention_plain;
+/* attention_decode.c, likewise. */
 extern const attention_form attention_decode;
 
 enum { ATTENTION_MMA_BUILDS            = 16,
-       ATTENTION_PLAIN_BUILDS          = 5,
-       ATTENTION_DECODE_BUILDS         = 13,
+       ATTENTION_WIDE_BUILDS           = 3,
+       ATTENTION_PLAIN_BUILDS          = 2,
+       ATTENTION_DECODE_BUILDS         = 8,
        ATTENTION_DECODE_COMBINE_BUILDS = 2 };
 typedef struct {
     sgk_kernel kernel;
@@ -62,7 +63,7 @@ typedef struct {
     sgk_dtype  dtype;
 } attention_decode_combine_build;
 extern attention_mma_build            attention_mma_builds[ATTENTION_MMA_BUILDS];
-extern attention_plain_build          attention_plain_builds[ATTENTION_PLAIN_BUILDS];
+extern attention_plain_build          attention_wide_builds[ATTENTION_WIDE_BUILDS], attention_plain_builds[ATTENTION_PLAIN_BUILDS];
 extern attention_decode_build         attention_decode_builds[ATTENTION_DECODE_BUILDS];
 extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_COMBINE_BUILDS];
 

@@ -2,22 +2,19 @@
 #include "attention_decode.h"
 #include "attention_call.h"
 
-/* Best first for a head size; a device takes the first whose shared memory it has. */
+/* Two blocks of each fit a multiprocessor of sm_90, and one of sm_86 but for the largest head size. */
 /* clang-format off */
 #define DECODE(type, eight, dtype, archs, dim, warps, stages)                                                                                  \
     { SGK_KERNEL("attention/attention_decode.cu", "attention_decode",                                                                  \
                  "-DT=" #type " -DEIGHT=" #eight " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages, archs), dtype, dim, warps, stages }
-#define DECODES(type, dtype)                             \
-    DECODE(type, 0, dtype, SGK_GENERAL,  64, 8, 6),         \
-    DECODE(type, 0, dtype, SGK_GENERAL,  64, 4, 6),         \
-    DECODE(type, 0, dtype, SGK_GENERAL, 128, 8, 3),         \
-    DECODE(type, 0, dtype, SGK_GENERAL, 128, 4, 3),         \
-    DECODE(type, 0, dtype, SGK_GENERAL, 256, 4, 2)
+#define DECODES(type, dtype)                          \
+    DECODE(type, 0, dtype, SGK_GENERAL,  64, 4, 6),   \
+    DECODE(type, 0, dtype, SGK_GENERAL, 128, 4, 3),   \
+    DECODE(type, 0, dtype, SGK_GENERAL, 256, 2, 3)
 #define E4M3_ARCHS (SGK_GENERAL & ~SGK_ARCH_80)     /* those with an instruction that widens e4m3 */
 attention_decode_build attention_decode_builds[ATTENTION_DECODE_BUILDS] = {
     DECODES(f16, SGK_F16), DECODES(bf16, SGK_BF16),
-    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 8, 8),
-    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS, 128, 8, 6),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 4, 8),
     DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS, 128, 4, 6),
 };
 
@@ -27,7 +24,8 @@ attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_
 };
 /* clang-format on */
 
-enum { RESERVED = 2048 };       /* static shared memory and what the driver keeps of a block's */
+enum { RESERVED    = 2048,         /* static shared memory and what the driver keeps of a block's */
+       MOST_PIECES = 8 };
 
 static int64_t shared_memory(const attention_decode_build *b)
 {
@@ -58,18 +56,28 @@ static const char *passes(const attention_call *c)
     return build_of(c) ? NULL : "no build for this head size on this device";
 }
 
-static int64_t piece_bytes(const struct attention_decode_args *d, int64_t width) { return 2 * (int64_t)d->blocks * d->head_warps * d->rows * width * 4; }
-static int64_t plan_bytes(const struct attention_decode_args *d) { return ((int64_t)d->a.batch + 1 + 63) / 64 * 256; }
+static int64_t piece_bytes(const struct attention_decode_args *d, int64_t width) { return (2 * (int64_t)d->blocks * d->head_warps * d->rows * width * 4 + 255) / 256 * 256; }
 
-/* As many key heads in a block as leave each sequence in few pieces: neighbouring heads' rows lie side by side in memory. */
+/*
+ * Sequences of one length shall fall into whole units a block, or whole blocks a unit, because each unit that a block begins costs time. Of the
+ * numbers of heads in a block that keep enough blocks at work, the largest: neighbouring heads' rows lie side by side in memory. But a unit in
+ * many pieces is slow to put together.
+ */
 static struct attention_decode_args fill(const attention_call *c, const attention_decode_build *b)
 {
     struct attention_decode_args d          = { .a = c->a, .rows = c->a.max_q * c->a.group };
     const int64_t                per_device = c->device->shared_memory_per_multiprocessor / (shared_memory(b) + RESERVED);
-    d.blocks                                = (int32_t)(c->device->multiprocessors * (per_device < 1 ? 1 : per_device > 2 ? 2
-                                                                                                                          : per_device));
-    d.head_warps                            = 1;
-    while (d.head_warps < b->warps && c->a.kv_heads % (2 * d.head_warps) == 0 && (int64_t)c->a.batch * c->a.kv_heads / (2 * d.head_warps) * 16 >= d.blocks) d.head_warps *= 2;
+    const int64_t                most       = c->device->multiprocessors * (per_device < 1 ? 1 : per_device > 2 ? 2
+                                                                                                                : per_device);
+    for (d.head_warps = b->warps; d.head_warps >= 1; d.head_warps /= 2) {
+        if (c->a.kv_heads % d.head_warps) continue;
+        const int64_t units = (int64_t)c->a.batch * c->a.kv_heads / d.head_warps, each = units ? most / units : 0;
+        if (units == 0) break;
+        d.blocks = (int32_t)(each ? units * each : (units + (units + most - 1) / most - 1) / ((units + most - 1) / most));
+        if (d.head_warps == 1 || (each <= MOST_PIECES && d.blocks * 10 >= most * 9)) break;
+    }
+    if (d.head_warps < 1) d.head_warps = 1;
+    if (d.blocks < 1) d.blocks = 1;
     d.key_warps = b->warps / d.head_warps;
     d.units     = c->a.kv_heads / d.head_warps;
     return d;
@@ -80,15 +88,14 @@ static int64_t plan(attention_call *c)
     const attention_decode_build      *b = build_of(c);
     const struct attention_decode_args d = fill(c, b);
     c->build                             = b;
-    return plan_bytes(&d) + piece_bytes(&d, c->a.dim) + piece_bytes(&d, 1);
+    return piece_bytes(&d, c->a.dim) + piece_bytes(&d, 1);
 }
 
 static sgk_status run(attention_call *c, void *scratch)
 {
     attention_decode_build      *b = (attention_decode_build *)c->build;
     struct attention_decode_args d = fill(c, b);
-    d.plan                         = scratch;
-    d.partial_out                  = (float *)((char *)scratch + plan_bytes(&d));
+    d.partial_out                  = scratch;
     d.partial_lse                  = (float *)((char *)d.partial_out + piece_bytes(&d, c->a.dim));
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
     const sgk_launch shape = { .grid = { d.blocks }, .block = { 32u * (unsigned)b->warps }, .shared_memory = (unsigned)shared_memory(b) };

@@ -49,17 +49,14 @@ extern __shared__ __align__(128) unsigned char memory[];
 
 DEVICE uint32_t piece_at(uint32_t base, int row, int piece) { return base + row * ROW_BYTES + ((piece ^ SWIZZLE(row)) << 4); }
 
-/* This block's first sequence and the granules before it; the plan for the second kernel. Returns all granules. */
-DEVICE int make_plan(const attention_decode_args *d, int *first, int *before)
+/* This block's first sequence, and the granules before it. Returns all granules. */
+DEVICE int find_begin(const attention_decode_args *d, int *first, int *before)
 {
     __shared__ int32_t warp_sum[WARPS], found[2];
     const int          each = (d->a.batch + THREADS - 1) / THREADS, t = (int)threadIdx.x, lane = t % 32;
     const int          from = min(t * each, d->a.batch), to = min(from + each, d->a.batch);
     int                mine = 0;
-    for (int n = from; n < to; ++n) {
-        const attention_sequence s = attention_sequence_of(&d->a, n);
-        mine += d->units * attention_decode_granules(d, &s);
-    }
+    for (int n = from; n < to; ++n) mine += attention_decode_granules_of(d, n);
     int upto = mine;
     #pragma unroll
     for (int i = 1; i < 32; i *= 2) {
@@ -74,23 +71,21 @@ DEVICE int make_plan(const attention_decode_args *d, int *first, int *before)
         if (w < t / 32) earlier += warp_sum[w];
         all += warp_sum[w];
     }
-    int       here  = earlier + upto - mine;
     const int begin = (int)((int64_t)all * blockIdx.x / d->blocks);
-    if (blockIdx.x == 0 || (here <= begin && begin < here + mine)) {
-        for (int n = from; n < to; ++n) {
-            const attention_sequence s    = attention_sequence_of(&d->a, n);
-            const int                size = d->units * attention_decode_granules(d, &s);
-            if (blockIdx.x == 0) d->plan[n] = here;
-            if (here <= begin && begin < here + size) found[0] = n, found[1] = here;
-            here += size;
-        }
+    int       here  = earlier + upto - mine;
+    if (here <= begin && begin < here + mine) {
+        int n = from;
+        if (each > 1)
+            for (int size = attention_decode_granules_of(d, n); begin >= here + size; size = attention_decode_granules_of(d, n)) here += size, ++n;
+        found[0] = n, found[1] = here;
     }
-    if (blockIdx.x == 0 && t == 0) d->plan[d->a.batch] = all;
     __syncthreads();
     *first  = found[0];
     *before = found[1];
     return all;
 }
+
+/* ---- a warp's share of one unit ---------------------------------------------------------------------------------------- */
 
 #if EIGHT
 DEVICE uint32_t f16x2_of(uint32_t codes)        /* two e4m3 in the low half */
@@ -105,8 +100,6 @@ DEVICE float value_scale(const attention_args *a, int n, int h) { return attenti
 DEVICE float score_scale(const attention_args *a, int, int) { return a->scale; }
 DEVICE float value_scale(const attention_args *, int, int) { return 1; }
 #endif
-
-/* ---- a warp's share of one unit ---------------------------------------------------------------------------------------- */
 
 struct rows_of_keys { int64_t k, v; };          /* offsets in elements; negative: no such key */
 
@@ -160,7 +153,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 
     pdl_wait();
     int       n, before;
-    const int all = make_plan(&d, &n, &before), end = (int)((int64_t)all * (blockIdx.x + 1) / d.blocks);
+    const int all = find_begin(&d, &n, &before), end = (int)((int64_t)all * (blockIdx.x + 1) / d.blocks);
     int       at = (int)((int64_t)all * blockIdx.x / d.blocks);
     pdl_release();
 
@@ -237,7 +230,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
         }
         __syncthreads();
 #endif
-        const float scale = capped ? score_scale(&a, n, kv_head) / a.softcap : score_scale(&a, n, kv_head) * LOG2_E;      /* scores in powers of two */
+        const float scale = capped ? score_scale(&a, n, kv_head) : score_scale(&a, n, kv_head) * LOG2_E;      /* scores in powers of two, in the end */
         int         least[2], behind[2];                                            /* this lane's two rows, and the keys they see */
         #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -306,7 +299,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 for (int e = 0; e < 4; ++e) {
                     const int key = first + 8 * j + 2 * t + (e & 1);
                     score[j][e]   = (HOLD_Q ? score[j][e] + other[j][e] : score[j][e]) * scale;
-                    if (capped) score[j][e] = attention_softcap(score[j][e], a.softcap * LOG2_E);
+                    if (capped) score[j][e] = soft_capped(score[j][e], a.softcap) * LOG2_E;
                     if (partial && (key < least[e >> 1] || key >= behind[e >> 1])) score[j][e] = -INF;
                     now[e >> 1] = fmaxf(now[e >> 1], score[j][e]);
                 }
@@ -401,7 +394,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             }
             const int query = row / a.group, h = (unit * d.head_warps + head) * a.group + row % a.group;
             if (whole && a.sinks && all_sum != 0) {
-                const float sink = attention_sink(&a, h) * LOG2_E, more = fmaxf(all_most, sink), shrink = exp2_approx(all_most - more);
+                const float sink = sink_of(&a, h) * LOG2_E, more = fmaxf(all_most, sink), shrink = exp2_approx(all_most - more);
                 #pragma unroll
                 for (int e = 0; e < 8; ++e) total[e] *= shrink;
                 all_sum  = all_sum * shrink + exp2_approx(sink - more);

@@ -17,7 +17,6 @@ struct attention_decode_args {
     int32_t               units;                            /* of a sequence: kv_heads / head_warps */
     int32_t               rows;                             /* max_q * group, at most 16 */
     int32_t               blocks;
-    int32_t              *plan;                             /* [batch + 1]: the granules before each sequence, and all */
     float                *partial_out, *partial_lse;        /* [2 * blocks, head_warps, rows] times dim; times 1 */
 };
 
@@ -35,6 +34,13 @@ ATTENTION_FN int32_t attention_decode_granules(const struct attention_decode_arg
     const struct attention_keys keys = attention_decode_keys(&d->a, s);
     const int32_t               each = 16 * d->key_warps, count = (keys.end - keys.begin + each - 1) / each;
     return count > 1 ? count : 1;
+}
+
+/* Of all units of sequence n. */
+ATTENTION_FN int32_t attention_decode_granules_of(const struct attention_decode_args *d, int32_t n)
+{
+    const struct attention_sequence s = attention_sequence_of(&d->a, n);
+    return d->units * attention_decode_granules(d, &s);
 }
 
 #endif
