@@ -41,7 +41,7 @@ extern const attention_form attention_decode;
 enum { ATTENTION_MMA_BUILDS            = 16,
        ATTENTION_WIDE_BUILDS           = 3,
        ATTENTION_PLAIN_BUILDS          = 2,
-       ATTENTION_DECODE_BUILDS         = 8,
+       ATTENTION_DECODE_BUILDS         = 13,
        ATTENTION_DECODE_COMBINE_BUILDS = 2 };
 typedef struct {
     sgk_kernel kernel;

@@ -2,19 +2,22 @@
 #include "attention_decode.h"
 #include "attention_call.h"
 
-/* Two blocks of each fit a multiprocessor of sm_90, and one of sm_86 but for the largest head size. */
+/* Two blocks of four warps fit a multiprocessor of sm_90, and one of sm_86; of eight, one of sm_90. */
 /* clang-format off */
 #define DECODE(type, eight, dtype, archs, dim, warps, stages)                                                                                  \
     { SGK_KERNEL("attention/attention_decode.cu", "attention_decode",                                                                  \
                  "-DT=" #type " -DEIGHT=" #eight " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages, archs), dtype, dim, warps, stages }
 #define DECODES(type, dtype)                          \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6),   \
     DECODE(type, 0, dtype, SGK_GENERAL,  64, 4, 6),   \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3),  \
     DECODE(type, 0, dtype, SGK_GENERAL, 128, 4, 3),   \
     DECODE(type, 0, dtype, SGK_GENERAL, 256, 2, 3)
 #define E4M3_ARCHS (SGK_GENERAL & ~SGK_ARCH_80)     /* those with an instruction that widens e4m3 */
 attention_decode_build attention_decode_builds[ATTENTION_DECODE_BUILDS] = {
     DECODES(f16, SGK_F16), DECODES(bf16, SGK_BF16),
     DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 4, 8),
+    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 8, 6),
     DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS, 128, 4, 6),
 };
 
@@ -33,12 +36,11 @@ static int64_t shared_memory(const attention_decode_build *b)
     return b->dim > 128 ? rings + (int64_t)b->warps * 32 * b->dim : rings;
 }
 
-static attention_decode_build *build_of(const attention_call *c)
+/* The next build for this head size after `last` (NULL: the first) that the device can run. */
+static attention_decode_build *build_after(const attention_call *c, attention_decode_build *last)
 {
-    for (size_t i = 0; i < ATTENTION_DECODE_BUILDS; ++i) {
-        attention_decode_build *b = &attention_decode_builds[i];
-        if (b->dtype == c->a.dtype && b->dim >= c->a.dim && sgk_kernel_fits(&b->kernel, c->device) && shared_memory(b) + RESERVED <= c->device->shared_memory_per_block) return b;
-    }
+    for (attention_decode_build *b = last ? last + 1 : attention_decode_builds; b < attention_decode_builds + ATTENTION_DECODE_BUILDS; ++b)
+        if (b->dtype == c->a.dtype && b->dim >= c->a.dim && (!last || b->dim == last->dim) && sgk_kernel_fits(&b->kernel, c->device) && shared_memory(b) + RESERVED <= c->device->shared_memory_per_block) return b;
     return NULL;
 }
 
@@ -53,48 +55,47 @@ static const char *passes(const attention_call *c)
     if (c->o.num_splits) return "num_splits given";
     if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16)) return "q, k, v or out not in 16-byte pieces";
     if ((int64_t)a->batch * a->kv_heads * (a->max_k / 16 + 1) > INT32_MAX / 4) return "too many keys";
-    return build_of(c) ? NULL : "no build for this head size on this device";
+    return build_after(c, NULL) ? NULL : "no build for this head size on this device";
 }
 
 static int64_t piece_bytes(const struct attention_decode_args *d, int64_t width) { return (2 * (int64_t)d->blocks * d->head_warps * d->rows * width * 4 + 255) / 256 * 256; }
 
 /*
- * Sequences of one length shall fall into whole units a block, or whole blocks a unit, because each unit that a block begins costs time. Of the
- * numbers of heads in a block that keep enough blocks at work, the largest: neighbouring heads' rows lie side by side in memory. But a unit in
- * many pieces is slow to put together.
+ * Blocks for so many heads in each. Sequences of one length shall fall into whole units a block, or whole blocks a unit, because each unit that a
+ * block begins costs time. Returns whether that keeps the GPU at work, and cuts no unit into many pieces, which are slow to put together.
  */
-static struct attention_decode_args fill(const attention_call *c, const attention_decode_build *b)
+static bool deal_out(const attention_call *c, const attention_decode_build *b, int head_warps, struct attention_decode_args *d)
 {
-    struct attention_decode_args d          = { .a = c->a, .rows = c->a.max_q * c->a.group };
-    const int64_t                per_device = c->device->shared_memory_per_multiprocessor / (shared_memory(b) + RESERVED);
-    const int64_t                most       = c->device->multiprocessors * (per_device < 1 ? 1 : per_device > 2 ? 2
-                                                                                                                : per_device);
-    for (d.head_warps = b->warps; d.head_warps >= 1; d.head_warps /= 2) {
-        if (c->a.kv_heads % d.head_warps) continue;
-        const int64_t units = (int64_t)c->a.batch * c->a.kv_heads / d.head_warps, each = units ? most / units : 0;
-        if (units == 0) break;
-        d.blocks = (int32_t)(each ? units * each : (units + (units + most - 1) / most - 1) / ((units + most - 1) / most));
-        if (d.head_warps == 1 || (each <= MOST_PIECES && d.blocks * 10 >= most * 9)) break;
+    const int64_t fit = c->device->shared_memory_per_multiprocessor / (shared_memory(b) + RESERVED), most = c->device->multiprocessors * (fit < 1 ? 1 : fit > 2 ? 2
+                                                                                                                                                                : fit);
+    const int64_t units = (int64_t)c->a.batch * c->a.kv_heads / head_warps, each = units ? most / units : most, rounds = (units + most - 1) / most;
+    *d        = (struct attention_decode_args){ .a = c->a, .rows = c->a.max_q * c->a.group, .head_warps = head_warps, .key_warps = b->warps / head_warps, .units = c->a.kv_heads / head_warps };
+    d->blocks = (int32_t)(units == 0 ? 1 : each ? units * each
+                                                : (units + rounds - 1) / rounds);
+    return each <= MOST_PIECES && d->blocks * 10 >= most * 9;
+}
+
+/* Neighbouring heads' rows lie side by side in memory: as many of them in a block as can be; the larger blocks have eight or are passed over. */
+static attention_decode_build *choose(const attention_call *c, struct attention_decode_args *d)
+{
+    for (attention_decode_build *b = build_after(c, NULL);; b = build_after(c, b)) {
+        const bool last = build_after(c, b) == NULL;
+        for (int head_warps = b->warps; head_warps >= (last ? 1 : b->warps); head_warps /= 2)
+            if (c->a.kv_heads % head_warps == 0 && (deal_out(c, b, head_warps, d) || head_warps == 1)) return b;
     }
-    if (d.head_warps < 1) d.head_warps = 1;
-    if (d.blocks < 1) d.blocks = 1;
-    d.key_warps = b->warps / d.head_warps;
-    d.units     = c->a.kv_heads / d.head_warps;
-    return d;
 }
 
 static int64_t plan(attention_call *c)
 {
-    const attention_decode_build      *b = build_of(c);
-    const struct attention_decode_args d = fill(c, b);
-    c->build                             = b;
+    struct attention_decode_args d;
+    c->build = choose(c, &d);
     return piece_bytes(&d, c->a.dim) + piece_bytes(&d, 1);
 }
 
 static sgk_status run(attention_call *c, void *scratch)
 {
-    attention_decode_build      *b = (attention_decode_build *)c->build;
-    struct attention_decode_args d = fill(c, b);
+    struct attention_decode_args d;
+    attention_decode_build      *b = choose(c, &d);
     d.partial_out                  = scratch;
     d.partial_lse                  = (float *)((char *)d.partial_out + piece_bytes(&d, c->a.dim));
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");

@@ -52,6 +52,10 @@ DEVICE uint32_t piece_at(uint32_t base, int row, int piece) { return base + row 
 /* This block's first sequence, and the granules before it. Returns all granules. */
 DEVICE int find_begin(const attention_decode_args *d, int *first, int *before)
 {
+    if (d->a.batch == 1) {
+        *first = *before = 0;
+        return attention_decode_granules_of(d, 0);
+    }
     __shared__ int32_t warp_sum[WARPS], found[2];
     const int          each = (d->a.batch + THREADS - 1) / THREADS, t = (int)threadIdx.x, lane = t % 32;
     const int          from = min(t * each, d->a.batch), to = min(from + each, d->a.batch);
@@ -187,14 +191,13 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                                       keys.end, key_warp < d.key_warps ? to - from : 0 };
 
         /* The ring's first steps. Groups of copies are counted, so an empty one is closed where no step is left. */
-        int          page  = page_of(&a, &s, &w, 0, lane);
+        int          page = page_of(&a, &s, &w, 0, lane), page_after = page_of(&a, &s, &w, 1, lane);
         rows_of_keys where = rows_of(&a, &s, &w, 0, lane, page);
-        page               = page_of(&a, &s, &w, 1, lane);
         #pragma unroll
-        for (int i = 0; i < STAGES - 1; ++i) {
+        for (int i = 0; i < STAGES; ++i) {
             if (i > 0 && i % 2 == 0) {
-                where = rows_of(&a, &s, &w, i / 2, lane, page);
-                page  = page_of(&a, &s, &w, i / 2 + 1, lane);
+                where      = rows_of(&a, &s, &w, i / 2, lane, page_after);
+                page_after = page_of(&a, &s, &w, i / 2 + 1, lane);
             }
             if (i < w.steps) copy_step(&a, &w, &where, i, ring + i * 2 * HALF, lane);
             cp_async_commit();
@@ -245,18 +248,8 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 
         int slot = 0;
         for (int step = 0; step < w.steps; ++step) {
-            cp_async_wait(STAGES - 2);
-            __syncwarp();                                                   /* this step is there, and all lanes are done with the one before */
-            const int next = step + STAGES - 1, free = slot == 0 ? STAGES - 1 : slot - 1;
-            if (next < w.steps) {
-                if (next % 2 == 0) {
-                    where = rows_of(&a, &s, &w, next / 2, lane, page);
-                    page  = page_of(&a, &s, &w, next / 2 + 1, lane);
-                }
-                copy_step(&a, &w, &where, next, ring + free * 2 * HALF, lane);
-            }
-            cp_async_commit();
-
+            cp_async_wait(STAGES - 1);
+            __syncwarp();                                                   /* this step is there */
             const uint32_t here = slot * 2 * HALF;
             float          score[2][4], other[2][4];                        /* two chains of products, one where registers are short */
             #pragma unroll
@@ -351,6 +344,16 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 mma_m16n8k16(out[2 * c + 1], p, b + 2, (const F *)0);
             }
 #endif
+            __syncwarp();                                                   /* and all lanes are done with it */
+            const int next = step + STAGES;
+            if (next < w.steps) {
+                if (next % 2 == 0) {
+                    where      = rows_of(&a, &s, &w, next / 2, lane, page_after);
+                    page_after = page_of(&a, &s, &w, next / 2 + 1, lane);
+                }
+                copy_step(&a, &w, &where, next, ring + here, lane);
+            }
+            cp_async_commit();
             slot = slot + 1 == STAGES ? 0 : slot + 1;
         }
         cp_async_wait(0);
