@@ -324,11 +324,11 @@ static void check_dealt(sgk_dtype dtype)
 {
     static const int64_t dims[] = { 64, 128, 256 };
     for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
-        check_shape("dealt", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 3, .queries = 2, .keys = check_small ? 300 : 1500, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .descales = dtype == SGK_E4M3 });
-        check_shape("dealt_side_by_side", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 16, .dim = dims[i], .batch = BATCH, .queries = 1, .keys = 200, .cache = PAGED, .page_size = 1, .lse = true, .left = -1, .right = -1, .causal = true, .sinks = SGK_BF16 + 1 });
+        check_shape("dealt", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 3, .queries = 2, .keys = check_small ? 300 : 700, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .descales = dtype == SGK_E4M3 });
+        check_shape("dealt_side_by_side", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 16, .dim = dims[i], .batch = BATCH, .queries = 1, .keys = 90, .cache = PAGED, .page_size = 1, .lse = true, .left = -1, .right = -1, .causal = true, .sinks = SGK_BF16 + 1 });
     }
     check_shape("dealt_capped", &(shape){ .dtype = dtype, .heads = 12, .kv_heads = 4, .dim = 128, .batch = 5, .queries = 4, .keys = 700, .cache = DENSE, .seqused_k = true, .packed_q = true, .lse = true, .left = 100, .right = -1, .causal = true, .softcap = 20, .sinks = SGK_F32 + 1 });
-    check_shape("dealt_one", &(shape){ .dtype = dtype, .heads = 7, .kv_heads = 1, .dim = 72, .batch = 1, .queries = 2, .keys = check_small ? 500 : 5000, .cache = DENSE, .lse = true, .left = -1, .right = -1, .causal = true });
+    check_shape("dealt_one", &(shape){ .dtype = dtype, .heads = 7, .kv_heads = 1, .dim = 72, .batch = 1, .queries = 2, .keys = check_small ? 500 : 2500, .cache = DENSE, .lse = true, .left = -1, .right = -1, .causal = true });
 }
 
 static void check_refusals(void)
