@@ -19,9 +19,9 @@ SGK_INLINE void turn(const double *restrict frequency, double most, double t, in
     }
     for (int64_t i = 0; i < n; ++i) {
         const double angle = t * frequency[i], round = 6755399441055744.0;
-        const double k     = angle * 0.63661977236758134308 + round - round;    /* quarter turns: the sum has no bits behind the point */
-        rest[i]            = (float)(angle - k * 1.57079632673412561417 - k * 6.07710050650619224932e-11);
-        quarter[i]         = (int32_t)k;
+        const double k = angle * 0.63661977236758134308 + round - round;    /* quarter turns: the sum has no bits behind the point */
+        rest[i]        = (float)(angle - k * 1.57079632673412561417 - k * 6.07710050650619224932e-11);
+        quarter[i]     = (int32_t)k;
     }
     for (int64_t i = 0; i < n; ++i) {
         const float x = rest[i], z = x * x;

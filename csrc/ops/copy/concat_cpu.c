@@ -10,7 +10,7 @@ SGK_INLINE void heads(bool stream, const struct concat_args *a, int64_t begin, i
 {
     int64_t row = begin / a->heads, head = begin % a->heads;
     for (int64_t n = begin; n < end; ++n) {
-        char       *out = (char *)a->out + row * a->row_stride + head * a->head_stride;
+        char       *out   = (char *)a->out + row * a->row_stride + head * a->head_stride;
         const char *first = row_of(&a->a, row, head), *second = row_of(&a->b, row, head);
         if (++head == a->heads) head = 0, ++row;
         if (a->a.bytes) copy_row(out, first, a->a.bytes, stream, row_of(&a->a, row, head));
