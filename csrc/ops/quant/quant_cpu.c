@@ -220,10 +220,17 @@ SGK_INLINE vf summed(sgk_dtype t, bool add, const struct quant_norm_args *n, int
 /* Elements [first, first + count) of the norm, rounded to the format. `last`: nothing of the row is read after this, and the sum is stored. */
 SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
-    for (int64_t i = 0; i < count; i += VF) {
+    const int64_t kept = row * n->residual_stride + first;
+    int64_t       i    = 0;
+    for (; i + 2 * VF <= count; i += 2 * VF) {
+        const vf x = summed(t, add, n, row, first + i, VF), y = summed(t, add, n, row, first + i + VF, VF);
+        vf_store2(t, out, i, vf_mul(vf_mul(x, scale), vf_load(t, n->weight, first + i)), vf_mul(vf_mul(y, scale), vf_load(t, n->weight, first + i + VF)));
+        if (add && last) vf_store2(t, n->residual, kept + i, x, y);
+    }
+    for (; i < count; i += VF) {
         const vf x = summed(t, add, n, row, first + i, count - i);
         store_some(t, out, i, count - i, vf_mul(vf_mul(x, scale), load_some(t, n->weight, first + i, count - i)));
-        if (add && last) store_some(t, n->residual, row * n->residual_stride + first + i, count - i, x);
+        if (add && last) store_some(t, n->residual, kept + i, count - i, x);
     }
 }
 

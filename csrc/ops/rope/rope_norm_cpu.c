@@ -19,17 +19,23 @@ static double frequencies(const struct qk_norm_rope_args *a, double *f)
     return most;
 }
 
-/* head_dim is a multiple of 64. */
-SGK_INLINE void normalise(const struct qk_norm_rope_args *a, int64_t at, const void *weight, float *x)
+/* Of `count` heads of a token from number n on, one beside the other: what makes a head's mean square 1. head_dim is a multiple of 64. */
+enum { TOGETHER = 8 };
+SGK_INLINE void scales_of(const struct qk_norm_rope_args *a, int64_t at, int count, float *scale)
 {
-    vf sum = vf_zero();
-    for (int64_t d = 0; d < a->head_dim; d += VF) {
-        const vf v = vf_load(SGK_BF16, a->qkv, at + d);
-        vf_store_f32(x + d, v);
-        sum = vf_fma(v, v, sum);
+    for (int n = 0; n < count; ++n, at += a->head_dim) {
+        vf sum0 = vf_zero(), sum1 = vf_zero();
+        for (int64_t d = 0; d < a->head_dim; d += 2 * VF) {
+            const vf u = vf_load(SGK_BF16, a->qkv, at + d), v = vf_load(SGK_BF16, a->qkv, at + d + VF);
+            sum0 = vf_fma(u, u, sum0), sum1 = vf_fma(v, v, sum1);
+        }
+        scale[n] = 1 / sqrtf(vf_sum(vf_add(sum0, sum1)) / (float)a->head_dim + a->eps);
     }
-    const vf scale = vf_set(1 / sqrtf(vf_sum(sum) / (float)a->head_dim + a->eps));
-    for (int64_t d = 0; d < a->head_dim; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load_f32(x + d), scale), vf_load(SGK_BF16, weight, d)));
+}
+
+SGK_INLINE vf normalised(const struct qk_norm_rope_args *a, int64_t at, const void *weight, int64_t d, vf scale)
+{
+    return vf_mul(vf_mul(vf_load(SGK_BF16, a->qkv, at + d), scale), vf_load(SGK_BF16, weight, d));
 }
 
 /* x in place; neighbours: c has each cosine twice, s each sine as -s, +s. */
@@ -59,11 +65,37 @@ SGK_INLINE void rotate(const struct qk_norm_rope_args *a, float *x, const float 
     }
 }
 
+/* A head whose halves, or pairs, fill vectors goes through registers; another one through x. */
+SGK_INLINE void head(const struct qk_norm_rope_args *a, int64_t at, const void *weight, vf scale, const float *c, const float *s)
+{
+    const int64_t half = a->rot_dim / 2;
+    float         x[QK_NORM_ROPE_MOST];
+    if (half % VF) {
+        for (int64_t d = 0; d < a->head_dim; d += VF) vf_store_f32(x + d, normalised(a, at, weight, d, scale));
+        rotate(a, x, c, s);
+        for (int64_t d = 0; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, vf_load_f32(x + d));
+        return;
+    }
+    if (a->is_neox) {
+        for (int64_t i = 0; i < half; i += VF) {
+            const vf u = normalised(a, at, weight, i, scale), v = normalised(a, at, weight, half + i, scale), ci = vf_load_f32(c + i), si = vf_load_f32(s + i);
+            vf_store(SGK_BF16, a->qkv, at + i, vf_sub(vf_mul(u, ci), vf_mul(v, si)));
+            vf_store(SGK_BF16, a->qkv, at + half + i, vf_add(vf_mul(v, ci), vf_mul(u, si)));
+        }
+    } else {
+        for (int64_t i = 0; i < 2 * half; i += VF) {
+            const vf u = normalised(a, at, weight, i, scale);
+            vf_store(SGK_BF16, a->qkv, at + i, vf_add(vf_mul(u, vf_load_f32(c + i)), vf_mul(vf_swap_pairs(u), vf_load_f32(s + i))));
+        }
+    }
+    for (int64_t d = 2 * half; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, normalised(a, at, weight, d, scale));
+}
+
 void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
 {
     const struct qk_norm_rope_args *a = args;
     double                          f[PAIRS];
-    float                           c[2 * PAIRS], s[2 * PAIRS], x[QK_NORM_ROPE_MOST], sine[TURN_BLOCK], cosine[TURN_BLOCK];
+    float                           c[2 * PAIRS], s[2 * PAIRS], scale[TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
     const double                    most = frequencies(a, f);
     for (int64_t t = begin; t < end; ++t) {
         for (int64_t first = 0; first < a->rot_dim / 2; first += TURN_BLOCK) {
@@ -75,11 +107,12 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
                 else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
             }
         }
-        for (int64_t n = 0; n < (int64_t)a->q_heads + a->k_heads; ++n) {
-            const int64_t at = t * a->qkv_stride + n * a->head_dim;
-            normalise(a, at, n < a->q_heads ? a->q_weight : a->k_weight, x);
-            rotate(a, x, c, s);
-            for (int64_t d = 0; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, vf_load_f32(x + d));
+        const int64_t heads = (int64_t)a->q_heads + a->k_heads;
+        for (int64_t n = 0; n < heads; n += TOGETHER) {
+            const int     count = heads - n < TOGETHER ? (int)(heads - n) : TOGETHER;
+            const int64_t at    = t * a->qkv_stride + n * a->head_dim;
+            scales_of(a, at, count, scale);
+            for (int j = 0; j < count; ++j) head(a, at + j * a->head_dim, n + j < a->q_heads ? a->q_weight : a->k_weight, vf_set(scale[j]), c, s);
         }
     }
 }
