@@ -32,54 +32,57 @@ scaled_mma_build scaled_mma_builds[SCALED_MMA_BUILDS] = {
 };
 
 /* The macros are explained in the kernel. 64 x `groups` x `blocks` rows are the first operand's side of the tile, `bn` the second's. */
-#define WGMMA(first, second, input, weight, swap, groups, blocks, bn, part, sets, own, order, stages, slabs, buffers)                                    \
+#define WGMMA(first, second, input, weight, swap, groups, blocks, bn, part, sets, turns, lag, stages, slabs, chunk, buffers)                                    \
     { SGK_KERNEL("gemm/gemm_scaled_wgmma.cu", "scaled_wgmma", "-DFIRST=" #first " -DSECOND=" #second " -DSWAP=" #swap " -DGROUPS=" #groups  \
-                 " -DBLOCKS=" #blocks " -DBN=" #bn " -DPART=" #part " -DSETS=" #sets " -DOWN=" #own " -DORDER=" #order " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers, \
-                 SGK_ARCH_90A), input, weight, swap, own, groups, 64 * (own ? 1 : groups) * blocks, bn, part, stages, slabs, buffers }
+                 " -DBLOCKS=" #blocks " -DBN=" #bn " -DPART=" #part " -DSETS=" #sets " -DTURNS=" #turns " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk \
+                 " -DBUFFERS=" #buffers, SGK_ARCH_90A), input, weight, swap, turns, groups, 64 * (turns ? 1 : groups) * blocks, bn, stages, slabs, chunk, buffers }
 #define FP8(...)  WGMMA(e4m3, e4m3, SGK_E4M3, SGK_E4M3, __VA_ARGS__)
 #define INT8(...) WGMMA(s8, s8, SGK_I8, SGK_I8, __VA_ARGS__)
 scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS] = {
-    FP8(0, 2, 1, 256, 128, 1, 0, 1, 3, 1, 4),
-    FP8(0, 2, 1, 256, 128, 1, 0, 1, 4, 1, 1),
-    FP8(0, 2, 1, 256, 128, 1, 0, 0, 3, 1, 4),
-    FP8(0, 2, 2, 128, 128, 1, 0, 1, 4, 1, 1),
-    FP8(0, 2, 2, 128, 128, 1, 1, 1, 3, 1, 1),
-    FP8(0, 2, 2, 128, 128, 1, 1, 0, 3, 1, 1),
-    FP8(0, 3, 1, 128, 128, 1, 0, 0, 4, 1, 2),
-    FP8(0, 3, 1, 128, 128, 1, 0, 1, 4, 1, 2),
-    FP8(0, 2, 1, 128, 128, 2, 0, 0, 3, 2, 2),
-    FP8(0, 2, 1, 128, 128, 2, 0, 1, 3, 2, 2),
-    FP8(0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
-    FP8(0, 2, 1, 192, 192, 1, 0, 1, 4, 1, 3),
-    FP8(0, 2, 1, 160, 160, 1, 0, 1, 5, 1, 4),
-    FP8(0, 2, 1,  96,  96, 1, 0, 1, 6, 1, 2),
-    FP8(1, 2, 1, 128, 128, 1, 0, 1, 6, 1, 1),
-    FP8(1, 1, 1, 128, 128, 1, 0, 0, 4, 2, 1),
-    FP8(1, 2, 1,  64,  64, 2, 0, 0, 4, 2, 1),
-    FP8(1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
-    FP8(1, 2, 1,  32,  32, 2, 0, 0, 5, 2, 1),
-    FP8(1, 1, 1,  32,  32, 2, 0, 0, 4, 4, 1),
-    FP8(1, 2, 1,  16,  16, 2, 0, 0, 6, 2, 1),
-    FP8(1, 1, 1,  16,  16, 2, 0, 0, 5, 4, 1),
-    INT8(0, 2, 1, 256, 256, 0, 0, 0, 3, 1, 4),
-    INT8(0, 2, 1, 224, 224, 0, 0, 0, 4, 1, 4),
-    INT8(0, 2, 1, 192, 192, 0, 0, 0, 4, 1, 3),
-    INT8(0, 2, 1, 160, 160, 0, 0, 0, 5, 1, 4),
-    INT8(0, 2, 1, 128, 128, 0, 0, 0, 6, 1, 2),
-    INT8(0, 2, 2, 128, 128, 0, 1, 0, 3, 1, 1),
-    INT8(0, 2, 1, 256, 256, 0, 1, 0, 2, 1, 2),
-    INT8(1, 2, 1, 128, 128, 0, 0, 0, 6, 1, 1),
-    INT8(1, 1, 1, 128, 128, 0, 0, 0, 4, 2, 1),
-    INT8(1, 2, 1,  64,  64, 0, 0, 0, 4, 2, 1),
-    INT8(1, 1, 1,  64,  64, 0, 0, 0, 6, 2, 1),
-    INT8(1, 2, 1,  32,  32, 0, 0, 0, 5, 2, 1),
-    INT8(1, 1, 1,  32,  32, 0, 0, 0, 4, 4, 1),
-    INT8(1, 2, 1,  16,  16, 0, 0, 0, 6, 2, 1),
-    INT8(1, 1, 1,  16,  16, 0, 0, 0, 5, 4, 1),
-    WGMMA(e4m3, e5m2, SGK_E4M3, SGK_E5M2, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
-    WGMMA(e5m2, e4m3, SGK_E4M3, SGK_E5M2, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
-    WGMMA(e5m2, e4m3, SGK_E5M2, SGK_E4M3, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
-    WGMMA(e4m3, e5m2, SGK_E5M2, SGK_E4M3, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
+    FP8(0, 2, 1, 256, 128, 1, 0, 0, 3, 1, 64, 4),
+    FP8(0, 2, 1, 256, 128, 1, 0, 1, 3, 1, 64, 4),
+    FP8(0, 2, 1, 256, 128, 1, 0, 2, 3, 1, 64, 4),
+    FP8(0, 2, 1, 256, 128, 1, 0, 1, 4, 1, 32, 2),
+    FP8(0, 2, 2, 128, 128, 1, 0, 1, 3, 1, 64, 4),
+    FP8(0, 3, 1, 128, 128, 1, 0, 0, 4, 1, 64, 2),
+    FP8(0, 3, 1, 128, 128, 1, 0, 1, 4, 1, 64, 2),
+    FP8(0, 2, 1, 128, 128, 2, 0, 0, 3, 2, 64, 2),
+    FP8(0, 2, 1, 128, 128, 2, 0, 2, 3, 2, 64, 2),
+    FP8(0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2),
+    FP8(0, 2, 1, 192, 192, 1, 0, 1, 4, 1, 64, 3),
+    FP8(0, 2, 1, 160, 160, 1, 0, 1, 5, 1, 32, 5),
+    FP8(0, 2, 1,  96,  96, 1, 0, 1, 6, 1, 32, 3),
+    FP8(0, 2, 2, 128, 128, 1, 1, 0, 6, 1, 32, 3),
+    FP8(1, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2),
+    FP8(1, 1, 1, 128, 128, 1, 0, 0, 4, 2, 64, 2),
+    FP8(1, 2, 1,  64,  64, 2, 0, 0, 4, 2, 64, 1),
+    FP8(1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1),
+    FP8(1, 2, 1,  32,  32, 2, 0, 0, 5, 2, 32, 1),
+    FP8(1, 1, 1,  32,  32, 2, 0, 0, 4, 4, 32, 1),
+    FP8(1, 2, 1,  16,  16, 2, 0, 0, 6, 2, 16, 1),
+    FP8(1, 1, 1,  16,  16, 2, 0, 0, 5, 4, 16, 1),
+    INT8(0, 2, 1, 256, 256, 0, 0, 0, 3, 1, 64, 4),
+    INT8(0, 2, 1, 256, 256, 0, 0, 1, 3, 1, 64, 4),
+    INT8(0, 2, 1, 224, 224, 0, 0, 0, 4, 1, 32, 4),
+    INT8(0, 2, 1, 192, 192, 0, 0, 0, 4, 1, 64, 3),
+    INT8(0, 2, 1, 160, 160, 0, 0, 0, 5, 1, 32, 5),
+    INT8(0, 2, 1, 128, 128, 0, 0, 0, 6, 1, 64, 2),
+    INT8(0, 2, 2, 128, 128, 0, 1, 0, 6, 1, 32, 3),
+    INT8(0, 2, 2, 128, 128, 0, 1, 0, 5, 1, 64, 2),
+    INT8(0, 2, 1, 256, 256, 0, 1, 0, 4, 1, 64, 2),
+    INT8(0, 2, 1, 192, 192, 0, 1, 0, 5, 1, 64, 2),
+    INT8(1, 2, 1, 128, 128, 0, 0, 0, 6, 1, 64, 2),
+    INT8(1, 1, 1, 128, 128, 0, 0, 0, 4, 2, 64, 2),
+    INT8(1, 2, 1,  64,  64, 0, 0, 0, 4, 2, 64, 1),
+    INT8(1, 1, 1,  64,  64, 0, 0, 0, 6, 2, 64, 1),
+    INT8(1, 2, 1,  32,  32, 0, 0, 0, 5, 2, 32, 1),
+    INT8(1, 1, 1,  32,  32, 0, 0, 0, 4, 4, 32, 1),
+    INT8(1, 2, 1,  16,  16, 0, 0, 0, 6, 2, 16, 1),
+    INT8(1, 1, 1,  16,  16, 0, 0, 0, 5, 4, 16, 1),
+    WGMMA(e4m3, e5m2, SGK_E4M3, SGK_E5M2, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2),
+    WGMMA(e5m2, e4m3, SGK_E4M3, SGK_E5M2, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1),
+    WGMMA(e5m2, e4m3, SGK_E5M2, SGK_E4M3, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2),
+    WGMMA(e4m3, e5m2, SGK_E5M2, SGK_E4M3, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1),
 };
 /* clang-format on */
 
@@ -181,8 +184,7 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
                                const struct scaled_args *a)
 {
     const scaled_wgmma_build *b     = plan->build;
-    const int                 split = plan->split, rings = b->own ? b->groups : 1, chunk = b->part % 64 == 0 ? 64 : b->part % 32 == 0 ? 32
-                                                                                                      : 16;
+    const int                 split = plan->split, chunk = b->chunk;
     const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
     struct scaled_wgmma_args  w = {
         .s            = *a,
@@ -204,9 +206,9 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
     /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
     const int64_t    all   = (int64_t)w.first_tiles * w.second_tiles * a->batch;
     const sgk_launch shape = {
-        .grid          = { split > 1 ? all * split : least(ceil_div(all, rings), multiprocessors) },
+        .grid          = { split > 1 ? all * split : least(all, multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
-        .shared_memory = (unsigned)(rings * b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
+        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
     };
     if (sgk_log_wanted(exec))
@@ -235,7 +237,7 @@ static wgmma_plan choose_wgmma(const struct scaled_args *a, bool batch_invariant
         const int64_t steps    = ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs);
         const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
         for (int split = 1; split <= 4 && split <= steps; ++split) {
-            if (split > 1 && b->own) break;
+            if (split > 1 && b->turns) break;
             if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
             const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
