@@ -41,8 +41,11 @@ from sgl_kernel.expert_specialization import (
     es_sm100_mxfp8_blockscaled_grouped_quant,
 )
 from sgl_kernel.gemm import (
+    bmm_fp8,
     cublas_grouped_gemm,
     fp8_blockwise_scaled_mm,
+    fp8_scaled_mm,
+    int8_scaled_mm,
     linear,
     sgl_per_tensor_quant_fp8,
     sgl_per_token_group_quant_8bit,

@@ -18,16 +18,16 @@ DEVICE void cp_async16(uint32_t to, const void *from, bool inside)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(inside ? 16 : 0) : "memory");
 }
 
+/* The first `bytes` of 16, which may be none, and zeros behind them. */
+DEVICE void cp_async16_part(uint32_t to, const void *from, int bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+}
+
 /* 4 bytes, both addresses aligned to 4. */
 DEVICE void cp_async4(uint32_t to, const void *from, bool inside)
 {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(inside ? 4 : 0) : "memory");
-}
-
-/* The first n of 16 bytes, zeros behind them; n is 0 to 16. */
-DEVICE void cp_async16_part(uint32_t to, const void *from, int n)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(n) : "memory");
 }
 
 /* Instead of groups and waiting: arrives at an mbarrier (barrier.cuh), as one of its count, when this thread's copies so far have come. */

@@ -2,7 +2,7 @@
  * Matrix instructions of a warpgroup for elements of 8 bits (sm_90a): D[64xN] += A[64x32] B[Nx32]^T, A and B in shared memory with K along
  * their rows. Order of calls, operands and who holds what are those of wgmma.cuh; a step of 32 elements is 32 bytes, WGMMA_STEP as well.
  *
- *     wgmma(d, a, b, add, (const e4m3 *)0, (const e5m2 *)0);     d: float[N / 2]; either format on either side, but for e5m2 with e5m2
+ *     wgmma(d, a, b, add, (const e4m3 *)0, (const e5m2 *)0);     d: float[N / 2]; either format on either side
  *     wgmma(d, a, b, add, (const s8 *)0, (const s8 *)0);         d: int[N / 2]; exact
  *
  * Sums of 8-bit floats keep 14 significant bits whatever d holds: what needs more adds d to sums of its own every few steps.
@@ -54,6 +54,7 @@ typedef int8_t s8;
     WGMMA_E(n, e4m3, e4m3, registers, a, b, add) \
     WGMMA_E(n, e4m3, e5m2, registers, a, b, add) \
     WGMMA_E(n, e5m2, e4m3, registers, a, b, add) \
+    WGMMA_E(n, e5m2, e5m2, registers, a, b, add) \
     WGMMA_S(n, registers, a, b, add)
 WGMMA_8BIT(8, 4, 4, 5, 6)
 WGMMA_8BIT(16, 8, 8, 9, 10)
