@@ -11,6 +11,8 @@ _fp8_scaled_mm = operator("fp8_scaled_mm")
 _int8_scaled_mm = operator("int8_scaled_mm")
 _bmm_fp8 = operator("bmm_fp8")
 _shuffle_rows = operator("shuffle_rows")
+_fp8_blockwise_scaled_mm = operator("fp8_blockwise_scaled_mm")
+_cublas_grouped_gemm = operator("cublas_grouped_gemm")
 _per_token_quant_fp8 = operator("sgl_per_token_quant_fp8")
 _per_tensor_quant_fp8 = operator("sgl_per_tensor_quant_fp8")
 _per_token_group_quant_8bit = operator("sgl_per_token_group_quant_8bit")
@@ -26,6 +28,24 @@ def linear(
         out = torch.empty(input.shape[:-1] + (weight.shape[0],), dtype=input.dtype, device=input.device)
     _linear(out, input, weight, bias)
     return out
+
+
+@provided_by("grouped")
+def fp8_blockwise_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype):
+    """mat_a @ mat_b, with a scale for 1 x 128 elements of mat_a and for 128 x 128 of mat_b."""
+    return _fp8_blockwise_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype)
+
+
+@register_fake("fp8_blockwise_scaled_mm")
+def _(mat_a, mat_b, scales_a, scales_b, out_dtype):
+    return mat_a.new_empty(mat_a.shape[0], mat_b.shape[1], dtype=out_dtype)
+
+
+@provided_by("grouped")
+def cublas_grouped_gemm(inputs, weights, outputs, out_dtype) -> None:
+    """outputs[i] = inputs[i] @ weights[i].T for every i."""
+    assert all(t.dtype == out_dtype for t in (*inputs, *weights, *outputs)), "cublas_grouped_gemm: all tensors have the dtype of out_dtype"
+    _cublas_grouped_gemm(inputs, weights, outputs, out_dtype, 0, 0)
 
 
 @provided_by("gemm")

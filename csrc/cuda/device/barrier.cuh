@@ -71,6 +71,14 @@ DEVICE float4 cluster_load4(uint32_t address, uint32_t rank)
 /* A barrier of `threads` threads, whole warps; id 1 to 15 (0 is __syncthreads). The ones that only announce do not wait. */
 DEVICE void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 DEVICE void named_announce(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+/* Of the same kind: whether p holds in all of them. */
+DEVICE bool named_all(int id, int threads, bool p)
+{
+    uint32_t all;
+    asm volatile("{\n.reg .pred p, q;\nsetp.ne.u32 p, %1, 0;\nbar.red.and.pred q, %2, %3, p;\nselp.u32 %0, 1, 0, q;\n}"
+                 : "=r"(all) : "r"((uint32_t)p), "r"(id), "r"(threads) : "memory");
+    return all;
+}
 
 /* All warps of a warpgroup: give registers back, or wait for more; a multiple of 8 from 24 to 256. The kernel needs __launch_bounds__
  * with both numbers. */

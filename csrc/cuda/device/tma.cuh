@@ -39,6 +39,12 @@ DEVICE void tma_load2_multicast(uint32_t to, const sgk_tma_map *map, int x, int 
                  " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
                  "l"(map), "r"(x), "r"(y), "r"(barrier), "h"((uint16_t)blocks) : "memory");
 }
+DEVICE void tma_load3_multicast(uint32_t to, const sgk_tma_map *map, int x, int y, int z, uint32_t barrier, uint32_t blocks)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+                 " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "h"((uint16_t)blocks) : "memory");
+}
 
 /*
  * Writers of the box: async_fence(), then a barrier among them; then one thread: tma_store2, tma_store_commit. Before the box is written
