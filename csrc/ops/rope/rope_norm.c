@@ -13,7 +13,7 @@ static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
     { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DLANES=" #lanes " -DHEADS=" #heads, SGK_GENERAL), dim, lanes, heads }
 #define BUILDS(dim, few_lanes, lanes) \
     BUILD(dim, few_lanes, 1), BUILD(dim, lanes, 2), \
-    { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0, 1 }
+        { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0, 1 }
 
 norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64, 16, 4), BUILDS(128, 32, 8), BUILDS(256, 32, 16) };
 
