@@ -35,6 +35,7 @@ typedef struct {
     unsigned shared_memory;     /* dynamic, in bytes */
     unsigned cluster;           /* blocks in a cluster along x; 0: none */
     bool     cooperative;
+    bool     overlap;           /* programmatic dependent launch whatever exec says: the kernel before it is the same operator's */
 } sgk_launch;
 
 /*
