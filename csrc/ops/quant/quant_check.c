@@ -234,8 +234,9 @@ static void check_all_groups(sgk_dtype dtype)
     check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 1, ROW_MAJOR, .fuse = false });
     check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 0, 3, 64, ROW_MAJOR, .fuse = false });
     if (!check_small) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 70, 33, 128, ALIGNED, .fuse = false });
-    if (check_on_gpu()) check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 150, 56, 128, ROW_MAJOR, .fuse = false });
-    if (check_on_gpu()) check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 600, 56, 128, ROW_MAJOR, .fuse = false });     /* so many groups that each has few threads */
+    if (check_on_gpu()) check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 600, 56, 128, ROW_MAJOR, .fuse = false });    /* so many groups that each has few threads */
+    if (check_on_gpu()) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 600, 56, 128, ALIGNED, .fuse = false });
+    if (check_on_gpu()) check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 600, 56, 128, ROW_MAJOR, .fuse = false });
     check_groups((group_case){ "sgl_per_token_group_quant_fp8", 1, dtype, SGK_E4M3, 1, 3, 2, 24, ROW_MAJOR, .fuse = false });
     check_groups((group_case){ "sgl_per_token_group_quant_int8", 1, dtype, SGK_I8, 1, 3, 2, 24, COLUMN_MAJOR, .fuse = false });
 }
