@@ -57,7 +57,7 @@ def attention_append(n, device):
 def attention_cpu_varlen(n, device):
     """As attention(), with the query i at place i."""
     out, lse, q, k, v, *_ = attention(n, device)
-    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), n, 2 * n, True]
+    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), 16, 32, True]
 
 
 def attention_pool(n, device):
@@ -78,11 +78,11 @@ def extend_attention(n, device):
     (k, v), where = attention_pool(n, device)
     q = random(n + 2, 4, 16, device=device)
     return [q, random(n + 2, 2, 16, device=device, seed=3), random(n + 2, 2, 16, device=device, seed=4), torch.empty_like(q), k, v, *where,
-            torch.tensor([n, 2], device=device), torch.tensor([0, n], device=device), n + 2, 0.25, 0.0, False, 0, None, None]
+            torch.tensor([n, 2], device=device), torch.tensor([0, n], device=device), 16, 0.25, 0.0, False, 0, None, None]
 
 
 def attention_metadata(n, device):
-    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, 9], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, n, None, 0]
+    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, n], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, 5, None, 0]
 
 
 def sampling(n, device):

@@ -116,6 +116,7 @@ typedef struct sgk_attention_pool_options {
  *                          keys of which the first E are the values: then value is not written
  * @param key, value        [B, K, D] and [B, K, E]; both NULL: nothing is written
  * @param loc               [B], i64
+ * @param attn_logits       [B, H, splits, E + 1], f32: what the released operator works in, and this one leaves as it is; may be NULL
  * @param req_to_token      [R, C], i32 | i64
  * @param req_pool_indices  [B], i64
  * @param seq_lens          [B], i64: tokens of each sequence, the new one included
@@ -125,8 +126,8 @@ typedef struct sgk_attention_pool_options {
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_decode_attention(const DLTensor *output, const DLTensor *query, const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *key,
-                                        const DLTensor *value, const DLTensor *loc, const DLTensor *req_to_token, const DLTensor *req_pool_indices,
-                                        const DLTensor *seq_lens, const sgk_attention_pool_options *options, const sgk_exec *exec);
+                                        const DLTensor *value, const DLTensor *loc, const DLTensor *attn_logits, const DLTensor *req_to_token,
+                                        const DLTensor *req_pool_indices, const DLTensor *seq_lens, const sgk_attention_pool_options *options, const sgk_exec *exec);
 
 /**
  * Attention of new tokens to those before them, which are in a pool as in sgk_decode_attention, and to each other, causal. The new keys and

@@ -190,7 +190,7 @@ static sgk_status match_latent(attention_call *c, const DLTensor *v_cache)
 }
 
 sgk_status sgk_decode_attention(const DLTensor *output, const DLTensor *query, const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *key, const DLTensor *value,
-                                const DLTensor *loc, const DLTensor *req_to_token, const DLTensor *req_pool_indices, const DLTensor *seq_lens,
+                                const DLTensor *loc, const DLTensor *attn_logits, const DLTensor *req_to_token, const DLTensor *req_pool_indices, const DLTensor *seq_lens,
                                 const sgk_attention_pool_options *options, const sgk_exec *exec)
 {
     attention_call             c = { .op = "decode_attention", .m = { .op = "decode_attention" }, .exec = exec, .o = SGK_FLASH_ATTN_OPTIONS_INIT };
@@ -203,11 +203,12 @@ sgk_status sgk_decode_attention(const DLTensor *output, const DLTensor *query, c
     SGK_MATCH(m, query, "B H D", SGK_ANY_FLOAT);
     const unsigned same = 1u << m->dtype;
     SGK_TRY(sgk_match_tensor(m, k_cache, "k_cache", "S K D", same, key != NULL));
-    if (!latent) SGK_TRY(sgk_match_tensor(m, v_cache, "v_cache", "S K E", same, key != NULL));
+    if (!latent) SGK_TRY(sgk_match_tensor(m, v_cache, "v_cahce", "S K E", same, key != NULL));      /* as the released schema spells it */
     SGK_MATCH_OUT(m, output, "B H E", same);
     SGK_MATCH_OPT(m, key, "B K D", same);
     SGK_MATCH_OPT(m, value, "B K E", same);
     SGK_MATCH(m, loc, "B", 1u << SGK_I64);
+    SGK_MATCH_OPT(m, attn_logits, "B H P Y", 1u << SGK_F32);
     SGK_MATCH(m, req_to_token, "R C", SGK_ANY_INDEX);
     SGK_MATCH(m, req_pool_indices, "B", 1u << SGK_I64);
     SGK_MATCH(m, seq_lens, "B", 1u << SGK_I64);

@@ -78,12 +78,15 @@ static void check_decode(const shape *s)
     check_tensor *key                          = s->write ? check_input(s->dtype, 3, (int64_t)s->batch, s->kv_heads, s->dim) : NULL;
     check_tensor *value                        = s->write ? check_input(s->dtype, 3, (int64_t)s->batch, s->kv_heads, s->dim_v) : NULL;
 
+    check_tensor *logits = check_input(SGK_F32, 4, (int64_t)s->batch, s->heads, (int64_t)8, s->dim_v + 1);
+    check_legal(logits, CHECK_NULL | CHECK_SIZE(2) | CHECK_SIZE(3));
+
     sgk_attention_pool_options o = options_of(s);
     DLTensor                   part;                                    /* the first elements of k's rows */
     int64_t                    sizes[3];
 #define VALUES (s->latent ? (part = *T(k), memcpy(sizes, part.shape, sizeof sizes), sizes[2] = s->dim_v, part.shape = sizes, (const DLTensor *)&part) : T(v))
     CHECK_CALL((o.encoder_lens = T(x.encoder_lens), o.sinks = T(x.sinks),
-                sgk_decode_attention(T(output), T(query), T(k), VALUES, T(key), T(value), T(x.loc), T(x.req_to_token), T(x.req_pool_indices), T(x.seq_lens), &o, check_exec)));
+                sgk_decode_attention(T(output), T(query), T(k), VALUES, T(key), T(value), T(x.loc), T(logits), T(x.req_to_token), T(x.req_pool_indices), T(x.seq_lens), &o, check_exec)));
     check_close(output, tolerance(s->dtype));
     if (s->write) {
         check_equal(k);
