@@ -166,6 +166,7 @@ static void usage(FILE *f)
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --random=N       so many random cases of operators that have such\n"
+               "  --keep-arguments does not break them, which on a GPU takes most of the time\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
                "  --bench-from=MB  figures of cases whose tensors take at least so much\n"
@@ -218,7 +219,7 @@ static void ask_level(const char *name)
     exit(2);
 }
 
-bool check_exhaustive;
+bool check_exhaustive, check_keep_arguments;
 int  check_random_cases;
 
 static int report_pack(const char *path)
@@ -241,6 +242,7 @@ int main(int argc, char **argv)
            THREADS,
            SMALL,
            RANDOM,
+           KEEP,
            EXHAUSTIVE,
            BENCH,
            LARGE,
@@ -261,6 +263,7 @@ int main(int argc, char **argv)
         { "threads", required_argument, NULL, THREADS },
         { "small", no_argument, NULL, SMALL },
         { "random", required_argument, NULL, RANDOM },
+        { "keep-arguments", no_argument, NULL, KEEP },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
         { "large", no_argument, NULL, LARGE },
@@ -289,6 +292,7 @@ int main(int argc, char **argv)
         case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
         case SMALL:      check_small = true; break;
         case RANDOM:     check_random_cases = (int)number("random", optarg); break;
+        case KEEP:       check_keep_arguments = true; break;
         case EXHAUSTIVE: check_exhaustive = true; break;
         case BENCH:      check_benching = true; break;
         case LARGE:      large_only = true; break;

@@ -57,11 +57,32 @@ def attention_append(n, device):
 def attention_cpu_varlen(n, device):
     """As attention(), with the query i at place i."""
     out, lse, q, k, v, *_ = attention(n, device)
-    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), n, 2 * n, True]
+    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), 16, 32, True]
+
+
+def attention_pool(n, device):
+    """Two requests of n + 1 and 3 tokens in a pool."""
+    cache = [random(64, 2, 16, device=device, seed=i) for i in (1, 2)]
+    where = [(torch.arange(2 * 20, device=device) * 7 % 64).view(2, 20), torch.tensor([1, 0], device=device), torch.tensor([n + 1, 3], device=device)]
+    return cache, where
+
+
+def decode_attention(n, device):
+    (k, v), where = attention_pool(n, device)
+    return [random(2, 4, 16, device=device), k, v, torch.empty(2, 4, 16, device=device), random(2, 2, 16, device=device, seed=3), random(2, 2, 16, device=device, seed=4),
+            where[0][where[1], where[2] - 1], torch.empty(2, 4, 1, 17, device=device), *where, 0.25, 0.0, False, 0, None, None]
+
+
+def extend_attention(n, device):
+    """n new tokens of the first request, which has one more, and two of the second."""
+    (k, v), where = attention_pool(n, device)
+    q = random(n + 2, 4, 16, device=device)
+    return [q, random(n + 2, 2, 16, device=device, seed=3), random(n + 2, 2, 16, device=device, seed=4), torch.empty_like(q), k, v, *where,
+            torch.tensor([n, 2], device=device), torch.tensor([0, n], device=device), 16, 0.25, 0.0, False, 0, None, None]
 
 
 def attention_metadata(n, device):
-    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, 9], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, n, None, 0]
+    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, n], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, 5, None, 0]
 
 
 def fp8(*shape, device, dtype=torch.float8_e4m3fn, seed=0):
@@ -333,6 +354,8 @@ SAMPLES = {
     "store_cache_cpu": lambda n, device: [*store(n, device)[3:], *store(n, device)[:3], 32],
     "flash_attn": attention,
     "flash_attn_append": attention_append,
+    "decode_attention_cpu": decode_attention,
+    "extend_attention_cpu": extend_attention,
     "get_scheduler_metadata": attention_metadata,
     "flash_attn_varlen_func": attention_cpu_varlen,
     "merge_state": merge,

@@ -42,6 +42,7 @@ OWN_OPERATORS = {
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
 OWN_MARKS = {
     "fwd": {"k", "v"},
+    "decode_attention_cpu": {"k_cache", "v_cahce"},
     "rotary_embedding_cpu": {"query", "key"},
     "multimodal_rotary_embedding_cpu": {"query", "key"},
     "apply_rotary_pos_emb_cpu": {"query", "key"},

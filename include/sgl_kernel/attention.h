@@ -65,7 +65,7 @@ typedef struct sgk_flash_attn_options {
  *
  * @param out          [B, Q, H, E] or [T, H, E], dtype of q, for e4m3 bf16; rows and heads may be strided
  * @param softmax_lse  [B, H, Q] or [H, T], f32; may be NULL
- * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16 | e4m3; D up to 512; all but D may be strided
+ * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16 | e4m3; D up to 576; all but D may be strided
  * @param k            dense [C, S, K, D] with C = B unless kv_batch_idx is given; with cu_seqlens_k [S, K, D]; with page_table
  *                     [pages, page_size, K, D], any page_size; dtype of q; H a multiple of K; all but D may be strided.
  *                     Written only where k_new is appended
@@ -92,6 +92,64 @@ SGK_API sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_l
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_attention_scheduler_metadata(const DLTensor *metadata, const DLTensor *seqused_k, int64_t num_splits, const sgk_exec *exec);
+
+/** What the two functions below may be told besides. Fill with SGK_ATTENTION_POOL_OPTIONS_INIT and set what differs. */
+typedef struct sgk_attention_pool_options {
+    size_t          size;                   /* sizeof(sgk_attention_pool_options) as the caller compiled it: it may grow at its end */
+    double          sm_scale;
+    double          logit_cap;              /* scores s become logit_cap * tanh(s / logit_cap); 0: they do not */
+    bool            is_cross_attn;          /* keys are those of the encoder, 0 .. encoder_lens[b] - 1, and every query sees all of them */
+    int64_t         sliding_window_size;    /* a query sees so many keys, itself included; 0 or less: all before it */
+    const DLTensor *encoder_lens;           /* [B], i64, may be NULL: where each sequence's own tokens begin in req_to_token */
+    const DLTensor *sinks;                  /* [H], f32 | f16 | bf16, may be NULL */
+} sgk_attention_pool_options;
+
+#define SGK_ATTENTION_POOL_OPTIONS_INIT { .size = sizeof(sgk_attention_pool_options), .sm_scale = 1 }
+
+/**
+ * Attention of one new token a sequence to a pool of keys and values: token p of sequence b lies in slot
+ * req_to_token[req_pool_indices[b], p], with encoder_lens p + encoder_lens[b]. key and value are written to slot loc[b] first.
+ *
+ * @param output            [B, H, E], dtype of query; rows and heads may be strided
+ * @param query             [B, H, D], f32 | f16 | bf16
+ * @param k_cache, v_cache  [slots, K, D] and [slots, K, E], dtype of query; H a multiple of K; may be the same memory, as the latent
+ *                          keys of which the first E are the values: then value is not written
+ * @param key, value        [B, K, D] and [B, K, E]; both NULL: nothing is written
+ * @param loc               [B], i64
+ * @param attn_logits       [B, H, splits, E + 1], f32: what the released operator works in, and this one leaves as it is; may be NULL
+ * @param req_to_token      [R, C], i32 | i64
+ * @param req_pool_indices  [B], i64
+ * @param seq_lens          [B], i64: tokens of each sequence, the new one included
+ * @param options           NULL: none
+ *
+ * Formula, numbers and index checks as sgk_flash_attn, causal. A sequence without keys gives 0.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_decode_attention(const DLTensor *output, const DLTensor *query, const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *key,
+                                        const DLTensor *value, const DLTensor *loc, const DLTensor *attn_logits, const DLTensor *req_to_token,
+                                        const DLTensor *req_pool_indices, const DLTensor *seq_lens, const sgk_attention_pool_options *options, const sgk_exec *exec);
+
+/**
+ * Attention of new tokens to those before them, which are in a pool as in sgk_decode_attention, and to each other, causal. The new keys and
+ * values are read where they are and not written to the pool.
+ *
+ * @param o_extend                 [T, H, E], dtype of q_extend
+ * @param q_extend                 [T, H, D], f32 | f16 | bf16
+ * @param k_extend, v_extend       [T, K, D] and [T, K, E]; NULL with is_cross_attn
+ * @param k_buffer, v_buffer       [slots, K, D] and [slots, K, E]; with another number of heads or other sizes than k_extend the pool is not read, and no
+ *                                 sequence may have tokens before the new ones
+ * @param req_to_token             [R, C], i32 | i64
+ * @param req_pool_indices         [B], i64
+ * @param seq_lens                 [B], i64: tokens of each sequence, the new ones included
+ * @param extend_seq_lens          [B], dtype of req_to_token: the new ones
+ * @param extend_start_loc         [B], dtype of req_to_token: their first row; sequences follow each other without gaps
+ * @param max_len_extend           the most new tokens of a sequence
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_extend_attention(const DLTensor *o_extend, const DLTensor *q_extend, const DLTensor *k_extend, const DLTensor *v_extend, const DLTensor *k_buffer,
+                                        const DLTensor *v_buffer, const DLTensor *req_to_token, const DLTensor *req_pool_indices, const DLTensor *seq_lens,
+                                        const DLTensor *extend_seq_lens, const DLTensor *extend_start_loc, int64_t max_len_extend,
+                                        const sgk_attention_pool_options *options, const sgk_exec *exec);
 
 /**
  * Merges attention over two disjoint sets of keys, given the natural logarithms of their sums:

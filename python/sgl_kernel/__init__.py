@@ -6,7 +6,7 @@ function that needs torch says so when it is called.
 import os
 import types
 
-from sgl_kernel import _library, _vision, debug_utils, load_utils  # noqa: F401
+from sgl_kernel import _attention, _library, _vision, debug_utils, load_utils  # noqa: F401
 
 __version__ = _library.version
 common_ops = load_utils._load_architecture_specific_ops()

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "attention_merge.h"
 #include "attention_metadata.h"
+#include "attention_pool.h"
 #include "check/check.h"
 
 enum { BATCH = 8 };                         /* the most sequences of a case */
@@ -422,6 +423,7 @@ void check_attention(void)
     check_refusals();
     check_merge_state();
     check_attention_metadata();
+    check_attention_pool();
     if (!check_benching) return;
     for (size_t f = 0; f < 3; ++f) {
         check_shape("decode", &(shape){ .dtype = formats[f], .heads = 32, .kv_heads = 8, .dim = 128, .batch = 4, .queries = 1, .keys = 4096, .cache = PAGED, .page_size = 1, .left = -1, .right = -1, .causal = true, .same_lengths = true });
