@@ -1,0 +1,500 @@
+/*
+ * Attention on the matrix units of sm_90a, f16 and bf16: persistent blocks of one warpgroup that starts the copies (TMA) and GROUPS that
+ * multiply (wgmma), 64 queries of one head each. They go over the keys in tiles from the last to the first, keep a running maximum and
+ * sum for each row, and never store a score.
+ *
+ *     moved        q and out once; k and v once for each 64 GROUPS queries and each query head, mostly from L2
+ *     operations   2 (DIM + DIM_V) a query and key: bound by the matrix units
+ *
+ *   T             f16 or bf16
+ *   DIM, DIM_V    head sizes up to here, multiples of 64; smaller ones are filled up with zeros
+ *   GROUPS        2 or 3 warpgroups
+ *   KEYS          keys in a tile, a multiple of 16
+ *   HOLD_Q        1: q stays in registers; 0: the matrix units read it from shared memory
+ *   STAGES        tiles of keys, and of values, on their way
+ *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
+ *
+ * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile is started
+ * before that with the values of this one, and while both run the exponentials of the next are made. The warpgroups take turns in starting
+ * products, so that one's exponentials meet the others' products.
+ *
+ * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [DIM / 64][64 GROUPS], k [STAGES][DIM / 64][KEYS],
+ * v [STAGES][DIM_V / 64][KEYS].
+ */
+#include "attention_wgmma.h"
+#include "barrier.cuh"
+#include "cp_async.cuh"
+#include "launch.cuh"
+#include "mma.cuh"
+#include "tma.cuh"
+#include "wgmma.cuh"
+
+#define ROWS      (64 * GROUPS)
+#define THREADS   (128 * GROUPS)                /* that multiply */
+#define Q_SLAB    (ROWS * 128)
+#define KV_SLAB   (KEYS * 128)
+#define Q_BYTES   (DIM / 64 * Q_SLAB)
+#define K_BYTES   (DIM / 64 * KV_SLAB)
+#define V_BYTES   (DIM_V / 64 * KV_SLAB)
+#define WORKS     4                             /* descriptions in shared memory: as many as can be in use */
+
+/* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`; none where no query sees a key. */
+struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, pad0, pad1; };
+
+__shared__ work     works[WORKS];
+__shared__ uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+
+/* A place in a ring of stages, and the parity of its lap. */
+struct ring { int stage; uint32_t lap; };
+DEVICE void advance(ring *r)
+{
+    if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
+}
+
+DEVICE ring before(ring r)
+{
+    const ring last = { r.stage == 0 ? STAGES - 1 : r.stage - 1, r.stage == 0 ? r.lap ^ 1 : r.lap };
+    return last;
+}
+
+DEVICE float ex2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEVICE attention_sequence sequence_of(const work *w)
+{
+    attention_sequence s = { w->sq, w->sk, 0, 0, 0, 0, 0, 0 };
+    return s;
+}
+
+/* ---- the warp that copies ---------------------------------------------------------------------------------------------- */
+
+/* Longest first, among as many pairs as share L2. */
+DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
+{
+    const attention_args *a = &p->a;
+    const int at_once = p->pairs_at_once, section = id / (at_once * p->row_tiles), rest = id % (at_once * p->row_tiles);
+    const int first = section * at_once, in_section = p->pairs - first < at_once ? p->pairs - first : at_once;
+    const int pair  = first + rest % in_section;
+    w->n = pair / a->heads, w->head = pair % a->heads, w->row = (p->row_tiles - 1 - rest / in_section) * ROWS;
+    const attention_sequence s = attention_sequence_of(a, w->n);
+    if (w->row >= s.sq) return false;
+    const attention_keys first_keys = attention_keys_of(a, &s, w->row);
+    const attention_keys last_keys  = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1);
+    w->low     = first_keys.begin / KEYS;
+    w->high    = last_keys.end > first_keys.begin ? (last_keys.end + KEYS - 1) / KEYS : w->low;
+    w->sq      = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
+    w->batch   = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n] : w->n;
+    if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
+    return true;
+}
+
+struct place { int row, batch; };
+
+/* Where `slot` keys behind key 0 of the sequence a box begins. Where there is no page: outside, which reads as zeros. */
+DEVICE place place_of(const attention_args *a, const work *w, int slot)
+{
+    place at = { w->k_row + slot, w->batch };
+    if (a->page_size) {
+        const int page = slot < w->sk ? a->page_table[w->n * a->page_table_stride + at.row / a->page_size] : -1;
+        at.row %= a->page_size;
+        at.batch = page < 0 || page >= a->kv_batches ? a->kv_batches : page;
+    }
+    return at;
+}
+
+DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, int head, uint32_t arrived)
+{
+    for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * 64, at.row, head, at.batch, arrived);
+}
+
+/* A tile of keys or values; lanes share the boxes. */
+DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, const work *w, int kv_head, int tile, uint32_t to, int slabs, uint32_t arrived, int lane)
+{
+    for (int i = lane * p->box_rows; i < KEYS; i += 32 * p->box_rows)
+        load_box(to + i * 128, map, slabs, place_of(&p->a, w, tile * KEYS + i), kv_head, arrived);
+}
+
+DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
+{
+    mbarrier_wait(shared_address(&k_empty[r->stage]), r->lap ^ 1);
+    if (lane == 0) mbarrier_expect(shared_address(&k_full[r->stage]), K_BYTES);
+    __syncwarp();
+    load_boxes(p, &p->k, w, w->head / p->a.group, tile, base + r->stage * K_BYTES, DIM / 64, shared_address(&k_full[r->stage]), lane);
+    advance(r);
+}
+
+/* Values behind the end of the sequence must be zeros, since zero times NaN is NaN: there the tile is put together from boxes of 8 rows
+ * and of one. */
+DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
+{
+    const uint32_t to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]);
+    const int      kv_head = w->head / p->a.group, first = tile * KEYS;
+    mbarrier_wait(shared_address(&v_empty[r->stage]), r->lap ^ 1);
+    if (lane == 0) mbarrier_expect(arrived, V_BYTES);
+    __syncwarp();
+    if (first + KEYS <= w->sk || p->box_rows < 8) {
+        load_boxes(p, &p->v, w, kv_head, tile, to, DIM_V / 64, arrived, lane);
+    } else {
+        const place outside = { 0, p->a.kv_batches };
+        if (lane < KEYS / 8) {
+            const int slot = first + 8 * lane;
+            if (slot + 8 <= w->sk || slot >= w->sk)
+                load_box(to + lane * 1024, &p->v8, DIM_V / 64, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
+        }
+        const int slot = (w->sk & ~7) + lane;
+        if (w->sk & 7 && lane < 8)
+            load_box(to + (slot - first) * 128, &p->v1, DIM_V / 64, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
+    }
+    advance(r);
+}
+
+DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    const uint32_t k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_arrived = shared_address(&q_full);
+    const int      all = p->pairs * p->row_tiles;
+    ring           k = { 0, 0 }, v = { 0, 0 };
+    int            count = 0, waiting = -1, waiting_tile = 0;          /* values are asked for one tile later than keys */
+    for (int round = 0; round * (int)gridDim.x < all; ++round) {
+        /* Forth and back, so that the blocks with the longest work of a round get the shortest of the next. */
+        const int id = round * (int)gridDim.x + (round & 1 ? (int)(gridDim.x - 1 - blockIdx.x) : (int)blockIdx.x);
+        work     *w  = &works[count % WORKS];
+        bool      any = false;
+        if (lane == 0 && id < all) {
+            work found;
+            any = describe(p, &found, id);
+            if (any) *w = found;
+        }
+        if (!__shfl_sync(~0u, any, 0)) continue;
+        __syncwarp();
+        const int low = w->low, high = w->high;
+        for (int tile = high - 1; tile >= low; --tile) {
+            load_k(p, w, tile, k_base, &k, lane);
+            if (waiting >= 0) load_v(p, &works[waiting], waiting_tile, v_base, &v, lane);
+            if (tile == high - 1) {
+                mbarrier_wait(shared_address(&q_empty), count & 1 ^ 1);
+                if (lane == 0) {
+                    mbarrier_expect(q_arrived, Q_BYTES);
+                    for (int s = 0; s < DIM / 64; ++s)
+                        tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, q_arrived);
+                }
+            }
+            waiting = count % WORKS, waiting_tile = tile;
+        }
+        if (low == high) {
+            mbarrier_wait(shared_address(&q_empty), count & 1 ^ 1);
+            if (lane == 0) mbarrier_arrive(q_arrived);
+        }
+        ++count;
+    }
+    if (waiting >= 0) load_v(p, &works[waiting], waiting_tile, v_base, &v, lane);
+    mbarrier_wait(shared_address(&q_empty), count & 1 ^ 1);
+    if (lane == 0) {
+        works[count % WORKS].n = -1;
+        mbarrier_arrive(q_arrived);
+    }
+}
+
+/* ---- the warpgroups that multiply -------------------------------------------------------------------------------------- */
+
+/* The tiles that all rows of the warpgroup see whole: [from, to). */
+struct whole { int from, to; };
+
+DEVICE whole whole_of(const attention_args *a, const work *w, int group)
+{
+    const attention_sequence s = sequence_of(w);
+    const int                row = w->row + 64 * group;
+    const whole              f = { (attention_keys_of(a, &s, row + 63).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, row).end / KEYS };
+    return f;
+}
+
+DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, int tile, int group, int t)
+{
+    const attention_sequence q = sequence_of(w);
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const attention_keys sees  = attention_keys_of(a, &q, w->row + 64 * group + t / 32 * 16 + t % 32 / 4 + 8 * r);
+        const int            first = tile * KEYS + t % 4 * 2, least = sees.begin - first, behind = sees.end - first;
+        #pragma unroll
+        for (int j = 0; j < KEYS / 8; ++j)
+            #pragma unroll
+            for (int e = 0; e < 2; ++e)
+                if (8 * j + e >= behind || 8 * j + e < least) s[4 * j + 2 * r + e] = -INF;
+    }
+}
+
+/* s = cap * tanh(s * scale / cap), in powers of two. */
+DEVICE void cap(float (&s)[KEYS / 2], float inner, float outer)
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i) {
+        float r;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1 + ex2(s[i] * inner)));
+        s[i] = outer - 2 * outer * r;
+    }
+}
+
+/* Weights in place of scores. `most` is a row's largest score so far, `factor` what its earlier sums are to be multiplied with. */
+DEVICE void softmax(float (&s)[KEYS / 2], float (&most)[2], float (&sum)[2], float (&factor)[2], float scale)
+{
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float now[2] = { fmaxf(most[r], s[2 * r]), s[2 * r + 1] };
+        #pragma unroll
+        for (int j = 1; j < KEYS / 8; ++j) now[0] = fmaxf(now[0], s[4 * j + 2 * r]), now[1] = fmaxf(now[1], s[4 * j + 2 * r + 1]);
+        now[0] = fmaxf(now[0], now[1]);
+        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 1));
+        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 2));
+        const float base = now[0] == -INF ? 0 : now[0] * scale;                 /* no key seen so far: -inf - -inf is no number */
+        factor[r] = ex2(most[r] * scale - base);
+        most[r]   = now[0];
+        float add[2] = { 0, 0 };
+        #pragma unroll
+        for (int j = 0; j < KEYS / 8; ++j)
+            #pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                s[4 * j + 2 * r + e] = ex2(fmaf(s[4 * j + 2 * r + e], scale, -base));
+                add[e] += s[4 * j + 2 * r + e];
+            }
+        sum[r] = sum[r] * factor[r] + (add[0] + add[1]);
+    }
+}
+
+DEVICE void pack(uint32_t (&weight)[KEYS / 16][4], const float (&s)[KEYS / 2])
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 16; ++i)
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) weight[i][e] = pack2(s[8 * i + 2 * e], s[8 * i + 2 * e + 1], (const T *)0);
+}
+
+/* Four registers of each lane of a quad, transposed among them. */
+DEVICE void transpose4(uint32_t x[4], int t)
+{
+    const bool odd = t & 1, high = t & 2;
+    #pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        const uint32_t other = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
+        if (odd) x[i] = other;
+        else x[i + 1] = other;
+    }
+    #pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t other = __shfl_xor_sync(~0u, high ? x[i] : x[i + 2], 2);
+        if (high) x[i] = other;
+        else x[i + 2] = other;
+    }
+}
+
+DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale, int group, int t)
+{
+    const attention_args *a = &p->a;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float sum = sums[r];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const int   row = w->row + 64 * group + t / 32 * 16 + t % 32 / 4 + 8 * r;
+        const bool  inside = row < w->sq;
+        const float inverse = sum == 0 ? 0 : 1 / sum;
+        if (inside && t % 4 == 0 && a->softmax_lse)
+            a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] =
+                sum == 0 ? a->empty_lse : (most[r] * scale + log2f(sum)) * 0.6931471805599453f;
+        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride + t % 4 * 8;
+        #pragma unroll
+        for (int j = 0; j < DIM_V / 32; ++j) {
+            uint32_t x[4];
+            #pragma unroll
+            for (int i = 0; i < 4; ++i) x[i] = pack2(o[16 * j + 4 * i + 2 * r] * inverse, o[16 * j + 4 * i + 2 * r + 1] * inverse, (const T *)0);
+            transpose4(x, t);
+            if (inside && 32 * j + t % 4 * 8 < p->dim_v) *(uint4 *)(to + 32 * j) = make_uint4(x[0], x[1], x[2], x[3]);
+        }
+    }
+}
+
+/* The next piece of work that has keys; others are zeros and done. n is -1 when there is none. */
+DEVICE const work *next_work(const attention_wgmma_args *p, int *count, int group, int t)
+{
+    for (;; ++*count) {
+        const work *w = &works[*count % WORKS];
+        mbarrier_wait(shared_address(&q_full), *count & 1);
+        if (w->n < 0 || w->low < w->high) return w;
+        float zeros[DIM_V / 2];
+        #pragma unroll
+        for (int i = 0; i < DIM_V / 2; ++i) zeros[i] = 0;
+        const float none[2] = { 0, 0 };
+        put(p, w, zeros, none, none, 0, group, t);
+        __syncwarp();
+        if (t % 32 == 0) mbarrier_arrive(shared_address(&q_empty));
+    }
+}
+
+DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, int t)
+{
+    const attention_args *a      = &p->a;
+    const uint32_t        k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = base + group * 8192;
+    const bool            one    = t % 32 == 0;
+    float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], factor[2];
+    uint32_t              weight[KEYS / 16][4];
+#if HOLD_Q
+    uint32_t q[DIM / 16][4];
+#endif
+    ring k = { 0, 0 };
+    int  count = 0;
+
+#if HOLD_Q
+#define TAKE_Q() \
+    do { \
+        _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) \
+            ldmatrix_x4(q[d], q_base + d / 4 * Q_SLAB + (t / 32 * 16 + t % 16) * 128 + (((d % 4 * 2 + t % 32 / 16) ^ (t & 7)) << 4)); \
+        __syncwarp(); \
+        if (one) mbarrier_arrive(shared_address(&q_empty)); \
+    } while (0)
+#define TIMES_K(d) wgmma_held(s, q[d], wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
+#define LEAVE_Q()  (void)0
+#else
+#define TAKE_Q()   (void)0
+#define TIMES_K(d) wgmma(s, wgmma_operand(q_base + d / 4 * Q_SLAB) + d % 4 * WGMMA_STEP, wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
+#define LEAVE_Q() \
+    do { \
+        if (one) mbarrier_arrive(shared_address(&q_empty)); \
+    } while (0)
+#endif
+
+    const work *w = next_work(p, &count, group, t);
+    if (w->n < 0) return;
+    whole f    = whole_of(a, w, group);
+    int    tile = w->high - 1, low = w->low;
+    if (group == GROUPS - 1) named_announce(1, 256);
+
+    TAKE_Q();
+    mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
+    {
+        const uint32_t keys = k_base + k.stage * K_BYTES;
+        wgmma_fence();
+        #pragma unroll
+        for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
+        wgmma_commit();
+        wgmma_wait(0);
+        wgmma_pin(s);
+    }
+    if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
+    advance(&k);
+    if (tile == low) LEAVE_Q();
+    if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
+    if (tile < f.from || tile >= f.to) mask(s, a, w, tile, group, t);
+    most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
+    softmax(s, most, sum, factor, p->scale);
+    pack(weight, s);
+
+    bool add = false;
+    for (;;) {
+        const bool  ends = tile == low;
+        const work *done = w;
+        if (ends) {
+            ++count;
+            w = next_work(p, &count, group, t);
+            if (w->n < 0) {
+                w = done;
+                break;
+            }
+            f    = whole_of(a, w, group);
+            tile = w->high, low = w->low;
+            TAKE_Q();
+        }
+        --tile;
+
+        mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
+#ifndef NO_TURNS
+        named_sync(1 + group, 256);
+#endif
+        const ring     v    = before(k);
+        const uint32_t keys = k_base + k.stage * K_BYTES, values = v_base + v.stage * V_BYTES;
+        wgmma_fence();
+        #pragma unroll
+        for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
+        wgmma_commit();
+        mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
+        wgmma_fence();
+        #pragma unroll
+        for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
+        wgmma_commit();
+#ifndef NO_TURNS
+        named_announce(group + 1 == GROUPS ? 1 : 2 + group, 256);
+#endif
+
+        wgmma_wait(1);
+        wgmma_pin(s);
+        if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
+        if (tile == low) LEAVE_Q();
+        if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
+        if (tile < f.from || tile >= f.to) mask(s, a, w, tile, group, t);
+        const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
+        if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
+        softmax(s, most, sum, factor, p->scale);
+
+        wgmma_wait(0);
+        wgmma_pin(o);
+        if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
+        advance(&k);
+        if (ends) {
+            put(p, done, o, old_most, old_sum, p->scale, group, t);
+        }
+#ifdef SKIP_RESCALE
+        else if (__any_sync(~0u, factor[0] != 1 || factor[1] != 1)) {
+#else
+        else {
+#endif
+            #pragma unroll
+            for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
+        }
+        add = !ends;
+        pack(weight, s);
+    }
+
+    const ring v = before(k);
+    mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
+    const uint32_t values = v_base + v.stage * V_BYTES;
+    wgmma_fence();
+    #pragma unroll
+    for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
+    wgmma_commit();
+    wgmma_wait(0);
+    wgmma_pin(o);
+    put(p, w, o, most, sum, p->scale, group, t);
+}
+
+extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(const __grid_constant__ attention_wgmma_args p)
+{
+    extern __shared__ uint8_t memory[];
+    const uint32_t            base  = (shared_address(memory) + 1023) & ~1023u;
+    const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
+    if (threadIdx.x == 0) {
+        mbarrier_init(shared_address(&q_full), 1);
+        mbarrier_init(shared_address(&q_empty), 4 * GROUPS);
+        #pragma unroll
+        for (int s = 0; s < STAGES; ++s) {
+            mbarrier_init(shared_address(&k_full[s]), 1);
+            mbarrier_init(shared_address(&v_full[s]), 1);
+            mbarrier_init(shared_address(&k_empty[s]), 4 * GROUPS);
+            mbarrier_init(shared_address(&v_empty[s]), 4 * GROUPS);
+        }
+        mbarrier_init_done();
+    }
+    __syncthreads();
+    pdl_wait();
+    if (group == GROUPS) {
+        registers_give(GIVE);
+        if (t < 32) {
+            if (t == 0) tma_prefetch_map(&p.q), tma_prefetch_map(&p.k), tma_prefetch_map(&p.v);
+            copy(&p, base, t);
+            pdl_release();
+        }
+    } else {
+        registers_take(TAKE);
+        multiply(&p, base, group, t);
+    }
+}
