@@ -16,7 +16,7 @@ extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks t
     const attention_place p = attention_place_of(&a, &s, n, s.used + token);
     if (p.batch < 0) return;                                            /* a page that does not exist */
 
-    const int64_t size   = a.dtype == SGK_F32 ? 4 : 2;
+    const int64_t size = a.dtype == SGK_F32 ? 4 : a.dtype == SGK_E4M3 ? 1 : 2;
     const int     pieces = (int)(a.dim * size / (int64_t)sizeof(PIECE));
     char         *k      = (char *)a.k + (p.batch * a.k_batch_stride + p.row * a.k_row_stride) * size;
     char         *v      = (char *)a.v + (p.batch * a.v_batch_stride + p.row * a.v_row_stride) * size;

@@ -256,8 +256,8 @@ static void check_refusals(void)
     check_tensor          *q = check_input(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16), *out = check_output(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16);
     check_tensor          *k = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16), *v = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16);
     sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
-    o.softcap                = 30;
-    CHECK_REFUSED(SGK_UNSUPPORTED, "flash_attn: softcap is not supported yet", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
+    o.softcap                = -30;
+    CHECK_REFUSED(SGK_BAD_ARG, "flash_attn: softcap is -30, expected a finite number that is not negative", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
     o.softcap = 0, o.window_size_left = -2;
     CHECK_REFUSED(SGK_BAD_ARG, "window_size_left is -2, expected -1 or more", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
     o.window_size_left = -1, o.softmax_scale = INFINITY;
