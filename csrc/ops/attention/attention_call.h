@@ -35,9 +35,12 @@ typedef struct {
 
 /* attention_general.c, with every build for attention_kernels[]. */
 extern const attention_form attention_mma, attention_plain;
+/* attention_wgmma.c: many queries on sm_90a. */
+extern const attention_form attention_wgmma;
 
 enum { ATTENTION_MMA_BUILDS   = 16,
-       ATTENTION_PLAIN_BUILDS = 5 };
+       ATTENTION_PLAIN_BUILDS = 5,
+       ATTENTION_WGMMA_BUILDS = 10 };
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
@@ -50,6 +53,17 @@ typedef struct {
 } attention_plain_build;
 extern attention_mma_build   attention_mma_builds[ATTENTION_MMA_BUILDS];
 extern attention_plain_build attention_plain_builds[ATTENTION_PLAIN_BUILDS];
+
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        dim, dim_v, groups, keys, stages;
+} attention_wgmma_build;
+typedef struct { sgk_kernel kernel; } attention_order_build;
+extern attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];
+extern attention_order_build attention_order_builds[1];
+enum { ATTENTION_WGMMA_QUERIES = 33,        /* sequences of at least so many go to it */
+       ATTENTION_L2_SHARE      = 40 };      /* percent of L2 for keys and values that blocks share at a time */
 
 sgk_status attention_run_cpu(attention_call *c);
 sgk_status attention_run_cuda(attention_call *c);

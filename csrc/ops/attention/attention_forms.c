@@ -5,7 +5,7 @@
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
  */
-static const attention_form *const attention_forms[] = { &attention_mma, &attention_plain };
+static const attention_form *const attention_forms[] = { &attention_wgmma, &attention_mma, &attention_plain };
 
 typedef struct {
     sgk_kernel kernel;
@@ -34,7 +34,7 @@ static append_build append_builds[] = {
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
-    SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(merge_state_builds), { 0 }
+    SGK_KERNEL_TABLE(attention_wgmma_builds), SGK_KERNEL_TABLE(attention_order_builds), SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(merge_state_builds), { 0 }
 };
 
 bool attention_rows_in_pieces(const void *data, int64_t x, int64_t y, int64_t z, sgk_dtype dtype, int64_t bytes)

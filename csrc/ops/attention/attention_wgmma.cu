@@ -7,7 +7,7 @@
  *     operations   2 (DIM + DIM_V) a query and key: bound by the matrix units
  *
  *   T             f16 or bf16
- *   DIM, DIM_V    head sizes up to here, multiples of 64; smaller ones are filled up with zeros
+ *   DIM, DIM_V    head sizes up to here, multiples of 32; smaller ones are filled up with zeros
  *   GROUPS        2 or 3 warpgroups
  *   KEYS          keys in a tile, a multiple of 16
  *   HOLD_Q        1: q stays in registers; 0: the matrix units read it from shared memory
@@ -18,8 +18,8 @@
  * before that with the values of this one, and while both run the exponentials of the next are made. The warpgroups take turns in starting
  * products, so that one's exponentials meet the others' products.
  *
- * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [DIM / 64][64 GROUPS], k [STAGES][DIM / 64][KEYS],
- * v [STAGES][DIM_V / 64][KEYS].
+ * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
+ * v [STAGES][V_SLABS][KEYS].
  */
 #include "attention_wgmma.h"
 #include "barrier.cuh"
@@ -33,9 +33,11 @@
 #define THREADS   (128 * GROUPS)                /* that multiply */
 #define Q_SLAB    (ROWS * 128)
 #define KV_SLAB   (KEYS * 128)
-#define Q_BYTES   (DIM / 64 * Q_SLAB)
-#define K_BYTES   (DIM / 64 * KV_SLAB)
-#define V_BYTES   (DIM_V / 64 * KV_SLAB)
+#define SLABS     ((DIM + 63) / 64)
+#define V_SLABS   ((DIM_V + 63) / 64)
+#define Q_BYTES   (SLABS * Q_SLAB)
+#define K_BYTES   (SLABS * KV_SLAB)
+#define V_BYTES   (V_SLABS * KV_SLAB)
 #define WORKS     4                             /* descriptions in shared memory: as many as can be in use */
 
 /* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`; none where no query sees a key. */
@@ -72,22 +74,33 @@ DEVICE attention_sequence sequence_of(const work *w)
 
 /* ---- the warp that copies ---------------------------------------------------------------------------------------------- */
 
-/* Longest first, among as many pairs as share L2. */
+/* How many pieces of work there are, those of short sequences included that are none. */
+DEVICE int count_works(const attention_wgmma_args *p)
+{
+    return p->order ? *p->order_count * p->a.heads : p->a.batch * p->a.heads * p->row_tiles;
+}
+
+/* Longest first, among as many heads as share L2. */
 DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
 {
-    const attention_args *a = &p->a;
-    const int at_once = p->pairs_at_once, section = id / (at_once * p->row_tiles), rest = id % (at_once * p->row_tiles);
-    const int first = section * at_once, in_section = p->pairs - first < at_once ? p->pairs - first : at_once;
-    const int pair  = first + rest % in_section;
-    w->n = pair / a->heads, w->head = pair % a->heads, w->row = (p->row_tiles - 1 - rest / in_section) * ROWS;
+    const attention_args *a     = &p->a;
+    const int             tiles = p->order ? *p->order_count : p->row_tiles, all = p->order ? a->heads : a->batch * a->heads;
+    const int             first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
+    const int             here  = all - first < p->at_once ? all - first : p->at_once;
+    if (p->order) {
+        const attention_tile at = p->order[rest / here];
+        w->n = at.sequence, w->head = first + rest % here, w->row = at.tile * ROWS;
+    } else {
+        const int pair = first + rest % here;
+        w->n = pair / a->heads, w->head = pair % a->heads, w->row = (tiles - 1 - rest / here) * ROWS;
+    }
     const attention_sequence s = attention_sequence_of(a, w->n);
     if (w->row >= s.sq) return false;
-    const attention_keys first_keys = attention_keys_of(a, &s, w->row);
-    const attention_keys last_keys  = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1);
-    w->low     = first_keys.begin / KEYS;
-    w->high    = last_keys.end > first_keys.begin ? (last_keys.end + KEYS - 1) / KEYS : w->low;
-    w->sq      = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
-    w->batch   = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n] : w->n;
+    const attention_keys from = attention_keys_of(a, &s, w->row), to = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1);
+    w->low   = from.begin / KEYS;
+    w->high  = to.end > from.begin ? (to.end + KEYS - 1) / KEYS : w->low;
+    w->sq    = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
+    w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n] : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
     return true;
 }
@@ -123,7 +136,7 @@ DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint3
     mbarrier_wait(shared_address(&k_empty[r->stage]), r->lap ^ 1);
     if (lane == 0) mbarrier_expect(shared_address(&k_full[r->stage]), K_BYTES);
     __syncwarp();
-    load_boxes(p, &p->k, w, w->head / p->a.group, tile, base + r->stage * K_BYTES, DIM / 64, shared_address(&k_full[r->stage]), lane);
+    load_boxes(p, &p->k, w, w->head / p->a.group, tile, base + r->stage * K_BYTES, SLABS, shared_address(&k_full[r->stage]), lane);
     advance(r);
 }
 
@@ -137,17 +150,17 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
     if (lane == 0) mbarrier_expect(arrived, V_BYTES);
     __syncwarp();
     if (first + KEYS <= w->sk || p->box_rows < 8) {
-        load_boxes(p, &p->v, w, kv_head, tile, to, DIM_V / 64, arrived, lane);
+        load_boxes(p, &p->v, w, kv_head, tile, to, V_SLABS, arrived, lane);
     } else {
         const place outside = { 0, p->a.kv_batches };
         if (lane < KEYS / 8) {
             const int slot = first + 8 * lane;
             if (slot + 8 <= w->sk || slot >= w->sk)
-                load_box(to + lane * 1024, &p->v8, DIM_V / 64, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
+                load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
         }
         const int slot = (w->sk & ~7) + lane;
         if (w->sk & 7 && lane < 8)
-            load_box(to + (slot - first) * 128, &p->v1, DIM_V / 64, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
+            load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
     }
     advance(r);
 }
@@ -155,7 +168,7 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
 DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int lane)
 {
     const uint32_t k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_arrived = shared_address(&q_full);
-    const int      all = p->pairs * p->row_tiles;
+    const int      all = count_works(p);
     ring           k = { 0, 0 }, v = { 0, 0 };
     int            count = 0, waiting = -1, waiting_tile = 0;          /* values are asked for one tile later than keys */
     for (int round = 0; round * (int)gridDim.x < all; ++round) {
@@ -178,7 +191,7 @@ DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int lane)
                 mbarrier_wait(shared_address(&q_empty), count & 1 ^ 1);
                 if (lane == 0) {
                     mbarrier_expect(q_arrived, Q_BYTES);
-                    for (int s = 0; s < DIM / 64; ++s)
+                    for (int s = 0; s < SLABS; ++s)
                         tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, q_arrived);
                 }
             }
@@ -289,6 +302,13 @@ DEVICE void transpose4(uint32_t x[4], int t)
     }
 }
 
+DEVICE float sink_of(const attention_args *a, int head)
+{
+    if (a->sinks_dtype == SGK_F32) return ((const f32 *)a->sinks)[head];
+    return a->sinks_dtype == SGK_F16 ? to_f32(((const f16 *)a->sinks)[head]) : to_f32(((const bf16 *)a->sinks)[head]);
+}
+
+/* Results of 64 rows; rows without a key have a sum of 0. */
 DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale, int group, int t)
 {
     const attention_args *a = &p->a;
@@ -299,10 +319,16 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
         sum += __shfl_xor_sync(~0u, sum, 2);
         const int   row = w->row + 64 * group + t / 32 * 16 + t % 32 / 4 + 8 * r;
         const bool  inside = row < w->sq;
-        const float inverse = sum == 0 ? 0 : 1 / sum;
+        float       top = most[r] * scale, inverse = 1;
+        if (a->sinks && sum > 0) {
+            const float sink = sink_of(a, w->head) * 1.4426950408889634f, both = fmaxf(top, sink);
+            inverse = ex2(top - both);
+            sum     = sum * inverse + ex2(sink - both), top = both;
+        }
+        inverse = sum == 0 ? 0 : inverse / sum;
         if (inside && t % 4 == 0 && a->softmax_lse)
             a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] =
-                sum == 0 ? a->empty_lse : (most[r] * scale + log2f(sum)) * 0.6931471805599453f;
+                sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
         T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride + t % 4 * 8;
         #pragma unroll
         for (int j = 0; j < DIM_V / 32; ++j) {
@@ -310,7 +336,7 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
             #pragma unroll
             for (int i = 0; i < 4; ++i) x[i] = pack2(o[16 * j + 4 * i + 2 * r] * inverse, o[16 * j + 4 * i + 2 * r + 1] * inverse, (const T *)0);
             transpose4(x, t);
-            if (inside && 32 * j + t % 4 * 8 < p->dim_v) *(uint4 *)(to + 32 * j) = make_uint4(x[0], x[1], x[2], x[3]);
+            if (inside && 32 * j + t % 4 * 8 < a->dim_v) *(uint4 *)(to + 32 * j) = make_uint4(x[0], x[1], x[2], x[3]);
         }
     }
 }
