@@ -1,6 +1,6 @@
 /*
- * Lists the tiles of queries of all sequences, those with the most keys first, for attention_wgmma. One block; tiles with about as many keys
- * come in any order, which changes no result.
+ * Before attention_wgmma: nothing is given out yet; and where lengths differ, a list of the tiles of queries of all sequences, those with
+ * the most keys first. One block; tiles with about as many keys come in any order, which changes no result.
  */
 #include "attention_wgmma.h"
 #include "launch.cuh"
@@ -25,6 +25,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_order(const _
     count[threadIdx.x] = 0;
     __syncthreads();
     pdl_wait();
+    if (threadIdx.x == 0) *p.next = 0;
+    if (!p.order) return;
     for (int n = warp; n < p.a.batch; n += THREADS / 32) {
         const attention_sequence s = attention_sequence_of(&p.a, n);
         for (int tile = lane; tile * p.tile_rows < s.sq; tile += 32) atomicAdd(&count[bin_of(&p, &s, tile, width)], 1);

@@ -40,6 +40,10 @@
 #define V_BYTES   (V_SLABS * KV_SLAB)
 #define WORKS     4                             /* descriptions in shared memory: as many as can be in use */
 
+enum { TURN   = 1,                              /* named barriers: a turn of each warpgroup */
+       FOUND  = TURN + GROUPS,
+       WANTED = FOUND + 1 };
+
 /* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`; none where no query sees a key. */
 struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, pad0, pad1; };
 
@@ -72,7 +76,7 @@ DEVICE attention_sequence sequence_of(const work *w)
     return s;
 }
 
-/* ---- the warp that copies ---------------------------------------------------------------------------------------------- */
+/* ---- the warps that copy ------------------------------------------------------------------------------------------------ */
 
 /* How many pieces of work there are, those of short sequences included that are none. */
 DEVICE int count_works(const attention_wgmma_args *p)
@@ -94,12 +98,17 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
         const int pair = first + rest % here;
         w->n = pair / a->heads, w->head = pair % a->heads, w->row = (tiles - 1 - rest / here) * ROWS;
     }
-    const attention_sequence s = attention_sequence_of(a, w->n);
-    if (w->row >= s.sq) return false;
-    const attention_keys from = attention_keys_of(a, &s, w->row), to = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1);
-    w->low   = from.begin / KEYS;
-    w->high  = to.end > from.begin ? (to.end + KEYS - 1) / KEYS : w->low;
-    w->sq    = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
+    asm volatile("" ::: "memory");              /* registers are few: what has been found is read again */
+    {
+        const attention_sequence s = attention_sequence_of(a, w->n);
+        w->sq = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
+    }
+    asm volatile("" ::: "memory");
+    if (w->row >= w->sq) return false;
+    const attention_sequence s     = sequence_of(w);
+    const int                begin = attention_keys_of(a, &s, w->row).begin, end = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1).end;
+    w->low   = begin / KEYS;
+    w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
     w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n] : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
     return true;
@@ -165,71 +174,96 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
     advance(r);
 }
 
-DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int lane)
+/* The piece of work that follows `id`. Without a counter forth and back, so that the blocks with the longest work of a round get the
+ * shortest of the next. */
+DEVICE int id_behind(const attention_wgmma_args *p, int id)
 {
-    const uint32_t k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_arrived = shared_address(&q_full);
-    const int      all = count_works(p);
-    ring           k = { 0, 0 }, v = { 0, 0 };
-    int            count = 0, waiting = -1, waiting_tile = 0;          /* values are asked for one tile later than keys */
-    for (int round = 0; round * (int)gridDim.x < all; ++round) {
-        /* Forth and back, so that the blocks with the longest work of a round get the shortest of the next. */
-        const int id = round * (int)gridDim.x + (round & 1 ? (int)(gridDim.x - 1 - blockIdx.x) : (int)blockIdx.x);
-        work     *w  = &works[count % WORKS];
-        bool      any = false;
-        if (lane == 0 && id < all) {
-            work found;
-            any = describe(p, &found, id);
-            if (any) *w = found;
+    const int blocks = (int)gridDim.x, round = id / blocks + 1;
+    if (p->next) return blocks + atomicAdd(p->next, 1);
+    return round * blocks + (round & 1 ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
+}
+
+/* The warp that finds work: a description is written when the one before it has been taken up, so that it is there when that is done. */
+DEVICE void find(const attention_wgmma_args *p, int lane)
+{
+    __shared__ int next_id;                     /* kept here: registers are few */
+    if (lane == 0) next_id = (int)blockIdx.x;
+    for (int count = 0;; ++count) {
+        work *w = &works[count % WORKS];
+        if (lane == 0) {
+            bool found = false;
+            for (int id; !found && (id = next_id) < count_works(p); next_id = id_behind(p, id)) found = describe(p, w, id);
+            if (!found) w->n = -1;
         }
-        if (!__shfl_sync(~0u, any, 0)) continue;
         __syncwarp();
-        const int low = w->low, high = w->high;
-        for (int tile = high - 1; tile >= low; --tile) {
-            load_k(p, w, tile, k_base, &k, lane);
-            if (waiting >= 0) load_v(p, &works[waiting], waiting_tile, v_base, &v, lane);
-            if (tile == high - 1) {
-                mbarrier_wait(shared_address(&q_empty), count & 1 ^ 1);
-                if (lane == 0) {
-                    mbarrier_expect(q_arrived, Q_BYTES);
-                    for (int s = 0; s < SLABS; ++s)
-                        tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, q_arrived);
-                }
-            }
-            waiting = count % WORKS, waiting_tile = tile;
-        }
-        if (low == high) {
-            mbarrier_wait(shared_address(&q_empty), count & 1 ^ 1);
-            if (lane == 0) mbarrier_arrive(q_arrived);
-        }
-        ++count;
+        named_announce(FOUND, 96);
+        if (w->n < 0) return;
+        named_sync(WANTED, 64);
     }
-    if (waiting >= 0) load_v(p, &works[waiting], waiting_tile, v_base, &v, lane);
-    mbarrier_wait(shared_address(&q_empty), count & 1 ^ 1);
-    if (lane == 0) {
-        works[count % WORKS].n = -1;
-        mbarrier_arrive(q_arrived);
+}
+
+/* The warp that copies queries and keys. Queries come after the first tile of keys: they may have to wait for the last product before them. */
+DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    ring k = { 0, 0 };
+    for (int count = 0;; ++count) {
+        const work *w = &works[count % WORKS];
+        named_sync(FOUND, 96);
+        int tile = w->high - 1;
+        if (w->n >= 0 && tile >= w->low) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
+        mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
+        if (w->n < 0 || w->low == w->high) {
+            if (lane == 0) mbarrier_arrive(shared_address(&q_full));
+            if (w->n < 0) return;
+        } else if (lane == 0) {
+            mbarrier_expect(shared_address(&q_full), Q_BYTES);
+            for (int s = 0; s < SLABS; ++s)
+                tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, shared_address(&q_full));
+        }
+        named_announce(WANTED, 64);
+        for (; tile >= w->low; --tile) load_k(p, w, tile, base + Q_BYTES, &k, lane);
+    }
+}
+
+DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    ring v = { 0, 0 };
+    for (int count = 0;; ++count) {
+        const work *w = &works[count % WORKS];
+        named_sync(FOUND, 96);
+        if (w->n < 0) return;
+        for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &v, lane);
     }
 }
 
 /* ---- the warpgroups that multiply -------------------------------------------------------------------------------------- */
 
+/* threadIdx.x, read anew each time: what follows from it is not kept in registers, which are few. */
+DEVICE int thread(void)
+{
+    int t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+}
+
 /* The tiles that all rows of the warpgroup see whole: [from, to). */
 struct whole { int from, to; };
 
-DEVICE whole whole_of(const attention_args *a, const work *w, int group)
+DEVICE whole whole_of(const attention_args *a, const work *w)
 {
     const attention_sequence s = sequence_of(w);
-    const int                row = w->row + 64 * group;
+    const int                row = w->row + thread() / 128 * 64;
     const whole              f = { (attention_keys_of(a, &s, row + 63).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, row).end / KEYS };
     return f;
 }
 
-DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, int tile, int group, int t)
+DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, int tile)
 {
+    const int                t = thread();
     const attention_sequence q = sequence_of(w);
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const attention_keys sees  = attention_keys_of(a, &q, w->row + 64 * group + t / 32 * 16 + t % 32 / 4 + 8 * r);
+        const attention_keys sees  = attention_keys_of(a, &q, w->row + t / 32 * 16 + t % 32 / 4 + 8 * r);
         const int            first = tile * KEYS + t % 4 * 2, least = sees.begin - first, behind = sees.end - first;
         #pragma unroll
         for (int j = 0; j < KEYS / 8; ++j)
@@ -309,15 +343,16 @@ DEVICE float sink_of(const attention_args *a, int head)
 }
 
 /* Results of 64 rows; rows without a key have a sum of 0. */
-DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale, int group, int t)
+DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale)
 {
+    const int             t = thread();
     const attention_args *a = &p->a;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
         float sum = sums[r];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
-        const int   row = w->row + 64 * group + t / 32 * 16 + t % 32 / 4 + 8 * r;
+        const int   row = w->row + t / 32 * 16 + t % 32 / 4 + 8 * r;
         const bool  inside = row < w->sq;
         float       top = most[r] * scale, inverse = 1;
         if (a->sinks && sum > 0) {
@@ -342,7 +377,7 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
 }
 
 /* The next piece of work that has keys; others are zeros and done. n is -1 when there is none. */
-DEVICE const work *next_work(const attention_wgmma_args *p, int *count, int group, int t)
+DEVICE const work *next_work(const attention_wgmma_args *p, int *count)
 {
     for (;; ++*count) {
         const work *w = &works[*count % WORKS];
@@ -352,17 +387,18 @@ DEVICE const work *next_work(const attention_wgmma_args *p, int *count, int grou
         #pragma unroll
         for (int i = 0; i < DIM_V / 2; ++i) zeros[i] = 0;
         const float none[2] = { 0, 0 };
-        put(p, w, zeros, none, none, 0, group, t);
+        put(p, w, zeros, none, none, 0);
         __syncwarp();
-        if (t % 32 == 0) mbarrier_arrive(shared_address(&q_empty));
+        if (thread() % 32 == 0) mbarrier_arrive(shared_address(&q_empty));
     }
 }
 
-DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, int t)
+DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
 {
     const attention_args *a      = &p->a;
-    const uint32_t        k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = base + group * 8192;
+    const uint32_t        k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = base + t / 128 * 8192;
     const bool            one    = t % 32 == 0;
+    const int             turn   = TURN + t / 128;
     float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], factor[2];
     uint32_t              weight[KEYS / 16][4];
 #if HOLD_Q
@@ -375,7 +411,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
 #define TAKE_Q() \
     do { \
         _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) \
-            ldmatrix_x4(q[d], q_base + d / 4 * Q_SLAB + (t / 32 * 16 + t % 16) * 128 + (((d % 4 * 2 + t % 32 / 16) ^ (t & 7)) << 4)); \
+            ldmatrix_x4(q[d], q_base + d / 4 * Q_SLAB + (t / 32 % 4 * 16 + t % 16) * 128 + (((d % 4 * 2 + t % 32 / 16) ^ (t & 7)) << 4)); \
         __syncwarp(); \
         if (one) mbarrier_arrive(shared_address(&q_empty)); \
     } while (0)
@@ -390,11 +426,11 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
     } while (0)
 #endif
 
-    const work *w = next_work(p, &count, group, t);
+    const work *w = next_work(p, &count);
     if (w->n < 0) return;
-    whole f    = whole_of(a, w, group);
+    whole f = whole_of(a, w);
     int    tile = w->high - 1, low = w->low;
-    if (group == GROUPS - 1) named_announce(1, 256);
+    if (turn == GROUPS) named_announce(TURN, 256);
 
     TAKE_Q();
     mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
@@ -411,7 +447,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
     advance(&k);
     if (tile == low) LEAVE_Q();
     if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
-    if (tile < f.from || tile >= f.to) mask(s, a, w, tile, group, t);
+    if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
     most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
     softmax(s, most, sum, factor, p->scale);
     pack(weight, s);
@@ -422,12 +458,12 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
         const work *done = w;
         if (ends) {
             ++count;
-            w = next_work(p, &count, group, t);
+            w = next_work(p, &count);
             if (w->n < 0) {
                 w = done;
                 break;
             }
-            f    = whole_of(a, w, group);
+            f    = whole_of(a, w);
             tile = w->high, low = w->low;
             TAKE_Q();
         }
@@ -435,7 +471,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
 
         mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
 #ifndef NO_TURNS
-        named_sync(1 + group, 256);
+        named_sync(turn, 256);
 #endif
         const ring     v    = before(k);
         const uint32_t keys = k_base + k.stage * K_BYTES, values = v_base + v.stage * V_BYTES;
@@ -449,7 +485,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
         for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
         wgmma_commit();
 #ifndef NO_TURNS
-        named_announce(group + 1 == GROUPS ? 1 : 2 + group, 256);
+        named_announce(turn == GROUPS ? TURN : turn + 1, 256);
 #endif
 
         wgmma_wait(1);
@@ -457,7 +493,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
         if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
         if (tile == low) LEAVE_Q();
         if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
-        if (tile < f.from || tile >= f.to) mask(s, a, w, tile, group, t);
+        if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
         const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
         softmax(s, most, sum, factor, p->scale);
@@ -467,7 +503,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
         if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
         advance(&k);
         if (ends) {
-            put(p, done, o, old_most, old_sum, p->scale, group, t);
+            put(p, done, o, old_most, old_sum, p->scale);
         }
 #ifdef SKIP_RESCALE
         else if (__any_sync(~0u, factor[0] != 1 || factor[1] != 1)) {
@@ -490,7 +526,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int group, in
     wgmma_commit();
     wgmma_wait(0);
     wgmma_pin(o);
-    put(p, w, o, most, sum, p->scale, group, t);
+    put(p, w, o, most, sum, p->scale);
 }
 
 extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(const __grid_constant__ attention_wgmma_args p)
@@ -516,11 +552,15 @@ extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(c
         registers_give(GIVE);
         if (t < 32) {
             if (t == 0) tma_prefetch_map(&p.q), tma_prefetch_map(&p.k), tma_prefetch_map(&p.v);
-            copy(&p, base, t);
+            copy_q_and_k(&p, base, t);
             pdl_release();
+        } else if (t < 64) {
+            copy_v(&p, base, t - 32);
+        } else if (t < 96) {
+            find(&p, t - 64);
         }
     } else {
         registers_take(TAKE);
-        multiply(&p, base, group, t);
+        multiply(&p, base, (int)threadIdx.x);
     }
 }

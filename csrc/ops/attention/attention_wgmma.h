@@ -13,6 +13,8 @@ struct attention_wgmma_args {
     sgk_tma_map q;                                          /* a tile of queries */
     sgk_tma_map k, v;                                       /* box_rows */
     sgk_tma_map v8, v1;                                     /* 8 and 1: the last tile of a sequence, so that no value behind its end is read */
+    /* attention_order.cu writes them before. */
+    int32_t               *next;                            /* pieces of work given out beyond one a block; null: each block takes every gridDim.x-th */
     struct attention_tile *order;                           /* null: every sequence has row_tiles tiles */
     int32_t               *order_count;
     int32_t                row_tiles;                       /* of the longest sequence */
