@@ -34,13 +34,11 @@ typedef struct {
 } attention_form;
 
 /* attention_general.c, with every build for attention_kernels[]. */
-extern const attention_form attention_mma, attention_plain;
-/* attention_wgmma.c: many queries on sm_90a. */
-extern const attention_form attention_wgmma;
+extern const attention_form attention_mma, attention_wide, attention_plain;
 
 enum { ATTENTION_MMA_BUILDS   = 16,
-       ATTENTION_PLAIN_BUILDS = 5,
-       ATTENTION_WGMMA_BUILDS = 10 };
+       ATTENTION_WIDE_BUILDS  = 3,
+       ATTENTION_PLAIN_BUILDS = 2 };
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
@@ -52,8 +50,14 @@ typedef struct {
     int        dim;
 } attention_plain_build;
 extern attention_mma_build   attention_mma_builds[ATTENTION_MMA_BUILDS];
-extern attention_plain_build attention_plain_builds[ATTENTION_PLAIN_BUILDS];
+extern attention_plain_build attention_wide_builds[ATTENTION_WIDE_BUILDS], attention_plain_builds[ATTENTION_PLAIN_BUILDS];
 
+/* attention_wgmma.c: many queries on sm_90a. */
+extern const attention_form attention_wgmma;
+
+enum { ATTENTION_WGMMA_BUILDS  = 10,
+       ATTENTION_WGMMA_QUERIES = 33,        /* sequences of at least so many go to it */
+       ATTENTION_L2_SHARE      = 40 };      /* percent of L2 for keys and values that blocks share at a time */
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
@@ -62,8 +66,6 @@ typedef struct {
 typedef struct { sgk_kernel kernel; } attention_order_build;
 extern attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];
 extern attention_order_build attention_order_builds[1];
-enum { ATTENTION_WGMMA_QUERIES = 33,        /* sequences of at least so many go to it */
-       ATTENTION_L2_SHARE      = 40 };      /* percent of L2 for keys and values that blocks share at a time */
 
 sgk_status attention_run_cpu(attention_call *c);
 sgk_status attention_run_cuda(attention_call *c);

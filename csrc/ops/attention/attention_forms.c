@@ -5,15 +5,15 @@
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
  */
-static const attention_form *const attention_forms[] = { &attention_wgmma, &attention_mma, &attention_plain };
+static const attention_form *const attention_forms[] = { &attention_wgmma, &attention_mma, &attention_wide, &attention_plain };
 
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-} combine_build;
+} format_build;
 
 /* clang-format off */
-static combine_build combine_builds[] = {
+static format_build combine_builds[] = {
     { SGK_KERNEL("attention/attention_combine.cu", "attention_combine", "-DT=f32",  SGK_GENERAL), SGK_F32 },
     { SGK_KERNEL("attention/attention_combine.cu", "attention_combine", "-DT=f16",  SGK_GENERAL), SGK_F16 },
     { SGK_KERNEL("attention/attention_combine.cu", "attention_combine", "-DT=bf16", SGK_GENERAL), SGK_BF16 },
@@ -30,11 +30,21 @@ static append_build append_builds[] = {
     { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint4",    SGK_GENERAL), 16 },
     { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint32_t", SGK_GENERAL), 4 },
     { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint16_t", SGK_GENERAL), 2 },
+    { SGK_KERNEL("attention/attention_append.cu", "attention_append", "-DPIECE=uint8_t",  SGK_GENERAL), 1 },
+};
+/* clang-format on */
+
+/* clang-format off */
+static format_build rotate_builds[] = {
+    { SGK_KERNEL("attention/attention_rotate.cu", "attention_rotate", "-DT=f32",     SGK_GENERAL), SGK_F32 },
+    { SGK_KERNEL("attention/attention_rotate.cu", "attention_rotate", "-DT=f16",     SGK_GENERAL), SGK_F16 },
+    { SGK_KERNEL("attention/attention_rotate.cu", "attention_rotate", "-DT=bf16",    SGK_GENERAL), SGK_BF16 },
+    { SGK_KERNEL("attention/attention_rotate.cu", "attention_rotate", "-DT=uint8_t", SGK_GENERAL), SGK_E4M3 },
 };
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
-    SGK_KERNEL_TABLE(attention_wgmma_builds), SGK_KERNEL_TABLE(attention_order_builds), SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(merge_state_builds), { 0 }
+    SGK_KERNEL_TABLE(attention_wgmma_builds), SGK_KERNEL_TABLE(attention_order_builds), SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_wide_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(rotate_builds), SGK_KERNEL_TABLE(merge_state_builds), { 0 }
 };
 
 bool attention_rows_in_pieces(const void *data, int64_t x, int64_t y, int64_t z, sgk_dtype dtype, int64_t bytes)
@@ -66,7 +76,13 @@ static bool appends_in(const struct attention_args *a, int64_t bytes)
 
 static sgk_status append(attention_call *c)
 {
-    SGK_REQUIRE(!c->before.rotary_cos, SGK_UNSUPPORTED, "%s: rotary embedding inside attention is not supported on the GPU yet", c->op);
+    if (c->before.rotary_cos) {
+        format_build *b = rotate_builds;
+        while (b->dtype != c->a.dtype) ++b;
+        c->before.a            = c->a;
+        const sgk_launch shape = { .grid = { (int64_t)(c->a.max_new + c->a.max_q) * c->a.batch }, .block = { 128 } };
+        return sgk_cuda_launch(c->op, &b->kernel, &shape, c->m.device.device_id, c->exec, &c->before, sizeof c->before);
+    }
     append_build *b = append_builds;
     while (!appends_in(&c->a, b->piece)) ++b;
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, b->piece == 16 ? "" : " (k, v, k_new or v_new not in 16-byte pieces)");
@@ -117,7 +133,7 @@ void attention_set_partials(struct attention_args *a, void *scratch)
 sgk_status attention_combine_parts(const attention_call *c)
 {
     if (c->a.splits == 1) return SGK_OK;
-    combine_build *b = combine_builds;
+    format_build *b = combine_builds;
     while (b->dtype != c->a.out_dtype) ++b;
     const int64_t    queries = (int64_t)c->a.batch * c->a.heads * c->a.max_q;
     const sgk_launch shape   = { .grid = { (queries + 3) / 4 }, .block = { 128 } };
@@ -145,7 +161,7 @@ sgk_status attention_run_cuda(attention_call *c)
     if (scratch.query_only) return SGK_OK;
     if (rotated) a->q = scratch.memory;
 
-    sgk_status status = a->max_new && !a->apart && a->batch && a->kv_heads ? append(c) : SGK_OK;
+    sgk_status status = (a->max_new || rotated) && !a->apart && a->batch && a->kv_heads ? append(c) : SGK_OK;
     if (status == SGK_OK && a->batch && a->heads && a->max_q) status = form->run(c, (char *)scratch.memory + rotated);
     sgk_scratch_put(&scratch);
     return status;

@@ -15,26 +15,18 @@
 
 attention_mma_build attention_mma_builds[ATTENTION_MMA_BUILDS] = { MMAS("f16", SGK_F16), MMAS("bf16", SGK_BF16) };
 
-/* attention.cu: any format, any alignment, multiply-adds in f32; and the kernel that combines parts. */
-#define PLAIN(type, dtype, dim) { SGK_KERNEL("attention/attention.cu", "attention", "-DT=" type " -DDIM=" #dim, SGK_GENERAL), dtype, dim }
-attention_plain_build attention_plain_builds[ATTENTION_PLAIN_BUILDS] = {
-    PLAIN("f32", SGK_F32, 64),
-    PLAIN("f32", SGK_F32, 128),
-    PLAIN("f32", SGK_F32, 256),
-    PLAIN("f16", SGK_F16, 256),
-    PLAIN("bf16", SGK_BF16, 256),
+/* attention_wide.cu: f16, bf16 and e4m3, any head sizes and alignment; attention.cu: f32, with DIM the largest head size of v. */
+/* clang-format off */
+attention_plain_build attention_wide_builds[ATTENTION_WIDE_BUILDS] = {
+    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=f16 -DCODE=0",  SGK_GENERAL), SGK_F16,  512 },
+    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=bf16 -DCODE=0", SGK_GENERAL), SGK_BF16, 512 },
+    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=f16 -DCODE=1",  SGK_GENERAL), SGK_E4M3, 512 },
 };
-
-static const char *general(const struct attention_args *a)
-{
-    return a->q_v ? "q_v" : a->sinks           ? "sinks"
-                        : a->softcap != 0      ? "softcap"
-                        : a->dim != a->dim_v   ? "head sizes differ"
-                        : a->dim > 256         ? "head size above 256"
-                        : a->dtype == SGK_E4M3 ? "e4m3"
-                        : a->apart             ? "new keys apart"
-                                               : NULL;
-}
+attention_plain_build attention_plain_builds[ATTENTION_PLAIN_BUILDS] = {
+    { SGK_KERNEL("attention/attention.cu", "attention", "-DDIM=128", SGK_GENERAL), SGK_F32, 128 },
+    { SGK_KERNEL("attention/attention.cu", "attention", "-DDIM=512", SGK_GENERAL), SGK_F32, 512 },
+};
+/* clang-format on */
 
 static int64_t plan(attention_call *c)
 {
@@ -57,21 +49,32 @@ static sgk_status run(attention_call *c, sgk_kernel *kernel, const char *why, vo
 
 /* ---- matrix units ------------------------------------------------------------------------------------------------ */
 
+/* The longest sequence decides, so a batch-invariant call has no choice here. */
+static const attention_mma_build *mma_build_of(const attention_call *c)
+{
+    const struct attention_args *a   = &c->a;
+    const bool                   few = (int64_t)a->max_q * a->group <= 16 && !sgk_exec_batch_invariant(c->exec);
+    for (size_t i = 0; i < ATTENTION_MMA_BUILDS; ++i) {
+        const attention_mma_build *b = &attention_mma_builds[i];
+        if (b->dtype == a->dtype && b->dim >= a->dim && b->dim >= a->dim_v && (b->warps_m == 1) == few) return b;
+    }
+    return NULL;
+}
+
 static const char *mma_passes(const attention_call *c)
 {
     const struct attention_args *a = &c->a;
-    if (general(a)) return general(a);
-    if (a->dtype == SGK_F32) return "f32";
-    return attention_in_pieces(a, 16) && attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16) ? NULL : "q, k, v or out not in 16-byte pieces";
+    if (a->q_v) return "q_v";
+    if (!mma_build_of(c)) return a->dtype == SGK_F32 ? "f32" : a->dtype == SGK_E4M3 ? "e4m3"
+                                                                                    : "a head size above 256";
+    if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16))
+        return "q, k, v or out not in 16-byte pieces";
+    return NULL;
 }
 
 static int64_t mma_plan(attention_call *c)
 {
-    const struct attention_args *a = &c->a;
-    /* The longest sequence decides, so a batch-invariant call has no choice here. */
-    const bool                 few = (int64_t)a->max_q * a->group <= 16 && !sgk_exec_batch_invariant(c->exec);
-    const attention_mma_build *b   = attention_mma_builds;
-    while (b->dtype != a->dtype || b->dim < a->dim || (b->warps_m == 1) != few) ++b;
+    const attention_mma_build *b = mma_build_of(c);
     c->build = b, c->rows = 16 * b->warps_m, c->threads = 32 * b->warps_m * b->warps_n, c->tile = b->tile;
     c->shared_memory = (unsigned)((16 * b->warps_m + 4 * b->tile) * b->dim * 2);
     return plan(c);
@@ -81,27 +84,36 @@ static sgk_status mma_run(attention_call *c, void *scratch) { return run(c, &((a
 
 const attention_form attention_mma = { "mma", mma_passes, mma_plan, mma_run };
 
-/* ---- multiply-adds ----------------------------------------------------------------------------------------------- */
+/* ---- the rest ---------------------------------------------------------------------------------------------------- */
 
-enum { PLAIN_ROWS    = 32,
-       PLAIN_TILE    = 32,
-       PLAIN_THREADS = 128 };
+static const char *wide_passes(const attention_call *c) { return c->a.dtype == SGK_F32 ? "f32" : NULL; }
 
-static const char *plain_passes(const attention_call *c) { return general(&c->a); }
-
-static int64_t plain_plan(attention_call *c)
+static int64_t wide_plan(attention_call *c)
 {
     const struct attention_args *a = &c->a;
-    const attention_plain_build *b = attention_plain_builds;
-    while (b->dtype != a->dtype || b->dim < a->dim) ++b;
-    c->build = b, c->rows = PLAIN_ROWS, c->threads = PLAIN_THREADS, c->tile = PLAIN_TILE;
-    c->shared_memory = (unsigned)(((PLAIN_ROWS + PLAIN_TILE) * (b->dim + 4) + PLAIN_ROWS * (PLAIN_TILE + 1)) * 4);
+    const attention_plain_build *b = attention_wide_builds;
+    while (b->dtype != a->dtype) ++b;
+    const int slabs = (a->dim + 63) / 64 + (a->q_v ? (a->dim_v + 63) / 64 : 0);
+    c->build = b, c->rows = 32, c->threads = 256, c->tile = 64;
+    c->shared_memory = (unsigned)(slabs * 32 * 128 + 2 * 64 * 128 + 32 * 128);
     return plan(c);
 }
 
-static sgk_status plain_run(attention_call *c, void *scratch)
+static sgk_status wide_run(attention_call *c, void *scratch) { return run(c, &((attention_plain_build *)c->build)->kernel, "", scratch); }
+
+const attention_form attention_wide = { "wide", wide_passes, wide_plan, wide_run };
+
+static const char *plain_passes(const attention_call *c) { return c->a.dtype == SGK_F32 ? NULL : "not f32"; }
+
+static int64_t plain_plan(attention_call *c)
 {
-    return run(c, &((attention_plain_build *)c->build)->kernel, c->a.dtype == SGK_F32 ? " (f32)" : " (q, k, v or out not in 16-byte pieces: slow)", scratch);
+    const attention_plain_build *b = attention_plain_builds;
+    while (b->dim < c->a.dim_v) ++b;
+    c->build = b, c->rows = 32, c->threads = 128, c->tile = 32;
+    c->shared_memory = 0;
+    return plan(c);
 }
+
+static sgk_status plain_run(attention_call *c, void *scratch) { return run(c, &((attention_plain_build *)c->build)->kernel, " (f32)", scratch); }
 
 const attention_form attention_plain = { "plain", plain_passes, plain_plan, plain_run };

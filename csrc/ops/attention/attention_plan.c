@@ -5,13 +5,7 @@
 #include "cpu/cpu.h"
 
 SGK_CPU_DECL(attention);
-static const sgk_cpu_impl attention_cpu[] = SGK_CPU_IMPLS(attention), reference[] = { { "ref", 0, attention_ref } };
-
-/* What the vector form does not do yet. */
-static bool needs_reference(const struct attention_args *a)
-{
-    return a->q_v || a->sinks || a->softcap != 0 || a->dim != a->dim_v || a->dim > 256 || a->dtype == SGK_E4M3 || a->apart;
-}
+static const sgk_cpu_impl attention_cpu[] = SGK_CPU_IMPLS(attention);
 
 static void append_rows(int64_t begin, int64_t end, void *context)
 {
@@ -21,7 +15,7 @@ static void append_rows(int64_t begin, int64_t end, void *context)
 /* The most key heads that an item takes: their rows fit a block, and a block of their keys and values the second-level cache. */
 static int32_t most_heads(const struct attention_args *a, int64_t rows)
 {
-    if (rows < 1 || rows > ATTENTION_FEW_ROWS) return 1;
+    if (rows < 1 || rows > ATTENTION_FEW_ROWS || a->apart || a->q_v || a->dtype == SGK_E4M3) return 1;
     const int64_t bytes = (int64_t)ATTENTION_KEYS * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype);
     int64_t       heads = ATTENTION_ROWS / rows;
     if (heads > 262144 / bytes) heads = 262144 / bytes;
@@ -35,7 +29,9 @@ typedef struct {
     int32_t max_rows;
 } plan_size;
 
-static plan_size make_plan(const struct attention_args *a, int32_t padded_dim, int32_t heads, struct attention_plan *plan)
+static int32_t rounded_dim(int32_t dim) { return (dim + 15) / 16 * 16; }
+
+static plan_size make_plan(const struct attention_args *a, int32_t heads, struct attention_plan *plan)
 {
     plan_size size = { 0 };
     for (int32_t n = 0; n < a->batch; ++n) {
@@ -50,7 +46,7 @@ static plan_size make_plan(const struct attention_args *a, int32_t padded_dim, i
         size.items += units * p.blocks * p.spans;
         size.bytes += (int64_t)a->kv_heads * p.blocks * s.sk * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype);
         if (p.spans > 1) {
-            size.partials += (int64_t)a->kv_heads * p.spans * rows * (padded_dim + 2);
+            size.partials += (int64_t)a->kv_heads * p.spans * rows * (rounded_dim(a->dim_v) + 2);
             size.units += units;
         }
         if (most > size.max_rows) size.max_rows = (int32_t)most;
@@ -66,16 +62,16 @@ sgk_status attention_run_cpu(attention_call *c)
     struct attention_args *a       = &c->a;
     const sgk_exec        *exec    = c->exec;
     const int64_t          rotated = rounded(attention_rotate_queries(c));
-    struct attention_work  w       = { .padded_dim = (a->dim + 15) / 16 * 16 };
+    struct attention_work  w       = { .padded_dim = rounded_dim(a->dim), .padded_dim_v = rounded_dim(a->dim_v) };
     int32_t                heads   = ATTENTION_ROWS;
-    plan_size              size    = make_plan(a, w.padded_dim, heads, NULL);
+    plan_size              size    = make_plan(a, heads, NULL);
     int64_t                slots   = size.bytes / 262144 + 1;         /* fewer threads where a piece would be over before another thread has woken up */
     if (slots > sgk_num_threads(exec)) slots = sgk_num_threads(exec);
-    while (slots > 1 && heads > 1 && size.items < 4 * slots) size = make_plan(a, w.padded_dim, heads /= 2, NULL);
+    while (slots > 1 && heads > 1 && size.items < 4 * slots) size = make_plan(a, heads /= 2, NULL);
     if (slots > size.items) slots = size.items;
     w.items        = size.items;
     w.max_rows     = size.max_rows;
-    w.buffer_bytes = attention_buffer_floats(w.padded_dim, w.max_rows) * (int64_t)sizeof(float);
+    w.buffer_bytes = attention_buffer_floats(&w, a->q_v != NULL) * (int64_t)sizeof(float);
 
     const int64_t plan_bytes = rounded(a->batch * (int64_t)sizeof(struct attention_plan)), unit_bytes = rounded(size.units * 4);
     const int64_t partial_bytes = rounded(size.partials * 4);
@@ -93,18 +89,18 @@ sgk_status attention_run_cpu(attention_call *c)
     w.partials                  = (float *)memory, memory += partial_bytes;
     w.buffers                   = memory;
     *w.next                     = 0;
-    make_plan(a, w.padded_dim, heads, plan);
+    make_plan(a, heads, plan);
     for (int32_t n = 0; n < a->batch; ++n)
         if (plan[n].spans > 1)
             for (int32_t h = 0; h < a->kv_heads; h += plan[n].heads) w.left[plan[n].first_unit + h / plan[n].heads] = plan[n].spans;
 
-    if (a->max_new && !a->apart) {
+    if ((a->max_new || rotated) && !a->apart) {
         c->before.a = *a;
         sgk_parallel_for(exec, 0, a->batch, sgk_cpu_grain(2 * (int64_t)a->max_new * a->kv_heads * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype)), append_rows, &c->before);
     }
     /* The fast versions deal items out as threads ask for them, one buffer a thread; the reference takes heads. */
-    const bool       plain  = sgk_cpu_pick(attention_cpu)->needs == 0 || needs_reference(a);
-    const sgk_status status = sgk_cpu_run(c->op, plain ? reference : attention_cpu, &w, plain ? (int64_t)a->batch * a->heads : slots, 1, exec);
+    const bool       plain  = sgk_cpu_pick(attention_cpu)->needs == 0;
+    const sgk_status status = sgk_cpu_run(c->op, attention_cpu, &w, plain ? (int64_t)a->batch * a->heads : slots, 1, exec);
     sgk_scratch_put(&scratch);
     return status;
 }

@@ -67,6 +67,9 @@ void attention_ref(const void *args, int64_t begin, int64_t end)
 
 /* ---- before attention: rotation and the new keys ------------------------------------------------------------------ */
 
+/* What lies beyond e4m3 becomes its largest number. */
+static void store_within(void *to, int64_t i, sgk_dtype t, double v) { store_f64(to, i, t, t == SGK_E4M3 ? fmin(fmax(v, -448), 448) : v); }
+
 static void rotate(const struct attention_append_args *b, void *to, int64_t out, const void *from, int64_t in, int64_t position)
 {
     const sgk_dtype t     = b->a.dtype;
@@ -75,8 +78,8 @@ static void rotate(const struct attention_append_args *b, void *to, int64_t out,
         const int32_t x = b->interleaved ? 2 * i : i, y = b->interleaved ? 2 * i + 1 : i + pairs;
         const double  c = load_as_f64(b->rotary_cos, position * b->cos_stride + i, t), s = load_as_f64(b->rotary_sin, position * b->sin_stride + i, t);
         const double  u = load_as_f64(from, in + x, t), v = load_as_f64(from, in + y, t);
-        store_f64(to, out + x, t, u * c - v * s);
-        store_f64(to, out + y, t, u * s + v * c);
+        store_within(to, out + x, t, u * c - v * s);
+        store_within(to, out + y, t, u * s + v * c);
     }
     const int64_t size = sgk_dtype_size(t);
     memcpy((char *)to + (out + 2 * pairs) * size, (const char *)from + (in + 2 * pairs) * size, (size_t)((b->a.dim - 2 * pairs) * size));

@@ -1,6 +1,7 @@
 /* Attention over many queries on the matrix units of sm_90a. */
 #include "attention_wgmma.h"
 #include "attention_call.h"
+#include <string.h>
 #include "cuda/tensor_map.h"
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
@@ -10,11 +11,11 @@
                  " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A),           \
       dtype, dim, dim_v, groups, keys, stages }
 #define WGMMAS(type, dtype)                                    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 1, 2, 32, 240),       \
-    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 32, 240),       \
-    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 32, 240),       \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 32, 240),       \
-    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 32, 240)
+    WGMMA(type, dtype,  64,  64, 2, 128, 1, 2, 24, 240),       \
+    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 24, 240),       \
+    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 24, 240),       \
+    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 24, 240),       \
+    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 24, 240)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
@@ -63,14 +64,29 @@ static bool lengths_differ(const struct attention_args *a)
     return a->batch > 1 && (a->cu_seqlens_q || a->cu_seqlens_k || a->seqused_q || a->seqused_k || a->leftpad_k || a->cu_seqlens_k_new);
 }
 
+/* Pieces of work: tiles of queries under each head; and how many run at a time. */
+static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * c->a.heads * ((c->a.max_q + c->rows - 1) / c->rows); }
+static int64_t blocks(const attention_call *c)
+{
+    const int64_t most = c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1;
+    return works(c) < most ? works(c) : most;
+}
+
+/* Work is given out as blocks ask for it where pieces differ and there is more than one for a block. */
+static bool asks(const attention_call *c)
+{
+    const struct attention_args *a = &c->a;
+    return lengths_differ(a) || (works(c) > blocks(c) && (a->window_right != ATTENTION_NO_LIMIT || a->window_left != ATTENTION_NO_LIMIT || a->chunk));
+}
+
 static int64_t wgmma_plan(attention_call *c)
 {
     const struct attention_args *a = &c->a;
     const attention_wgmma_build *b = build_of(a);
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
     c->shared_memory = (unsigned)(((c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
-    if (!lengths_differ(a)) return 0;
-    const int64_t each = (a->max_q + c->rows - 1) / c->rows * (int64_t)a->batch, packed = a->total_q / c->rows + a->batch;
+    if (!lengths_differ(a)) return asks(c) ? 256 : 0;
+    const int64_t each = works(c) / a->heads, packed = a->total_q / c->rows + a->batch;
     return 256 + (a->cu_seqlens_q && packed < each ? packed : each) * (int64_t)sizeof(struct attention_tile);
 }
 
@@ -115,6 +131,18 @@ static int box_rows(const struct attention_args *a, int keys)
     return rows < 8 ? 1 : rows;
 }
 
+/* Heads whose keys and values share L2: of one sequence, or of all where their tiles are in one list. */
+static int32_t at_once(const attention_call *c)
+{
+    const struct attention_args *a       = &c->a;
+    const bool                   ordered = lengths_differ(a);
+    int64_t                      places  = a->cu_seqlens_k ? a->total_k : (int64_t)a->batch * a->max_k;
+    if (a->page_size && places > (int64_t)a->kv_batches * a->page_size) places = (int64_t)a->kv_batches * a->page_size;
+    if (!ordered) places = places / (a->batch ? a->batch : 1) + 1;
+    const int64_t bytes = places * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype) + 1, share = (int64_t)c->device->l2_bytes / 100 * ATTENTION_L2_SHARE / bytes;
+    return attention_at_most((share > 0 ? share : 1) * a->group, ordered ? a->heads : (int64_t)a->batch * a->heads);
+}
+
 static sgk_status wgmma_run(attention_call *c, void *scratch)
 {
     const attention_wgmma_build *b     = c->build;
@@ -131,22 +159,20 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
         .cap_outer = a->softcap * log2e,
     };
     SGK_TRY(make_maps(c, &w));
-    const bool    ordered = lengths_differ(a);
-    const int64_t places  = a->cu_seqlens_k ? a->total_k : a->page_size && (int64_t)a->kv_batches * a->page_size < (int64_t)a->batch * a->max_k ? (int64_t)a->kv_batches * a->page_size
-                                                                                                                                                : (int64_t)a->batch * a->max_k;
-    const int64_t bytes   = (ordered ? places : places / (a->batch ? a->batch : 1) + 1) * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype);
-    const int64_t share   = ATTENTION_L2_SHARE * (int64_t)c->device->l2_bytes / 100 / (bytes + 1), heads = ordered ? a->heads : (int64_t)a->batch * a->heads;
-    w.at_once             = attention_at_most((share > 0 ? share : 1) * a->group, heads);
-    if (ordered) {
-        w.order_count = scratch;
-        w.order       = (struct attention_tile *)((char *)scratch + 256);
+    w.at_once = at_once(c);
+    sgk_exec behind = SGK_EXEC_INIT;
+    if (c->exec) memcpy(&behind, c->exec, c->exec->size < sizeof behind ? c->exec->size : sizeof behind);
+    behind.size = sizeof behind;
+    if (asks(c)) {
+        w.next = scratch;
+        if (lengths_differ(a)) w.order_count = w.next + 1, w.order = (struct attention_tile *)((char *)scratch + 256);
         const sgk_launch one = { .grid = { 1 }, .block = { 1024 } };
         SGK_TRY(sgk_cuda_launch(c->op, &attention_order_builds[0].kernel, &one, c->m.device.device_id, c->exec, &w, sizeof w));
+        behind.pdl = SGK_ON;                    /* what it waits for has waited for all before */
     }
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
-    const int64_t    works = (int64_t)a->batch * a->heads * w.row_tiles, margin = c->o.sm_margin, blocks = c->device->multiprocessors > margin ? c->device->multiprocessors - margin : 1;
-    const sgk_launch shape = { .grid = { works < blocks ? works : blocks }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory };
-    return sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, c->exec, &w, sizeof w);
+    const sgk_launch shape = { .grid = { blocks(c) }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory };
+    return sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, &behind, &w, sizeof w);
 }
 
 const attention_form attention_wgmma = { "wgmma", wgmma_passes, wgmma_plan, wgmma_run };
