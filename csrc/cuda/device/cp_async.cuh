@@ -20,5 +20,11 @@ DEVICE void cp_async16(uint32_t to, const void *from, bool inside)
 
 DEVICE void cp_async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
+/* Arrives at an mbarrier when all copies that this thread has started so far have arrived; the barrier's count has room for it (sm_90). */
+DEVICE void cp_async_arrive(uint32_t barrier)
+{
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 /* The count is an immediate of the instruction, hence a macro. */
 #define cp_async_wait(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")

@@ -6,26 +6,31 @@
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, give, take)                                                        \
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, gather, give, take)                                                \
     { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups  \
-                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A),           \
-      dtype, dim, dim_v, groups, keys, stages }
+                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take,     \
+                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather }
 #define WGMMAS(type, dtype)                                    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 1, 2, 24, 240),       \
-    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 24, 240),       \
-    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 24, 240),       \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 24, 240),       \
-    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 24, 240)
+    WGMMA(type, dtype,  64,  64, 2, 128, 1, 2, 0, 24, 240),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 40, 232),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 48, 224)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
 /* clang-format on */
 
+/* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
+static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
+
 static const attention_wgmma_build *build_of(const struct attention_args *a)
 {
     for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
         const attention_wgmma_build *b = &attention_wgmma_builds[i];
-        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v) return b;
+        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
     }
     return NULL;
 }
@@ -120,15 +125,13 @@ static sgk_status make_maps(const attention_call *c, struct attention_wgmma_args
     return SGK_OK;
 }
 
-/* Keys that one box brings: they must lie in one page, which a left pad moves to anywhere. */
+/* Keys that one box brings: all of a tile, or as many as lie in one page. */
 static int box_rows(const struct attention_args *a, int keys)
 {
-    if (!a->page_size) return keys;
-    if (a->leftpad_k) return 1;
-    if (a->page_size % keys == 0) return keys;
+    if (!a->page_size || a->page_size % keys == 0) return keys;
     int rows = 1;
     while (a->page_size % (2 * rows) == 0 && keys % (2 * rows) == 0) rows *= 2;
-    return rows < 8 ? 1 : rows;
+    return rows;
 }
 
 /* Heads whose keys and values share L2: of one sequence, or of all where their tiles are in one list. */

@@ -12,6 +12,7 @@
  *   KEYS          keys in a tile, a multiple of 16
  *   HOLD_Q        1: q stays in registers; 0: the matrix units read it from shared memory
  *   STAGES        tiles of keys, and of values, on their way
+ *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
  *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
  *
  * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile is started
@@ -48,6 +49,7 @@ enum { TURN   = 1,                              /* named barriers: a turn of eac
 struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, pad0, pad1; };
 
 __shared__ work     works[WORKS];
+__shared__ int64_t  rows_at[2][KEYS];           /* of keys, of values */
 __shared__ uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
 
 /* A place in a ring of stages, and the parity of its lap. */
@@ -140,12 +142,45 @@ DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, co
         load_box(to + i * 128, map, slabs, place_of(&p->a, w, tile * KEYS + i), kv_head, arrived);
 }
 
+/* Pages too small for boxes: rows by cp.async, four at a time for each slab, each 16-byte piece where the swizzle has it. `at` says where the
+ * rows begin, in elements; -1: nowhere, which reads as zeros. It is filled while the stage is still in use. */
+DEVICE void look_up(const attention_args *a, const work *w, int tile, int64_t batch_stride, int64_t row_stride, int64_t *at, int lane)
+{
+    #pragma unroll
+    for (int i = lane; i < KEYS; i += 32) {
+        const int slot = tile * KEYS + i, row = w->k_row + slot;
+        const int page = slot < w->sk ? a->page_table[w->n * a->page_table_stride + row / a->page_size] : -1;
+        at[i]          = page < 0 || page >= a->kv_batches ? -1 : page * batch_stride + row % a->page_size * row_stride;
+    }
+    __syncwarp();
+}
+
+DEVICE void gather(const T *from, const int64_t *at, int dim, int slabs, uint32_t to, int lane)
+{
+    #pragma unroll 4
+    for (int row = lane / 8; row < KEYS; row += 4)
+        for (int s = 0; s < slabs; ++s) {
+            const int  column = s * 64 + lane % 8 * 8;
+            const bool inside = at[row] >= 0 && column < dim;
+            cp_async16(to + s * KV_SLAB + row * 128 + ((lane % 8 ^ (row & 7)) << 4), inside ? from + at[row] + column : from, inside);
+        }
+}
+
 DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
-    mbarrier_wait(shared_address(&k_empty[r->stage]), r->lap ^ 1);
-    if (lane == 0) mbarrier_expect(shared_address(&k_full[r->stage]), K_BYTES);
-    __syncwarp();
-    load_boxes(p, &p->k, w, w->head / p->a.group, tile, base + r->stage * K_BYTES, SLABS, shared_address(&k_full[r->stage]), lane);
+    const attention_args *a = &p->a;
+    const uint32_t        to = base + r->stage * K_BYTES, arrived = shared_address(&k_full[r->stage]), free = shared_address(&k_empty[r->stage]);
+    if (GATHER) {
+        look_up(a, w, tile, a->k_batch_stride, a->k_row_stride, rows_at[0], lane);
+        mbarrier_wait(free, r->lap ^ 1);
+        gather((const T *)a->k + w->head / a->group * a->k_head_stride, rows_at[0], a->dim, SLABS, to, lane);
+        cp_async_arrive(arrived);
+    } else {
+        mbarrier_wait(free, r->lap ^ 1);
+        if (lane == 0) mbarrier_expect(arrived, K_BYTES);
+        __syncwarp();
+        load_boxes(p, &p->k, w, w->head / a->group, tile, to, SLABS, arrived, lane);
+    }
     advance(r);
 }
 
@@ -153,23 +188,32 @@ DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint3
  * and of one. */
 DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
-    const uint32_t to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]);
-    const int      kv_head = w->head / p->a.group, first = tile * KEYS;
-    mbarrier_wait(shared_address(&v_empty[r->stage]), r->lap ^ 1);
+    const attention_args *a = &p->a;
+    const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]), free = shared_address(&v_empty[r->stage]);
+    const int             kv_head = w->head / a->group, first = tile * KEYS;
+    if (GATHER) {
+        look_up(a, w, tile, a->v_batch_stride, a->v_row_stride, rows_at[1], lane);
+        mbarrier_wait(free, r->lap ^ 1);
+        gather((const T *)a->v + kv_head * a->v_head_stride, rows_at[1], a->dim_v, V_SLABS, to, lane);
+        cp_async_arrive(arrived);
+        advance(r);
+        return;
+    }
+    mbarrier_wait(free, r->lap ^ 1);
     if (lane == 0) mbarrier_expect(arrived, V_BYTES);
     __syncwarp();
-    if (first + KEYS <= w->sk || p->box_rows < 8) {
+    if (first + KEYS <= w->sk) {
         load_boxes(p, &p->v, w, kv_head, tile, to, V_SLABS, arrived, lane);
     } else {
-        const place outside = { 0, p->a.kv_batches };
+        const place outside = { 0, a->kv_batches };
         if (lane < KEYS / 8) {
             const int slot = first + 8 * lane;
             if (slot + 8 <= w->sk || slot >= w->sk)
-                load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
+                load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, kv_head, arrived);
         }
         const int slot = (w->sk & ~7) + lane;
         if (w->sk & 7 && lane < 8)
-            load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(&p->a, w, slot) : outside, kv_head, arrived);
+            load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, kv_head, arrived);
     }
     advance(r);
 }
@@ -436,6 +480,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
     mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
     {
         const uint32_t keys = k_base + k.stage * K_BYTES;
+        if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
         for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
@@ -470,23 +515,21 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         --tile;
 
         mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
-#ifndef NO_TURNS
         named_sync(turn, 256);
-#endif
         const ring     v    = before(k);
         const uint32_t keys = k_base + k.stage * K_BYTES, values = v_base + v.stage * V_BYTES;
+        if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
         for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
         wgmma_commit();
         mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
+        if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
         for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
         wgmma_commit();
-#ifndef NO_TURNS
         named_announce(turn == GROUPS ? TURN : turn + 1, 256);
-#endif
 
         wgmma_wait(1);
         wgmma_pin(s);
@@ -497,22 +540,21 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
         softmax(s, most, sum, factor, p->scale);
-
-        wgmma_wait(0);
-        wgmma_pin(o);
-        if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
-        advance(&k);
+        wgmma_pin(s);
+        /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */
         if (ends) {
+            wgmma_wait(0);
+            wgmma_pin(o);
+            if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
             put(p, done, o, old_most, old_sum, p->scale);
-        }
-#ifdef SKIP_RESCALE
-        else if (__any_sync(~0u, factor[0] != 1 || factor[1] != 1)) {
-#else
-        else {
-#endif
+        } else {
+            wgmma_wait(0);
+            wgmma_pin(o);
+            if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
             #pragma unroll
             for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
         }
+        advance(&k);
         add = !ends;
         pack(weight, s);
     }
@@ -520,6 +562,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
     const ring v = before(k);
     mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
     const uint32_t values = v_base + v.stage * V_BYTES;
+    if (GATHER) async_fence();
     wgmma_fence();
     #pragma unroll
     for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
@@ -539,8 +582,8 @@ extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(c
         mbarrier_init(shared_address(&q_empty), 4 * GROUPS);
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
-            mbarrier_init(shared_address(&k_full[s]), 1);
-            mbarrier_init(shared_address(&v_full[s]), 1);
+            mbarrier_init(shared_address(&k_full[s]), GATHER ? 32 : 1);
+            mbarrier_init(shared_address(&v_full[s]), GATHER ? 32 : 1);
             mbarrier_init(shared_address(&k_empty[s]), 4 * GROUPS);
             mbarrier_init(shared_address(&v_empty[s]), 4 * GROUPS);
         }

@@ -19,7 +19,7 @@ struct attention_wgmma_args {
     int32_t               *order_count;
     int32_t                row_tiles;                       /* of the longest sequence */
     int32_t                at_once;                         /* heads (order null: of all sequences together) that share L2 */
-    int32_t                box_rows;                        /* divides a tile of keys and, with pages, a page */
+    int32_t                box_rows;                        /* divides a tile of keys and, with pages, a page; GATHER does not use it */
     int32_t                tile_rows, tile_keys;
     float                  scale;                           /* of scores in powers of two, after the cap */
     float                  cap_inner, cap_outer;            /* 0: no cap; else a score is outer * (1 - 2 / (1 + 2^(inner * product))) */
