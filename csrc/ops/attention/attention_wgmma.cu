@@ -157,7 +157,8 @@ DEVICE void look_up(const attention_args *a, const work *w, int tile, int64_t ba
 
 DEVICE void gather(const T *from, const int64_t *at, int dim, int slabs, uint32_t to, int lane)
 {
-    #pragma unroll 4
+    enum { AT_ONCE = SLABS > 2 ? 1 : 4 };
+    #pragma unroll AT_ONCE
     for (int row = lane / 8; row < KEYS; row += 4)
         for (int s = 0; s < slabs; ++s) {
             const int  column = s * 64 + lane % 8 * 8;
