@@ -65,14 +65,14 @@ typedef struct sgk_flash_attn_options {
  *
  * @param out          [B, Q, H, E] or [T, H, E], dtype of q, for e4m3 bf16; rows and heads may be strided
  * @param softmax_lse  [B, H, Q] or [H, T], f32; may be NULL
- * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16 | e4m3; D a multiple of 8 up to 512; all but D may be strided
+ * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16 | e4m3; D up to 512; all but D may be strided
  * @param k            dense [C, S, K, D] with C = B unless kv_batch_idx is given; with cu_seqlens_k [S, K, D]; with page_table
  *                     [pages, page_size, K, D], any page_size; dtype of q; H a multiple of K; all but D may be strided.
  *                     Written only where k_new is appended
- * @param v            as k with head size E, a multiple of 8 up to 512
+ * @param v            as k with head size E, up to 512
  * @param options      NULL: none
  *
- * Sums are f32, p is rounded to the dtype (for e4m3 to f16) on its way through the GPU's matrix units, and out is rounded once. On the CPU a
+ * Head sizes that are no multiple of 8 are slow on the GPU. Sums are f32, p is rounded to the dtype (for e4m3 to f16) on its way through the GPU's matrix units, and out is rounded once. On the CPU a
  * sequence's numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
  *
  * On the CPU, and on the GPU with exec->check_indices, all index tensors are bounds-checked before anything is written. Otherwise
@@ -82,6 +82,16 @@ typedef struct sgk_flash_attn_options {
 SGK_API sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_lse,
                                   const DLTensor *q, const DLTensor *k, const DLTensor *v,
                                   const sgk_flash_attn_options *options, const sgk_exec *exec);
+
+/**
+ * Fills what the released interface makes before attention and hands to it. sgk_flash_attn plans for itself, in the call: nothing reads this.
+ *
+ * @param metadata    [B + 1], i32: each sequence's keys, then num_splits; written
+ * @param seqused_k   [B], i32: each sequence's keys
+ * @param num_splits  0 to 256
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_attention_scheduler_metadata(const DLTensor *metadata, const DLTensor *seqused_k, int64_t num_splits, const sgk_exec *exec);
 
 /**
  * Merges attention over two disjoint sets of keys, given the natural logarithms of their sums:

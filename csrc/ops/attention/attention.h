@@ -55,7 +55,7 @@ struct attention_args {
     /* GPU: keys cut into parts whose results a second kernel combines, sinks included. */
     int32_t row_blocks, splits;                             /* splits 1: no second kernel */
     int32_t split_keys;                                     /* 0: a sequence's keys are cut evenly; else each part has so many */
-    float  *partial_out, *partial_lse;                      /* [splits, batch, heads, max_q] times dim_v; times 1 */
+    float  *partial_out, *partial_lse;                      /* [splits, batch, heads, max_q] times attention_partial_dim(); times 1 */
 };
 
 /* What goes before attention: new keys and values to the cache, rotated; q rotated to a place of its own. */
@@ -71,6 +71,9 @@ struct attention_append_args {
 };
 
 #define ATTENTION_NO_LIMIT 0x3fffffff                       /* twice it plus a position still fits 32 bits */
+
+/* Floats of a row of partial_out: a multiple of four. */
+ATTENTION_FN int32_t attention_partial_dim(const struct attention_args *a) { return (a->dim_v + 3) / 4 * 4; }
 
 struct attention_sequence {
     int32_t sq, sk;                                         /* queries and keys that take part, appended ones included */

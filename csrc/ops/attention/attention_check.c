@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "attention_merge.h"
+#include "attention_metadata.h"
 #include "check/check.h"
 
 enum { BATCH = 8 };                         /* the most sequences of a case */
@@ -271,8 +272,8 @@ static void check_random(int number)
 {
     shape s      = { .dtype = (sgk_dtype[]){ SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3 }[check_int(0, 3)], .kv_heads = PICK(1, 1, 2, 3), .batch = PICK(1, 2, 3, 5), .queries = PICK(0, 1, 1, 1, 2, 5, 17, 40, 70), .keys = PICK(0, 1, 7, 64, 65, 130, 300, 600), .cache = (layout)check_int(0, 2), .page_size = PICK(1, 3, 16, 64), .packed_q = check_int(0, 1), .causal = check_int(0, 1), .lse = check_int(0, 3) > 0, .seqused_k = check_int(0, 1), .left = PICK(-1, -1, -1, 0, 5, 100), .right = PICK(-1, -1, -1, 0, 5, 100), .splits = PICK(0, 0, 1, 3) };
     s.heads      = s.kv_heads * PICK(1, 2, 4, 7, 16);
-    s.dim        = PICK(8, 40, 64, 72, 96, 128, 192, 256, 320, 512);
-    s.dim_v      = PICK(0, 0, 0, 8, 64, 128, 256, 264, 512);
+    s.dim        = PICK(8, 13, 40, 64, 72, 96, 128, 192, 256, 320, 512);
+    s.dim_v      = PICK(0, 0, 0, 8, 31, 64, 128, 256, 264, 512);
     s.seqused_q  = check_int(0, 3) == 0;
     s.leftpad    = s.cache != PACKED && check_int(0, 3) == 0;
     s.batch_idx  = s.cache == DENSE && check_int(0, 1);
@@ -364,6 +365,18 @@ static void check_long(sgk_dtype dtype)
     if (!check_small) check_shape("long", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = 64, .batch = 6, .queries = 300, .keys = 300, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true });
 }
 
+/* Few queries, keys dealt out over blocks: pieces of sequences, whole ones, several in a block; few and many heads side by side. */
+static void check_dealt(sgk_dtype dtype)
+{
+    static const int64_t dims[] = { 64, 128, 256 };
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
+        check_shape("dealt", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 3, .queries = 2, .keys = check_small ? 300 : 700, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .descales = dtype == SGK_E4M3 });
+        check_shape("dealt_side_by_side", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 16, .dim = dims[i], .batch = BATCH, .queries = 1, .keys = 90, .cache = PAGED, .page_size = 1, .lse = true, .left = -1, .right = -1, .causal = true, .sinks = SGK_BF16 + 1 });
+    }
+    check_shape("dealt_capped", &(shape){ .dtype = dtype, .heads = 12, .kv_heads = 4, .dim = 128, .batch = 5, .queries = 4, .keys = 700, .cache = DENSE, .seqused_k = true, .packed_q = true, .lse = true, .left = 100, .right = -1, .causal = true, .softcap = 20, .sinks = SGK_F32 + 1 });
+    check_shape("dealt_one", &(shape){ .dtype = dtype, .heads = 7, .kv_heads = 1, .dim = 72, .batch = 1, .queries = 2, .keys = check_small ? 500 : 2500, .cache = DENSE, .lse = true, .left = -1, .right = -1, .causal = true });
+}
+
 static void check_refusals(void)
 {
     if (!check_case("flash_attn_refused")) return;
@@ -445,6 +458,7 @@ void check_attention(void)
     check_spoilt_indices();
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3 };
     for (size_t f = 0; f < 4; ++f) check_builds(formats[f]);
+    for (size_t f = 1; f < 4; ++f) check_dealt(formats[f]);
     const int randoms = check_random_cases ? check_random_cases : check_small ? 12
                                                                               : 100;
     check_long(SGK_F16);
@@ -454,6 +468,7 @@ void check_attention(void)
         check_shape("invariant", &(shape){ .dtype = SGK_BF16, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 2, .queries = few ? 1 : 20, .keys = check_small ? 1100 : 2100, .cache = DENSE, .seqused_k = true, .lse = true, .left = -1, .right = -1, .causal = true, .invariant = true });
     check_refusals();
     check_merge_state();
+    check_attention_metadata();
     if (!check_benching) return;
     for (size_t f = 0; f < 3; ++f) {
         check_shape("decode", &(shape){ .dtype = formats[f], .heads = 32, .kv_heads = 8, .dim = 128, .batch = 4, .queries = 1, .keys = 4096, .cache = PAGED, .page_size = 1, .left = -1, .right = -1, .causal = true, .same_lengths = true });

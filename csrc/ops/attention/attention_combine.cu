@@ -39,11 +39,12 @@ extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks t
             const float lse = a.partial_lse[p * rows + row];
             if (lse == -INF) continue;
             const float  weight = expf(lse - base) * inverse;
-            const float4 x      = *(const float4 *)(a.partial_out + (p * rows + row) * a.dim_v + d);
+            const float4 x      = *(const float4 *)(a.partial_out + (p * rows + row) * attention_partial_dim(&a) + d);
             total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
         }
         #pragma unroll
-        for (int e = 0; e < 4; ++e) from_f32(&out[d + e], total[e]);
+        for (int e = 0; e < 4; ++e)
+            if (d + e < a.dim_v) from_f32(&out[d + e], total[e]);
     }
     if (lane == 0 && a.softmax_lse)
         a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + i] = none ? a.empty_lse : most + logf(sum);

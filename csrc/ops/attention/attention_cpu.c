@@ -630,7 +630,7 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
         x.scale   = attention_score_scale(a, n, x.kv_head) * (a->softcap != 0 ? 1 : LOG2_E);
         if (!p.few) {                                                   /* heads is 1, unless few rows are not for attend_few */
 #if defined(__AVX512BF16__)
-            if (t == SGK_BF16) attend_many_pairs(&x);
+            if (t == SGK_BF16 && a->dim % 2 == 0 && (!a->q_v || a->dim_v % 2 == 0)) attend_many_pairs(&x);
             else
 #endif
                 attend_many(t, &x);

@@ -1,11 +1,12 @@
 /* The forms of attention on the GPU, in their order, and what all of them share: appending, parts of the keys and their combination. */
 #include "attention_call.h"
 #include "attention_merge.h"
+#include "attention_metadata.h"
 
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
  */
-static const attention_form *const attention_forms[] = { &attention_wgmma, &attention_mma, &attention_wide, &attention_plain };
+static const attention_form *const attention_forms[] = { &attention_wgmma, &attention_decode, &attention_mma, &attention_wide, &attention_plain };
 
 typedef struct {
     sgk_kernel kernel;
@@ -44,7 +45,19 @@ static format_build rotate_builds[] = {
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
-    SGK_KERNEL_TABLE(attention_wgmma_builds), SGK_KERNEL_TABLE(attention_order_builds), SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_wide_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(rotate_builds), SGK_KERNEL_TABLE(merge_state_builds), { 0 }
+    SGK_KERNEL_TABLE(attention_wgmma_builds),
+    SGK_KERNEL_TABLE(attention_order_builds),
+    SGK_KERNEL_TABLE(attention_decode_builds),
+    SGK_KERNEL_TABLE(attention_decode_combine_builds),
+    SGK_KERNEL_TABLE(attention_mma_builds),
+    SGK_KERNEL_TABLE(attention_wide_builds),
+    SGK_KERNEL_TABLE(attention_plain_builds),
+    SGK_KERNEL_TABLE(combine_builds),
+    SGK_KERNEL_TABLE(append_builds),
+    SGK_KERNEL_TABLE(rotate_builds),
+    SGK_KERNEL_TABLE(merge_state_builds),
+    SGK_KERNEL_TABLE(attention_metadata_builds),
+    { 0 },
 };
 
 bool attention_rows_in_pieces(const void *data, int64_t x, int64_t y, int64_t z, sgk_dtype dtype, int64_t bytes)
@@ -120,14 +133,14 @@ static int64_t partial_rows(const struct attention_args *a) { return (int64_t)a-
 
 int64_t attention_partial_bytes(const struct attention_args *a)
 {
-    return a->splits > 1 ? (partial_rows(a) * a->dim_v * 4 + 255) / 256 * 256 + partial_rows(a) * 4 : 0;
+    return a->splits > 1 ? (partial_rows(a) * attention_partial_dim(a) * 4 + 255) / 256 * 256 + partial_rows(a) * 4 : 0;
 }
 
 void attention_set_partials(struct attention_args *a, void *scratch)
 {
     if (a->splits == 1) return;
     a->partial_out = scratch;
-    a->partial_lse = (float *)((char *)scratch + (partial_rows(a) * a->dim_v * 4 + 255) / 256 * 256);
+    a->partial_lse = (float *)((char *)scratch + (partial_rows(a) * attention_partial_dim(a) * 4 + 255) / 256 * 256);
 }
 
 sgk_status attention_combine_parts(const attention_call *c)

@@ -67,6 +67,7 @@ static const char *mma_passes(const attention_call *c)
     if (a->q_v) return "q_v";
     if (!mma_build_of(c)) return a->dtype == SGK_F32 ? "f32" : a->dtype == SGK_E4M3 ? "e4m3"
                                                                                     : "a head size above 256";
+    if (a->dim % 8 || a->dim_v % 8) return "a head size that is no multiple of 8";
     if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16))
         return "q, k, v or out not in 16-byte pieces";
     return NULL;

@@ -268,7 +268,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
             if (column == 0 && a.softmax_lse) a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = end.lse;
         } else {
             const int64_t at = (((int64_t)split * a.batch + n) * a.heads + h) * a.max_q + query;
-            float4       *to = (float4 *)(a.partial_out + at * a.dim_v + column);
+            float4       *to = (float4 *)(a.partial_out + at * attention_partial_dim(&a) + column);
             to[0]            = make_float4(total[0], total[1], total[2], total[3]);
             to[1]            = make_float4(total[4], total[5], total[6], total[7]);
             if (column == 0) a.partial_lse[at] = end.lse;

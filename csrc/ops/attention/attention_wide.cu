@@ -68,16 +68,16 @@ typedef uint4    piece8;
 DEVICE uint4 as_t(piece8 x) { return x; }
 #endif
 
-/* Eight elements at once, or one by one where they do not lie in a piece. */
-DEVICE piece8 load8(const element *p, bool pieces)
+/* Eight elements at once, or one by one where they do not lie in a piece; zeros instead of all but the first `count`. */
+DEVICE piece8 load8(const element *p, int count, bool pieces)
 {
-    if (pieces) return *(const piece8 *)p;
+    if (pieces && count >= 8) return *(const piece8 *)p;
     union {
         element e[8];
         piece8  all;
     } x;
     #pragma unroll
-    for (int i = 0; i < 8; ++i) x.e[i] = p[i];
+    for (int i = 0; i < 8; ++i) x.e[i] = i < count ? p[i] : (element)0;
     return x.all;
 }
 
@@ -92,7 +92,7 @@ DEVICE void fetch(piece8 x[2], const element *from, const int64_t *at, int colum
     #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const int row = (int)threadIdx.x / 8 + 32 * i, d = column + (int)threadIdx.x % 8 * 8;
-        x[i] = at[row] != ATTENTION_NOWHERE && d < dim ? load8(from + at[row] + d, pieces) : ZERO8;
+        x[i] = at[row] != ATTENTION_NOWHERE && d < dim ? load8(from + at[row] + d, dim - d, pieces) : ZERO8;
     }
 }
 
@@ -142,7 +142,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
             const int  d = (second ? slab - k_slabs : slab) * 64 + piece * 8, query = s.q_begin + r / a.group, h = kv_head * a.group + r % a.group;
             const int64_t  at = second ? n * a.q_v_batch_stride + query * a.q_v_row_stride + h * a.q_v_head_stride : n * a.q_batch_stride + query * a.q_row_stride + h * a.q_head_stride;
             const element *from = (const element *)(second ? a.q_v : a.q);
-            const piece8   x    = r < rows && d < (second ? a.dim_v : a.dim) ? load8(from + at + d, second ? q_v_pieces : q_pieces) : ZERO8;
+            const piece8   x    = r < rows && d < (second ? a.dim_v : a.dim) ? load8(from + at + d, (second ? a.dim_v : a.dim) - d, second ? q_v_pieces : q_pieces) : ZERO8;
             store_shared16(piece_at(q_base + slab * (ROWS * 128), row, piece), as_t(x));
         }
     }
@@ -285,11 +285,15 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
                 const int d = 64 * c + 16 * wn + 8 * j + 2 * t;
                 if (d >= a.dim_v) continue;
                 const float x = out[c][j][2 * i] * times, y = out[c][j][2 * i + 1] * times;
-                if (a.splits > 1) *(float2 *)(a.partial_out + at * a.dim_v + d) = make_float2(x, y);
+                if (a.splits > 1) *(float2 *)(a.partial_out + at * attention_partial_dim(&a) + d) = make_float2(x, y);      /* its rows are even */
                 else {
                     const uint32_t pair = a.out_dtype == SGK_BF16 ? pack_bf16x2(x, y) : pack_f16x2(x, y);
-                    if (in_pairs) *(uint32_t *)(to + d) = pair;
-                    else to[d] = (uint16_t)pair, to[d + 1] = (uint16_t)(pair >> 16);
+                    if (in_pairs && d + 1 < a.dim_v) {
+                        *(uint32_t *)(to + d) = pair;
+                    } else {
+                        to[d] = (uint16_t)pair;
+                        if (d + 1 < a.dim_v) to[d + 1] = (uint16_t)(pair >> 16);
+                    }
                 }
             }
         }
