@@ -30,6 +30,12 @@ enum { WGMMA_STEP = 2 };
 DEVICE uint64_t wgmma_operand_t(uint32_t address, uint32_t slab) { return 1ull << 62 | 64ull << 32 | (uint64_t)(slab >> 4) << 16 | (address & 0x3ffff) >> 4; }
 enum { WGMMA_STEP_T = 128 };
 
+/*
+ * A number that is the same in all lanes, so that the compiler knows it: descriptors made from it stay in uniform registers. Otherwise each
+ * product waits until its descriptor has been moved there.
+ */
+DEVICE uint32_t uniform(uint32_t x) { return __reduce_or_sync(~0u, x); }
+
 DEVICE void wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit(void) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 #define wgmma_wait(n) asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory")

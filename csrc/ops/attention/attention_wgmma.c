@@ -1,7 +1,6 @@
 /* Attention over many queries on the matrix units of sm_90a. */
 #include "attention_wgmma.h"
 #include "attention_call.h"
-#include <string.h>
 #include "cuda/tensor_map.h"
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
@@ -163,19 +162,15 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
     };
     SGK_TRY(make_maps(c, &w));
     w.at_once = at_once(c);
-    sgk_exec behind = SGK_EXEC_INIT;
-    if (c->exec) memcpy(&behind, c->exec, c->exec->size < sizeof behind ? c->exec->size : sizeof behind);
-    behind.size = sizeof behind;
     if (asks(c)) {
         w.next = scratch;
         if (lengths_differ(a)) w.order_count = w.next + 1, w.order = (struct attention_tile *)((char *)scratch + 256);
         const sgk_launch one = { .grid = { 1 }, .block = { 1024 } };
         SGK_TRY(sgk_cuda_launch(c->op, &attention_order_builds[0].kernel, &one, c->m.device.device_id, c->exec, &w, sizeof w));
-        behind.pdl = SGK_ON;                    /* what it waits for has waited for all before */
     }
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
-    const sgk_launch shape = { .grid = { blocks(c) }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory };
-    return sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, &behind, &w, sizeof w);
+    const sgk_launch shape = { .grid = { blocks(c) }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory, .overlap = asks(c) };
+    return sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, c->exec, &w, sizeof w);
 }
 
 const attention_form attention_wgmma = { "wgmma", wgmma_passes, wgmma_plan, wgmma_run };

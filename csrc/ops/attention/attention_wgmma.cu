@@ -22,16 +22,10 @@
  * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
  * v [STAGES][V_SLABS][KEYS].
  */
-#include "attention_wgmma.h"
-#include "barrier.cuh"
-#include "cp_async.cuh"
-#include "launch.cuh"
-#include "mma.cuh"
-#include "tma.cuh"
+#define WEIGHT_BITS 0
+#include "attention_wgmma.cuh"
 #include "wgmma.cuh"
 
-#define ROWS      (64 * GROUPS)
-#define THREADS   (128 * GROUPS)                /* that multiply */
 #define Q_SLAB    (ROWS * 128)
 #define KV_SLAB   (KEYS * 128)
 #define SLABS     ((DIM + 63) / 64)
@@ -39,96 +33,9 @@
 #define Q_BYTES   (SLABS * Q_SLAB)
 #define K_BYTES   (SLABS * KV_SLAB)
 #define V_BYTES   (V_SLABS * KV_SLAB)
-#define WORKS     4                             /* descriptions in shared memory: as many as can be in use */
-
-enum { TURN   = 1,                              /* named barriers: a turn of each warpgroup */
-       FOUND  = TURN + GROUPS,
-       WANTED = FOUND + 1 };
-
-/* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`; none where no query sees a key. */
-struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, pad0, pad1; };
-
-__shared__ work     works[WORKS];
-__shared__ int64_t  rows_at[2][KEYS];           /* of keys, of values */
-__shared__ uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
-
-/* A place in a ring of stages, and the parity of its lap. */
-struct ring { int stage; uint32_t lap; };
-DEVICE void advance(ring *r)
-{
-    if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
-}
-
-DEVICE ring before(ring r)
-{
-    const ring last = { r.stage == 0 ? STAGES - 1 : r.stage - 1, r.stage == 0 ? r.lap ^ 1 : r.lap };
-    return last;
-}
-
-DEVICE float ex2(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-DEVICE attention_sequence sequence_of(const work *w)
-{
-    attention_sequence s = { w->sq, w->sk, 0, 0, 0, 0, 0, 0 };
-    return s;
-}
+__shared__ const T *rows_at[2][KEYS];           /* of keys, of values */
 
 /* ---- the warps that copy ------------------------------------------------------------------------------------------------ */
-
-/* How many pieces of work there are, those of short sequences included that are none. */
-DEVICE int count_works(const attention_wgmma_args *p)
-{
-    return p->order ? *p->order_count * p->a.heads : p->a.batch * p->a.heads * p->row_tiles;
-}
-
-/* Longest first, among as many heads as share L2. */
-DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
-{
-    const attention_args *a     = &p->a;
-    const int             tiles = p->order ? *p->order_count : p->row_tiles, all = p->order ? a->heads : a->batch * a->heads;
-    const int             first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
-    const int             here  = all - first < p->at_once ? all - first : p->at_once;
-    if (p->order) {
-        const attention_tile at = p->order[rest / here];
-        w->n = at.sequence, w->head = first + rest % here, w->row = at.tile * ROWS;
-    } else {
-        const int pair = first + rest % here;
-        w->n = pair / a->heads, w->head = pair % a->heads, w->row = (tiles - 1 - rest / here) * ROWS;
-    }
-    asm volatile("" ::: "memory");              /* registers are few: what has been found is read again */
-    {
-        const attention_sequence s = attention_sequence_of(a, w->n);
-        w->sq = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
-    }
-    asm volatile("" ::: "memory");
-    if (w->row >= w->sq) return false;
-    const attention_sequence s     = sequence_of(w);
-    const int                begin = attention_keys_of(a, &s, w->row).begin, end = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1).end;
-    w->low   = begin / KEYS;
-    w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
-    w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n] : w->n;
-    if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
-    return true;
-}
-
-struct place { int row, batch; };
-
-/* Where `slot` keys behind key 0 of the sequence a box begins. Where there is no page: outside, which reads as zeros. */
-DEVICE place place_of(const attention_args *a, const work *w, int slot)
-{
-    place at = { w->k_row + slot, w->batch };
-    if (a->page_size) {
-        const int page = slot < w->sk ? a->page_table[w->n * a->page_table_stride + at.row / a->page_size] : -1;
-        at.row %= a->page_size;
-        at.batch = page < 0 || page >= a->kv_batches ? a->kv_batches : page;
-    }
-    return at;
-}
 
 DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, int head, uint32_t arrived)
 {
@@ -143,27 +50,38 @@ DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, co
 }
 
 /* Pages too small for boxes: rows by cp.async, four at a time for each slab, each 16-byte piece where the swizzle has it. `at` says where the
- * rows begin, in elements; -1: nowhere, which reads as zeros. It is filled while the stage is still in use. */
-DEVICE void look_up(const attention_args *a, const work *w, int tile, int64_t batch_stride, int64_t row_stride, int64_t *at, int lane)
+ * rows begin; null: nowhere, which reads as zeros. It is filled while the stage is still in use; returns whether all rows are somewhere. */
+DEVICE bool look_up(const attention_args *a, const work *w, int tile, const T *from, int64_t batch_stride, int64_t row_stride, const T **at, int lane)
 {
+    int missing = 0;
     #pragma unroll
     for (int i = lane; i < KEYS; i += 32) {
         const int slot = tile * KEYS + i, row = w->k_row + slot;
         const int page = slot < w->sk ? a->page_table[w->n * a->page_table_stride + row / a->page_size] : -1;
-        at[i]          = page < 0 || page >= a->kv_batches ? -1 : page * batch_stride + row % a->page_size * row_stride;
+        if (page < 0 || page >= a->kv_batches) at[i] = nullptr, missing = 1;
+        else at[i] = from + page * batch_stride + row % a->page_size * row_stride;
     }
-    __syncwarp();
+    return !__any_sync(~0u, missing);
 }
 
-DEVICE void gather(const T *from, const int64_t *at, int dim, int slabs, uint32_t to, int lane)
+DEVICE void gather(const T *from, const T *const *at, bool all, int dim, int slabs, uint32_t to, int lane)
 {
-    enum { AT_ONCE = SLABS > 2 ? 1 : 4 };
-    #pragma unroll AT_ONCE
+    enum { AT_ONCE = SLABS > 2 ? 4 : 8 };
+    if (all && dim == slabs * 64) {
+        #pragma unroll AT_ONCE
+        for (int i = 0; i < KEYS / 4; ++i) {
+            const T       *row  = at[4 * i + lane / 8] + lane % 8 * 8;
+            const uint32_t here = to + i * 512 + lane / 8 * 128 + ((lane % 8 ^ (lane / 8 + i % 2 * 4)) << 4);
+            for (int s = 0; s < slabs; ++s) cp_async16(here + s * KV_SLAB, row + s * 64, true);
+        }
+        return;
+    }
+    #pragma unroll 1
     for (int row = lane / 8; row < KEYS; row += 4)
         for (int s = 0; s < slabs; ++s) {
             const int  column = s * 64 + lane % 8 * 8;
-            const bool inside = at[row] >= 0 && column < dim;
-            cp_async16(to + s * KV_SLAB + row * 128 + ((lane % 8 ^ (row & 7)) << 4), inside ? from + at[row] + column : from, inside);
+            const bool inside = at[row] && column < dim;
+            cp_async16(to + s * KV_SLAB + row * 128 + ((lane % 8 ^ (row & 7)) << 4), inside ? at[row] + column : from, inside);
         }
 }
 
@@ -172,9 +90,10 @@ DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint3
     const attention_args *a = &p->a;
     const uint32_t        to = base + r->stage * K_BYTES, arrived = shared_address(&k_full[r->stage]), free = shared_address(&k_empty[r->stage]);
     if (GATHER) {
-        look_up(a, w, tile, a->k_batch_stride, a->k_row_stride, rows_at[0], lane);
+        const T   *from = (const T *)a->k + w->head / a->group * a->k_head_stride;
+        const bool all  = look_up(a, w, tile, from, a->k_batch_stride, a->k_row_stride, rows_at[0], lane);
         mbarrier_wait(free, r->lap ^ 1);
-        gather((const T *)a->k + w->head / a->group * a->k_head_stride, rows_at[0], a->dim, SLABS, to, lane);
+        gather(from, rows_at[0], all, a->dim, SLABS, to, lane);
         cp_async_arrive(arrived);
     } else {
         mbarrier_wait(free, r->lap ^ 1);
@@ -193,9 +112,10 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
     const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]), free = shared_address(&v_empty[r->stage]);
     const int             kv_head = w->head / a->group, first = tile * KEYS;
     if (GATHER) {
-        look_up(a, w, tile, a->v_batch_stride, a->v_row_stride, rows_at[1], lane);
+        const T   *from = (const T *)a->v + kv_head * a->v_head_stride;
+        const bool all  = look_up(a, w, tile, from, a->v_batch_stride, a->v_row_stride, rows_at[1], lane);
         mbarrier_wait(free, r->lap ^ 1);
-        gather((const T *)a->v + kv_head * a->v_head_stride, rows_at[1], a->dim_v, V_SLABS, to, lane);
+        gather(from, rows_at[1], all, a->dim_v, V_SLABS, to, lane);
         cp_async_arrive(arrived);
         advance(r);
         return;
@@ -219,41 +139,12 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
     advance(r);
 }
 
-/* The piece of work that follows `id`. Without a counter forth and back, so that the blocks with the longest work of a round get the
- * shortest of the next. */
-DEVICE int id_behind(const attention_wgmma_args *p, int id)
-{
-    const int blocks = (int)gridDim.x, round = id / blocks + 1;
-    if (p->next) return blocks + atomicAdd(p->next, 1);
-    return round * blocks + (round & 1 ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
-}
-
-/* The warp that finds work: a description is written when the one before it has been taken up, so that it is there when that is done. */
-DEVICE void find(const attention_wgmma_args *p, int lane)
-{
-    __shared__ int next_id;                     /* kept here: registers are few */
-    if (lane == 0) next_id = (int)blockIdx.x;
-    for (int count = 0;; ++count) {
-        work *w = &works[count % WORKS];
-        if (lane == 0) {
-            bool found = false;
-            for (int id; !found && (id = next_id) < count_works(p); next_id = id_behind(p, id)) found = describe(p, w, id);
-            if (!found) w->n = -1;
-        }
-        __syncwarp();
-        named_announce(FOUND, 96);
-        if (w->n < 0) return;
-        named_sync(WANTED, 64);
-    }
-}
-
 /* The warp that copies queries and keys. Queries come after the first tile of keys: they may have to wait for the last product before them. */
 DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
 {
     ring k = { 0, 0 };
     for (int count = 0;; ++count) {
-        const work *w = &works[count % WORKS];
-        named_sync(FOUND, 96);
+        const work *w = work_of(count);
         int tile = w->high - 1;
         if (w->n >= 0 && tile >= w->low) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
         mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
@@ -274,86 +165,13 @@ DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
 {
     ring v = { 0, 0 };
     for (int count = 0;; ++count) {
-        const work *w = &works[count % WORKS];
-        named_sync(FOUND, 96);
+        const work *w = work_of(count);
         if (w->n < 0) return;
         for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &v, lane);
     }
 }
 
 /* ---- the warpgroups that multiply -------------------------------------------------------------------------------------- */
-
-/* threadIdx.x, read anew each time: what follows from it is not kept in registers, which are few. */
-DEVICE int thread(void)
-{
-    int t;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
-    return t;
-}
-
-/* The tiles that all rows of the warpgroup see whole: [from, to). */
-struct whole { int from, to; };
-
-DEVICE whole whole_of(const attention_args *a, const work *w)
-{
-    const attention_sequence s = sequence_of(w);
-    const int                row = w->row + thread() / 128 * 64;
-    const whole              f = { (attention_keys_of(a, &s, row + 63).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, row).end / KEYS };
-    return f;
-}
-
-DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, int tile)
-{
-    const int                t = thread();
-    const attention_sequence q = sequence_of(w);
-    #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        const attention_keys sees  = attention_keys_of(a, &q, w->row + t / 32 * 16 + t % 32 / 4 + 8 * r);
-        const int            first = tile * KEYS + t % 4 * 2, least = sees.begin - first, behind = sees.end - first;
-        #pragma unroll
-        for (int j = 0; j < KEYS / 8; ++j)
-            #pragma unroll
-            for (int e = 0; e < 2; ++e)
-                if (8 * j + e >= behind || 8 * j + e < least) s[4 * j + 2 * r + e] = -INF;
-    }
-}
-
-/* s = cap * tanh(s * scale / cap), in powers of two. */
-DEVICE void cap(float (&s)[KEYS / 2], float inner, float outer)
-{
-    #pragma unroll
-    for (int i = 0; i < KEYS / 2; ++i) {
-        float r;
-        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1 + ex2(s[i] * inner)));
-        s[i] = outer - 2 * outer * r;
-    }
-}
-
-/* Weights in place of scores. `most` is a row's largest score so far, `factor` what its earlier sums are to be multiplied with. */
-DEVICE void softmax(float (&s)[KEYS / 2], float (&most)[2], float (&sum)[2], float (&factor)[2], float scale)
-{
-    #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        float now[2] = { fmaxf(most[r], s[2 * r]), s[2 * r + 1] };
-        #pragma unroll
-        for (int j = 1; j < KEYS / 8; ++j) now[0] = fmaxf(now[0], s[4 * j + 2 * r]), now[1] = fmaxf(now[1], s[4 * j + 2 * r + 1]);
-        now[0] = fmaxf(now[0], now[1]);
-        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 1));
-        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 2));
-        const float base = now[0] == -INF ? 0 : now[0] * scale;                 /* no key seen so far: -inf - -inf is no number */
-        factor[r] = ex2(most[r] * scale - base);
-        most[r]   = now[0];
-        float add[2] = { 0, 0 };
-        #pragma unroll
-        for (int j = 0; j < KEYS / 8; ++j)
-            #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                s[4 * j + 2 * r + e] = ex2(fmaf(s[4 * j + 2 * r + e], scale, -base));
-                add[e] += s[4 * j + 2 * r + e];
-            }
-        sum[r] = sum[r] * factor[r] + (add[0] + add[1]);
-    }
-}
 
 DEVICE void pack(uint32_t (&weight)[KEYS / 16][4], const float (&s)[KEYS / 2])
 {
@@ -379,12 +197,6 @@ DEVICE void transpose4(uint32_t x[4], int t)
         if (high) x[i] = other;
         else x[i + 2] = other;
     }
-}
-
-DEVICE float sink_of(const attention_args *a, int head)
-{
-    if (a->sinks_dtype == SGK_F32) return ((const f32 *)a->sinks)[head];
-    return a->sinks_dtype == SGK_F16 ? to_f32(((const f16 *)a->sinks)[head]) : to_f32(((const bf16 *)a->sinks)[head]);
 }
 
 /* Results of 64 rows; rows without a key have a sum of 0. */
@@ -421,27 +233,10 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
     }
 }
 
-/* The next piece of work that has keys; others are zeros and done. n is -1 when there is none. */
-DEVICE const work *next_work(const attention_wgmma_args *p, int *count)
-{
-    for (;; ++*count) {
-        const work *w = &works[*count % WORKS];
-        mbarrier_wait(shared_address(&q_full), *count & 1);
-        if (w->n < 0 || w->low < w->high) return w;
-        float zeros[DIM_V / 2];
-        #pragma unroll
-        for (int i = 0; i < DIM_V / 2; ++i) zeros[i] = 0;
-        const float none[2] = { 0, 0 };
-        put(p, w, zeros, none, none, 0);
-        __syncwarp();
-        if (thread() % 32 == 0) mbarrier_arrive(shared_address(&q_empty));
-    }
-}
-
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
 {
     const attention_args *a      = &p->a;
-    const uint32_t        k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = base + t / 128 * 8192;
+    const uint32_t        k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = uniform(base + t / 128 * 8192);
     const bool            one    = t % 32 == 0;
     const int             turn   = TURN + t / 128;
     float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], factor[2];
@@ -480,7 +275,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
     TAKE_Q();
     mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
     {
-        const uint32_t keys = k_base + k.stage * K_BYTES;
+        const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
         if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
@@ -518,13 +313,14 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
         named_sync(turn, 256);
         const ring     v    = before(k);
-        const uint32_t keys = k_base + k.stage * K_BYTES, values = v_base + v.stage * V_BYTES;
+        const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
         if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
         for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
         wgmma_commit();
         mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
+        const uint32_t values = uniform(v_base + v.stage * V_BYTES);
         if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
@@ -562,7 +358,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
 
     const ring v = before(k);
     mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
-    const uint32_t values = v_base + v.stage * V_BYTES;
+    const uint32_t values = uniform(v_base + v.stage * V_BYTES);
     if (GATHER) async_fence();
     wgmma_fence();
     #pragma unroll
@@ -579,8 +375,7 @@ extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(c
     const uint32_t            base  = (shared_address(memory) + 1023) & ~1023u;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     if (threadIdx.x == 0) {
-        mbarrier_init(shared_address(&q_full), 1);
-        mbarrier_init(shared_address(&q_empty), 4 * GROUPS);
+        init_works();
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&k_full[s]), GATHER ? 32 : 1);
