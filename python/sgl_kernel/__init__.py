@@ -36,6 +36,8 @@ from sgl_kernel.elementwise import (
     timestep_embedding,
 )
 from sgl_kernel.gemm import (
+    dsv3_fused_a_gemm,
+    dsv3_router_gemm,
     linear,
     sgl_per_tensor_quant_fp8,
     sgl_per_token_group_quant_8bit,

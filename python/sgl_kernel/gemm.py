@@ -6,6 +6,9 @@ from typing import Optional
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
 
 _linear = operator("linear")
+_linear_batched = operator("linear_batched")
+_dsv3_router_gemm = operator("dsv3_router_gemm")
+_dsv3_fused_a_gemm = operator("dsv3_fused_a_gemm")
 _shuffle_rows = operator("shuffle_rows")
 _per_token_quant_fp8 = operator("sgl_per_token_quant_fp8")
 _per_tensor_quant_fp8 = operator("sgl_per_tensor_quant_fp8")
@@ -16,12 +19,39 @@ _per_token_group_quant_8bit_v2 = operator("sgl_per_token_group_quant_8bit_v2")
 @provided_by("gemm")
 def linear(
     input: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None, out: Optional[torch.Tensor] = None,
+    out_dtype: Optional[torch.dtype] = None,
 ) -> torch.Tensor:
-    """out = input @ weight.T + bias, sums in float32. Not part of the released package."""
+    """out = input @ weight.T + bias, sums in float32; with a weight [B, N, K] one product for each of B. out_dtype, without out: that of
+    input, or float32. Not part of the released package."""
     if out is None:
-        out = torch.empty(input.shape[:-1] + (weight.shape[0],), dtype=input.dtype, device=input.device)
-    _linear(out, input, weight, bias)
+        out = torch.empty(input.shape[:-1] + (weight.shape[-2],), dtype=out_dtype or input.dtype, device=input.device)
+    (_linear_batched if weight.dim() == 3 else _linear)(out, input, weight, bias)
     return out
+
+
+@provided_by("gemm")
+def dsv3_fused_a_gemm(
+    mat_a: torch.Tensor,
+    mat_b: torch.Tensor,
+    output: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """mat_a @ mat_b; the columns of mat_b are dense, as those of a weight's transpose are."""
+    if output is None:
+        output = torch.empty((mat_a.shape[0], mat_b.shape[1]), device=mat_a.device, dtype=mat_a.dtype)
+    _dsv3_fused_a_gemm(output, mat_a, mat_b)
+    return output
+
+
+@provided_by("gemm")
+def dsv3_router_gemm(
+    hidden_states: torch.Tensor,
+    router_weights: torch.Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """hidden_states @ router_weights.T"""
+    output = torch.empty(hidden_states.shape[0], router_weights.shape[0], device=hidden_states.device, dtype=out_dtype)
+    _dsv3_router_gemm(output, hidden_states, router_weights)
+    return output
 
 
 @provided_by("moe")

@@ -16,8 +16,9 @@
 #define PIECE   (16 / (int)sizeof(T))                   /* elements */
 #define AHEAD   (ROWS == 1 ? 4 : 2)                     /* pieces of each column in flight */
 
-extern "C" __global__ __launch_bounds__(32 * WARPS) void linear_vector(const __grid_constant__ linear_args a)
+extern "C" __global__ __launch_bounds__(32 * WARPS, 4) void linear_vector(const __grid_constant__ linear_args batch)
 {
+    const linear_args a = linear_batch(&batch, blockIdx.y);
     const int     lane = threadIdx.x % 32;
     const int64_t n    = ((int64_t)blockIdx.x * WARPS + threadIdx.x / 32) * COLUMNS;
     if (n >= a.columns) return;

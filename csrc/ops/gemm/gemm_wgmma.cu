@@ -6,6 +6,7 @@
  *   SWAP     0: the first operand of the instruction is input, the second weight; 1: the other way round, for few rows of input
  *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
  *   BN       and BN rows of the second
+ *   TURNS    1: each group has tiles of its own, 64 BLOCKS high: one stores while the other multiplies
  *   STAGES   parts of the ring, of SLABS slabs each
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
@@ -25,7 +26,7 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#define ROWS        (64 * GROUPS * BLOCKS)
+#define ROWS        (64 * BLOCKS * (TURNS ? 1 : GROUPS))
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
@@ -40,22 +41,33 @@
 #error "the macros do not fit each other"
 #endif
 
-struct corner { int64_t m, n; };
+struct corner { int64_t m, n; int product; };
 
 /* Down the first tiles in bands: what runs at one time shares both operands in L2. */
 DEVICE corner tile(const linear_wgmma_args *a, int id)
 {
+    int product = 0;
+    if (a->l.batch > 1) product = id / (a->first_tiles * a->second_tiles), id %= a->first_tiles * a->second_tiles;
     const int     in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
     const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
     const int64_t first = (int64_t)(top + rest % high) * ROWS, second = (int64_t)(rest / high) * BN;
-    return SWAP ? corner{ second, first } : corner{ first, second };
+    return SWAP ? corner{ second, first, product } : corner{ first, second, product };
+}
+
+/* The next part of the ring, and the one behind n others. */
+DEVICE void advance(int *stage, uint32_t *lap) { if (++*stage == STAGES) *stage = 0, *lap ^= 1; }
+DEVICE void skip(int *stage, uint32_t *lap, int n)
+{
+    n += *stage;
+    *stage = n % STAGES, *lap ^= n / STAGES & 1;
 }
 
 /* ---- results of one warpgroup, the sums in its registers --------------------------------------------------------------- */
 
 /* Element by element: f32, or an out that TMA cannot write. */
-DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t)
+DEVICE void put_directly(const linear_args *batch, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t)
 {
+    const linear_args l = linear_batch(batch, product), *a = &l;
     const int r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
 #if SWAP
     const float low = linear_bias(a, n + r), high = linear_bias(a, n + r + 8);
@@ -75,9 +87,9 @@ DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, in
 }
 
 /* Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. */
-DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t, int group, uint32_t place, int *turn)
+DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t, int group, uint32_t place, int *turn)
 {
-    const linear_args *l    = &a->l;
+    const linear_args  one = linear_batch(&a->l, product), *l = &one;
     const int          lane = t % 32, warp = t / 32;
 #if SWAP
     const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
@@ -108,12 +120,13 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
         async_fence();
         named_sync(1 + group, 128);
         if (t == 0) {
-            tma_store2(&a->result, (int)n + (SWAP ? 0 : c * CHUNK), (int)m + (SWAP ? c * CHUNK : 0), to);
+            tma_store3(&a->result, (int)n + (SWAP ? 0 : c * CHUNK), (int)m + (SWAP ? c * CHUNK : 0), product, to);
             tma_store_commit();
         }
     }
 }
 
+#if !TURNS
 /* Into the block's share of a split: rows of out, PITCH apart. `row` counts in the tile, along the first operand. */
 DEVICE void put_share(float *share, float (&d)[BN / 2], int row, int t)
 {
@@ -142,7 +155,7 @@ DEVICE void put4(const linear_args *l, int64_t m, int64_t n, float4 v, bool piec
 /* This block's columns of the tile, pieces of four: the sum of all shares, in order. Reads from other blocks are slow, hence several at once. */
 DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, uint32_t shares, int t)
 {
-    const linear_args *l      = &a->l;
+    const linear_args  one    = linear_batch(&a->l, at.product), *l = &one;
     const int          across = (SWAP ? ROWS : BN) / 4, left = across * slice / a->split, wide = across * (slice + 1) / a->split - left;
     const int64_t      rest = l->rows - at.m;
     const int          high = rest < (SWAP ? BN : ROWS) ? (int)rest : (SWAP ? BN : ROWS), count = high * wide;
@@ -172,7 +185,16 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, uint32_
     }
 }
 
+#endif
+
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
+
+/* A slab of the operand that is weight, or of the one that is input. */
+DEVICE void load(const linear_wgmma_args *a, bool weight, corner at, int slab, uint32_t to, uint32_t arrived)
+{
+    if (weight == SWAP) tma_load3(to, &a->first, slab * 64, (int)(SWAP ? at.n : at.m), at.product, arrived);
+    else tma_load3(to + FIRST_BYTES, &a->second, slab * 64, (int)(SWAP ? at.m : at.n), at.product, arrived);
+}
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
 {
@@ -182,7 +204,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     const int                 slice = (int)cluster_rank(), lane = t % 32;
     const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 tiles = a.first_tiles * a.second_tiles, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
+    const int                 begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
     int                       stage = 0;
     uint32_t                  lap   = 0;
 
@@ -192,7 +214,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&full[s]), 1);
-            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS);
+            mbarrier_init(shared_address(&empty[s]), TURNS ? 4 : 4 * GROUPS);
         }
         mbarrier_init_done();
     }
@@ -203,34 +225,41 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         __syncwarp();
         named_announce(1 + GROUPS, MULTIPLIERS + 32);
     }
-    pdl_wait();
 
     if (group == GROUPS) {
 #if BLOCKS * BN > 128
         registers_give(40);
 #endif
         if (t == 0) {
-            for (int id = begin; id < tiles; id += stride) {
-                const corner at    = tile(&a, id);
-                const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n);
-                for (int k = from; k < to; ++k) {
+            /* The kernel before this one may still run: weights are not its result. */
+            const int ahead = begin < a.tiles ? (to - from < STAGES ? to - from : STAGES) : 0;
+            for (int k = 0; k < ahead; ++k) {
+                const uint32_t arrived = shared_address(&full[k]);
+                mbarrier_expect(arrived, STAGE_BYTES);
+                #pragma unroll
+                for (int s = 0; s < SLABS; ++s)
+                    load(&a, true, tile(&a, begin), (from + k) * SLABS + s, base + k * STAGE_BYTES + s * SLAB_BYTES, arrived);
+            }
+            pdl_wait();
+            pdl_release();
+            for (int id = begin; id < a.tiles; id += stride) {
+                const corner at = tile(&a, id);
+                for (int k = from; k < to; ++k, advance(&stage, &lap)) {
                     const uint32_t arrived = shared_address(&full[stage]);
-                    mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
-                    mbarrier_expect(arrived, STAGE_BYTES);
+                    const bool     begun   = id == begin && k - from < ahead;
+                    if (!begun) {
+                        mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
+                        mbarrier_expect(arrived, STAGE_BYTES);
+                    }
                     #pragma unroll
                     for (int s = 0; s < SLABS; ++s) {
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                        const int      x    = (k * SLABS + s) * 64;
-                        tma_load2(slab, &a.first, x, first, arrived);
-                        tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
+                        if (!begun) load(&a, true, at, k * SLABS + s, slab, arrived);
+                        load(&a, false, at, k * SLABS + s, slab, arrived);
                     }
-                    if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
-            if (a.split == 1) {
-                if (a.by_tma) tma_prefetch_map(&a.result);
-                pdl_release();
-            }
+            if (a.split == 1 && a.by_tma) tma_prefetch_map(&a.result);
         }
         __syncwarp();
         if (a.split > 1) cluster_sync();
@@ -238,9 +267,12 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
 #if BLOCKS * BN > 128
         registers_take(232);
 #endif
-        float d[BLOCKS][BN / 2];
-        int   turn = 0;
-        for (int id = begin; id < tiles; id += stride) {
+        pdl_wait();
+        float     d[BLOCKS][BN / 2];
+        int       turn = 0;
+        const int mine = TURNS ? 0 : group;     /* the part of the tile */
+        if (TURNS) skip(&stage, &lap, group * (to - from));
+        for (int id = begin + (TURNS ? group * stride : 0); id < a.tiles; id += TURNS ? GROUPS * stride : stride) {
             const corner at   = tile(&a, id);
             int          last = 0;
             for (int k = from; k < to; ++k) {
@@ -249,7 +281,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x = wgmma_operand(slab + group * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    const uint64_t x = wgmma_operand(slab + mine * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
                     for (int i = 0; i < 4; ++i)
                         #pragma unroll
@@ -262,13 +294,15 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                     if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
                 }
                 last = stage;
-                if (++stage == STAGES) stage = 0, lap ^= 1;
+                advance(&stage, &lap);
             }
             wgmma_wait(0);
             if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
+            if (TURNS) skip(&stage, &lap, (GROUPS - 1) * (to - from));
             #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) wgmma_pin(d[b]);
 
+#if !TURNS
             if (a.split > 1) {
                 float *share = (float *)(memory + (base - unaligned));
                 named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
@@ -276,19 +310,17 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 for (int b = 0; b < BLOCKS; ++b) put_share(share, d[b], (group * BLOCKS + b) * 64, t);
                 cluster_sync();
                 add_shares(&a, at, slice, base, (int)threadIdx.x);
-            } else {
-                #pragma unroll
-                for (int b = 0; b < BLOCKS; ++b) {
-                    const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
-                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn);
-                    else put_directly(&a.l, d[b], m, n, t);
-                }
+                continue;
+            }
+#endif
+            #pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) {
+                const int64_t row = (mine * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
+                if (a.by_tma) put_by_tma(&a, d[b], m, n, at.product, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn);
+                else put_directly(&a.l, d[b], m, n, at.product, t);
             }
         }
         if (t == 0) tma_store_wait_read(0);
     }
-    if (a.split > 1) {
-        cluster_sync();                         /* a block's shared memory is the cluster's until all are done */
-        pdl_release();
-    }
+    if (a.split > 1) cluster_sync();            /* a block's shared memory is the cluster's until all are done */
 }
