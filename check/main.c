@@ -173,7 +173,7 @@ static void usage(FILE *f)
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
                "  --shape=A,B,...  the same for one shape: rows, columns, depth of linear\n"
-               "  --tune=FILE      writes FILE, the builds of linear that were fastest on this GPU (csrc/ops/gemm/gemm_table.h); with --shape, of that shape\n"
+               "  --tune=FILE      writes FILE, the builds of linear that were fastest on this GPU (csrc/ops/gemm/gemm_table.def); with --shape, of that shape\n"
                "  --self-test      broken functions that must be reported\n"
                "  --pack=FILE      damages copies of a pack in every way: each must be refused\n"
                "  --json=FILE      results\n");

@@ -297,7 +297,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
     return best;
 }
 
-/* ---- what was measured: gemm_table.h ---------------------------------------------------------------------------------------- */
+/* ---- what was measured: gemm_table.def ---------------------------------------------------------------------------------------- */
 
 /* Builds by what distinguishes them, whatever their order. */
 #define S(columns, rows, split)         (UINT32_C(1) << 28 | (uint32_t)(columns) << 16 | (uint32_t)(rows) << 8 | (uint32_t)(split))
@@ -317,6 +317,56 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d)", w->swap, w->turns, w->rows, w->bn, choice.split);
     else snprintf(text, size, "0");
     return text;
+}
+
+static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
+{
+    const int split = (int)(token & 255);
+    for (size_t i = 0; i < COUNT(stream_builds); ++i)
+        if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, split)) return &stream_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
+        const struct wgmma_build *w = &wgmma_builds[i];
+        if (w->dtype == dtype && token == W(w->swap, w->turns, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
+    }
+    for (size_t i = 0; i < COUNT(vector_builds); ++i)
+        if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows)) return &vector_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(mma_builds); ++i)
+        if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
+    return NULL;
+}
+
+static const int table_rows[] = LINEAR_TABLE_ROWS;
+static const struct {
+    int32_t  columns, depth;
+    uint32_t choice[COUNT(table_rows)];
+} measured[] = {
+#include "gemm_table.def"
+};
+
+static double apart(int64_t a, int64_t b) { return a > b ? (double)a / (double)b : (double)b / (double)a; }
+
+/*
+ * What was fastest at the next larger M of the table, for the same N and K; up to 128 rows also for an N and a K that are together less than a
+ * fifth away. Above, whole tiles of rows decide, and M must have as many as the table's. NULL: the table does not know.
+ */
+static linear_choice choose_measured(const linear_call *c, const struct linear_args *a)
+{
+    linear_choice choice = { NULL, 1 };
+    if (a->dtype == SGK_F32 || a->batch != 1 || c->device->arch != SGK_ARCH_90A || c->device->multiprocessors != 132) return choice;
+    size_t r = 0;
+    while (r < COUNT(table_rows) && table_rows[r] < a->rows) ++r;
+    if (r == COUNT(table_rows) || (a->rows > 128 && ceil_div(a->rows, 64) != ceil_div(table_rows[r], 64))) return choice;
+    const double least_apart = a->rows > 128 ? 1 : 1.2;
+    double       nearest     = least_apart;
+    uint32_t     token       = 0;
+    for (size_t i = 0; i < COUNT(measured); ++i) {
+        const double by = measured[i].columns == a->columns && measured[i].depth == a->depth ? 1 : apart(measured[i].columns, a->columns) * apart(measured[i].depth, a->depth);
+        if (by <= nearest && measured[i].choice[r]) nearest = by, token = measured[i].choice[r];
+    }
+    choice.kernel = token ? kernel_of(token, a->dtype) : NULL;
+    choice.split  = (token >> 28 == 1 || token >> 28 == 4) ? (int)(token & 255) : 1;
+    if (choice.kernel && !takes(c, choice, a, false, NULL)) choice.kernel = NULL;
+    return choice;
 }
 
 bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_t depth)
@@ -359,7 +409,9 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         SGK_REQUIRE(takes(&c, linear_forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
         return status;
     }
-    linear_choice choice = choose_wgmma(&c, a, batch_invariant);
+    linear_choice choice = { NULL, 1 };
+    if (!batch_invariant) choice = choose_measured(&c, a);
+    if (!choice.kernel) choice = choose_wgmma(&c, a, batch_invariant);
     if (!choice.kernel) {
         if (!c.pieces) c.why = " (rows of input or weight not in 16-byte pieces)";
         else if (a->dtype != SGK_F32 && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) c.why = " (columns not a multiple of 8, rows that overlap, or too large for TMA)";

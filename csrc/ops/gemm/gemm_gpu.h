@@ -17,9 +17,9 @@ extern linear_choice linear_forced;
 /* Whether that build takes one product of dense tensors of these sizes, on device 0. */
 bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth);
 
-/* M of the columns of gemm_table.h. */
+/* M of the columns of gemm_table.def. */
 #define LINEAR_TABLE_ROWS { 1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192 }
-/* A choice as gemm_table.h spells it. */
+/* A choice as gemm_table.def spells it. */
 const char *linear_token(linear_choice choice, char *text, size_t size);
 /* Whether the tuner should try it: not where most of a tile would be empty, or most of the GPU would wait. */
 bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_t depth);

@@ -1,6 +1,6 @@
 /*
  * sgk-check --tune=FILE: every build of linear that takes a shape, with K in every number of parts, against the clock, over a grid of
- * shapes in bf16; FILE becomes gemm_table.h, the choice for each. Candidates take turns; a figure is the median of their rounds, of a call
+ * shapes in bf16; FILE becomes gemm_table.def, the choice for each. Candidates take turns; a figure is the median of their rounds, of a call
  * as a node of a graph, whose calls take copies of the operands in turn so that weights come from memory.
  */
 #include <stdlib.h>
@@ -64,7 +64,9 @@ static bool record(candidate *c, int64_t m, int64_t n, int64_t k, int nodes, int
 static int measure(candidate *all, int64_t m, int64_t n, int64_t k)
 {
     const size_t each   = (size_t)((m + n) * k * 2), cache = (size_t)gpu_l2_bytes();
-    const int    copies = (int)(3 * cache / each + 1), nodes = copies * (copies < 6 ? 6 / copies : 1);
+    const int    copies = (int)(3 * cache / each + 1);
+    const double least  = (double)each / 4e12 + 2.0 * (double)m * (double)n * (double)k / 7e14;       /* seconds of a call */
+    const int    wanted = least > 5e-4 ? 1 : least > 1e-4 ? 3 : 6, nodes = copies > wanted ? copies : wanted, rounds = least > 5e-4 ? 3 : ROUNDS;
     int          count  = 0;
     if (each * (size_t)(copies + 1) > room || (size_t)(m * n * 2) > out_room / 2) return 0;
     for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
@@ -76,7 +78,7 @@ static int measure(candidate *all, int64_t m, int64_t n, int64_t k)
                 if (record(c, m, n, k, nodes, copies)) ++count;
                 else printf("%s %s in %d: %s\n", c->choice.kernel->entry, c->choice.kernel->defines, split, sgk_last_error());
             }
-    for (int r = -1; r < ROUNDS; ++r)
+    for (int r = -1; r < rounds; ++r)
         for (int j = 0; j < count; ++j) {
             candidate *c = &all[(r & 1) ? j : count - 1 - j];
             gpu_stamp(0, 0);
@@ -86,8 +88,8 @@ static int measure(candidate *all, int64_t m, int64_t n, int64_t k)
             if (r >= 0) c->seconds[r] = s;
         }
     for (int j = 0; j < count; ++j) {
-        qsort(all[j].seconds, ROUNDS, sizeof(double), by_value);
-        all[j].median = all[j].seconds[ROUNDS / 2];
+        qsort(all[j].seconds, (size_t)rounds, sizeof(double), by_value);
+        all[j].median = all[j].seconds[rounds / 2];
         sgk_cuda_graph_free(all[j].graph);
     }
     return count;

@@ -167,14 +167,18 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, uint32_
         for (int e = 0; e < 4; ++e) {
             const int p = i + e * MULTIPLIERS < count ? i + e * MULTIPLIERS : i;
             from[e]     = shares + (uint32_t)(p / wide * PITCH + (left + p % wide) * 4) * 4;
-            sum[e]      = cluster_load4(from[e], 0);
+            sum[e]      = make_float4(0, 0, 0, 0);
         }
-        for (int s = 1; s < a->split; ++s) {
-            float4 v[4];
+        for (int s = 0; s < a->split; s += 4) {
+            float4 v[4][4];
             #pragma unroll
-            for (int e = 0; e < 4; ++e) v[e] = cluster_load4(from[e], (uint32_t)s);
+            for (int k = 0; k < 4; ++k)
+                #pragma unroll
+                for (int e = 0; e < 4; ++e) v[k][e] = s + k < a->split ? cluster_load4(from[e], (uint32_t)(s + k)) : make_float4(0, 0, 0, 0);
             #pragma unroll
-            for (int e = 0; e < 4; ++e) sum[e].x += v[e].x, sum[e].y += v[e].y, sum[e].z += v[e].z, sum[e].w += v[e].w;
+            for (int k = 0; k < 4; ++k)
+                #pragma unroll
+                for (int e = 0; e < 4; ++e) sum[e].x += v[k][e].x, sum[e].y += v[k][e].y, sum[e].z += v[k][e].z, sum[e].w += v[k][e].w;
         }
         #pragma unroll
         for (int e = 0; e < 4; ++e) {
@@ -184,7 +188,6 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, uint32_
         }
     }
 }
-
 #endif
 
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
@@ -219,6 +222,15 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         mbarrier_init_done();
     }
     if (group < GROUPS) {
+#if SWAP
+        /* Weights are on their way to L2 while the copy engine still fetches its maps. */
+        const corner at = tile(&a, begin);
+        const int    k  = from * SLABS * 64, row = (int)at.n + (int)threadIdx.x;
+        if ((int)threadIdx.x < ROWS && begin < a.tiles && row < a.l.columns && k < a.l.depth) {
+            const int64_t rest = a.l.depth - k;
+            l2_prefetch((const T *)a.l.weight + at.product * a.l.weight_batch + row * a.l.weight_stride + k, (rest < STAGES * SLABS * 64 ? (int)rest : STAGES * SLABS * 64) * 2);
+        }
+#endif
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
         __threadfence_block();
