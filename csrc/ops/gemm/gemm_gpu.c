@@ -6,12 +6,12 @@
 
 /* Every build of the five kernels. */
 /* clang-format off */
-#define VECTOR(type, dtype, rows) \
-    { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows, SGK_GENERAL), dtype, rows }
-static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows; } vector_builds[] = {
-    VECTOR("f32",  SGK_F32,  1), VECTOR("f32",  SGK_F32,  4), VECTOR("f32", SGK_F32, 8),
-    VECTOR("f16",  SGK_F16,  1), VECTOR("f16",  SGK_F16,  4),
-    VECTOR("bf16", SGK_BF16, 1), VECTOR("bf16", SGK_BF16, 4),
+#define VECTOR(type, dtype, rows, share) \
+    { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, SGK_GENERAL), dtype, rows, share }
+#define VECTORS(type, dtype) \
+    VECTOR(type, dtype, 1, 1), VECTOR(type, dtype, 4, 1), VECTOR(type, dtype, 1, 8), VECTOR(type, dtype, 2, 8), VECTOR(type, dtype, 4, 8), VECTOR(type, dtype, 8, 8)
+static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; } vector_builds[] = {
+    VECTOR("f32", SGK_F32, 1, 1), VECTOR("f32", SGK_F32, 4, 1), VECTOR("f32", SGK_F32, 8, 1), VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
 };
 
 /* The macros are explained in the kernel. 16 x `tiles` columns and up to `rows` rows are a block's at a time. */
@@ -50,6 +50,9 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 0),   \
     WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3, 0),   \
     WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5, 0),   \
+    WGMMA(type, dtype, 0, 2, 1,  96, 7, 1, 3, 0),   \
+    WGMMA(type, dtype, 0, 2, 1,  64, 4, 2, 1, 0),   \
+    WGMMA(type, dtype, 0, 1, 1,  96, 5, 2, 3, 0),   \
     WGMMA(type, dtype, 0, 2, 2, 128, 6, 1, 2, 1),   \
     WGMMA(type, dtype, 0, 2, 2, 160, 5, 1, 5, 1),   \
     WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 4, 1),   \
@@ -224,7 +227,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
                                                                                                 : w          ? wgmma_takes(w, c, a, choice.split)
                                                                                                              : f && simt_takes(f, c, a, choice.split);
     if (!legal || !run) return legal;
-    if (v) *status = launch(c, choice, ceil_div(a->columns, 8), 4, 0, a);
+    if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
     if (s) {
         const int64_t groups = ceil_div(a->columns, s->columns);
         *status = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), 8, (int64_t)8 * s->stages * s->tiles * 2048, a);
@@ -281,7 +284,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
     const double  memory         = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
-        if (!wgmma_takes(b, c, a, 1) || b->turns || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!wgmma_takes(b, c, a, 1) || b->turns || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
         if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
         const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
         const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
@@ -301,7 +304,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 
 /* Builds by what distinguishes them, whatever their order. */
 #define S(columns, rows, split)         (UINT32_C(1) << 28 | (uint32_t)(columns) << 16 | (uint32_t)(rows) << 8 | (uint32_t)(split))
-#define V(rows)                         (UINT32_C(2) << 28 | (uint32_t)(rows))
+#define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
 #define W(swap, turns, rows, bn, split) (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(turns) << 26 | (uint32_t)(rows) << 17 | (uint32_t)(bn) << 8 | (uint32_t)(split))
 
@@ -311,7 +314,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     const struct stream_build *s = ROW(stream_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
-    if (v) snprintf(text, size, "V(%d)", v->rows);
+    if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d)", s->columns, s->rows, choice.split);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d)", w->swap, w->turns, w->rows, w->bn, choice.split);
@@ -329,7 +332,7 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (w->dtype == dtype && token == W(w->swap, w->turns, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
-        if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows)) return &vector_builds[i].kernel;
+        if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
         if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
@@ -376,7 +379,7 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct stream_build *s = ROW(stream_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
-    if (v) return rows > v->rows / 2 && rows * columns < 1 << 20;
+    if (v) return rows > v->rows / 2 && columns < 100000;
     if (s) return s->rows < 2 * rows || s->rows == 8;
     if (m) return rows > m->bm / 2 && rows <= 2 * m->bm && rows <= 64;
     if (!w) return false;

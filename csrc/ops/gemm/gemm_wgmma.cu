@@ -222,15 +222,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         mbarrier_init_done();
     }
     if (group < GROUPS) {
-#if SWAP
         /* Weights are on their way to L2 while the copy engine still fetches its maps. */
-        const corner at = tile(&a, begin);
-        const int    k  = from * SLABS * 64, row = (int)at.n + (int)threadIdx.x;
-        if ((int)threadIdx.x < ROWS && begin < a.tiles && row < a.l.columns && k < a.l.depth) {
-            const int64_t rest = a.l.depth - k;
-            l2_prefetch((const T *)a.l.weight + at.product * a.l.weight_batch + row * a.l.weight_stride + k, (rest < STAGES * SLABS * 64 ? (int)rest : STAGES * SLABS * 64) * 2);
-        }
-#endif
+        const corner  at   = tile(&a, begin);
+        const int     k    = from * SLABS * 64;
+        const int64_t rest = a.l.depth - k;
+        for (int row = (int)threadIdx.x; row < (SWAP ? ROWS : BN) && at.n + row < a.l.columns && rest > 0 && begin < a.tiles; row += MULTIPLIERS)
+            l2_prefetch((const T *)a.l.weight + at.product * a.l.weight_batch + (at.n + row) * a.l.weight_stride + k,
+                        (rest < STAGES * SLABS * 64 ? (int)rest : STAGES * SLABS * 64) * 2);
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
         __threadfence_block();
