@@ -140,7 +140,7 @@ static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t ro
     int number = 0;
     for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
         for (size_t i = 0; i < table->count; ++i)
-            for (int split = 1; split <= 8; split = split < 4 ? split + 1 : 2 * split) {
+            for (int split = 1; split <= 8; split = split < 3 ? split + 1 : split + 5) {
                 const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
                 if (!linear_takes(choice, dtype, rows, columns, depth)) continue;
                 if (!check_case("linear_build_%d_%s_%s_%lldx%lldx%lld_in_%d", number++, check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth, split)) continue;
@@ -342,7 +342,7 @@ void check_gemm(void)
         }
         if (t != SGK_F32) {
             check_linear_builds(t, t, 13, 264, 1096);
-            check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 300, 520, 520);
+            check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264);
         }
         check_linear_batched(t, t, true, 3, 5, 7, 33, false);
         check_linear_batched(t, SGK_F32, false, 2, 3, 21, 264, true);

@@ -14,11 +14,17 @@ static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share
     VECTOR("f32", SGK_F32, 1, 1), VECTOR("f32", SGK_F32, 4, 1), VECTOR("f32", SGK_F32, 8, 1), VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
 };
 
-/* The macros are explained in the kernel. 16 x `tiles` columns and up to `rows` rows are a block's at a time. */
-#define STREAM(type, dtype, tiles, eights, stages)                                                                                  \
-    { SGK_KERNEL("gemm/gemm_stream.cu", "linear_stream", "-DT=" type " -DTILES=" #tiles " -DEIGHTS=" #eights " -DSTAGES=" #stages, SGK_GENERAL), \
+/* The macros are explained in the kernel. 16 x `tiles` columns and up to `rows` rows are a block's at a time. Other GPUs have less shared memory. */
+#define STREAM(type, dtype, tiles, eights, stages, archs)                                                                           \
+    { SGK_KERNEL("gemm/gemm_stream.cu", "linear_stream", "-DT=" type " -DTILES=" #tiles " -DEIGHTS=" #eights " -DSTAGES=" #stages, archs), \
       dtype, 16 * tiles, 8 * eights, stages, tiles }
-#define STREAMS(type, dtype) STREAM(type, dtype, 1, 1, 8), STREAM(type, dtype, 2, 1, 5), STREAM(type, dtype, 1, 2, 8), STREAM(type, dtype, 2, 2, 5)
+#define STREAMS(type, dtype)                         \
+    STREAM(type, dtype, 1, 1, 8, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 2, 1, 5, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 1, 2, 8, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 2, 2, 5, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 1, 1, 4, SGK_GENERAL & ~SGK_ARCH_90A), \
+    STREAM(type, dtype, 1, 2, 4, SGK_GENERAL & ~SGK_ARCH_90A)
 static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, rows, stages, tiles; } stream_builds[] = {
     STREAMS("f16", SGK_F16), STREAMS("bf16", SGK_BF16),
 };
@@ -38,18 +44,21 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
 };
 
 /*
- * The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile; with `turns` each of the two groups
- * has its own.
+ * The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile.
  */
-#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, turns)                                                \
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, pace)                                                 \
     { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks     \
-                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DTURNS=" #turns, SGK_ARCH_90A),    \
-      dtype, swap, turns, groups, 64 * blocks * (turns ? 1 : groups), bn, stages, slabs, buffers }
+                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DPACE=" #pace, SGK_ARCH_90A),      \
+      dtype, swap, pace, groups, 64 * blocks * (pace == 1 ? 1 : groups), bn, stages, slabs, buffers }
 #define WGMMAS(type, dtype)                         \
     WGMMA(type, dtype, 0, 2, 1, 256, 3, 1, 4, 0),   \
     WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 0),   \
     WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3, 0),   \
     WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5, 0),   \
+    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 2),   \
+    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 3),   \
+    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 3),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 5, 1, 1, 3),   \
     WGMMA(type, dtype, 0, 2, 1,  96, 7, 1, 3, 0),   \
     WGMMA(type, dtype, 0, 2, 1,  64, 4, 2, 1, 0),   \
     WGMMA(type, dtype, 0, 1, 1,  96, 5, 2, 3, 0),   \
@@ -64,7 +73,7 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     WGMMA(type, dtype, 1, 1, 1,  32, 4, 4, 1, 0),   \
     WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1, 0),   \
     WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1, 0)
-static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap, turns; int groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int pace, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
 
@@ -139,7 +148,7 @@ static bool mma_takes(const struct mma_build *b, const linear_call *c, const str
 static bool stream_takes(const struct stream_build *b, const linear_call *c, const struct linear_args *a, int split)
 {
     const int64_t most = INT32_MAX - 4096;
-    return b->dtype == a->dtype && c->pieces && a->rows <= b->rows && a->depth < most && sgk_kernel_fits(&b->kernel, c->device) &&
+    return b->dtype == a->dtype && c->pieces && a->rows <= b->rows && a->depth > 0 && a->depth < most / 16 && a->columns < most && sgk_kernel_fits(&b->kernel, c->device) &&
            (split == 1 || (split <= 8 && c->device->major >= 9 && ceil_div(a->columns, b->columns) * split < most && split <= ceil_div(a->depth, 64)));
 }
 
@@ -152,7 +161,7 @@ static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const
            ceil_div(a->rows, 16) <= most / (ceil_div(a->columns, 16) * a->batch) &&
            (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far &&
            (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far)) &&
-           (split == 1 || (split <= 8 && split <= steps && !b->turns));
+           (split == 1 || (split <= 8 && split <= steps && b->pace == 0));
 }
 
 /* Whether out can be written in boxes. */
@@ -186,7 +195,7 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
         .l            = *a,
         .first_tiles  = (int32_t)ceil_div(first, b->rows),
         .second_tiles = (int32_t)ceil_div(second, b->bn),
-        .band         = b->turns ? 8 * 128 / b->rows : 8,
+        .band         = b->pace == 1 ? 8 * 128 / b->rows : 8,
         .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs),
         .split        = split,
         .by_tma       = wgmma_boxes(a),
@@ -252,7 +261,14 @@ static linear_choice choose_simt(const linear_call *c, const struct linear_args 
 static linear_choice choose_vector(const linear_call *c, const struct linear_args *a)
 {
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
-        if (vector_takes(&vector_builds[i], c, a, 1)) return (linear_choice){ &vector_builds[i].kernel, 1 };
+        if (vector_builds[i].share == 1 && vector_takes(&vector_builds[i], c, a, 1)) return (linear_choice){ &vector_builds[i].kernel, 1 };
+    return (linear_choice){ NULL, 1 };
+}
+
+static linear_choice choose_stream(const linear_call *c, const struct linear_args *a)
+{
+    for (size_t i = 0; i < COUNT(stream_builds); ++i)
+        if (stream_takes(&stream_builds[i], c, a, 1)) return (linear_choice){ &stream_builds[i].kernel, 1 };
     return (linear_choice){ NULL, 1 };
 }
 
@@ -284,7 +300,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
     const double  memory         = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
-        if (!wgmma_takes(b, c, a, 1) || b->turns || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!wgmma_takes(b, c, a, 1) || b->pace || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
         if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
         const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
         const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
@@ -306,7 +322,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 #define S(columns, rows, split)         (UINT32_C(1) << 28 | (uint32_t)(columns) << 16 | (uint32_t)(rows) << 8 | (uint32_t)(split))
 #define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
-#define W(swap, turns, rows, bn, split) (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(turns) << 26 | (uint32_t)(rows) << 17 | (uint32_t)(bn) << 8 | (uint32_t)(split))
+#define W(swap, pace, rows, bn, split)  (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(pace) << 25 | (uint32_t)(rows) << 17 | (uint32_t)(bn) << 8 | (uint32_t)(split))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
@@ -317,7 +333,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d)", s->columns, s->rows, choice.split);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
-    else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d)", w->swap, w->turns, w->rows, w->bn, choice.split);
+    else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d)", w->swap, w->pace, w->rows, w->bn, choice.split);
     else snprintf(text, size, "0");
     return text;
 }
@@ -329,7 +345,7 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, split)) return &stream_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         const struct wgmma_build *w = &wgmma_builds[i];
-        if (w->dtype == dtype && token == W(w->swap, w->turns, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
+        if (w->dtype == dtype && token == W(w->swap, w->pace, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
         if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
@@ -419,6 +435,7 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         if (!c.pieces) c.why = " (rows of input or weight not in 16-byte pieces)";
         else if (a->dtype != SGK_F32 && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) c.why = " (columns not a multiple of 8, rows that overlap, or too large for TMA)";
         if (!batch_invariant) choice = choose_vector(&c, a);
+        if (!choice.kernel && !batch_invariant) choice = choose_stream(&c, a);
         if (!choice.kernel) choice = choose_mma(&c, a, batch_invariant);
         if (!choice.kernel) choice = choose_simt(&c, a);
     }

@@ -18,7 +18,7 @@ extern linear_choice linear_forced;
 bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth);
 
 /* M of the columns of gemm_table.def. */
-#define LINEAR_TABLE_ROWS { 1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192 }
+#define LINEAR_TABLE_ROWS { 1, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192 }
 /* A choice as gemm_table.def spells it. */
 const char *linear_token(linear_choice choice, char *text, size_t size);
 /* Whether the tuner should try it: not where most of a tile would be empty, or most of the GPU would wait. */

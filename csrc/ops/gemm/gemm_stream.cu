@@ -28,29 +28,19 @@
 #define PITCH    (COLUMNS + 4)                  /* of a row of sums: no bank is met twice */
 #define OUTPUTS  (COLUMNS * ROWS)
 
-DEVICE void copy_slab(const linear_args *a, uint32_t to, int64_t n, int k, int lane)
+/* Zeros instead of data where `bytes` is 0. */
+DEVICE void copy16(uint32_t to, const void *from, int bytes)
 {
-    const int64_t row = n + lane / 4;
-    const int     x   = k + lane % 4 * 8;
-    const T      *w   = (const T *)a->weight + row * a->weight_stride + x;
-    #pragma unroll
-    for (int i = 0; i < 2 * TILES; ++i)
-        #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const bool inside = row + 8 * i < a->columns && x + 32 * j < a->depth;
-            cp_async16(to + (2 * i + j) * 512, inside ? w + 8 * i * a->weight_stride + 32 * j : (const T *)a->weight, inside);
-        }
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
-DEVICE void load_input(const linear_args *a, uint4 (&x)[EIGHTS][2], int k, int lane)
+DEVICE void load_input(const linear_args *a, uint4 (&x)[EIGHTS][2], const T *from, int row, int k)
 {
     #pragma unroll
     for (int e = 0; e < EIGHTS; ++e)
         #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-            const int row = 8 * e + lane / 4, at = k + 32 * j + lane % 4 * 8;
-            x[e][j] = row < a->rows && at < a->depth ? *(const uint4 *)((const T *)a->input + row * a->input_stride + at) : make_uint4(0, 0, 0, 0);
-        }
+        for (int j = 0; j < 2; ++j)
+            x[e][j] = row + 8 * e < (int)a->rows && k + 32 * j < (int)a->depth ? *(const uint4 *)(from + 8 * e * a->input_stride + k + 32 * j) : make_uint4(0, 0, 0, 0);
 }
 
 extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const __grid_constant__ linear_args batch)
@@ -58,38 +48,46 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
     const linear_args a = linear_batch(&batch, blockIdx.y);
     extern __shared__ __align__(16) uint8_t ring[];                     /* [WARPS][STAGES][PIECES][32] pieces */
     __shared__ float                        sums[2][WARPS][ROWS * PITCH], inbox[OUTPUTS + 8];
-    const int      lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    const int      slice = (int)cluster_rank(), slices = (int)cluster_blocks();
+    const int      lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, row = lane / 4;
+    const unsigned slice = cluster_rank(), slices = cluster_blocks();
     const uint32_t base  = shared_address(ring) + (warp * STAGES * PIECES * 32 + lane) * 16;
     /* This cluster's columns, in groups, and this warp's slabs of each. */
-    const int64_t groups = (a.columns + COLUMNS - 1) / COLUMNS, cluster = blockIdx.x / slices, clusters = gridDim.x / slices;
-    const int64_t first = groups * cluster / clusters, last = groups * (cluster + 1) / clusters;
-    const int     slabs = (int)((a.depth + 63) / 64), from = (int)((int64_t)slabs * slice / slices) + warp, to = (int)((int64_t)slabs * (slice + 1) / slices);
-    const int     each = from < to ? (to - from + WARPS - 1) / WARPS : 0;
-    const int64_t all  = each * (last - first);
+    const unsigned groups = (unsigned)((a.columns + COLUMNS - 1) / COLUMNS), cluster = blockIdx.x / slices, clusters = gridDim.x / slices;
+    const unsigned fewer = groups / clusters, more = groups % clusters;         /* the first ones have a group more */
+    const int      first = (int)(cluster * fewer + (cluster < more ? cluster : more)), last = first + (int)(fewer + (cluster < more));
+    const unsigned slabs = ((unsigned)a.depth + 63) / 64;
+    const int      from = (int)(slabs * slice / slices) + warp, to = (int)(slabs * (slice + 1) / slices);
+    const int      each = from < to ? (to - from + WARPS - 1) / WARPS : 0, k_first = from * 64 + lane % 4 * 8, k_end = k_first + each * (WARPS * 64);
+    int            left = each * (last - first);                                /* slabs to copy */
 
     cluster_arrive();
-    int64_t n_next = first * COLUMNS;           /* what is copied next */
-    int     k_next = 0, slot_next = 0;
+    int         n = first * COLUMNS + row, k = k_first;                         /* what is copied next */
+    const T    *w  = (const T *)a.weight + n * a.weight_stride + k;
+    uint32_t    at = base;
     #define COPY_NEXT() \
     do { \
-        copy_slab(&a, base + slot_next * (PIECES * 512), n_next, (from + k_next * WARPS) * 64, lane); \
-        if (++k_next == each) k_next = 0, n_next += COLUMNS; \
-        slot_next = slot_next + 1 == STAGES ? 0 : slot_next + 1; \
+        if (left > 0) { \
+            --left; \
+            _Pragma("unroll") for (int i_ = 0; i_ < 2 * TILES; ++i_) \
+                _Pragma("unroll") for (int j_ = 0; j_ < 2; ++j_) \
+                    copy16(at + (2 * i_ + j_) * 512, w + 8 * i_ * a.weight_stride + 32 * j_, n + 8 * i_ < (int)a.columns && k + 32 * j_ < (int)a.depth ? 16 : 0); \
+            k += WARPS * 64, w += WARPS * 64; \
+            if (k == k_end) k = k_first, n += COLUMNS, w += COLUMNS * a.weight_stride - each * (WARPS * 64); \
+            at = at + PIECES * 512 == base + STAGES * PIECES * 512 ? base : at + PIECES * 512; \
+        } \
+        cp_async_commit(); \
     } while (0)
-    #pragma unroll
-    for (int s = 0; s < STAGES - 1; ++s) {
-        if (s < all) COPY_NEXT();
-        cp_async_commit();
-    }
+    #pragma unroll 1
+    for (int s = 0; s < STAGES - 1; ++s) COPY_NEXT();
     pdl_wait();
     pdl_release();
 
-    uint4 x[EIGHTS][2];
-    if (each) load_input(&a, x, from * 64, lane);
-    int64_t done = 0;
-    int     slot = 0;
-    for (int64_t group = first; group < last; ++group) {
+    const T *input = (const T *)a.input + row * a.input_stride;
+    uint4    x[EIGHTS][2];
+    if (each) load_input(&a, x, input, row, k_first);
+    const uint4 *slab = (const uint4 *)(ring + (base - shared_address(ring))), *const slabs_end = slab + STAGES * PIECES * 32;
+    #pragma unroll 1
+    for (int group = first; group < last; ++group) {
         float d[TILES][EIGHTS][4];
         #pragma unroll
         for (int i = 0; i < TILES; ++i)
@@ -98,18 +96,17 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
                 #pragma unroll
                 for (int c = 0; c < 4; ++c) d[i][e][c] = 0;
 
-        for (int k = 0; k < each; ++k, ++done) {
+        #pragma unroll 1
+        for (int k_now = k_first; k_now != k_end; k_now += WARPS * 64) {
             uint4 y[EIGHTS][2];                 /* the next slab's input */
-            load_input(&a, y, (from + (k + 1 < each ? k + 1 : 0) * WARPS) * 64, lane);
+            load_input(&a, y, input, row, k_now + WARPS * 64 == k_end ? k_first : k_now + WARPS * 64);
             cp_async_wait(STAGES - 2);
-            if (done + STAGES - 1 < all) COPY_NEXT();
-            cp_async_commit();
-            const uint4 *w = (const uint4 *)(ring + (base - shared_address(ring)) + slot * (PIECES * 512));
+            COPY_NEXT();
             #pragma unroll
             for (int j = 0; j < 2; ++j)
                 #pragma unroll
                 for (int i = 0; i < TILES; ++i) {
-                    const uint4    low = w[(4 * i + j) * 32], high = w[(4 * i + 2 + j) * 32];
+                    const uint4    low = slab[(4 * i + j) * 32], high = slab[(4 * i + 2 + j) * 32];
                     const uint32_t w0[4] = { low.x, high.x, low.y, high.y }, w1[4] = { low.z, high.z, low.w, high.w };
                     #pragma unroll
                     for (int e = 0; e < EIGHTS; ++e) {
@@ -120,7 +117,8 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
                 }
             #pragma unroll
             for (int e = 0; e < EIGHTS; ++e) x[e][0] = y[e][0], x[e][1] = y[e][1];
-            slot = slot + 1 == STAGES ? 0 : slot + 1;
+            slab += PIECES * 32;
+            if (slab == slabs_end) slab -= STAGES * PIECES * 32;
         }
 
         float (*share)[ROWS * PITCH] = sums[(group - first) & 1];       /* in turn: who writes it again has met all in between */
@@ -130,29 +128,31 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
             for (int e = 0; e < EIGHTS; ++e)
                 #pragma unroll
                 for (int c = 0; c < 4; ++c)
-                    share[warp][(8 * e + lane % 4 * 2 + c % 2) * PITCH + 16 * i + lane / 4 + c / 2 * 8] = d[i][e][c];
+                    share[warp][(8 * e + lane % 4 * 2 + c % 2) * PITCH + 16 * i + row + c / 2 * 8] = d[i][e][c];
         __syncthreads();
         if (slices > 1) cluster_wait();         /* all have begun: their inboxes may be written */
-        const int outputs = COLUMNS * (a.rows < ROWS ? (int)a.rows : ROWS), part = (outputs + slices - 1) / slices;
+        const int outputs = COLUMNS * (a.rows < ROWS ? (int)a.rows : ROWS), part = (outputs + (int)slices - 1) / (int)slices;
+        #pragma unroll 1
         for (int o = (int)threadIdx.x; o < outputs; o += 32 * WARPS) {
-            const int m = o / COLUMNS, n = o % COLUMNS;
-            float     sum = 0;
+            const int     m = o / COLUMNS, c = o % COLUMNS;
+            const int64_t column = (int64_t)group * COLUMNS + c;
+            float         sum    = 0;
             #pragma unroll
-            for (int s = 0; s < WARPS; ++s) sum += share[s][m * PITCH + n];
-            const int64_t column = group * COLUMNS + n;
+            for (int s = 0; s < WARPS; ++s) sum += share[s][m * PITCH + c];
             if (slices == 1) linear_store(&a, m, column, sum + linear_bias(&a, column));
-            else cluster_store(&inbox[slice * part + o % part], (unsigned)(o / part), sum);
+            else cluster_store(&inbox[(int)slice * part + o % part], (unsigned)(o / part), sum);
         }
         if (slices > 1) {                       /* one group of columns a cluster */
             cluster_arrive();
             cluster_wait();
-            for (int i = (int)threadIdx.x; i < part; i += 32 * WARPS) {
-                const int o = slice * part + i, m = o / COLUMNS;
-                if (o >= outputs) break;
-                float sum = inbox[i];
-                for (int s = 1; s < slices; ++s) sum += inbox[s * part + i];
-                const int64_t column = group * COLUMNS + o % COLUMNS;
-                linear_store(&a, m, column, sum + linear_bias(&a, column));
+            #pragma unroll 1
+            for (int i = (int)threadIdx.x; i < part && (int)slice * part + i < outputs; i += 32 * WARPS) {
+                const int     o      = (int)slice * part + i;
+                const int64_t column = (int64_t)group * COLUMNS + o % COLUMNS;
+                float         sum    = 0;
+                #pragma unroll 1
+                for (int s = 0; s < (int)slices; ++s) sum += inbox[s * part + i];
+                linear_store(&a, o / COLUMNS, column, sum + linear_bias(&a, column));
             }
         }
     }

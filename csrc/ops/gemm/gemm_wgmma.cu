@@ -6,7 +6,8 @@
  *   SWAP     0: the first operand of the instruction is input, the second weight; 1: the other way round, for few rows of input
  *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
  *   BN       and BN rows of the second
- *   TURNS    1: each group has tiles of its own, 64 BLOCKS high: one stores while the other multiplies
+ *   PACE     0: groups go side by side; 1: each has tiles of its own, 64 BLOCKS high, and one stores while the other multiplies;
+ *            2 and more: the second one stays PACE - 1 slabs behind the first, with the same end
  *   STAGES   parts of the ring, of SLABS slabs each
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
@@ -26,6 +27,8 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
+#define TURNS       (PACE == 1)
+#define BEHIND      (PACE > 1 ? PACE - 1 : 0)
 #define ROWS        (64 * BLOCKS * (TURNS ? 1 : GROUPS))
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + BN) * 128)
@@ -282,6 +285,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         int       turn = 0;
         const int mine = TURNS ? 0 : group;     /* the part of the tile */
         if (TURNS) skip(&stage, &lap, group * (to - from));
+        if (BEHIND && group > 0) named_sync(2 + GROUPS, MULTIPLIERS);
         for (int id = begin + (TURNS ? group * stride : 0); id < a.tiles; id += TURNS ? GROUPS * stride : stride) {
             const corner at   = tile(&a, id);
             int          last = 0;
@@ -299,6 +303,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                             wgmma(d[b], x + i * WGMMA_STEP + b * (8192 / 16), y + i * WGMMA_STEP, k > from || s > 0 || i > 0, (const T *)0);
                 }
                 wgmma_commit();
+                if (BEHIND && group == 0 && id == begin && k - from == (to - from < BEHIND ? to - from : BEHIND) - 1) named_announce(2 + GROUPS, MULTIPLIERS);
                 if (k > from) {                                             /* the stage before this one has been read */
                     wgmma_wait(1);
                     if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
