@@ -25,6 +25,7 @@ struct linear_wgmma_args {
     int32_t            tiles;                       /* of all */
     int32_t            band;                        /* so many first tiles are walked before the next second tile */
     int32_t            steps;                       /* parts of the ring in K */
+    int32_t            stages;                      /* parts of the ring in shared memory */
     int32_t            split;                       /* blocks of a cluster: each has a share of K; above 1 a cluster has one tile */
     int32_t            by_tma;                      /* out is in the kernel's format and in 16-byte pieces */
 };

@@ -152,6 +152,10 @@ static bool stream_takes(const struct stream_build *b, const linear_call *c, con
            (split == 1 || (split <= 8 && c->device->major >= 9 && ceil_div(a->columns, b->columns) * split < most && split <= ceil_div(a->depth, 64)));
 }
 
+/* Bytes for the sums of all shares of a block's part of the tile, and for these and the ring together. */
+static int wgmma_inbox(const struct wgmma_build *b, int split) { return split * ((b->rows / 16 + split - 1) / split) * 16 * b->bn * 4; }
+enum { WGMMA_SHARED = 232448 - 1024 - 512 };
+
 /* Rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
 static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const struct linear_args *a, int split)
 {
@@ -161,7 +165,7 @@ static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const
            ceil_div(a->rows, 16) <= most / (ceil_div(a->columns, 16) * a->batch) &&
            (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far &&
            (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far)) &&
-           (split == 1 || (split <= 8 && split <= steps && b->pace == 0));
+           (split == 1 || (split <= 8 && split <= steps && b->pace != 1 && WGMMA_SHARED - wgmma_inbox(b, split) >= 3 * b->slabs * (b->rows + b->bn) * 128));
 }
 
 /* Whether out can be written in boxes. */
@@ -208,11 +212,16 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
     SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, b->swap ? &w.first : &w.second));
     if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(c->op, "out", &out, &w.result));
 
-    /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
+    /* Behind the ring: results on their way out, or one sum of each share. The last KiB aligns the slabs. */
+    const int stage = b->slabs * (b->rows + b->bn) * 128;
+    const int behind = split > 1 ? wgmma_inbox(b, split) : b->groups * b->buffers * 64 * chunk * 2;
+    w.stages = (int32_t)least(b->stages, (WGMMA_SHARED - behind) / stage);
+
+    /* A cluster that splits K has one tile; lone blocks walk through theirs. */
     const sgk_launch shape = {
         .grid          = { split > 1 ? (int64_t)w.tiles * split : least(w.tiles, c->device->multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
-        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
+        .shared_memory = (unsigned)(w.stages * stage + behind + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
     };
     if (sgk_log_wanted(c->exec))
@@ -307,6 +316,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
         const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
         for (int split = 1; split <= 4 && split <= steps; ++split) {
             if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
+            if (!wgmma_takes(b, c, a, split)) continue;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
             const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
             const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
@@ -439,6 +449,6 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         if (!choice.kernel) choice = choose_mma(&c, a, batch_invariant);
         if (!choice.kernel) choice = choose_simt(&c, a);
     }
-    takes(&c, choice, a, true, &status);
+    SGK_REQUIRE(takes(&c, choice, a, true, &status), SGK_FAILED, "%s: the build chosen does not take this shape", op);
     return status;
 }

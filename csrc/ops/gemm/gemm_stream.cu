@@ -28,10 +28,10 @@
 #define PITCH    (COLUMNS + 4)                  /* of a row of sums: no bank is met twice */
 #define OUTPUTS  (COLUMNS * ROWS)
 
-/* Zeros instead of data where `bytes` is 0. */
-DEVICE void copy16(uint32_t to, const void *from, int bytes)
+/* Zeros instead of data where `bytes` is 0. L2 may forget first what is read once. */
+DEVICE void copy16(uint32_t to, const void *from, int bytes, uint64_t policy)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from), "r"(bytes), "l"(policy) : "memory");
 }
 
 DEVICE void load_input(const linear_args *a, uint4 (&x)[EIGHTS][2], const T *from, int row, int k)
@@ -61,6 +61,8 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
     int            left = each * (last - first);                                /* slabs to copy */
 
     cluster_arrive();
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     int         n = first * COLUMNS + row, k = k_first;                         /* what is copied next */
     const T    *w  = (const T *)a.weight + n * a.weight_stride + k;
     uint32_t    at = base;
@@ -70,7 +72,7 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
             --left; \
             _Pragma("unroll") for (int i_ = 0; i_ < 2 * TILES; ++i_) \
                 _Pragma("unroll") for (int j_ = 0; j_ < 2; ++j_) \
-                    copy16(at + (2 * i_ + j_) * 512, w + 8 * i_ * a.weight_stride + 32 * j_, n + 8 * i_ < (int)a.columns && k + 32 * j_ < (int)a.depth ? 16 : 0); \
+                    copy16(at + (2 * i_ + j_) * 512, w + 8 * i_ * a.weight_stride + 32 * j_, n + 8 * i_ < (int)a.columns && k + 32 * j_ < (int)a.depth ? 16 : 0, policy); \
             k += WARPS * 64, w += WARPS * 64; \
             if (k == k_end) k = k_first, n += COLUMNS, w += COLUMNS * a.weight_stride - each * (WARPS * 64); \
             at = at + PIECES * 512 == base + STAGES * PIECES * 512 ? base : at + PIECES * 512; \

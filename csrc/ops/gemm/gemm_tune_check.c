@@ -145,7 +145,7 @@ int tune_gemm(const char *path, const int64_t *sizes)
             for (int j = 1; j < count; ++j)
                 if (all[j].median < best->median) best = &all[j];
             for (int j = 0; j < count; ++j)
-                if (sizes || all[j].median < 1.25 * best->median)
+                if (sizes || all[j].median < 2.5 * best->median)
                     printf("%lld %lld %lld %.2f %s %s %d%s\n", (long long)m, (long long)n, (long long)k, all[j].median * 1e6, all[j].choice.kernel->entry, all[j].choice.kernel->defines,
                            all[j].choice.split, &all[j] == best ? " *" : "");
             char token[40];
