@@ -173,7 +173,8 @@ static void usage(FILE *f)
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
                "  --shape=A,B,...  the same for one shape: rows, columns, depth of linear\n"
-               "  --tune=FILE      writes FILE, the builds of linear that were fastest on this GPU (csrc/ops/gemm/gemm_table.def); with --shape, of that shape\n"
+               "  --tune=FILE      writes FILE, the builds of linear that were fastest on this GPU (csrc/ops/gemm/gemm_table.def); with --shape=M,N,K, of that\n"
+               "                   shape, with --shape=I from the grid's I-th on\n"
                "  --self-test      broken functions that must be reported\n"
                "  --pack=FILE      damages copies of a pack in every way: each must be refused\n"
                "  --json=FILE      results\n");
@@ -317,7 +318,7 @@ int main(int argc, char **argv)
     catch_crashes();
     printf("seed %llu\n", (unsigned long long)check_seed);
     if (self_testing) return self_test();
-    if (tune && tune_gemm) return tune_gemm(tune, shape_dimensions == 3 ? shape_sizes : NULL);
+    if (tune && tune_gemm) return tune_gemm(tune, shape_dimensions == 3 ? shape_sizes : NULL, shape_dimensions == 1 ? (int)shape_sizes[0] : 0);
 
     if (large_only && !any_level_asked) ask_level("cuda");
     run_levels(have);

@@ -15,17 +15,18 @@ static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share
 };
 
 /* The macros are explained in the kernel. 16 x `tiles` columns and up to `rows` rows are a block's at a time. Other GPUs have less shared memory. */
-#define STREAM(type, dtype, tiles, eights, stages, archs)                                                                           \
-    { SGK_KERNEL("gemm/gemm_stream.cu", "linear_stream", "-DT=" type " -DTILES=" #tiles " -DEIGHTS=" #eights " -DSTAGES=" #stages, archs), \
-      dtype, 16 * tiles, 8 * eights, stages, tiles }
-#define STREAMS(type, dtype)                         \
-    STREAM(type, dtype, 1, 1, 8, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 2, 1, 5, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 1, 2, 8, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 2, 2, 5, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 1, 1, 4, SGK_GENERAL & ~SGK_ARCH_90A), \
-    STREAM(type, dtype, 1, 2, 4, SGK_GENERAL & ~SGK_ARCH_90A)
-static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, rows, stages, tiles; } stream_builds[] = {
+#define STREAM(type, dtype, tiles, eights, warps, stages, archs)                                                                    \
+    { SGK_KERNEL("gemm/gemm_stream.cu", "linear_stream", "-DT=" type " -DTILES=" #tiles " -DEIGHTS=" #eights " -DWARPS=" #warps " -DSTAGES=" #stages, archs), \
+      dtype, 16 * tiles, 8 * eights, warps, stages, warps * stages * (4 * tiles + 2 * eights) * 512 }
+#define STREAMS(type, dtype)                            \
+    STREAM(type, dtype, 1, 1, 8, 8, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 2, 1, 8, 5, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 1, 2, 8, 6, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 2, 2, 8, 3, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 4, 2, 4, 4, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 1, 1, 8, 3, SGK_GENERAL),       \
+    STREAM(type, dtype, 1, 2, 8, 2, SGK_GENERAL)
+static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, rows, warps, stages, ring; } stream_builds[] = {
     STREAMS("f16", SGK_F16), STREAMS("bf16", SGK_BF16),
 };
 
@@ -248,7 +249,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
     if (s) {
         const int64_t groups = ceil_div(a->columns, s->columns);
-        *status = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), 8, (int64_t)8 * s->stages * s->tiles * 2048, a);
+        *status = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
     }
     if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
     if (w) *status = launch_wgmma(w, c, choice, a);
@@ -274,11 +275,26 @@ static linear_choice choose_vector(const linear_call *c, const struct linear_arg
     return (linear_choice){ NULL, 1 };
 }
 
+/*
+ * For few rows, the build and the shares of K with the least time: what a block reads of weight and input, at the rate of one multiprocessor,
+ * but no less than all of it takes; in nanoseconds.
+ */
 static linear_choice choose_stream(const linear_call *c, const struct linear_args *a)
 {
-    for (size_t i = 0; i < COUNT(stream_builds); ++i)
-        if (stream_takes(&stream_builds[i], c, a, 1)) return (linear_choice){ &stream_builds[i].kernel, 1 };
-    return (linear_choice){ NULL, 1 };
+    linear_choice best       = { NULL, 1 };
+    double        least_time = 0;
+    for (size_t i = 0; i < COUNT(stream_builds); ++i) {
+        struct stream_build *b = &stream_builds[i];
+        for (int split = 1; split <= 8; ++split) {
+            const int64_t groups = ceil_div(a->columns, b->columns), blocks = groups * split * a->batch;
+            if (!stream_takes(b, c, a, split) || (split > 1 && blocks > c->device->multiprocessors)) continue;
+            const double slabs = (double)ceil_div(ceil_div(a->depth, 64), split) * (double)ceil_div(blocks, c->device->multiprocessors);
+            const double block = slabs * 128 * (double)(b->columns + least(a->rows, b->rows)) / 40, all = 2.0 * (double)(a->batch * a->columns * a->depth) / 4300;
+            const double time  = (block > all ? block + all / 8 : all + block / 8) + (split > 1 ? 400 : 0);
+            if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
+        }
+    }
+    return best;
 }
 
 /* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
@@ -329,7 +345,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 /* ---- what was measured: gemm_table.def ---------------------------------------------------------------------------------------- */
 
 /* Builds by what distinguishes them, whatever their order. */
-#define S(columns, rows, split)         (UINT32_C(1) << 28 | (uint32_t)(columns) << 16 | (uint32_t)(rows) << 8 | (uint32_t)(split))
+#define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
 #define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
 #define W(swap, pace, rows, bn, split)  (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(pace) << 25 | (uint32_t)(rows) << 17 | (uint32_t)(bn) << 8 | (uint32_t)(split))
@@ -341,7 +357,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
-    else if (s) snprintf(text, size, "S(%d, %d, %d)", s->columns, s->rows, choice.split);
+    else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d)", w->swap, w->pace, w->rows, w->bn, choice.split);
     else snprintf(text, size, "0");
@@ -352,7 +368,7 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
 {
     const int split = (int)(token & 255);
     for (size_t i = 0; i < COUNT(stream_builds); ++i)
-        if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, split)) return &stream_builds[i].kernel;
+        if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, stream_builds[i].stages, split)) return &stream_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         const struct wgmma_build *w = &wgmma_builds[i];
         if (w->dtype == dtype && token == W(w->swap, w->pace, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
@@ -406,14 +422,14 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     if (v) return rows > v->rows / 2 && columns < 100000;
-    if (s) return s->rows < 2 * rows || s->rows == 8;
+    if (s) return (s->rows < 2 * rows || s->rows == 8) && (choice.split == 1 || ceil_div(columns, s->columns) * choice.split <= MULTIPROCESSORS);
     if (m) return rows > m->bm / 2 && rows <= 2 * m->bm && rows <= 64;
     if (!w) return false;
     const int64_t down = ceil_div(w->swap ? columns : rows, w->rows), across = ceil_div(w->swap ? rows : columns, w->bn);
     if (w->swap && (w->bn >= 2 * rows && w->bn > 16)) return false;
     if (w->swap && across > 4 && w->bn < 128) return false;
     if (!w->swap && 2 * rows <= w->rows) return false;
-    return choice.split == 1 || (down * across * choice.split <= 2 * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
+    return choice.split == 1 || (down * across * choice.split <= MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
 }
 
 bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth)
@@ -440,6 +456,7 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
     }
     linear_choice choice = { NULL, 1 };
     if (!batch_invariant) choice = choose_measured(&c, a);
+    if (!choice.kernel && !batch_invariant && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) choice = choose_stream(&c, a);
     if (!choice.kernel) choice = choose_wgmma(&c, a, batch_invariant);
     if (!choice.kernel) {
         if (!c.pieces) c.why = " (rows of input or weight not in 16-byte pieces)";

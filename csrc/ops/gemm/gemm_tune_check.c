@@ -70,7 +70,7 @@ static int measure(candidate *all, int64_t m, int64_t n, int64_t k)
     const size_t each   = (size_t)((m + n) * k * 2), cache = (size_t)gpu_l2_bytes();
     const int    copies = (int)(3 * cache / 2 / each + 1);
     const double least  = (double)each / 4e12 + 2.0 * (double)m * (double)n * (double)k / 7e14;       /* seconds of a call */
-    const int    wanted = least > 3e-4 ? 1 : least > 1e-4 ? 2 : 6, nodes = copies > wanted ? copies : wanted, rounds = least > 5e-4 ? 3 : ROUNDS;
+    const int    wanted = least > 3e-4 ? 1 : least > 1e-4 ? 3 : least > 3e-5 ? 8 : 24, nodes = copies > wanted ? copies : wanted, rounds = least > 5e-4 ? 3 : ROUNDS;
     int          count  = 0;
     if (each * (size_t)(copies + 1) > room || (size_t)(m * n * 2) > out_room / 2) return 0;
     for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
@@ -116,7 +116,7 @@ static void fill(void)
     free(numbers);
 }
 
-int tune_gemm(const char *path, const int64_t *sizes)
+int tune_gemm(const char *path, const int64_t *sizes, int first)
 {
     if (!gpu_present()) {
         fprintf(stderr, "sgk-check: --tune: %s\n", gpu_error());
@@ -135,7 +135,7 @@ int tune_gemm(const char *path, const int64_t *sizes)
     static candidate all[CANDIDATES];
     fprintf(f, "/* Written by sgk-check --tune on %s. N, K, then the choice for each of LINEAR_TABLE_ROWS; see gemm_gpu.c. */\n", gpu_name());
     const double start = clock_now();
-    for (size_t s = 0; s < (sizes ? 1 : sizeof grid / sizeof *grid); ++s) {
+    for (size_t s = sizes ? 0 : (size_t)first; s < (sizes ? 1 : sizeof grid / sizeof *grid); ++s) {
         const int64_t n = sizes ? sizes[1] : grid[s][0], k = sizes ? sizes[2] : grid[s][1];
         fprintf(f, "    { %lld, %lld, {", (long long)n, (long long)k);
         for (size_t r = 0; r < (sizes ? 1 : sizeof grid_rows / sizeof *grid_rows); ++r) {
