@@ -25,6 +25,7 @@ OWN_OPERATORS = {
     "multimodal_rotary_embedding": "multimodal_rotary_embedding_cpu without results, which are its arguments: torch.compile takes it",
     "apply_rotary_pos_emb": "the same of apply_rotary_pos_emb_cpu",
     "linear": "input @ weight.T + bias, which the releases leave to torch",
+    "linear_batched": "the same with a weight for each product of a batch",
     "softmax": "softmax with temperature, which the releases leave to torch",
     "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
     "flash_attn_append": "the same, with new keys and values written into the cache",
