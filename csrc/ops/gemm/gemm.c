@@ -3,6 +3,7 @@
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
 #include "cuda/tensor_map.h"
+#include "gemm_packed_cuda.h"
 #include "sgl_kernel/gemm.h"
 
 SGK_CPU_DECL(linear);
@@ -63,7 +64,14 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 };
 /* clang-format on */
 
-const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
+/* clang-format off */
+const sgk_kernel_table gemm_kernels[] = {
+    SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds),
+    SGK_KERNEL_TABLE(packed_mma_builds), SGK_KERNEL_TABLE(packed_simt_builds), SGK_KERNEL_TABLE(packed_i8_builds), SGK_KERNEL_TABLE(packed_quant_builds),
+    SGK_KERNEL_TABLE(packed_sigmoid_builds), SGK_KERNEL_TABLE(pack_builds),
+    { 0 }
+};
+/* clang-format on */
 
 static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -174,6 +174,7 @@ static void check_linear_refused(sgk_dtype dtype)
 }
 
 void check_embed(void);
+void check_packed(void);
 
 void shape_gemm(const int64_t *sizes, int count)
 {
@@ -185,6 +186,7 @@ void shape_gemm(const int64_t *sizes, int count)
 void check_gemm(void)
 {
     check_embed();
+    check_packed();
     static const sgk_dtype formats[]                  = { SGK_F32, SGK_F16, SGK_BF16 };
     static const struct { int64_t m, n, k; } shapes[] = {
         { 0, 5, 7 },
