@@ -137,4 +137,49 @@ SGK_API sgk_status sgk_mxfp4_scaled_mm_cpu(const DLTensor *out, const DLTensor *
  */
 SGK_API sgk_status sgk_int4_scaled_mm_cpu(const DLTensor *out, const DLTensor *x, const DLTensor *w, const DLTensor *w_zeros, const DLTensor *w_scales,
                                           const DLTensor *bias, const sgk_exec *exec);
+
+typedef struct {
+    size_t          size;                   /* sizeof(sgk_qkv_proj_options) */
+    double          eps;                    /* of both norms */
+    bool            use_int8_w8a8, use_fp8_w8a16;                                  /* one at most */
+    const DLTensor *q_a_proj_scale, *q_b_proj_scale, *kv_a_proj_scale;              /* i8: f32, one a row; e4m3: f32 blocks; else NULL */
+    const DLTensor *w_scale;                /* f32, no dimension, of w_kc in e4m3; may be NULL */
+    bool            is_vnni;                /* must be true */
+    const int64_t  *block_size;             /* of e4m3 */
+    int64_t         block_count;
+    int64_t         q_lora_rank, kv_lora_rank, qk_rope_head_dim;                   /* of the form with one weight */
+} sgk_qkv_proj_options;
+
+/**
+ * The input projection of multi-head latent attention. With qa and kv the products of hidden_states with the two first weights:
+ *
+ *     q = rmsnorm(qa) q_b^T, [T, H, Dn + Dr]
+ *     q_input[t, h] = [ q[t, h, :Dn] w_kc[h]^T | rope(q[t, h, Dn:]) ]
+ *     k_input[t, 0] = [ rmsnorm(kv[t, :Rkv])   | rope(kv[t, Rkv:])  ]
+ *
+ * rope turns neighbours, (x[2 i], x[2 i + 1]), by row positions[t] of cos_sin_cache. Every product and norm is rounded once.
+ *
+ * @param q_input          [T, H, Rkv + Dr], dtype of hidden_states; tokens and heads may be strided
+ * @param k_input          [T, 1, Rkv + Dr], dtype of hidden_states; its first Rkv columns are the values
+ * @param hidden_states    [T, D], f32 | f16 | bf16; rows may be strided
+ * @param q_a_proj_weight  [Rq, D], packed: dtype of hidden_states, or i8 [Rq, D + 4] or e4m3 as options say; so are the next two
+ * @param q_b_proj_weight  [H (Dn + Dr), Rq]
+ * @param kv_a_proj_weight [Rkv + Dr, D]
+ * @param w_kc             [H, Rkv, Dn], packed: dtype of hidden_states or e4m3
+ * @param q_a_layernorm_weight,kv_a_layernorm_weight  [Rq], [Rkv], dtype of hidden_states
+ * @param positions        [T], i64; rows of cos_sin_cache
+ * @param cos_sin_cache    [P, Dr], dtype of hidden_states: Dr / 2 cosines, then as many sines
+ *
+ * Scratch memory: on both devices.
+ */
+SGK_API sgk_status sgk_qkv_proj_with_rope(const DLTensor *q_input, const DLTensor *k_input, const DLTensor *hidden_states, const DLTensor *q_a_proj_weight,
+                                          const DLTensor *q_b_proj_weight, const DLTensor *kv_a_proj_weight, const DLTensor *w_kc,
+                                          const DLTensor *q_a_layernorm_weight, const DLTensor *kv_a_layernorm_weight, const DLTensor *positions,
+                                          const DLTensor *cos_sin_cache, const sgk_qkv_proj_options *options, const sgk_exec *exec);
+
+/** The same with the two first weights in one, [Rq + Rkv + Dr, D], whose scale is options' q_a_proj_scale. */
+SGK_API sgk_status sgk_qkv_proj_with_rope_fused_weight(const DLTensor *q_input, const DLTensor *k_input, const DLTensor *hidden_states,
+                                                       const DLTensor *qkv_a_proj_weight, const DLTensor *q_b_proj_weight, const DLTensor *w_kc,
+                                                       const DLTensor *q_a_layernorm_weight, const DLTensor *kv_a_layernorm_weight, const DLTensor *positions,
+                                                       const DLTensor *cos_sin_cache, const sgk_qkv_proj_options *options, const sgk_exec *exec);
 #endif

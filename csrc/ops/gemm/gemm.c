@@ -68,7 +68,7 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds),
     SGK_KERNEL_TABLE(packed_mma_builds), SGK_KERNEL_TABLE(packed_simt_builds), SGK_KERNEL_TABLE(packed_i8_builds), SGK_KERNEL_TABLE(packed_quant_builds),
-    SGK_KERNEL_TABLE(packed_sigmoid_builds), SGK_KERNEL_TABLE(pack_builds),
+    SGK_KERNEL_TABLE(packed_sigmoid_builds), SGK_KERNEL_TABLE(pack_builds), SGK_KERNEL_TABLE(mla_builds),
     { 0 }
 };
 /* clang-format on */

@@ -45,64 +45,80 @@ static int64_t chunk_of(const struct packed_args *a, packed_way way)
     return a->group_k / pieces;
 }
 
-sgk_status packed_on_cpu(const char *op, const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec)
+/* Of the arguments' sizes alone. */
+static struct packed_cpu_args plan_of(const struct packed_args *a, bool quantise, const sgk_exec *exec)
 {
-    const packed_way way     = way_of(a);
-    const int64_t    threads = sgk_num_threads(exec), row_bytes = packed_ceil(a->depth, packed_step(way)) * 4;
+    const packed_way way       = way_of(a);
+    const int64_t    threads   = sgk_num_threads(exec);
+    struct packed_cpu_args cpu = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise, .row_bytes = packed_ceil(a->depth, packed_step(way)) * 4 };
     /* What is prepared at a time: some matrices, or some rows of one. */
-    const int64_t rows = least(a->rows, most(STRIP_BYTES / most(row_bytes, 1), PACKED_BLOCK_ROWS));
-    const int64_t batch = rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(rows * row_bytes, 1)));
-
-    struct packed_cpu_args cpu = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise };
+    cpu.some_rows  = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
+    cpu.some       = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
     cpu.group      = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
-    cpu.row_blocks = packed_ceil(rows, PACKED_BLOCK_ROWS);
-    const int64_t across = batch * packed_ceil(a->columns, cpu.group);
-    if (cpu.row_blocks * across < 2 * threads) cpu.row_blocks = most(cpu.row_blocks, least(packed_ceil(rows, PACKED_STRIP), packed_ceil(2 * threads, across)));
-    const int64_t weights = batch * a->columns * (a->depth + 1), worth = 1 + weights / GRAIN_BYTES + 2 * rows * weights / GRAIN_OPERATIONS;
-    const int64_t parts   = least(least(threads, across * cpu.row_blocks), worth);
-    cpu.part_scratch      = 2 * PACKED_PANEL_BYTES + whole_lines(packed_ceil(rows, cpu.row_blocks) * cpu.group * 4);
+    cpu.row_blocks = packed_ceil(cpu.some_rows, PACKED_BLOCK_ROWS);
+    const int64_t across = cpu.some * packed_ceil(a->columns, cpu.group);
+    if (cpu.row_blocks * across < 2 * threads) cpu.row_blocks = most(cpu.row_blocks, least(packed_ceil(cpu.some_rows, PACKED_STRIP), packed_ceil(2 * threads, across)));
+    const int64_t weights = cpu.some * a->columns * (a->depth + 1), worth = 1 + weights / GRAIN_BYTES + 2 * cpu.some_rows * weights / GRAIN_OPERATIONS;
+    cpu.parts        = least(least(threads, across * cpu.row_blocks), worth);
+    cpu.part_scratch = 2 * PACKED_PANEL_BYTES + whole_lines(packed_ceil(cpu.some_rows, cpu.row_blocks) * cpu.group * 4);
+    return cpu;
+}
 
-    const int64_t strips = whole_lines(batch * rows * row_bytes), scales = whole_lines(batch * rows * 4);
-    sgk_scratch   scratch;
-    SGK_TRY(sgk_scratch_get(&scratch, op, (size_t)(strips + scales + parts * cpu.part_scratch), device, exec));
-    if (scratch.query_only) return SGK_OK;
-    cpu.strips        = scratch.memory;
-    cpu.row_scale     = (float *)(void *)((char *)scratch.memory + strips);
-    cpu.scratch       = (char *)scratch.memory + strips + scales;
-    sgk_status status = SGK_OK;
-    for (int64_t b = 0; b < a->batch && status == SGK_OK; b += batch)
-        for (int64_t m = 0; m < a->rows && status == SGK_OK; m += rows) {
+static int64_t strip_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * cpu->some_rows * cpu->row_bytes); }
+static int64_t scale_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * cpu->some_rows * 4); }
+
+size_t packed_scratch(const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec)
+{
+    if (a->batch == 0 || a->rows == 0 || a->columns == 0) return 0;
+    if (device.device_type == kDLCUDA) return packed_scratch_on_gpu(a, quantise);
+    const struct packed_cpu_args cpu = plan_of(a, quantise, exec);
+    return (size_t)(strip_bytes(&cpu) + scale_bytes(&cpu) + cpu.parts * cpu.part_scratch);
+}
+
+static sgk_status run_on_cpu(const char *op, const struct packed_args *a, bool quantise, char *memory, const sgk_exec *exec)
+{
+    struct packed_cpu_args cpu   = plan_of(a, quantise, exec);
+    const int64_t          parts = cpu.parts;
+    cpu.strips    = (uint32_t *)(void *)memory;
+    cpu.row_scale = (float *)(void *)(memory + strip_bytes(&cpu));
+    cpu.scratch   = memory + strip_bytes(&cpu) + scale_bytes(&cpu);
+    for (int64_t b = 0; b < a->batch; b += cpu.some)
+        for (int64_t m = 0; m < a->rows; m += cpu.some_rows) {
             struct packed_args *part = &cpu.a;
-            part->batch       = least(batch, a->batch - b);
-            part->rows        = least(rows, a->rows - m);
+            part->batch       = least(cpu.some, a->batch - b);
+            part->rows        = least(cpu.some_rows, a->rows - m);
             part->out         = (char *)a->out + (b * a->out_batch + m * a->out_stride) * sgk_dtype_size(a->out_dtype);
             part->input       = (const char *)a->input + (b * a->input_batch + m * a->input_stride) * sgk_dtype_size(a->dtype);
             part->weight      = (const char *)a->weight + b * a->weight_batch;
             part->input_scale = a->input_scale ? a->input_scale + m : NULL;
-            cpu.items = part->batch * packed_ceil(a->columns, cpu.group) * cpu.row_blocks;
-            cpu.parts = least(parts, cpu.items);
-            int64_t all = 0;
+            cpu.items         = part->batch * packed_ceil(a->columns, cpu.group) * cpu.row_blocks;
+            cpu.parts         = least(parts, cpu.items);
+            int64_t strips    = 0;
             for (int64_t i = 0; i < cpu.row_blocks; ++i)
-                all += packed_ceil(packed_share(part->rows, i + 1, cpu.row_blocks) - packed_share(part->rows, i, cpu.row_blocks), PACKED_STRIP);
-            const int64_t grain = sgk_cpu_grain(PACKED_STRIP * row_bytes);
-            status = sgk_cpu_run(op, packed_strips_cpu, &cpu, part->batch * all, grain, exec);
-            if (status == SGK_OK) status = sgk_cpu_run(op, packed_cpu, &cpu, cpu.parts, 1, exec);
+                strips += packed_ceil(packed_share(part->rows, i + 1, cpu.row_blocks) - packed_share(part->rows, i, cpu.row_blocks), PACKED_STRIP);
+            SGK_TRY(sgk_cpu_run(op, packed_strips_cpu, &cpu, part->batch * strips, sgk_cpu_grain(PACKED_STRIP * cpu.row_bytes), exec));
+            SGK_TRY(sgk_cpu_run(op, packed_cpu, &cpu, cpu.parts, 1, exec));
         }
+    return SGK_OK;
+}
+
+sgk_status packed_run(const char *op, const struct packed_args *a, bool quantise, void *memory, DLDevice device, const sgk_exec *exec)
+{
+    if (a->batch == 0 || a->rows == 0 || a->columns == 0) return SGK_OK;
+    return device.device_type == kDLCUDA ? packed_run_on_gpu(op, a, quantise, memory, device, exec) : run_on_cpu(op, a, quantise, memory, exec);
+}
+
+sgk_status packed_product(const char *op, const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec)
+{
+    sgk_scratch scratch;
+    SGK_TRY(sgk_scratch_get(&scratch, op, packed_scratch(a, quantise, device, exec), device, exec));
+    if (scratch.query_only) return SGK_OK;
+    const sgk_status status = packed_run(op, a, quantise, scratch.memory, device, exec);
     sgk_scratch_put(&scratch);
     return status;
 }
 
 /* ---- products --------------------------------------------------------------------------------------------------------------------- */
-
-static sgk_status run(const sgk_match *m, const struct packed_args *a, bool quantise, const sgk_exec *exec)
-{
-    if (a->batch == 0 || a->rows == 0 || a->columns == 0) {
-        SGK_NO_SCRATCH(exec);
-        return SGK_OK;
-    }
-    if (sgk_on_gpu(m)) return packed_on_gpu(m->op, a, quantise, m->device, exec);
-    return packed_on_cpu(m->op, a, quantise, m->device, exec);
-}
 
 static int32_t format_of(sgk_dtype t)
 {
@@ -117,6 +133,7 @@ static struct packed_args product(const sgk_match *m, const DLTensor *out, const
         .input         = sgk_data(input),
         .weight        = sgk_data(weight),
         .bias          = sgk_data(bias),
+        .bias_dtype    = SGK_F32,
         .batch         = 1,
         .rows          = SGK_DIM(m, 'M'),
         .columns       = SGK_DIM(m, 'N'),
@@ -148,7 +165,7 @@ sgk_status sgk_weight_packed_linear(const DLTensor *out, const DLTensor *mat1, c
     SGK_TRY(sgk_match_done(&m));
     struct packed_args a = product(&m, out, mat1, mat2, bias, is_vnni);
     if (small) a.format = WEIGHT_SMALL;
-    return run(&m, &a, false, exec);
+    return packed_product(m.op, &a, false, m.device, exec);
 }
 
 sgk_status sgk_bmm_cpu(const DLTensor *out, const DLTensor *mat1, const DLTensor *mat2, bool is_vnni, const DLTensor *scale, const sgk_exec *exec)
@@ -169,7 +186,7 @@ sgk_status sgk_bmm_cpu(const DLTensor *out, const DLTensor *mat1, const DLTensor
     a.weight_batch = is_vnni ? a.columns * a.depth * sgk_dtype_size(sgk_dtype_at(mat2)) : sgk_stride(mat2, 0) * sgk_dtype_size(sgk_dtype_at(mat2));
     a.scale        = sgk_data(scale);
     a.group_n = most(a.columns, 1), a.group_k = most(a.depth, 1);
-    return run(&m, &a, false, exec);
+    return packed_product(m.op, &a, false, m.device, exec);
 }
 
 /* mat2 [N, K] of i8, or packed [N, K + 4]. */
@@ -204,7 +221,7 @@ sgk_status sgk_int8_scaled_mm_cpu(const DLTensor *out, const DLTensor *mat1, con
     struct packed_args a = product(&m, out, mat1, mat2, bias, is_vnni);
     a.scale              = sgk_data(scales2);
     a.input_scale        = sgk_data(scales1);
-    return run(&m, &a, false, exec);
+    return packed_product(m.op, &a, false, m.device, exec);
 }
 
 sgk_status sgk_int8_scaled_mm_with_quant(const DLTensor *out, const DLTensor *mat1, const DLTensor *mat2, const DLTensor *scales2, const DLTensor *bias, bool is_vnni,
@@ -218,7 +235,7 @@ sgk_status sgk_int8_scaled_mm_with_quant(const DLTensor *out, const DLTensor *ma
     SGK_TRY(sgk_match_done(&m));
     struct packed_args a = product(&m, out, mat1, mat2, bias, is_vnni);
     a.scale              = sgk_data(scales2);
-    return run(&m, &a, true, exec);
+    return packed_product(m.op, &a, true, m.device, exec);
 }
 
 sgk_status sgk_fp8_scaled_mm_cpu(const DLTensor *out, const DLTensor *mat1, const DLTensor *mat2, const DLTensor *scales2, const int64_t *block_size, int64_t block_count,
@@ -242,7 +259,7 @@ sgk_status sgk_fp8_scaled_mm_cpu(const DLTensor *out, const DLTensor *mat1, cons
     struct packed_args a = product(&m, out, mat1, mat2, bias, is_vnni);
     a.scale              = sgk_data(scales2);
     a.group_n = block_size[0], a.group_k = block_size[1];
-    return run(&m, &a, false, exec);
+    return packed_product(m.op, &a, false, m.device, exec);
 }
 
 sgk_status sgk_mxfp4_scaled_mm_cpu(const DLTensor *out, const DLTensor *mat1, const DLTensor *mat2, const DLTensor *scales2, const DLTensor *bias, bool is_vnni,
@@ -264,7 +281,7 @@ sgk_status sgk_mxfp4_scaled_mm_cpu(const DLTensor *out, const DLTensor *mat1, co
     struct packed_args a = product(&m, out, mat1, mat2, bias, is_vnni);
     a.scale              = sgk_data(scales2);
     a.group_k            = MXFP4_GROUP;
-    return run(&m, &a, false, exec);
+    return packed_product(m.op, &a, false, m.device, exec);
 }
 
 sgk_status sgk_int4_scaled_mm_cpu(const DLTensor *out, const DLTensor *x, const DLTensor *w, const DLTensor *w_zeros, const DLTensor *w_scales, const DLTensor *bias,
@@ -293,7 +310,7 @@ sgk_status sgk_int4_scaled_mm_cpu(const DLTensor *out, const DLTensor *x, const 
     a.scale   = sgk_data(w_scales);
     a.zeros   = sgk_data(w_zeros);
     a.group_k = group;
-    return run(&m, &a, true, exec);
+    return packed_product(m.op, &a, true, m.device, exec);
 }
 
 sgk_status sgk_fused_linear_sigmoid_mul(const DLTensor *out, const DLTensor *mat1, const DLTensor *mat2, const DLTensor *bias, bool is_vnni, const DLTensor *post_mul_mat,

@@ -54,7 +54,7 @@ DEVICE float weight_scale(const packed_args *a, int32_t format, int64_t n, int64
     return ((const float *)a->scale)[n / a->group_n * groups + g];
 }
 
-DEVICE float packed_bias(const packed_args *a, int64_t n) { return a->bias && n < a->columns ? a->bias[n] : 0; }
+DEVICE float packed_bias(const packed_args *a, int64_t n) { return a->bias && n < a->columns ? ((const float *)a->bias)[n] : 0; }
 
 DEVICE void packed_store(const packed_args *a, int64_t b, int64_t m, int64_t n, float v)
 {

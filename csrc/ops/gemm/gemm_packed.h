@@ -16,7 +16,7 @@
 #ifndef SGK_GEMM_PACKED_H
 #define SGK_GEMM_PACKED_H
 #include "base/types.h"
-#ifdef __CUDACC_RTC__
+#ifdef __CUDACC__
 #define PACKED_FN static __device__ __forceinline__
 #else
 #define PACKED_FN static inline
@@ -44,7 +44,7 @@ typedef enum {
 struct packed_args {
     void          *out;
     const void    *input, *weight;
-    const float   *bias;                                /* NULL: none */
+    const void    *bias;                                /* NULL: none */
     const void    *scale;                               /* i8: f32 [N]; e4m3: f32 [ceil(N / group_n)][ceil(K / group_k)]; mxfp4: u8; int4: f32; NULL: none */
     const int8_t  *zeros;                               /* int4 */
     const float   *input_scale;                         /* i8, input u8: [rows] */
@@ -53,7 +53,7 @@ struct packed_args {
     int64_t        input_batch, input_stride;
     int64_t        weight_batch, weight_stride;         /* weight_batch in bytes; weight_stride of plain rows */
     int64_t        group_n, group_k;
-    sgk_dtype      dtype, out_dtype;                    /* of input and out */
+    sgk_dtype      dtype, out_dtype, bias_dtype;        /* dtype of input; bias: f32, or dtype on the CPU */
     int32_t        format;                              /* weight_format */
     int32_t        plain;                               /* weight is as the model has it */
 };
@@ -164,11 +164,11 @@ struct packed_quant_args {
 
 /* What lies between the products of qkv_proj_with_rope: see gemm_mla.c. */
 
-#ifndef __CUDACC_RTC__
+#ifndef __CUDACC__
 
 /* The CPU's work is cut into items, a block of rows by some columns; part p of them has the p-th piece of the scratch memory. */
 enum {
-    PACKED_STEPS        = 256,                      /* of a panel: pieces of K that are multiplied before the sums go to memory, at most */
+    PACKED_STEPS        = 128,                      /* of a panel: pieces of K that are multiplied before the sums go to memory, at most */
     PACKED_STEP_BYTES   = 128,                      /* of a panel: 32 columns of 4 bytes */
     PACKED_STRIP        = 12,                       /* rows that are multiplied together, at most */
     PACKED_BLOCK_ROWS   = 43 * PACKED_STRIP,        /* of an item, at most */
@@ -193,6 +193,7 @@ struct packed_cpu_args {
     int64_t            chunk;                       /* elements of K that are summed before the sums go to memory; a multiple of a step */
     int64_t            row_blocks, group;           /* of each matrix; columns of an item */
     int64_t            items, parts;
+    int64_t            some, some_rows, row_bytes;  /* matrices, and rows of each, that are prepared at a time; bytes of a row then */
     int32_t            quantise;                    /* input is to be quantised */
     uint32_t          *strips;                      /* the input as the tiles take it */
     float             *row_scale;                   /* of the rows that were quantised */

@@ -290,6 +290,76 @@ static void check_int4(sgk_dtype dtype, shape s, int64_t group)
     check_done((m * k + m * n) * sgk_dtype_size(dtype) + n * k / 2, 2 * m * n * k);
 }
 
+/* ---- qkv_proj_with_rope ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t tokens, depth, heads, q_rank, kv_rank, nope, rope;
+} mla_shape;
+
+enum { PLAIN_KIND,
+       INT8_KIND,
+       FP8_KIND };
+
+/* Weights of about 1 / sqrt(depth), so that what follows is about 1. */
+static check_tensor *mla_weight(int kind, sgk_dtype dtype, int64_t rows, int64_t depth)
+{
+    if (kind == INT8_KIND) return i8_weight(true, rows, depth);
+    check_tensor *t = check_input_dense(kind == FP8_KIND ? SGK_E4M3 : dtype, 2, rows, depth);
+    for (int64_t i = 0; i < rows * depth; ++i) check_set(t, i, check_normal() * (kind == FP8_KIND ? 1 : 0.1));
+    return t;
+}
+
+static check_tensor *mla_scale(int kind, int64_t rows, int64_t depth)
+{
+    if (kind == PLAIN_KIND) return NULL;
+    check_tensor *t = kind == INT8_KIND ? check_input_dense(SGK_F32, 2, rows, (int64_t)1) : check_input_dense(SGK_F32, 2, packed_ceil(rows, 64), packed_ceil(depth, 128));
+    const int64_t n = kind == INT8_KIND ? rows : packed_ceil(rows, 64) * packed_ceil(depth, 128);
+    for (int64_t i = 0; i < n; ++i) check_set(t, i, kind == INT8_KIND ? 0.001 + 0.0005 * fabs(check_normal()) : 0.1 + 0.02 * check_normal());
+    if (kind == INT8_KIND) check_legal(t, CHECK_NDIM);
+    return t;
+}
+
+static check_tensor *mla_normal(sgk_dtype dtype, int64_t rows, int64_t columns)
+{
+    check_tensor *t = rows < 0 ? check_input(dtype, 1, columns) : check_input(dtype, 2, rows, columns);         /* rows < 0: one dimension */
+    for (int64_t i = 0; i < (rows < 0 ? 1 : rows) * columns; ++i) check_set(t, i, check_normal());
+    return t;
+}
+
+static void check_qkv(sgk_dtype dtype, int kind, bool latent_e4m3, bool fused, mla_shape s)
+{
+    static const char *const kinds[] = { "", "_int8", "_fp8" };
+    if (!check_case("qkv_proj_with_rope%s_%s%s%s_%lldx%lld_%lld_%lld_%lld_%lld_%lld", fused ? "_fused_weight" : "", check_dtype(dtype), kinds[kind], latent_e4m3 ? "_e4m3" : "",
+                    (long long)s.tokens, (long long)s.depth, (long long)s.heads, (long long)s.q_rank, (long long)s.kv_rank, (long long)s.nope, (long long)s.rope)) return;
+    const int64_t block[] = { 64, 128 }, wide = s.kv_rank + s.rope, q_wide = s.heads * (s.nope + s.rope), rows = 50, first = fused ? s.q_rank + wide : s.q_rank;
+    check_tensor *hidden = mla_normal(dtype, s.tokens, s.depth);
+    check_tensor *q_a = mla_weight(kind, dtype, first, s.depth), *q_b = mla_weight(kind, dtype, q_wide, s.q_rank), *kv_a = fused ? NULL : mla_weight(kind, dtype, wide, s.depth);
+    check_tensor *w_kc = check_input_dense(latent_e4m3 ? SGK_E4M3 : dtype, 3, s.heads, s.kv_rank, s.nope);
+    for (int64_t i = 0; i < s.heads * s.kv_rank * s.nope; ++i) check_set(w_kc, i, check_normal());
+    check_tensor *q_norm = mla_normal(dtype, -1, s.q_rank), *kv_norm = mla_normal(dtype, -1, s.kv_rank), *cos_sin = mla_normal(dtype, rows, s.rope);
+    check_tensor *positions = check_index(SGK_I64, 0, rows - 1, 1, s.tokens);
+    check_tensor *q_a_scale = mla_scale(kind, first, s.depth), *q_b_scale = mla_scale(kind, q_wide, s.q_rank), *kv_a_scale = fused ? NULL : mla_scale(kind, wide, s.depth);
+    check_tensor *w_scale = latent_e4m3 ? check_input(SGK_F32, 0) : NULL;
+    if (w_scale) check_set(w_scale, 0, 0.5), check_legal(w_scale, CHECK_NULL);
+    check_legal(positions, CHECK_DATA);
+    check_legal(cos_sin, CHECK_SIZE(0));
+    check_tensor *q_input = check_output(dtype, 3, s.tokens, s.heads, wide), *k_input = check_output(dtype, 3, s.tokens, (int64_t)1, wide);
+#define OPTIONS &(sgk_qkv_proj_options){ \
+        .size = sizeof(sgk_qkv_proj_options), .eps = 1e-6, .use_int8_w8a8 = kind == INT8_KIND, .use_fp8_w8a16 = kind == FP8_KIND, .q_a_proj_scale = T(q_a_scale), \
+        .q_b_proj_scale = T(q_b_scale), .kv_a_proj_scale = T(kv_a_scale), .w_scale = T(w_scale), .is_vnni = true, .block_size = block, .block_count = 2, \
+        .q_lora_rank = s.q_rank, .kv_lora_rank = s.kv_rank, .qk_rope_head_dim = s.rope }
+    if (fused) {
+        CHECK_CALL(sgk_qkv_proj_with_rope_fused_weight(T(q_input), T(k_input), T(hidden), T(q_a), T(q_b), T(w_kc), T(q_norm), T(kv_norm), T(positions), T(cos_sin), OPTIONS, check_exec));
+    } else {
+        CHECK_CALL(sgk_qkv_proj_with_rope(T(q_input), T(k_input), T(hidden), T(q_a), T(q_b), T(kv_a), T(w_kc), T(q_norm), T(kv_norm), T(positions), T(cos_sin), OPTIONS, check_exec));
+    }
+#undef OPTIONS
+    /* Four roundings behind each other; a step of a quantiser where its input's last bit differs. */
+    check_close(q_input, 4 * tolerance(dtype, s.depth) + (kind == INT8_KIND ? 2e-3 : 0));
+    check_close(k_input, 3 * tolerance(dtype, s.depth));
+    check_done(0, 0);
+}
+
 /* All rows at once, then every sixth of them alone; the harness asks for the scratch memory of one call, so these have their own. */
 enum { ROWS  = 37,
        APART = 6 };
@@ -384,6 +454,13 @@ void check_packed(void)
         check_invariant(formats[f], 64, 2048);
         check_fp8_codes(formats[f]);
     }
+    static const mla_shape mla[] = { { 3, 256, 3, 64, 64, 32, 32 }, { 17, 320, 2, 96, 32, 64, 64 }, { 1, 70, 1, 5, 33, 7, 6 }, { 0, 32, 2, 32, 32, 32, 32 } };
+    for (size_t i = 0; i < sizeof mla / sizeof *mla; ++i)
+        for (int kind = PLAIN_KIND; kind <= FP8_KIND; ++kind)
+            for (int fused = 0; fused < 2; ++fused) {
+                check_qkv(SGK_BF16, kind, kind == FP8_KIND, fused, mla[i]);
+                if (i < 2) check_qkv(i ? SGK_F16 : SGK_F32, kind, fused, fused, mla[i]);
+            }
     check_refused();
     if (check_benching) {
         static const int64_t rows[] = { 1, 4, 512 };

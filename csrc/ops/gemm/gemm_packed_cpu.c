@@ -26,7 +26,12 @@ SGK_INLINE vf    vi_to_f32(vi a) { return _mm512_cvtepi32_ps(a); }
 SGK_INLINE vi    vi_set(uint32_t x) { return _mm512_set1_epi32((int)x); }
 SGK_INLINE vi    vi_times128(vi a) { return _mm512_slli_epi32(a, 7); }
 #if defined(__AVX512VNNI__)
-SGK_INLINE vi vi_dot(vi sum, vi x, vi w) { return _mm512_dpbusd_epi32(sum, x, w); }
+/* Not the intrinsic: GCC 12 copies and spills the sums around it. */
+SGK_INLINE vi vi_dot(vi sum, vi x, vi w)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
 #else
 SGK_INLINE vi vi_dot(vi sum, vi x, vi w)
 {
@@ -631,7 +636,7 @@ SGK_INLINE void finish_rows(sgk_dtype t, const struct packed_cpu_args *cpu, cons
     const struct packed_args *a = &cpu->a;
     float                     bias[PACKED_GROUP + VF], scale[PACKED_GROUP + VF];
     int32_t                   less[PACKED_GROUP + VF];
-    for (int64_t c = 0; c < item->columns; ++c) bias[c] = a->bias ? a->bias[item->n + c] : 0;
+    for (int64_t c = 0; c < item->columns; ++c) bias[c] = a->bias ? load_f32(a->bias_dtype, a->bias, item->n + c) : 0;
     if (a->format == WEIGHT_I8) {
         for (int64_t c = 0; c < item->columns; ++c) scale[c] = ((const float *)a->scale)[item->n + c];
         for (int64_t c = 0; c < item->columns; c += PACKED_BLOCK) column_sums(a, weight, item->n + c, packed_least(PACKED_BLOCK, item->columns - c), less + c);

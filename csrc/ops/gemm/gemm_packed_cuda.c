@@ -52,23 +52,20 @@ static packed_build *choose(const struct packed_args *a)
     return of_dtype(packed_simt_builds, a->dtype);
 }
 
-sgk_status packed_on_gpu(const char *op, const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec)
+static int64_t code_bytes(const struct packed_args *a) { return (a->rows * a->depth + 255) / 256 * 256; }
+
+size_t packed_scratch_on_gpu(const struct packed_args *a, bool quantise) { return quantise ? (size_t)(code_bytes(a) + a->rows * 4) : 0; }
+
+sgk_status packed_run_on_gpu(const char *op, const struct packed_args *a, bool quantise, void *memory, DLDevice device, const sgk_exec *exec)
 {
     struct packed_args product = *a;
-    sgk_scratch        scratch;
-    const int64_t      codes = quantise ? (a->rows * a->depth + 255) / 256 * 256 : 0;
-    SGK_TRY(sgk_scratch_get(&scratch, op, quantise ? (size_t)(codes + a->rows * 4) : 0, device, exec));
-    if (scratch.query_only) return SGK_OK;
-    sgk_status status = SGK_OK;
     if (quantise) {
-        const struct packed_quant_args q = { .q = scratch.memory, .s = (float *)(void *)((char *)scratch.memory + codes), .input = a->input, .rows = a->rows, .depth = a->depth, .input_stride = a->input_stride, .dtype = a->dtype };
-        status = launch(op, &of_dtype(packed_quant_builds, a->dtype)->kernel, a->rows, 256, device, exec, &q, sizeof q);
+        const struct packed_quant_args q = { memory, (float *)(void *)((char *)memory + code_bytes(a)), a->input, a->rows, a->depth, a->input_stride, a->dtype };
+        SGK_TRY(launch(op, &of_dtype(packed_quant_builds, a->dtype)->kernel, a->rows, 256, device, exec, &q, sizeof q));
         product.input = q.q, product.input_scale = q.s, product.input_stride = a->depth, product.dtype = SGK_U8;
     }
     const int64_t tiles = a->batch * packed_ceil(a->rows, 64) * packed_ceil(a->columns, 64);
-    if (status == SGK_OK) status = launch(op, &choose(&product)->kernel, tiles, 128, device, exec, &product, sizeof product);
-    sgk_scratch_put(&scratch);
-    return status;
+    return launch(op, &choose(&product)->kernel, tiles, 128, device, exec, &product, sizeof product);
 }
 
 sgk_status linear_sigmoid_on_gpu(const char *op, const struct linear_sigmoid_args *a, DLDevice device, const sgk_exec *exec)

@@ -22,13 +22,6 @@
 
 DEVICE uint32_t place(int row, int piece) { return (uint32_t)(row * 4 + (piece ^ (row >> 1 & 3))) * 16; }
 
-DEVICE T zero_value(void)
-{
-    T x;
-    from_f32(&x, 0);
-    return x;
-}
-
 /* 8 elements of a row of input, zeros outside. */
 DEVICE uint4 input_piece(const packed_args *a, const T *x, int64_t m, int64_t k, bool aligned)
 {

@@ -74,7 +74,7 @@ void packed_ref(const void *args, int64_t begin, int64_t end)
                 }
                 sum *= (double)scaling.s;
                 if (a->format == WEIGHT_I8) sum *= (double)((const float *)a->scale)[n];
-                if (a->bias) sum += (double)a->bias[n];
+                if (a->bias) sum += load_as_f64(a->bias, n, a->bias_dtype);
                 store_f64(a->out, item.b * a->out_batch + m * a->out_stride + n, a->out_dtype, sum);
             }
         }

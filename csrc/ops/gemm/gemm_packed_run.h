@@ -5,7 +5,10 @@
 #include "base/exec.h"
 #include "gemm_packed.h"
 
-/* No size of `a` is 0 but depth. `quantise`: the rows of input to u8, for i8 and int4. */
-sgk_status packed_on_cpu(const char *op, const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec);
+/* `quantise`: the rows of input to u8, for i8 and int4. Sizes may be 0. packed_product gets the scratch memory itself, packed_run is given as much as
+ * packed_scratch says. */
+size_t     packed_scratch(const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec);
+sgk_status packed_run(const char *op, const struct packed_args *a, bool quantise, void *memory, DLDevice device, const sgk_exec *exec);
+sgk_status packed_product(const char *op, const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec);
 
 #endif

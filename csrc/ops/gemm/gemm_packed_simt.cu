@@ -4,7 +4,7 @@
  *
  *   T   f32, f16 or bf16: input
  *
- * An output is, for each group of K in order, its scale times one chain of multiply-adds.
+ * An output is one chain of multiply-adds over K in order, of weights that have been scaled.
  */
 #include "gemm_packed.cuh"
 #include "launch.cuh"
@@ -25,16 +25,17 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_simt(const __grid_c
     const int            m = (int)threadIdx.x / 16 * 8, n = (int)threadIdx.x % 16 * 4;         /* what it computes */
 
     pdl_wait();
-    float d[8][4], all[8][4], x[8], w[8];
+    float d[8][4], x[8], w[8];
     #pragma unroll
-    for (int i = 0; i < 32; ++i) d[i / 4][i % 4] = 0, all[i / 4][i % 4] = 0;
+    for (int i = 0; i < 32; ++i) d[i / 4][i % 4] = 0;
 
     #define FETCH(k0) \
     do { \
+        const float scale_ = (k0) < a.depth ? weight_scale(&a, a.format, n0 + column, k0) : 1.0f; \
         _Pragma("unroll") for (int e_ = 0; e_ < 8; ++e_) { \
             const int64_t r_ = m0 + row + e_ / 4 * 32, kx_ = (k0) + k4 + e_ % 4, kw_ = (k0) + k8 + e_; \
             x[e_] = r_ < a.rows && kx_ < a.depth ? to_f32(input[r_ * a.input_stride + kx_]) : 0.0f; \
-            w[e_] = n0 + column < a.columns && kw_ < a.depth ? weight_value(&a, a.format, weight, n0 + column, kw_) : 0.0f; \
+            w[e_] = n0 + column < a.columns && kw_ < a.depth ? weight_value(&a, a.format, weight, n0 + column, kw_) * scale_ : 0.0f; \
         } \
     } while (0)
     FETCH(0);
@@ -55,20 +56,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_simt(const __grid_c
                 #pragma unroll
                 for (int j = 0; j < 4; ++j) d[i][j] = fmaf(u[i], v[j], d[i][j]);
         }
-        if (a.scale && ((k + BK) % a.group_k == 0 || k + BK >= a.depth)) {
-            #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const float s = weight_scale(&a, a.format, n0 + n + j, k);
-                #pragma unroll
-                for (int i = 0; i < 8; ++i) all[i][j] = fmaf(d[i][j], s, all[i][j]), d[i][j] = 0;
-            }
-        }
     }
     #pragma unroll
     for (int j = 0; j < 4; ++j) {
         const float bias = packed_bias(&a, n0 + n + j);
         #pragma unroll
-        for (int i = 0; i < 8; ++i) packed_store(&a, b, m0 + m + i, n0 + n + j, (a.scale ? all[i][j] : d[i][j]) + bias);
+        for (int i = 0; i < 8; ++i) packed_store(&a, b, m0 + m + i, n0 + n + j, d[i][j] + bias);
     }
     pdl_release();
 }
