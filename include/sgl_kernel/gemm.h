@@ -18,7 +18,7 @@
  * is chosen by M unless exec asks for batch_invariant, and then they don't either. CPUs with AVX512_BF16 or AMX multiply bf16 with
  * VDPBF16PS or TDPBF16PS, which take numbers below 2^-126 as 0 and give 0 for them.
  *
- * Scratch memory: on the CPU for M above 24, in bf16 with AMX above 8 (see SGK_EXEC workspace_query), on the GPU none.
+ * Scratch memory: on the CPU for M above 24, and for any M in bf16 where the CPU multiplies that (see SGK_EXEC workspace_query), on the GPU none.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor *weight,

@@ -24,14 +24,20 @@ enum { GRAIN_BYTES = 384 * 1024,                    /* of weights, or so many op
        GRAIN_OPERATIONS = 4 * 1024 * 1024,
        STRIP_BYTES      = 64 << 20 };               /* rows of input that are prepared at a time, at most; but always a block of them */
 
+bool packed_has_pairs(void)
+{
+#if defined(__x86_64__)
+    return (sgk_cpu_flags() & SGK_CPU_AVX512BF16) == SGK_CPU_AVX512BF16;
+#else
+    return false;
+#endif
+}
+
 static packed_way way_of(const struct packed_args *a)
 {
     if (a->format == WEIGHT_I8 || a->format == WEIGHT_INT4) return BY_I8;
-#if defined(__x86_64__)
     const bool exact = a->format == WEIGHT_BF16 || a->format == WEIGHT_E4M3 || a->format == WEIGHT_MXFP4;        /* as bf16 */
-    if (a->dtype == SGK_BF16 && exact && (sgk_cpu_flags() & SGK_CPU_AVX512BF16) == SGK_CPU_AVX512BF16) return BY_BF16;
-#endif
-    return BY_F32;
+    return a->dtype == SGK_BF16 && exact && packed_has_pairs() ? BY_BF16 : BY_F32;
 }
 
 /* As many elements as a panel holds, but never of two groups. */

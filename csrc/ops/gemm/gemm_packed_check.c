@@ -360,7 +360,7 @@ static void check_qkv(sgk_dtype dtype, int kind, bool latent_e4m3, bool fused, m
     check_done(0, 0);
 }
 
-/* All rows at once, then every sixth of them alone; the harness asks for the scratch memory of one call, so these have their own. */
+/* All rows at once, then every sixth of them alone; the harness asks for the scratch memory of one call, so on the CPU these have their own. */
 enum { ROWS  = 37,
        APART = 6 };
 static sgk_status all_and_alone(const DLTensor *out, const DLTensor *alone, const DLTensor *mat1, const DLTensor *mat2, const sgk_exec *exec)

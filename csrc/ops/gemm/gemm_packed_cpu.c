@@ -398,6 +398,12 @@ SGK_INLINE void put(packed_way way, char *row, int64_t k, float v)
     }
 }
 
+/* Asks for the lines of n bytes at p, into the second-level cache. They need not exist. */
+SGK_INLINE void prefetch(const char *p, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 /* n elements from k of a block of plain rows. `room` has a panel's bytes. */
 static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight, int64_t n0, int64_t r, int64_t k, int64_t n, char *panel, char *room)
 {
@@ -412,8 +418,10 @@ static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight,
         rows[c] = zeros;
         if (c >= r) continue;
         const char *const from = weight + (n0 + c) * a->weight_stride * size;
-        if (as_it_is) {
+        if (as_it_is) {                                             /* pieces of rows are short and far apart: the processor would not guess the next */
             rows[c] = from + k * size;
+            if (k + n < a->depth) prefetch(rows[c] + n * size, n * size);
+            else prefetch(from + PACKED_BLOCK * a->weight_stride * size, n * size);
             continue;
         }
         char *const to = room + c * PACKED_STEPS * 4;
@@ -654,12 +662,6 @@ SGK_INLINE void finish_rows(sgk_dtype t, const struct packed_cpu_args *cpu, cons
             else vf_store_part(t, a->out, to, rest, v);
         }
     }
-}
-
-/* Asks for n bytes at p, into the second-level cache. */
-SGK_INLINE void prefetch(const char *p, int64_t n)
-{
-    for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
 static void run_item(const struct packed_cpu_args *cpu, const packed_item *item, char *scratch)
