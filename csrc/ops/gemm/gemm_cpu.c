@@ -9,23 +9,37 @@
  * This order is the same for every tile height, for packed and unpacked operands, and for every cut into parts: an output's bits
  * depend on its row, its column of weights and the CPU level alone.
  *
- * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32, a chunk of K at a
- * time, so that it stays in the second-level cache for all rows. Rows of input are packed only where their format changes.
- *
- * bf16 where the CPU multiplies pairs of it is done by gemm_packed_cpu.c.
+ * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32 (as bf16 where
+ * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows. Rows of input are packed
+ * only where their format changes. Many rows of bf16, where the CPU multiplies pairs of it, are done by gemm_packed_cpu.c.
  */
 #include "gemm_cpu.h"
 
+#if defined(__AVX512BF16__)
+enum { BF16_PAIRS = 1 };            /* VDPBF16PS: two products a lane */
+#else
+enum { BF16_PAIRS = 0 };
+#endif
 enum { TILE_ROWS = VF == 8 ? 3 : 6 };                           /* AVX2 has 16 registers, the others 32 */
 enum { TILE_COLUMNS  = 4,
        GROUP_ROWS    = 24,                                      /* a multiple of TILE_ROWS */
        GROUP_COLUMNS = 8,
        AHEAD_BYTES   = 512 };
 
-/* Packed numbers are f32: the elements of a step and of a chunk. */
-enum { STEP  = VF,
-       CHUNK = LINEAR_STEP_BYTES / 4 };
+/* How format t is kept when packed, and the elements of a step and of a chunk. */
+SGK_INLINE sgk_dtype packed(sgk_dtype t) { return t == SGK_BF16 && BF16_PAIRS ? SGK_BF16 : SGK_F32; }
+SGK_INLINE int64_t step_of(sgk_dtype t) { return packed(t) == SGK_BF16 ? 2 * VF : VF; }
+SGK_INLINE int64_t chunk_of(sgk_dtype t) { return LINEAR_STEP_BYTES / (packed(t) == SGK_BF16 ? 2 : 4); }
 SGK_INLINE int64_t size_of(sgk_dtype t) { return t == SGK_F32 ? 4 : 2; }
+
+/* One step at p[k]: f32 lanes, or pairs of bf16 in the lanes of a vf. */
+SGK_INLINE vf load_step(sgk_dtype t, const void *p, int64_t k)
+{
+#if defined(__AVX512BF16__)
+    if (t == SGK_BF16) return _mm512_loadu_ps((const uint16_t *)p + k);
+#endif
+    return vf_load(t, p, k);
+}
 
 /* The first n elements of a step; zeros behind them. */
 SGK_INLINE vf load_step_part(sgk_dtype t, const void *p, int64_t k, int64_t n)
@@ -33,7 +47,19 @@ SGK_INLINE vf load_step_part(sgk_dtype t, const void *p, int64_t k, int64_t n)
 #if defined(__AVX512F__)
     if (t == SGK_F32) return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), (const float *)p + k);
 #endif
+#if defined(__AVX512BF16__)
+    if (t == SGK_BF16) return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((1u << n) - 1, (const uint16_t *)p + k));
+#endif
     return vf_load_part(t, p, k, n);
+}
+
+SGK_INLINE vf multiply_add(sgk_dtype t, vf x, vf w, vf sum)
+{
+#if defined(__AVX512BF16__)
+    if (t == SGK_BF16) return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
+#endif
+    (void)t;
+    return vf_fma(x, w, sum);
 }
 
 /* sums[r][0..3] += the products of n <= chunk elements of `rows` rows of x and four rows of w. */
@@ -45,17 +71,17 @@ SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, cons
         #pragma GCC unroll 4
         for (int c = 0; c < TILE_COLUMNS; ++c) sum[r][c] = vf_zero();
 
-    const int64_t whole = n - n % STEP;
-    for (int64_t k = 0; k < whole; k += STEP) {
+    const int64_t step = step_of(t), whole = n - n % step;
+    for (int64_t k = 0; k < whole; k += step) {
         vf v[TILE_ROWS];
         #pragma GCC unroll 6
-        for (int r = 0; r < rows; ++r) v[r] = vf_load(t, x + r * x_bytes, k);
+        for (int r = 0; r < rows; ++r) v[r] = load_step(t, x + r * x_bytes, k);
         #pragma GCC unroll 4
         for (int c = 0; c < TILE_COLUMNS; ++c) {
-            const vf u = vf_load(t, w[c], k);
+            const vf u = load_step(t, w[c], k);
             if (rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* few rows wait for memory */
             #pragma GCC unroll 6
-            for (int r = 0; r < rows; ++r) sum[r][c] = vf_fma(v[r], u, sum[r][c]);
+            for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
         }
     }
     if (whole < n) {
@@ -66,7 +92,7 @@ SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, cons
         for (int c = 0; c < TILE_COLUMNS; ++c) {
             const vf u = load_step_part(t, w[c], whole, n - whole);
             #pragma GCC unroll 6
-            for (int r = 0; r < rows; ++r) sum[r][c] = vf_fma(v[r], u, sum[r][c]);
+            for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
         }
     }
     #pragma GCC unroll 6
@@ -110,7 +136,7 @@ SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t ==
 /* Columns [first, last) of all rows, every operand read where it lies. */
 static void few_rows(const struct linear_args *a, int64_t first, int64_t last)
 {
-    const int64_t  size = size_of(a->dtype), chunk = CHUNK, x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
+    const int64_t  size = size_of(a->dtype), chunk = chunk_of(a->dtype), x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
     tile_fn *const run = tile_of(a->dtype);
     float          sums[LINEAR_FEW_ROWS * LINEAR_BLOCK];
     for (int64_t n = first; n < last; n += LINEAR_BLOCK) {
@@ -133,9 +159,9 @@ static void few_rows(const struct linear_args *a, int64_t first, int64_t last)
 /* n elements of a row as the tiles take them, with zeros up to the end of the last step. */
 SGK_INLINE void pack_row_of(sgk_dtype t, char *to, const char *from, int64_t n)
 {
-    const int64_t whole = n - n % STEP;
-    for (int64_t k = 0; k < whole; k += STEP) vf_store_f32((float *)(to + k * 4), vf_load(t, from, k));
-    if (whole < n) vf_store_f32((float *)(to + whole * 4), load_step_part(t, from, whole, n - whole));
+    const int64_t step = step_of(t), whole = n - n % step, bytes = size_of(packed(t));
+    for (int64_t k = 0; k < whole; k += step) vf_store_f32((float *)(to + k * bytes), load_step(t, from, k));
+    if (whole < n) vf_store_f32((float *)(to + whole * bytes), load_step_part(t, from, whole, n - whole));
 }
 
 static void pack_rows(sgk_dtype t, char *to, const char *from, int64_t from_bytes, int64_t rows, int64_t n)
@@ -155,9 +181,9 @@ SGK_INLINE void prefetch(const char *from, int64_t bytes)
 
 static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
 {
-    const int64_t  size = size_of(a->dtype), chunk = CHUNK;
+    const int64_t  size = size_of(a->dtype), chunk = chunk_of(a->dtype);
     const int64_t  x_bytes = a->input_stride * size, w_bytes = a->weight_stride * size;
-    tile_fn *const run  = tile_f32;
+    tile_fn *const run  = tile_of(packed(a->dtype));
     char *const    w    = scratch;                                                           /* [LINEAR_BLOCK][LINEAR_STEP_BYTES] */
     char *const    x    = w + LINEAR_BLOCK * LINEAR_STEP_BYTES;                              /* [LINEAR_GROUP_ROWS][LINEAR_STEP_BYTES] */
     float *const   sums = (float *)(void *)(x + LINEAR_GROUP_ROWS * LINEAR_STEP_BYTES);     /* [rows][LINEAR_BLOCK] */
@@ -170,7 +196,7 @@ static void block(const struct linear_args *a, int64_t m, int64_t rows, int64_t 
             const int64_t some = least(GROUP_ROWS, rows - r), more = least(GROUP_ROWS, rows - r - some);
             const char   *rows_at = (const char *)a->input + (m + r) * x_bytes + k * size;
             int64_t       apart   = x_bytes;
-            if (a->dtype != SGK_F32) {
+            if (packed(a->dtype) != a->dtype) {
                 pack_rows(a->dtype, x, rows_at, x_bytes, some, n_k);
                 rows_at = x, apart = LINEAR_STEP_BYTES;
             }
