@@ -367,13 +367,15 @@ static sgk_status all_and_alone(const DLTensor *out, const DLTensor *alone, cons
 {
     const sgk_status status = sgk_weight_packed_linear(out, mat1, mat2, NULL, true, exec);
     if (status != SGK_OK || exec->workspace_query) return status;
+    sgk_exec own        = SGK_EXEC_INIT;
+    own.batch_invariant = exec->batch_invariant;
     for (int64_t i = 0; i < alone->shape[0]; ++i) {
         int64_t  sizes_in[] = { 1, mat1->shape[1] }, sizes_out[] = { 1, out->shape[1] };
         DLTensor x = *mat1, y = *alone;
         x.shape = sizes_in, y.shape = sizes_out;
         x.byte_offset += (uint64_t)(i * APART * mat1->strides[0] * x.dtype.bits / 8);
         y.byte_offset += (uint64_t)(i * alone->strides[0] * y.dtype.bits / 8);
-        const sgk_status each = sgk_weight_packed_linear(&y, &x, mat2, NULL, true, check_on_gpu() ? exec : NULL);
+        const sgk_status each = sgk_weight_packed_linear(&y, &x, mat2, NULL, true, check_on_gpu() ? exec : &own);
         if (each != SGK_OK) return each;
     }
     return SGK_OK;
