@@ -124,6 +124,32 @@ def shuffle_sum(n, device):
             random(3 * n, device=device)]
 
 
+def int4_words(device):
+    """AWQ's weight, zeros and scales of [64, 32] in groups of 32."""
+    generator = torch.Generator().manual_seed(5)
+    words = [torch.randint(-2**31, 2**31, shape, generator=generator).to(device, torch.int32) for shape in ((64, 4), (2, 4))]
+    return [*words, random(2, 32, device=device), 0]
+
+
+def int4_packed(device):
+    """What convert_weight_packed_scale_zp would give, as random bytes whose sums are not looked at elsewhere."""
+    return list(torch.ops.sgl_kernel.convert_weight_packed_scale_zp(*int4_words(device)))
+
+
+def i8_packed(device):
+    weight = torch.randint(-128, 128, (32, 64), generator=torch.Generator().manual_seed(6)).to(device, torch.int8)
+    return torch.ops.sgl_kernel.convert_weight_packed(weight)
+
+
+def latent_projection(n, device, fused):
+    """hidden 64, ranks 32 and 32, two heads of 32 and a rope of 16."""
+    shapes = [(80, 64), (96, 32)] if fused else [(32, 64), (96, 32), (48, 64)]
+    weights = [random(*shape, device=device, seed=i) / 8 for i, shape in enumerate(shapes)]
+    rest = [random(2, 32, 32, device=device), random(32, device=device), random(32, device=device, seed=1), torch.arange(n, device=device), random(64, 16, device=device)]
+    scales = [None] * (3 if fused else 4)
+    return [random(n, 64, device=device), *weights, *rest, 1e-6, False, False, *scales, True, None, *([32, 32, 16] if fused else [])]
+
+
 def softmax(n, device):
     return [torch.empty(n, 40, device=device), random(n, 40, device=device), None, 0.7]
 
@@ -331,6 +357,22 @@ SAMPLES = {
     "linear_batched": lambda n, device: [torch.empty(3, n, 24, device=device), random(3, n, 48, device=device), random(3, 24, 48, device=device), None],
     "dsv3_router_gemm": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device)],
     "dsv3_fused_a_gemm": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device).T],
+    "convert_weight_packed": lambda n, device: [random(32 * n, 48, device=device, dtype=torch.bfloat16)],
+    "convert_scale_packed": lambda n, device: [ints([i % 251 for i in range(96 * n)], device, torch.uint8).view(32 * n, 3)],
+    "convert_weight_packed_scale_zp": lambda n, device: int4_words(device),
+    "weight_packed_linear": lambda n, device: [random(n, 48, device=device), random(32, 48, device=device), random(32, device=device), True],
+    "fused_linear_sigmoid_mul": lambda n, device: [random(n, 48, device=device), random(48, 1, device=device), None, True, random(n, 32, device=device)],
+    "bmm_cpu": lambda n, device: [torch.empty(2, n, 32, device=device), random(2, n, 48, device=device), random(2, 32, 48, device=device), True, None],
+    "int8_scaled_mm_cpu": lambda n, device: [ints([i % 256 for i in range(64 * n)], device, torch.uint8).view(n, 64), i8_packed(device),
+                                             random(n, 1, device=device), random(32, 1, device=device), None, torch.float16, True],
+    "int8_scaled_mm_with_quant": lambda n, device: [random(n, 64, device=device), i8_packed(device), random(32, device=device), random(32, device=device), F32, True],
+    "fp8_scaled_mm_cpu": lambda n, device: [random(n, 160, device=device), random(64, 160, device=device).to(torch.float8_e4m3fn), random(2, 2, device=device),
+                                            [32, 128], random(64, device=device), F32, True],
+    "mxfp4_scaled_mm_cpu": lambda n, device: [random(n, 64, device=device), ints([i % 256 for i in range(1024)], device, torch.uint8).view(32, 32),
+                                              ints([120 + i % 9 for i in range(64)], device, torch.uint8).view(32, 2), None, True],
+    "int4_scaled_mm_cpu": lambda n, device: [random(n, 64, device=device), *int4_packed(device), None],
+    "qkv_proj_with_rope": lambda n, device: latent_projection(n, device, False),
+    "qkv_proj_with_rope_fused_weight": lambda n, device: latent_projection(n, device, True),
     "conv3d_embed_cpu": embed,
     "fp8_blockwise_scaled_mm": lambda n, device: [codes(n, 256, device=device), codes(24, 256, device=device, seed=1).t(), scales(2, n, device=device).t(),
                                                   scales(1, 2, device=device, seed=1).t(), torch.bfloat16],

@@ -49,7 +49,7 @@ static unsigned detect(unsigned allowed)
     const bool avx2   = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl");
-    const bool bf16   = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    const bool bf16   = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
     const bool amx    = bf16 && !(SGK_CPU_AMX & ~allowed) && may_use_amx();
     return allowed & (unsigned)(amx ? SGK_CPU_AMX : bf16 ? SGK_CPU_AVX512BF16
                                                 : avx512 ? SGK_CPU_AVX512

@@ -14,13 +14,14 @@
  * *M is any number of leading dimensions that are evenly spaced in memory. Every size may be 0; with K = 0 the product is 0.
  *
  * Products and sums are f32 (f32 inputs are not shortened to TF32) in a fixed order, bias is added in f32, and one rounding happens at
- * the end. On the CPU a row's bits never depend on the other rows, but for bf16 where the CPU has AMX; there and on the GPU the version
- * is chosen by M unless exec asks for batch_invariant, and then they don't either. CPUs with AVX512_BF16 or AMX multiply bf16 with
+ * the end. On the CPU a row's bits never depend on the other rows, but for bf16 where the CPU multiplies that; there and on the GPU the
+ * version is chosen by M unless exec asks for batch_invariant, and then they don't either. CPUs with AVX512_BF16 or AMX multiply bf16 with
  * VDPBF16PS or TDPBF16PS, which take numbers below 2^-126 as 0 and give 0 for them.
  *
  * Under programmatic launch (exec->pdl) the weight is read while the kernel before this one may still run: it must not be that one's result.
  *
- * Scratch memory: on the CPU for M above 24, in bf16 with AMX above 8 (see SGK_EXEC workspace_query), on the GPU none.
+ * Scratch memory: on the CPU for M above 24, in bf16 where the CPU multiplies that above 8, and for any M if that is batch invariant (see
+ * SGK_EXEC workspace_query); on the GPU none.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor *weight,

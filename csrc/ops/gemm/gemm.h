@@ -41,7 +41,8 @@ struct linear_cpu_args {
 
 enum {
     LINEAR_FEW_ROWS   = 24,                                     /* up to here nothing is packed, */
-    LINEAR_FEW_TILES  = 8,                                      /* or up to here, where AMX would take the packed */
+    LINEAR_FEW_TILES  = 8,                                      /* or up to here, where AMX would take the packed, */
+    LINEAR_FEW_PAIRS  = 8,                                      /* or gemm_packed_cpu.c would, which turns its weights */
     LINEAR_BLOCK      = 128,                                    /* columns of a block */
     LINEAR_BLOCK_ROWS = 576,                                    /* at most; a multiple of every tile's height */
     LINEAR_GROUP_ROWS = 32,                                     /* of input that are packed together, at most */

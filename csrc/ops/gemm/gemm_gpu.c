@@ -1,5 +1,6 @@
 /* linear on the GPU: the builds, and which one runs. */
 #include "gemm_gpu.h"
+#include "gemm_packed_cuda.h"
 #include "gemm_scaled.h"
 #include <stdio.h>
 #include "base/match.h"
@@ -95,6 +96,13 @@ const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(simt_builds),
     SGK_KERNEL_TABLE(scaled_mma_builds),
     SGK_KERNEL_TABLE(scaled_wgmma_builds),
+    SGK_KERNEL_TABLE(packed_mma_builds),
+    SGK_KERNEL_TABLE(packed_simt_builds),
+    SGK_KERNEL_TABLE(packed_i8_builds),
+    SGK_KERNEL_TABLE(packed_quant_builds),
+    SGK_KERNEL_TABLE(packed_sigmoid_builds),
+    SGK_KERNEL_TABLE(pack_builds),
+    SGK_KERNEL_TABLE(mla_builds),
     { 0 },
 };
 
