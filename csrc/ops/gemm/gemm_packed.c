@@ -11,7 +11,10 @@ SGK_CPU_DECL(packed);
 SGK_CPU_DECL(packed_strips);
 SGK_CPU_DECL(linear_sigmoid);
 sgk_cpu_fn                pack_ref, pack_small_ref, pack_int4_ref;
+SGK_CPU_DECL_AMX(packed);
+SGK_CPU_DECL_AMX(packed_strips);
 static const sgk_cpu_impl packed_cpu[] = SGK_CPU_IMPLS(packed), packed_strips_cpu[] = SGK_CPU_IMPLS(packed_strips), linear_sigmoid_cpu[] = SGK_CPU_IMPLS(linear_sigmoid);
+static const sgk_cpu_impl packed_tiles_cpu[] = SGK_CPU_IMPLS_AMX(packed), packed_tile_strips_cpu[] = SGK_CPU_IMPLS_AMX(packed_strips);
 static const sgk_cpu_impl pack_cpu[] = { { "ref", 0, pack_ref } }, pack_small_cpu[] = { { "ref", 0, pack_small_ref } }, pack_int4_cpu[] = { { "ref", 0, pack_int4_ref } };
 
 /* ---- products on the CPU ---------------------------------------------------------------------------------------------------------- */
@@ -22,6 +25,7 @@ static int64_t whole_lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 enum { GRAIN_BYTES = 384 * 1024,                    /* of weights, or so many operations, are worth waking a thread for (see sgk_cpu_grain) */
        GRAIN_OPERATIONS = 4 * 1024 * 1024,
+       FEW_TILES        = 8,                        /* rows: up to here AMX has too little to do */
        STRIP_BYTES      = 64 << 20 };               /* rows of input that are prepared at a time, at most; but always a block of them */
 
 bool packed_has_pairs(void)
@@ -51,12 +55,19 @@ static int64_t chunk_of(const struct packed_args *a, packed_way way)
     return a->group_k / pieces;
 }
 
-/* Of the arguments' sizes alone. */
-static struct packed_cpu_args plan_of(const struct packed_args *a, bool quantise, const sgk_exec *exec)
+/* AMX adds bf16 in another order than few rows are added in; sums of integers have no order. */
+static bool wants_tiles(const struct packed_args *a, const sgk_exec *exec)
+{
+    const packed_way way = way_of(a);
+    return sgk_cpu_has_amx() && a->rows > FEW_TILES && (way == BY_I8 || (way == BY_BF16 && !sgk_exec_batch_invariant(exec)));
+}
+
+struct packed_cpu_args packed_plan(const struct packed_args *a, bool quantise, bool tiles, const sgk_exec *exec)
 {
     const packed_way way       = way_of(a);
     const int64_t    threads   = sgk_num_threads(exec);
-    struct packed_cpu_args cpu = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise, .row_bytes = packed_ceil(a->depth, packed_step(way)) * 4 };
+    struct packed_cpu_args cpu = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise, .tiles = tiles };
+    cpu.row_bytes = packed_row_bytes(&cpu);
     /* What is prepared at a time: some matrices, or some rows of one. */
     cpu.some_rows  = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
     cpu.some       = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
@@ -70,24 +81,39 @@ static struct packed_cpu_args plan_of(const struct packed_args *a, bool quantise
     return cpu;
 }
 
-static int64_t strip_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * cpu->some_rows * cpu->row_bytes); }
+static int64_t strip_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * packed_kept_rows(cpu, cpu->some_rows, cpu->row_blocks) * cpu->row_bytes); }
 static int64_t scale_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * cpu->some_rows * 4); }
+
+size_t packed_plan_bytes(const struct packed_cpu_args *cpu) { return (size_t)(strip_bytes(cpu) + scale_bytes(cpu) + cpu->parts * cpu->part_scratch); }
+
+void packed_plan_place(struct packed_cpu_args *cpu, char *memory)
+{
+    cpu->strips    = (uint32_t *)(void *)memory;
+    cpu->row_scale = (float *)(void *)(memory + strip_bytes(cpu));
+    cpu->scratch   = memory + strip_bytes(cpu) + scale_bytes(cpu);
+}
+
+static int64_t count_strips(struct packed_cpu_args *cpu)
+{
+    int64_t strips = 0;
+    for (int64_t i = 0; i < cpu->row_blocks; ++i)
+        strips += packed_strip_count(cpu, packed_share(cpu->a.rows, i + 1, cpu->row_blocks) - packed_share(cpu->a.rows, i, cpu->row_blocks));
+    return cpu->a.batch * strips;
+}
 
 size_t packed_scratch(const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec)
 {
     if (a->batch == 0 || a->rows == 0 || a->columns == 0) return 0;
     if (device.device_type == kDLCUDA) return packed_scratch_on_gpu(a, quantise);
-    const struct packed_cpu_args cpu = plan_of(a, quantise, exec);
-    return (size_t)(strip_bytes(&cpu) + scale_bytes(&cpu) + cpu.parts * cpu.part_scratch);
+    const struct packed_cpu_args cpu = packed_plan(a, quantise, wants_tiles(a, exec), exec);
+    return packed_plan_bytes(&cpu);
 }
 
 static sgk_status run_on_cpu(const char *op, const struct packed_args *a, bool quantise, char *memory, const sgk_exec *exec)
 {
-    struct packed_cpu_args cpu   = plan_of(a, quantise, exec);
+    struct packed_cpu_args cpu   = packed_plan(a, quantise, wants_tiles(a, exec), exec);
     const int64_t          parts = cpu.parts;
-    cpu.strips    = (uint32_t *)(void *)memory;
-    cpu.row_scale = (float *)(void *)(memory + strip_bytes(&cpu));
-    cpu.scratch   = memory + strip_bytes(&cpu) + scale_bytes(&cpu);
+    packed_plan_place(&cpu, memory);
     for (int64_t b = 0; b < a->batch; b += cpu.some)
         for (int64_t m = 0; m < a->rows; m += cpu.some_rows) {
             struct packed_args *part = &cpu.a;
@@ -99,11 +125,8 @@ static sgk_status run_on_cpu(const char *op, const struct packed_args *a, bool q
             part->input_scale = a->input_scale ? a->input_scale + m : NULL;
             cpu.items         = part->batch * packed_ceil(a->columns, cpu.group) * cpu.row_blocks;
             cpu.parts         = least(parts, cpu.items);
-            int64_t strips    = 0;
-            for (int64_t i = 0; i < cpu.row_blocks; ++i)
-                strips += packed_ceil(packed_share(part->rows, i + 1, cpu.row_blocks) - packed_share(part->rows, i, cpu.row_blocks), PACKED_STRIP);
-            SGK_TRY(sgk_cpu_run(op, packed_strips_cpu, &cpu, part->batch * strips, sgk_cpu_grain(PACKED_STRIP * cpu.row_bytes), exec));
-            SGK_TRY(sgk_cpu_run(op, packed_cpu, &cpu, cpu.parts, 1, exec));
+            SGK_TRY(sgk_cpu_run(op, cpu.tiles ? packed_tile_strips_cpu : packed_strips_cpu, &cpu, count_strips(&cpu), sgk_cpu_grain(PACKED_STRIP * cpu.row_bytes), exec));
+            SGK_TRY(sgk_cpu_run(op, cpu.tiles ? packed_tiles_cpu : packed_cpu, &cpu, cpu.parts, 1, exec));
         }
     return SGK_OK;
 }

@@ -171,6 +171,8 @@ enum {
     PACKED_STEPS        = 128,                      /* of a panel: pieces of K that are multiplied before the sums go to memory, at most */
     PACKED_STEP_BYTES   = 128,                      /* of a panel: 32 columns of 4 bytes */
     PACKED_STRIP        = 12,                       /* rows that are multiplied together, at most */
+    PACKED_TILE_STRIP   = 32,                       /* the same for AMX, which takes these many always, */
+    PACKED_TILE_STEPS   = 16,                       /* and so many steps at a time */
     PACKED_BLOCK_ROWS   = 43 * PACKED_STRIP,        /* of an item, at most */
     PACKED_GROUP        = 4 * PACKED_BLOCK,         /* columns of an item, at most */
     PACKED_FEW          = 64,                       /* rows: up to here an item has one block of columns */
@@ -195,6 +197,7 @@ struct packed_cpu_args {
     int64_t            items, parts;
     int64_t            some, some_rows, row_bytes;  /* matrices, and rows of each, that are prepared at a time; bytes of a row then */
     int32_t            quantise;                    /* input is to be quantised */
+    int32_t            tiles;                       /* for AMX: strips have PACKED_TILE_STRIP rows, and a row's steps are neighbours */
     uint32_t          *strips;                      /* the input as the tiles take it */
     float             *row_scale;                   /* of the rows that were quantised */
     char              *scratch;

@@ -1,7 +1,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "check/check.h"
-#include "gemm_packed.h"
+#include "gemm_packed_item.h"
+#include "gemm_packed_run.h"
 
 void check_packed(void);
 
@@ -400,6 +401,67 @@ static void check_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
     check_done(0, 0);
 }
 
+#if defined(__x86_64__)
+sgk_cpu_fn packed_avx512bf16, packed_strips_avx512bf16, packed_amx, packed_strips_amx, packed_amx_model, packed_strips_amx_model;
+
+static void *random_bytes(int64_t n, int least, int most)
+{
+    uint8_t *p = malloc((size_t)n + 64);
+    for (int64_t i = 0; p && i < n; ++i) p[i] = (uint8_t)check_int(least, most);
+    return p;
+}
+
+static void *random_bf16(int64_t n)
+{
+    uint16_t *p = malloc((size_t)n * 2 + 64);
+    for (int64_t i = 0; p && i < n; ++i) p[i] = f32_to_bf16((float)check_normal());
+    return p;
+}
+
+/* The version for AMX, with its tiles in C wherever AVX512_BF16 is, and as it is where AMX is, beside that for AVX512_BF16. */
+static void check_tiles(int32_t format, shape s, bool plain, int64_t row_blocks)
+{
+    static const char *const names[] = { [WEIGHT_BF16] = "bf16", [WEIGHT_E4M3] = "e4m3", [WEIGHT_I8] = "i8", [WEIGHT_MXFP4] = "mxfp4", [WEIGHT_INT4] = "int4" };
+    if (check_on_gpu() || (sgk_cpu_flags() & SGK_CPU_AVX512BF16) != SGK_CPU_AVX512BF16) return;
+    const bool  amx = sgk_cpu_flags() == SGK_CPU_AMX, quantise = format == WEIGHT_INT4;
+    const char *op  = format == WEIGHT_I8 ? "int8_scaled_mm_cpu" : format == WEIGHT_INT4 ? "int4_scaled_mm_cpu" : format == WEIGHT_E4M3 ? "fp8_scaled_mm_cpu"
+                      : format == WEIGHT_MXFP4 ? "mxfp4_scaled_mm_cpu" : "weight_packed_linear";
+    if (!check_case("%s_tiles_%s_%s_%lldx%lldx%lld%s", op, amx ? "amx" : "model", names[format], (long long)s.m, (long long)s.n, (long long)s.k, plain ? "_plain" : "")) return;
+    const int64_t group = format == WEIGHT_INT4 ? 64 : format == WEIGHT_MXFP4 ? 32 : format == WEIGHT_E4M3 ? 96 : 0, wide = s.n * (s.k + 132) * 2;
+    struct packed_args a = {
+        .input  = format == WEIGHT_I8 ? random_bytes(s.m * s.k, 0, 255) : random_bf16(s.m * s.k),
+        .weight = format == WEIGHT_BF16 ? random_bf16(wide / 2) : random_bytes(wide, 0, format == WEIGHT_E4M3 ? 0x70 : 255),
+        .scale  = format == WEIGHT_MXFP4 ? random_bytes(s.n * s.k, 120, 130) : malloc((size_t)(s.n * (s.k + 64)) * 4), .zeros = random_bytes(s.n * s.k, 0, 16),
+        .batch = 1, .rows = s.m, .columns = s.n, .depth = s.k, .out_stride = s.n, .input_stride = s.k, .weight_stride = s.k, .group_n = 32, .group_k = group,
+        .dtype = format == WEIGHT_I8 ? SGK_U8 : SGK_BF16, .out_dtype = SGK_F32, .bias_dtype = SGK_F32, .format = format, .plain = plain,
+    };
+    for (int64_t i = 0; i < s.n * (s.k + 64) && format != WEIGHT_MXFP4; ++i) ((float *)a.scale)[i] = 1 + 0.1f * (float)check_normal();
+    if (format == WEIGHT_BF16) free((void *)a.scale), a.scale = NULL;
+    float *out[2] = { malloc((size_t)(s.m * s.n) * 4), malloc((size_t)(s.m * s.n) * 4) };
+    for (int tiles = 0; tiles < 2; ++tiles) {
+        a.out                      = out[tiles];
+        struct packed_cpu_args cpu = packed_plan(&a, quantise, tiles, check_exec);
+        cpu.row_blocks = row_blocks, cpu.parts = 1, cpu.items = packed_ceil(s.n, cpu.group) * row_blocks;
+        cpu.part_scratch = 2 * PACKED_PANEL_BYTES + (s.m + 1) * cpu.group * 4;
+        char *const memory = malloc(packed_plan_bytes(&cpu) + 64);
+        char *const placed = memory + (64 - (uintptr_t)memory % 64) % 64;
+        memset(memory, 0xff, packed_plan_bytes(&cpu) + 64);             /* NaN in the rows that nobody writes */
+        packed_plan_place(&cpu, placed);
+        int64_t strips = 0;
+        for (int64_t i = 0; i < row_blocks; ++i) strips += packed_strip_count(&cpu, packed_share(s.m, i + 1, row_blocks) - packed_share(s.m, i, row_blocks));
+        (!tiles ? packed_strips_avx512bf16 : amx ? packed_strips_amx : packed_strips_amx_model)(&cpu, 0, strips);
+        (!tiles ? packed_avx512bf16 : amx ? packed_amx : packed_amx_model)(&cpu, 0, 1);
+        free(memory);
+    }
+    double off = 0, all = 0;
+    for (int64_t i = 0; i < s.m * s.n; ++i) off += pow((double)out[0][i] - (double)out[1][i], 2), all += pow((double)out[0][i], 2);
+    const double limit = format == WEIGHT_I8 || format == WEIGHT_INT4 ? 0 : 1e-5;
+    check_that(sqrt(off) <= limit * sqrt(all), "the tiles' result is %.3g off, allowed %.3g", sqrt(off / all), limit);
+    free((void *)a.input), free((void *)a.weight), free((void *)a.scale), free((void *)a.zeros), free(out[0]), free(out[1]);
+    check_done(0, 0);
+}
+#endif
+
 static void check_refused(void)
 {
     if (!check_case("weight_packed_linear_refused")) return;
@@ -464,6 +526,16 @@ void check_packed(void)
                 if (i < 2) check_qkv(i ? SGK_F16 : SGK_F32, kind, fused, fused, mla[i]);
             }
     check_refused();
+#if defined(__x86_64__)
+    static const int32_t tiled[] = { WEIGHT_BF16, WEIGHT_E4M3, WEIGHT_I8, WEIGHT_MXFP4, WEIGHT_INT4 };
+    for (size_t f = 0; f < sizeof tiled / sizeof *tiled; ++f)
+        for (int plain = 0; plain < (tiled[f] == WEIGHT_INT4 ? 1 : 2); ++plain) {
+            if (tiled[f] == WEIGHT_MXFP4 && plain) continue;
+            check_tiles(tiled[f], (shape){ 9, 32, 64 }, plain, 1);
+            check_tiles(tiled[f], (shape){ 70, 160, 576 }, plain, 2);
+            if (tiled[f] != WEIGHT_MXFP4 && tiled[f] != WEIGHT_INT4) check_tiles(tiled[f], (shape){ 33, 45, 333 }, plain, 1);
+        }
+#endif
     if (check_benching) {
         static const int64_t rows[] = { 1, 4, 512 };
         for (int i = 0; i < 3; ++i) {

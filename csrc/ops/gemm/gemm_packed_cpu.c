@@ -7,8 +7,11 @@
  *     sum(m, n) = for each chunk of K, in order: + scale * (a chain over the chunk's steps, from 0)
  *
  * This order is the same for every number of rows and every cut into items: an output's bits depend on its row, its column of weights and the
- * CPU level alone. Weights whose layout is a panel's are read where they lie, others are turned into one, a chunk of K at a time, for all rows.
+ * CPU level alone. gemm_packed_amx.c has this file with other strips and tiles. Weights whose layout is a panel's are read where they lie, others are turned into one, a chunk of K at a time, for all rows.
  */
+#if defined(PACKED_TILES)
+#include "cpu/amx.h"
+#endif
 #include "cpu/codes.h"
 #include "gemm_packed_item.h"
 #include "ops/quant/quant.h"
@@ -80,6 +83,16 @@ SGK_INLINE vi    vi_dot(vi sum, vi x, vi w)
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------------------------ */
 
+/* What happens to the sums of a chunk. */
+typedef struct {
+    void          *sums;                                /* f32, or i32 of BY_I8 without scale */
+    int64_t        stride;                              /* of sums, in elements */
+    const float   *scale;                               /* [32], or NULL */
+    const int32_t *zero;                                /* [32]: what the products have too much, of BY_I8 with scale */
+} tile_end;
+
+#if !defined(PACKED_TILES)
+
 #if defined(__AVX512F__)
 enum { TILE_ROWS    = PACKED_STRIP,
        TILE_VECTORS = 2 };
@@ -94,14 +107,6 @@ enum { TILE_COLUMNS = TILE_VECTORS * VF,
        TILES        = PACKED_BLOCK / TILE_COLUMNS,      /* beside each other in a panel */
        AHEAD        = 2048,                             /* bytes of a panel that few rows ask for in advance */
        FEW_ROWS     = 4 };
-
-/* What happens to the sums of a chunk. */
-typedef struct {
-    void          *sums;                                /* f32, or i32 of BY_I8 without scale */
-    int64_t        stride;                              /* of sums, in elements */
-    const float   *scale;                               /* [32], or NULL */
-    const int32_t *zero;                                /* [32]: what the products have too much, of BY_I8 with scale */
-} tile_end;
 
 SGK_INLINE vf dot_f32(packed_way way, vf sum, vf x, vf w)
 {
@@ -226,7 +231,6 @@ SGK_INLINE void tiles(packed_way way, int64_t rows, const uint32_t *x, const cha
     }
 }
 
-typedef void tiles_fn(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end);
 static __attribute__((noinline)) void tiles_f32(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_F32, rows, x, w, steps, end); }
 #if defined(__AVX512BF16__)
 static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_BF16, rows, x, w, steps, end); }
@@ -234,6 +238,71 @@ static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x
 #define tiles_bf16 tiles_f32                                    /* which nobody asks for */
 #endif
 static __attribute__((noinline)) void tiles_i8(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_I8, rows, x, w, steps, end); }
+
+#else
+
+/*
+ * Two tiles of 16 rows by two of 16 columns, from tiles of zeros; then as above.
+ *
+ *     sum(m, n) = for each 16 steps, in order: + what the instruction makes of them; bf16: the even elements, a chain, + the odd ones
+ */
+SGK_INLINE void tiles_amx(packed_way way, int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end)
+{
+    enum { SIDE = AMX_ROWS };
+    static const char   zeros[AMX_TILE_BYTES] __attribute__((aligned(64))) = { 0 };
+    char                sums[4][AMX_TILE_BYTES] __attribute__((aligned(64)));
+    const int64_t       pitch = packed_ceil(steps, PACKED_TILE_STEPS) * PACKED_TILE_STEPS, bytes = pitch * 4;
+    const char *const   upper = (const char *)x, *const lower = upper + SIDE * bytes;
+    amx_loads_follow();
+    amx_load(0, zeros, AMX_ROW_BYTES);
+    amx_load(1, zeros, AMX_ROW_BYTES);
+    amx_load(2, zeros, AMX_ROW_BYTES);
+    amx_load(3, zeros, AMX_ROW_BYTES);
+    for (int64_t s = 0; s < pitch; s += PACKED_TILE_STEPS, w += PACKED_TILE_STEPS * PACKED_STEP_BYTES) {
+        amx_load(4, upper + s * 4, bytes);
+        amx_load(5, lower + s * 4, bytes);
+        amx_load(6, w, PACKED_STEP_BYTES);
+        amx_load(7, w + 64, PACKED_STEP_BYTES);
+        if (way == BY_BF16) {
+            amx_dot_bf16(0, 4, 6);
+            amx_dot_bf16(1, 4, 7);
+            amx_dot_bf16(2, 5, 6);
+            amx_dot_bf16(3, 5, 7);
+        } else {
+            amx_dot_u8s8(0, 4, 6);
+            amx_dot_u8s8(1, 4, 7);
+            amx_dot_u8s8(2, 5, 6);
+            amx_dot_u8s8(3, 5, 7);
+        }
+    }
+    amx_store(0, sums[0], AMX_ROW_BYTES);
+    amx_store(1, sums[1], AMX_ROW_BYTES);
+    amx_store(2, sums[2], AMX_ROW_BYTES);
+    amx_store(3, sums[3], AMX_ROW_BYTES);
+    amx_loads_follow();
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t half = 0; half < 2; ++half) {
+            const char *const from = sums[r / SIDE * 2 + half] + r % SIDE * AMX_ROW_BYTES;
+            const int64_t     at   = half * VF;
+            float *const      to   = (float *)end->sums + r * end->stride + at;
+            if (way == BY_BF16) {
+                const vf sum = vf_load_f32((const float *)(const void *)from), old = vf_load_f32(to);
+                vf_store_f32(to, end->scale ? vf_fma(sum, vf_load_f32(end->scale + at), old) : vf_add(old, sum));
+            } else if (end->scale) {
+                vf_store_f32(to, vf_fma(vi_to_f32(vi_sub(vi_load(from), vi_load(end->zero + at))), vf_load_f32(end->scale + at), vf_load_f32(to)));
+            } else {
+                vi_store(to, vi_add(vi_load(to), vi_load(from)));
+            }
+        }
+}
+
+static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles_amx(BY_BF16, rows, x, w, steps, end); }
+static __attribute__((noinline)) void tiles_i8(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles_amx(BY_I8, rows, x, w, steps, end); }
+#define tiles_f32 tiles_bf16                                    /* which nobody asks for */
+
+#endif
+
+typedef void tiles_fn(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end);
 
 /* ---- strips ----------------------------------------------------------------------------------------------------------------------- */
 
@@ -284,31 +353,42 @@ static float quantiser(const struct packed_args *a, int64_t at, float *scale)
     return scaling.by;
 }
 
-static int64_t strip_count(int64_t rows) { return packed_ceil(rows, PACKED_STRIP); }
 static int64_t steps_of(const struct packed_cpu_args *cpu, int64_t elements) { return packed_ceil(elements, packed_step(cpu->way)); }
 
-/* The strips of a block of rows lie chunk by chunk. */
-static uint32_t *strips_of(const struct packed_cpu_args *cpu, int64_t b, int64_t m) { return cpu->strips + (b * cpu->a.rows + m) * steps_of(cpu, cpu->a.depth); }
+/*
+ * The strips of a block of rows lie chunk by chunk. For AMX all of them have as many rows, so that the last one may have some that nobody wrote: they
+ * end in sums that nobody reads.
+ */
+static uint32_t *strips_of(const struct packed_cpu_args *cpu, const packed_item *item, int64_t k, int64_t steps, int64_t first)
+{
+    const int64_t before = packed_kept_rows(cpu, item->b * cpu->a.rows + item->m, item->b * cpu->row_blocks + item->block) * (cpu->row_bytes / 4);
+    const int64_t rows   = cpu->tiles ? packed_ceil(item->rows, PACKED_TILE_STRIP) * PACKED_TILE_STRIP : item->rows;
+    return cpu->strips + before + rows * (k / cpu->chunk) * packed_pitch(cpu, steps_of(cpu, cpu->chunk)) + first * packed_pitch(cpu, steps);
+}
 
-/* Item i is a block of rows of one matrix. */
-static void strip(const struct packed_cpu_args *cpu, int64_t b, int64_t m, int64_t rows, int64_t strip_index)
+static void strip(const struct packed_cpu_args *cpu, const packed_item *item, int64_t s)
 {
     const struct packed_args *a     = &cpu->a;
-    const int64_t             first = packed_share(rows, strip_index, strip_count(rows)), high = packed_share(rows, strip_index + 1, strip_count(rows)) - first;
-    float                     by[PACKED_STRIP] = { 0 };
+    const int64_t             first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
+    float                     by[PACKED_TILE_STRIP] = { 0 };
     for (int64_t r = 0; r < high && cpu->quantise; ++r) {
-        const int64_t row = m + first + r;
-        by[r]             = quantiser(a, b * a->input_batch + row * a->input_stride, &cpu->row_scale[b * a->rows + row]);
+        const int64_t row = item->m + first + r;
+        by[r]             = quantiser(a, item->b * a->input_batch + row * a->input_stride, &cpu->row_scale[item->b * a->rows + row]);
     }
     for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
-        const int64_t   n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n);
-        uint32_t *const to = strips_of(cpu, b, m) + rows * steps_of(cpu, k) + first * steps;
+        const int64_t   n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
+        uint32_t *const to = strips_of(cpu, item, k, steps, first);
         for (int64_t r = 0; r < high; ++r) {
             uint32_t row[PACKED_STEPS + VF];
-            row_to_steps(cpu, a->input, b * a->input_batch + (m + first + r) * a->input_stride + k, n, by[r], row);
-            if (high == 1) memcpy(to, row, (size_t)steps * 4);
-            else
-                for (int64_t s = 0; s < steps; ++s) to[s * high + r] = row[s];
+            row_to_steps(cpu, a->input, item->b * a->input_batch + (item->m + first + r) * a->input_stride + k, n, by[r], row);
+            if (cpu->tiles) {
+                memcpy(to + r * pitch, row, (size_t)steps * 4);
+                memset(to + r * pitch + steps, 0, (size_t)(pitch - steps) * 4);
+            } else if (high == 1) {
+                memcpy(to, row, (size_t)steps * 4);
+            } else {
+                for (int64_t i = 0; i < steps; ++i) to[i * high + r] = row[i];
+            }
         }
     }
 }
@@ -320,9 +400,10 @@ void SGK_CPU_FN(packed_strips)(const void *args, int64_t begin, int64_t end)
     int64_t                       at  = 0;
     for (int64_t b = 0; b < cpu->a.batch; ++b)
         for (int64_t i = 0; i < cpu->row_blocks; ++i) {
-            const int64_t m = packed_share(cpu->a.rows, i, cpu->row_blocks), rows = packed_share(cpu->a.rows, i + 1, cpu->row_blocks) - m;
-            for (int64_t s = 0; s < strip_count(rows); ++s, ++at)
-                if (at >= begin && at < end) strip(cpu, b, m, rows, s);
+            const int64_t     m    = packed_share(cpu->a.rows, i, cpu->row_blocks);
+            const packed_item item = { .b = b, .block = i, .m = m, .rows = packed_share(cpu->a.rows, i + 1, cpu->row_blocks) - m };
+            for (int64_t s = 0; s < packed_strip_count(cpu, item.rows); ++s, ++at)
+                if (at >= begin && at < end) strip(cpu, &item, s);
         }
 }
 
@@ -598,7 +679,7 @@ static void panel_of_block(const struct packed_cpu_args *cpu, const char *block,
 static bool is_panel(const struct packed_cpu_args *cpu, int64_t r, int64_t n)
 {
     const struct packed_args *a = &cpu->a;
-    if (a->plain || r != PACKED_BLOCK || n % packed_step(cpu->way)) return false;
+    if (a->plain || r != PACKED_BLOCK || n % packed_step(cpu->way) || packed_pitch(cpu, steps_of(cpu, n)) != steps_of(cpu, n)) return false;
     return a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || (a->format == WEIGHT_F32 && cpu->way == BY_F32);
 }
 
@@ -671,8 +752,7 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
     char *const               panel = scratch, *const room = scratch + PACKED_PANEL_BYTES;
     float *const              sums  = (float *)(void *)(room + PACKED_PANEL_BYTES);        /* [rows][group] */
     tiles_fn *const           run   = cpu->way == BY_F32 ? tiles_f32 : cpu->way == BY_BF16 ? tiles_bf16 : tiles_i8;
-    const uint32_t *const     x     = strips_of(cpu, item->b, item->m);
-    const int64_t             strips = strip_count(item->rows);
+    const int64_t             strips = packed_strip_count(cpu, item->rows);
 
     memset(sums, 0, (size_t)(item->rows * cpu->group) * sizeof *sums);
     for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
@@ -693,17 +773,18 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
             } else {
                 panel_of_block(cpu, at, r, k, n, panel, a->format == WEIGHT_INT4 ? a->zeros + (block * (a->depth / a->group_k) + k / a->group_k) * PACKED_BLOCK : NULL);
             }
+            if (w == panel) memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
             tile_end end = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
             if (a->format == WEIGHT_INT4) {
                 memcpy(zero, at + k / cpu->chunk * int4_part_bytes(a->group_k) + 16 * cpu->chunk, sizeof zero);
                 for (int i = 0; i < PACKED_BLOCK; ++i) zero[i] *= 128;
             }
             for (int64_t s = 0; s < strips; ++s) {
-                const int64_t first = packed_share(item->rows, s, strips), high = packed_share(item->rows, s + 1, strips) - first;
+                const int64_t first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
                 const int64_t bytes = steps * PACKED_STEP_BYTES;
                 if (next && strips > 1) prefetch(next + bytes * s / strips / 64 * 64, bytes * (s + 1) / strips / 64 * 64 - bytes * s / strips / 64 * 64);
                 end.sums = sums + first * cpu->group + c;
-                run(high, x + item->rows * steps_of(cpu, k) + first * steps, w, steps, &end);
+                run(high, strips_of(cpu, item, k, steps, first), w, steps, &end);
             }
         }
     }
@@ -715,13 +796,20 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
 void SGK_CPU_FN(packed)(const void *args, int64_t begin, int64_t end)
 {
     const struct packed_cpu_args *cpu = args;
+#if defined(PACKED_TILES)
+    amx_begin();
+#endif
     for (int64_t p = begin; p < end; ++p)
         for (int64_t i = packed_share(cpu->items, p, cpu->parts); i < packed_share(cpu->items, p + 1, cpu->parts); ++i) {
             const packed_item item = packed_item_at(cpu, i);
             run_item(cpu, &item, cpu->scratch + p * cpu->part_scratch);
         }
+#if defined(PACKED_TILES)
+    amx_end();
+#endif
 }
 
+#if !defined(PACKED_TILES)
 /* ---- linear_sigmoid --------------------------------------------------------------------------------------------------------------- */
 
 SGK_INLINE void linear_sigmoid_rows(sgk_dtype t, const struct linear_sigmoid_args *a, int64_t begin, int64_t end)
@@ -747,3 +835,4 @@ void SGK_CPU_FN(linear_sigmoid)(const void *args, int64_t begin, int64_t end)
     else if (a->dtype == SGK_F16) linear_sigmoid_rows(SGK_F16, a, begin, end);
     else linear_sigmoid_rows(SGK_BF16, a, begin, end);
 }
+#endif
