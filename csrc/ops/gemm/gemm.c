@@ -20,9 +20,22 @@ enum { LINEAR_GRAIN_BYTES      = 384 * 1024,
 static sgk_status linear_in_pairs(const char *op, const struct linear_args *a, DLDevice device, const sgk_exec *exec)
 {
     const struct packed_args p = {
-        .out = a->out, .input = a->input, .weight = a->weight, .bias = a->bias, .batch = 1, .rows = a->rows, .columns = a->columns, .depth = a->depth,
-        .out_stride = a->out_stride, .input_stride = a->input_stride, .weight_stride = a->weight_stride,
-        .dtype = a->dtype, .out_dtype = a->out_dtype, .bias_dtype = a->bias_dtype, .format = WEIGHT_BF16, .plain = true,
+        .out           = a->out,
+        .input         = a->input,
+        .weight        = a->weight,
+        .bias          = a->bias,
+        .batch         = 1,
+        .rows          = a->rows,
+        .columns       = a->columns,
+        .depth         = a->depth,
+        .out_stride    = a->out_stride,
+        .input_stride  = a->input_stride,
+        .weight_stride = a->weight_stride,
+        .dtype         = a->dtype,
+        .out_dtype     = a->out_dtype,
+        .bias_dtype    = a->bias_dtype,
+        .format        = WEIGHT_BF16,
+        .plain         = true,
     };
     return packed_product(op, &p, false, device, exec);
 }
@@ -32,7 +45,7 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     struct linear_cpu_args cpu     = { .a = *a, .row_blocks = ceil_div(a->rows, LINEAR_BLOCK_ROWS) };
     const int64_t          threads = sgk_num_threads(exec), weights = a->columns * (a->depth + 1);
     /* AMX adds in another order than few rows are added in. */
-    const bool    tiles = a->dtype == SGK_BF16 && a->rows > LINEAR_FEW_TILES && sgk_cpu_has_amx() && !sgk_exec_batch_invariant(exec);
+    const bool tiles = a->dtype == SGK_BF16 && a->rows > LINEAR_FEW_TILES && sgk_cpu_has_amx() && !sgk_exec_batch_invariant(exec);
     /* So do more rows than wait for memory alone, which have lanes along the columns. */
     const bool pairs = a->dtype == SGK_BF16 && !tiles && packed_has_pairs() && (a->rows > LINEAR_FEW_PAIRS || sgk_exec_batch_invariant(exec));
     if (pairs) return linear_in_pairs(op, a, device, exec);

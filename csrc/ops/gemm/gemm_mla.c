@@ -38,9 +38,9 @@ enum { PLAIN_KIND,
 
 /* The first products' weights one behind the other; the second's. */
 typedef struct {
-    sgk_match                   *m;
+    sgk_match                  *m;
     const sgk_qkv_proj_options *o;
-    int                          kind;
+    int                         kind;
 } mla_call;
 
 /* The scale of a weight with `rows` rows and `depth` columns. `letters`: two that nothing else has. */
@@ -49,8 +49,8 @@ static sgk_status match_scale(const mla_call *c, const DLTensor *scale, const ch
     sgk_match *const m = c->m;
     SGK_REQUIRE(!!scale == (c->kind != PLAIN_KIND), SGK_BAD_ARG, "%s: %s is %s, expected %s", m->op, name, scale ? "given" : "NULL", scale ? "none for weights that are not quantised" : "a tensor");
     if (!scale) return SGK_OK;
-    const bool    one = c->kind == INT8_KIND;
-    const char    any[] = { '*', letters[0], 0 }, blocks[] = { letters[0], ' ', letters[1], 0 };
+    const bool one   = c->kind == INT8_KIND;
+    const char any[] = { '*', letters[0], 0 }, blocks[] = { letters[0], ' ', letters[1], 0 };
     SGK_TRY(sgk_match_tensor(m, scale, name, one ? any : blocks, 1u << SGK_F32, false));
     SGK_TRY(sgk_match_dense(m, scale, name));
     const int64_t high = one ? rows : packed_ceil(rows, c->o->block_size[0]), wide = one ? 1 : packed_ceil(depth, c->o->block_size[1]);
@@ -65,16 +65,30 @@ static struct packed_args projection(const mla_call *c, void *out, int64_t out_s
 {
     const sgk_dtype t = c->m->dtype;
     return (struct packed_args){
-        .out = out, .input = input, .weight = sgk_data(weight), .scale = sgk_data(scale), .batch = 1,
-        .rows = SGK_DIM(c->m, 'T'), .columns = rows, .depth = depth, .out_stride = out_stride, .input_stride = input_stride,
-        .group_n = c->kind == FP8_KIND ? c->o->block_size[0] : 0, .group_k = c->kind == FP8_KIND ? c->o->block_size[1] : 0,
-        .dtype = t, .out_dtype = t, .bias_dtype = SGK_F32,
-        .format = c->kind == INT8_KIND ? WEIGHT_I8 : c->kind == FP8_KIND ? WEIGHT_E4M3 : t == SGK_F32 ? WEIGHT_F32 : t == SGK_F16 ? WEIGHT_F16 : WEIGHT_BF16,
+        .out          = out,
+        .input        = input,
+        .weight       = sgk_data(weight),
+        .scale        = sgk_data(scale),
+        .batch        = 1,
+        .rows         = SGK_DIM(c->m, 'T'),
+        .columns      = rows,
+        .depth        = depth,
+        .out_stride   = out_stride,
+        .input_stride = input_stride,
+        .group_n      = c->kind == FP8_KIND ? c->o->block_size[0] : 0,
+        .group_k      = c->kind == FP8_KIND ? c->o->block_size[1] : 0,
+        .dtype        = t,
+        .out_dtype    = t,
+        .bias_dtype   = SGK_F32,
+        .format       = c->kind == INT8_KIND ? WEIGHT_I8 : c->kind == FP8_KIND ? WEIGHT_E4M3
+                                                       : t == SGK_F32          ? WEIGHT_F32
+                                                       : t == SGK_F16          ? WEIGHT_F16
+                                                                               : WEIGHT_BF16,
     };
 }
 
 static int64_t whole(int64_t bytes) { return (bytes + 255) / 256 * 256; }
-static size_t  most(size_t a, size_t b) { return a > b ? a : b; }
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* kv_a_proj_weight is NULL where q_a_proj_weight has its rows behind its own. */
 static sgk_status project(const char *op, const DLTensor *q_input, const DLTensor *k_input, const DLTensor *hidden_states, const DLTensor *q_a_proj_weight,
@@ -86,12 +100,14 @@ static sgk_status project(const char *op, const DLTensor *q_input, const DLTenso
     SGK_REQUIRE(o && o->size >= sizeof *o, SGK_BAD_ARG, "%s: options are NULL or older than this library's, expected sgk_qkv_proj_options", op);
     SGK_REQUIRE(!(o->use_int8_w8a8 && o->use_fp8_w8a16), SGK_BAD_ARG, "%s: use_int8_w8a8 and use_fp8_w8a16 are both true, expected one at most", op);
     SGK_REQUIRE(o->is_vnni, SGK_BAD_ARG, "%s: is_vnni is false, expected packed weights", op);
-    const mla_call c = { &m, o, o->use_int8_w8a8 ? INT8_KIND : o->use_fp8_w8a16 ? FP8_KIND : PLAIN_KIND };
+    const mla_call c = { &m, o, o->use_int8_w8a8 ? INT8_KIND : o->use_fp8_w8a16 ? FP8_KIND
+                                                                                : PLAIN_KIND };
     SGK_REQUIRE(c.kind != FP8_KIND || (o->block_count == 2 && o->block_size && o->block_size[0] > 0 && o->block_size[1] > 0 && o->block_size[1] % 32 == 0), SGK_BAD_ARG,
                 "%s: block_size has %lld numbers, expected two for weights in e4m3, the second a multiple of 32", op, (long long)o->block_count);
     SGK_MATCH(&m, hidden_states, "T D", SGK_ANY_FLOAT);
-    const unsigned same = 1u << m.dtype, weights = c.kind == INT8_KIND ? 1u << SGK_I8 : c.kind == FP8_KIND ? 1u << SGK_E4M3 : same;
-    const bool     i8   = c.kind == INT8_KIND;
+    const unsigned same = 1u << m.dtype, weights = c.kind == INT8_KIND ? 1u << SGK_I8 : c.kind == FP8_KIND ? 1u << SGK_E4M3
+                                                                                                           : same;
+    const bool     i8 = c.kind == INT8_KIND;
     SGK_MATCH(&m, q_a_layernorm_weight, "Q", same);
     SGK_MATCH(&m, kv_a_layernorm_weight, "R", same);
     SGK_MATCH(&m, cos_sin_cache, "P E", same);
@@ -102,7 +118,7 @@ static sgk_status project(const char *op, const DLTensor *q_input, const DLTenso
     SGK_MATCH(&m, positions, "T", 1u << SGK_I64);
     SGK_MATCH_OUT(&m, q_input, "T H F", same);
     SGK_MATCH_OUT(&m, k_input, "T 1 F", same);
-    const DLTensor *const dense[] = { q_a_proj_weight, kv_a_proj_weight, q_b_proj_weight, w_kc };
+    const DLTensor *const    dense[] = { q_a_proj_weight, kv_a_proj_weight, q_b_proj_weight, w_kc };
     static const char *const names[] = { "q_a_proj_weight", "kv_a_proj_weight", "q_b_proj_weight", "w_kc" };
     for (int i = 0; i < 4; ++i)
         if (dense[i]) SGK_TRY(sgk_match_dense(&m, dense[i], i == 0 ? q_a_name : names[i]));
@@ -135,16 +151,31 @@ static sgk_status project(const char *op, const DLTensor *q_input, const DLTenso
     SGK_TRY(sgk_indices_done(&host, host.known ? sgk_indices_within(op, "positions", host.data[0], sgk_stride(positions, 0), SGK_I64, tokens, SGK_DIM(&m, 'P'), "the rows of cos_sin_cache")
                                                : SGK_OK));
 
-    const int64_t size = sgk_dtype_size(m.dtype), a_bytes = whole(tokens * wide * size), q_bytes = whole(tokens * q_wide * size);
-    struct packed_args first = projection(&c, NULL, wide, sgk_data(hidden_states), sgk_stride(hidden_states, 0), fused ? wide : q_rank, depth, q_a_proj_weight, o->q_a_proj_scale);
-    struct packed_args kv    = fused ? first : projection(&c, NULL, wide, first.input, first.input_stride, kv_rank + rope, depth, kv_a_proj_weight, o->kv_a_proj_scale);
+    const int64_t      size = sgk_dtype_size(m.dtype), a_bytes = whole(tokens * wide * size), q_bytes = whole(tokens * q_wide * size);
+    struct packed_args first  = projection(&c, NULL, wide, sgk_data(hidden_states), sgk_stride(hidden_states, 0), fused ? wide : q_rank, depth, q_a_proj_weight, o->q_a_proj_scale);
+    struct packed_args kv     = fused ? first : projection(&c, NULL, wide, first.input, first.input_stride, kv_rank + rope, depth, kv_a_proj_weight, o->kv_a_proj_scale);
     struct packed_args second = projection(&c, NULL, q_wide, NULL, wide, q_wide, q_rank, q_b_proj_weight, o->q_b_proj_scale);
     struct packed_args latent = {
-        .out = sgk_data(q_input), .weight = sgk_data(w_kc), .scale = sgk_data(w_scale), .batch = heads, .rows = tokens, .columns = kv_rank, .depth = nope,
-        .out_batch = sgk_stride(q_input, 1), .out_stride = sgk_stride(q_input, 0), .input_batch = nope + rope, .input_stride = q_wide,
-        .weight_batch = kv_rank * nope * sgk_dtype_size(sgk_dtype_at(w_kc)), .group_n = kv_rank ? kv_rank : 1, .group_k = nope ? nope : 1,
-        .dtype = m.dtype, .out_dtype = m.dtype, .bias_dtype = SGK_F32,
-        .format = e4m3 ? WEIGHT_E4M3 : m.dtype == SGK_F32 ? WEIGHT_F32 : m.dtype == SGK_F16 ? WEIGHT_F16 : WEIGHT_BF16,
+        .out          = sgk_data(q_input),
+        .weight       = sgk_data(w_kc),
+        .scale        = sgk_data(w_scale),
+        .batch        = heads,
+        .rows         = tokens,
+        .columns      = kv_rank,
+        .depth        = nope,
+        .out_batch    = sgk_stride(q_input, 1),
+        .out_stride   = sgk_stride(q_input, 0),
+        .input_batch  = nope + rope,
+        .input_stride = q_wide,
+        .weight_batch = kv_rank * nope * sgk_dtype_size(sgk_dtype_at(w_kc)),
+        .group_n      = kv_rank ? kv_rank : 1,
+        .group_k      = nope ? nope : 1,
+        .dtype        = m.dtype,
+        .out_dtype    = m.dtype,
+        .bias_dtype   = SGK_F32,
+        .format       = e4m3 ? WEIGHT_E4M3 : m.dtype == SGK_F32 ? WEIGHT_F32
+                                         : m.dtype == SGK_F16   ? WEIGHT_F16
+                                                                : WEIGHT_BF16,
     };
     const size_t products = most(most(packed_scratch(&first, i8, m.device, exec), packed_scratch(&kv, i8, m.device, exec)),
                                  most(packed_scratch(&second, i8, m.device, exec), packed_scratch(&latent, false, m.device, exec)));
@@ -157,10 +188,26 @@ static sgk_status project(const char *op, const DLTensor *q_input, const DLTenso
     char *const a = scratch.memory, *const q = a + a_bytes, *const room = q + q_bytes;
     first.out = a, kv.out = a + q_rank * size, second.input = a, second.out = q, latent.input = q;
     const struct mla_args middle = {
-        .a = a, .q = q, .q_input = sgk_data(q_input), .k_input = sgk_data(k_input), .q_weight = sgk_data(q_a_layernorm_weight), .kv_weight = sgk_data(kv_a_layernorm_weight),
-        .cos_sin = sgk_data(cos_sin_cache), .positions = sgk_data(positions), .tokens = tokens, .heads = heads, .q_rank = q_rank, .kv_rank = kv_rank, .nope = nope, .rope = rope,
-        .q_token = sgk_stride(q_input, 0), .q_head = sgk_stride(q_input, 1), .k_token = sgk_stride(k_input, 0), .cos_sin_stride = sgk_stride(cos_sin_cache, 0),
-        .eps = (float)o->eps, .dtype = m.dtype,
+        .a              = a,
+        .q              = q,
+        .q_input        = sgk_data(q_input),
+        .k_input        = sgk_data(k_input),
+        .q_weight       = sgk_data(q_a_layernorm_weight),
+        .kv_weight      = sgk_data(kv_a_layernorm_weight),
+        .cos_sin        = sgk_data(cos_sin_cache),
+        .positions      = sgk_data(positions),
+        .tokens         = tokens,
+        .heads          = heads,
+        .q_rank         = q_rank,
+        .kv_rank        = kv_rank,
+        .nope           = nope,
+        .rope           = rope,
+        .q_token        = sgk_stride(q_input, 0),
+        .q_head         = sgk_stride(q_input, 1),
+        .k_token        = sgk_stride(k_input, 0),
+        .cos_sin_stride = sgk_stride(cos_sin_cache, 0),
+        .eps            = (float)o->eps,
+        .dtype          = m.dtype,
     };
     sgk_status status = packed_run(op, &first, i8, room, m.device, exec);
     if (status == SGK_OK && !fused) status = packed_run(op, &kv, i8, room, m.device, exec);

@@ -10,8 +10,11 @@
 SGK_CPU_DECL(packed);
 SGK_CPU_DECL(packed_strips);
 SGK_CPU_DECL(linear_sigmoid);
-sgk_cpu_fn                pack_ref, pack_small_ref, pack_int4_ref;
+sgk_cpu_fn pack_ref, pack_small_ref, pack_int4_ref;
+SGK_CPU_DECL_AMX(packed);
+SGK_CPU_DECL_AMX(packed_strips);
 static const sgk_cpu_impl packed_cpu[] = SGK_CPU_IMPLS(packed), packed_strips_cpu[] = SGK_CPU_IMPLS(packed_strips), linear_sigmoid_cpu[] = SGK_CPU_IMPLS(linear_sigmoid);
+static const sgk_cpu_impl packed_tiles_cpu[] = SGK_CPU_IMPLS_AMX(packed), packed_tile_strips_cpu[] = SGK_CPU_IMPLS_AMX(packed_strips);
 static const sgk_cpu_impl pack_cpu[] = { { "ref", 0, pack_ref } }, pack_small_cpu[] = { { "ref", 0, pack_small_ref } }, pack_int4_cpu[] = { { "ref", 0, pack_int4_ref } };
 
 /* ---- products on the CPU ---------------------------------------------------------------------------------------------------------- */
@@ -20,8 +23,9 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t whole_lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-enum { GRAIN_BYTES = 384 * 1024,                    /* of weights, or so many operations, are worth waking a thread for (see sgk_cpu_grain) */
+enum { GRAIN_BYTES      = 384 * 1024,                    /* of weights, or so many operations, are worth waking a thread for (see sgk_cpu_grain) */
        GRAIN_OPERATIONS = 4 * 1024 * 1024,
+       FEW_TILES        = 8,                        /* rows: up to here AMX has too little to do */
        STRIP_BYTES      = 64 << 20 };               /* rows of input that are prepared at a time, at most; but always a block of them */
 
 bool packed_has_pairs(void)
@@ -51,17 +55,24 @@ static int64_t chunk_of(const struct packed_args *a, packed_way way)
     return a->group_k / pieces;
 }
 
-/* Of the arguments' sizes alone. */
-static struct packed_cpu_args plan_of(const struct packed_args *a, bool quantise, const sgk_exec *exec)
+/* AMX adds bf16 in another order than few rows are added in; sums of integers have no order. */
+static bool wants_tiles(const struct packed_args *a, const sgk_exec *exec)
 {
-    const packed_way way       = way_of(a);
-    const int64_t    threads   = sgk_num_threads(exec);
-    struct packed_cpu_args cpu = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise, .row_bytes = packed_ceil(a->depth, packed_step(way)) * 4 };
+    const packed_way way = way_of(a);
+    return sgk_cpu_has_amx() && a->rows > FEW_TILES && (way == BY_I8 || (way == BY_BF16 && !sgk_exec_batch_invariant(exec)));
+}
+
+struct packed_cpu_args packed_plan(const struct packed_args *a, bool quantise, bool tiles, const sgk_exec *exec)
+{
+    const packed_way       way     = way_of(a);
+    const int64_t          threads = sgk_num_threads(exec);
+    struct packed_cpu_args cpu     = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise, .tiles = tiles };
+    cpu.row_bytes                  = packed_row_bytes(&cpu);
     /* What is prepared at a time: some matrices, or some rows of one. */
-    cpu.some_rows  = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
-    cpu.some       = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
-    cpu.group      = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
-    cpu.row_blocks = packed_ceil(cpu.some_rows, PACKED_BLOCK_ROWS);
+    cpu.some_rows        = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
+    cpu.some             = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
+    cpu.group            = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
+    cpu.row_blocks       = packed_ceil(cpu.some_rows, PACKED_BLOCK_ROWS);
     const int64_t across = cpu.some * packed_ceil(a->columns, cpu.group);
     if (cpu.row_blocks * across < 2 * threads) cpu.row_blocks = most(cpu.row_blocks, least(packed_ceil(cpu.some_rows, PACKED_STRIP), packed_ceil(2 * threads, across)));
     const int64_t weights = cpu.some * a->columns * (a->depth + 1), worth = 1 + weights / GRAIN_BYTES + 2 * cpu.some_rows * weights / GRAIN_OPERATIONS;
@@ -70,40 +81,52 @@ static struct packed_cpu_args plan_of(const struct packed_args *a, bool quantise
     return cpu;
 }
 
-static int64_t strip_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * cpu->some_rows * cpu->row_bytes); }
+static int64_t strip_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * packed_kept_rows(cpu, cpu->some_rows, cpu->row_blocks) * cpu->row_bytes); }
 static int64_t scale_bytes(const struct packed_cpu_args *cpu) { return whole_lines(cpu->some * cpu->some_rows * 4); }
+
+size_t packed_plan_bytes(const struct packed_cpu_args *cpu) { return (size_t)(strip_bytes(cpu) + scale_bytes(cpu) + cpu->parts * cpu->part_scratch); }
+
+void packed_plan_place(struct packed_cpu_args *cpu, char *memory)
+{
+    cpu->strips    = (uint32_t *)(void *)memory;
+    cpu->row_scale = (float *)(void *)(memory + strip_bytes(cpu));
+    cpu->scratch   = memory + strip_bytes(cpu) + scale_bytes(cpu);
+}
+
+static int64_t count_strips(struct packed_cpu_args *cpu)
+{
+    int64_t strips = 0;
+    for (int64_t i = 0; i < cpu->row_blocks; ++i)
+        strips += packed_strip_count(cpu, packed_share(cpu->a.rows, i + 1, cpu->row_blocks) - packed_share(cpu->a.rows, i, cpu->row_blocks));
+    return cpu->a.batch * strips;
+}
 
 size_t packed_scratch(const struct packed_args *a, bool quantise, DLDevice device, const sgk_exec *exec)
 {
     if (a->batch == 0 || a->rows == 0 || a->columns == 0) return 0;
     if (device.device_type == kDLCUDA) return packed_scratch_on_gpu(a, quantise);
-    const struct packed_cpu_args cpu = plan_of(a, quantise, exec);
-    return (size_t)(strip_bytes(&cpu) + scale_bytes(&cpu) + cpu.parts * cpu.part_scratch);
+    const struct packed_cpu_args cpu = packed_plan(a, quantise, wants_tiles(a, exec), exec);
+    return packed_plan_bytes(&cpu);
 }
 
 static sgk_status run_on_cpu(const char *op, const struct packed_args *a, bool quantise, char *memory, const sgk_exec *exec)
 {
-    struct packed_cpu_args cpu   = plan_of(a, quantise, exec);
+    struct packed_cpu_args cpu   = packed_plan(a, quantise, wants_tiles(a, exec), exec);
     const int64_t          parts = cpu.parts;
-    cpu.strips    = (uint32_t *)(void *)memory;
-    cpu.row_scale = (float *)(void *)(memory + strip_bytes(&cpu));
-    cpu.scratch   = memory + strip_bytes(&cpu) + scale_bytes(&cpu);
+    packed_plan_place(&cpu, memory);
     for (int64_t b = 0; b < a->batch; b += cpu.some)
         for (int64_t m = 0; m < a->rows; m += cpu.some_rows) {
             struct packed_args *part = &cpu.a;
-            part->batch       = least(cpu.some, a->batch - b);
-            part->rows        = least(cpu.some_rows, a->rows - m);
-            part->out         = (char *)a->out + (b * a->out_batch + m * a->out_stride) * sgk_dtype_size(a->out_dtype);
-            part->input       = (const char *)a->input + (b * a->input_batch + m * a->input_stride) * sgk_dtype_size(a->dtype);
-            part->weight      = (const char *)a->weight + b * a->weight_batch;
-            part->input_scale = a->input_scale ? a->input_scale + m : NULL;
-            cpu.items         = part->batch * packed_ceil(a->columns, cpu.group) * cpu.row_blocks;
-            cpu.parts         = least(parts, cpu.items);
-            int64_t strips    = 0;
-            for (int64_t i = 0; i < cpu.row_blocks; ++i)
-                strips += packed_ceil(packed_share(part->rows, i + 1, cpu.row_blocks) - packed_share(part->rows, i, cpu.row_blocks), PACKED_STRIP);
-            SGK_TRY(sgk_cpu_run(op, packed_strips_cpu, &cpu, part->batch * strips, sgk_cpu_grain(PACKED_STRIP * cpu.row_bytes), exec));
-            SGK_TRY(sgk_cpu_run(op, packed_cpu, &cpu, cpu.parts, 1, exec));
+            part->batch              = least(cpu.some, a->batch - b);
+            part->rows               = least(cpu.some_rows, a->rows - m);
+            part->out                = (char *)a->out + (b * a->out_batch + m * a->out_stride) * sgk_dtype_size(a->out_dtype);
+            part->input              = (const char *)a->input + (b * a->input_batch + m * a->input_stride) * sgk_dtype_size(a->dtype);
+            part->weight             = (const char *)a->weight + b * a->weight_batch;
+            part->input_scale        = a->input_scale ? a->input_scale + m : NULL;
+            cpu.items                = part->batch * packed_ceil(a->columns, cpu.group) * cpu.row_blocks;
+            cpu.parts                = least(parts, cpu.items);
+            SGK_TRY(sgk_cpu_run(op, cpu.tiles ? packed_tile_strips_cpu : packed_strips_cpu, &cpu, count_strips(&cpu), sgk_cpu_grain(PACKED_STRIP * cpu.row_bytes), exec));
+            SGK_TRY(sgk_cpu_run(op, cpu.tiles ? packed_tiles_cpu : packed_cpu, &cpu, cpu.parts, 1, exec));
         }
     return SGK_OK;
 }
@@ -128,7 +151,11 @@ sgk_status packed_product(const char *op, const struct packed_args *a, bool quan
 
 static int32_t format_of(sgk_dtype t)
 {
-    return t == SGK_F32 ? WEIGHT_F32 : t == SGK_F16 ? WEIGHT_F16 : t == SGK_BF16 ? WEIGHT_BF16 : t == SGK_E4M3 ? WEIGHT_E4M3 : t == SGK_I8 ? WEIGHT_I8 : WEIGHT_MXFP4;
+    return t == SGK_F32 ? WEIGHT_F32 : t == SGK_F16 ? WEIGHT_F16
+                                   : t == SGK_BF16  ? WEIGHT_BF16
+                                   : t == SGK_E4M3  ? WEIGHT_E4M3
+                                   : t == SGK_I8    ? WEIGHT_I8
+                                                    : WEIGHT_MXFP4;
 }
 
 /* The parts of the arguments that every product has; out [.., N] and input [.., K] with one dimension of rows, after folding. */
@@ -307,15 +334,16 @@ sgk_status sgk_int4_scaled_mm_cpu(const DLTensor *out, const DLTensor *x, const 
     SGK_REQUIRE(SGK_DIM(&m, 'N') == SGK_DIM(&m, 'B') * PACKED_BLOCK, SGK_BAD_ARG, "%s: out has %lld columns, expected %lld from w", m.op, (long long)SGK_DIM(&m, 'N'),
                 (long long)(SGK_DIM(&m, 'B') * PACKED_BLOCK));
     SGK_REQUIRE(groups > 0 && depth % groups == 0 && group > 0 && group % 4 == 0 && group % int4_part(group) == 0 && SGK_DIM(&m, 'P') == depth / int4_part(group) &&
-                    SGK_DIM(&m, 'S') == int4_part_bytes(group), SGK_BAD_ARG,
+                    SGK_DIM(&m, 'S') == int4_part_bytes(group),
+                SGK_BAD_ARG,
                 "%s: w has size %lld x %lld and w_scales %lld groups, which do not fit the %lld columns of x", m.op, (long long)SGK_DIM(&m, 'P'), (long long)SGK_DIM(&m, 'S'),
                 (long long)groups, (long long)depth);
     SGK_TRY(sgk_match_done(&m));
     struct packed_args a = product(&m, out, x, w, bias, true);
-    a.format  = WEIGHT_INT4;
-    a.scale   = sgk_data(w_scales);
-    a.zeros   = sgk_data(w_zeros);
-    a.group_k = group;
+    a.format             = WEIGHT_INT4;
+    a.scale              = sgk_data(w_scales);
+    a.zeros              = sgk_data(w_zeros);
+    a.group_k            = group;
     return packed_product(m.op, &a, true, m.device, exec);
 }
 
@@ -332,10 +360,19 @@ sgk_status sgk_fused_linear_sigmoid_mul(const DLTensor *out, const DLTensor *mat
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
     const struct linear_sigmoid_args a = {
-        .out = sgk_data(out), .input = sgk_data(mat1), .by = sgk_data(post_mul_mat), .weight = sgk_data(mat2), .bias = sgk_data(bias),
-        .rows = SGK_DIM(&m, 'M'), .depth = SGK_DIM(&m, 'K'), .columns = SGK_DIM(&m, 'J'),
-        .input_stride = sgk_stride(mat1, 0), .by_stride = sgk_stride(post_mul_mat, 0), .weight_stride = sgk_stride(mat2, 0), .out_stride = sgk_stride(out, 0),
-        .dtype = m.dtype,
+        .out           = sgk_data(out),
+        .input         = sgk_data(mat1),
+        .by            = sgk_data(post_mul_mat),
+        .weight        = sgk_data(mat2),
+        .bias          = sgk_data(bias),
+        .rows          = SGK_DIM(&m, 'M'),
+        .depth         = SGK_DIM(&m, 'K'),
+        .columns       = SGK_DIM(&m, 'J'),
+        .input_stride  = sgk_stride(mat1, 0),
+        .by_stride     = sgk_stride(post_mul_mat, 0),
+        .weight_stride = sgk_stride(mat2, 0),
+        .out_stride    = sgk_stride(out, 0),
+        .dtype         = m.dtype,
     };
     if (a.rows == 0 || a.columns == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return linear_sigmoid_on_gpu(m.op, &a, m.device, exec);
@@ -357,9 +394,9 @@ bool sgk_weight_is_small(const DLTensor *weight) { return weight && weight->ndim
 
 sgk_status sgk_convert_weight_packed(const DLTensor *packed, const DLTensor *weight, const sgk_exec *exec)
 {
-    sgk_match       m       = { .op = "convert_weight_packed" };
-    const unsigned  formats = SGK_ANY_FLOAT | 1u << SGK_E4M3 | 1u << SGK_I8 | 1u << SGK_U8;
-    struct pack_args a      = { .batch = 1 };
+    sgk_match        m       = { .op = "convert_weight_packed" };
+    const unsigned   formats = SGK_ANY_FLOAT | 1u << SGK_E4M3 | 1u << SGK_I8 | 1u << SGK_U8;
+    struct pack_args a       = { .batch = 1 };
     if (sgk_weight_is_small(weight)) {
         SGK_MATCH(&m, weight, "N K", formats);
         SGK_MATCH_OUT(&m, packed, "K N", 1u << SGK_F32);
@@ -387,7 +424,7 @@ sgk_status sgk_convert_weight_packed(const DLTensor *packed, const DLTensor *wei
 
 sgk_status sgk_convert_scale_packed(const DLTensor *packed, const DLTensor *scale, const sgk_exec *exec)
 {
-    sgk_match m = { .op = "convert_scale_packed" };
+    sgk_match  m       = { .op = "convert_scale_packed" };
     const bool several = scale && scale->ndim == 3;
     SGK_MATCH(&m, scale, several ? "B N G" : "N G", 1u << SGK_U8);
     SGK_MATCH_OUT(&m, packed, several ? "B N G" : "N G", 1u << SGK_U8);
@@ -401,10 +438,11 @@ sgk_status sgk_convert_scale_packed(const DLTensor *packed, const DLTensor *scal
 int64_t sgk_int4_packed_size(const DLTensor *weight, const DLTensor *scales, int64_t quant_method_4bit, int which)
 {
     if (!weight || !scales || weight->ndim < 2 || scales->ndim != weight->ndim) return 0;
-    const int     d      = weight->ndim - 2;
-    const int64_t depth  = weight->shape[d] * (quant_method_4bit == SGK_INT4_GPTQ ? 8 : 1), groups = scales->shape[d];
-    const int64_t group  = groups > 0 ? depth / groups : 0;
-    return which == 0 ? (group > 0 ? depth / int4_part(group) : 0) : which == 1 ? (group > 0 ? int4_part_bytes(group) : 0) : groups;
+    const int     d     = weight->ndim - 2;
+    const int64_t depth = weight->shape[d] * (quant_method_4bit == SGK_INT4_GPTQ ? 8 : 1), groups = scales->shape[d];
+    const int64_t group = groups > 0 ? depth / groups : 0;
+    return which == 0 ? (group > 0 ? depth / int4_part(group) : 0) : which == 1 ? (group > 0 ? int4_part_bytes(group) : 0)
+                                                                                : groups;
 }
 
 sgk_status sgk_convert_weight_packed_scale_zp(const DLTensor *packed, const DLTensor *packed_zeros, const DLTensor *packed_scales, const DLTensor *weight, const DLTensor *qzeros,
@@ -438,9 +476,18 @@ sgk_status sgk_convert_weight_packed_scale_zp(const DLTensor *packed, const DLTe
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
     const struct pack_int4_args a = {
-        .packed = sgk_data(packed), .packed_zeros = sgk_data(packed_zeros), .packed_scales = sgk_data(packed_scales),
-        .weight = sgk_data(weight), .zeros = sgk_data(qzeros), .scales = sgk_data(scales),
-        .batch = several ? SGK_DIM(&m, 'E') : 1, .columns = columns, .depth = depth, .group = group, .scales_dtype = sgk_dtype_at(scales), .gptq = gptq,
+        .packed        = sgk_data(packed),
+        .packed_zeros  = sgk_data(packed_zeros),
+        .packed_scales = sgk_data(packed_scales),
+        .weight        = sgk_data(weight),
+        .zeros         = sgk_data(qzeros),
+        .scales        = sgk_data(scales),
+        .batch         = several ? SGK_DIM(&m, 'E') : 1,
+        .columns       = columns,
+        .depth         = depth,
+        .group         = group,
+        .scales_dtype  = sgk_dtype_at(scales),
+        .gptq          = gptq,
     };
     if (a.batch == 0 || columns == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return pack_int4_on_gpu(m.op, &a, m.device, exec);

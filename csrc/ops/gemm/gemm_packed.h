@@ -42,20 +42,20 @@ typedef enum {
 
 /* out[b, m, n] = round((sum_k input[b, m, k] * weight[b, n, k] * (scales)) * (scales) + bias[n]) */
 struct packed_args {
-    void          *out;
-    const void    *input, *weight;
-    const void    *bias;                                /* NULL: none */
-    const void    *scale;                               /* i8: f32 [N]; e4m3: f32 [ceil(N / group_n)][ceil(K / group_k)]; mxfp4: u8; int4: f32; NULL: none */
-    const int8_t  *zeros;                               /* int4 */
-    const float   *input_scale;                         /* i8, input u8: [rows] */
-    int64_t        batch, rows, columns, depth;         /* B, M, N, K */
-    int64_t        out_batch, out_stride;               /* in elements, as all that follow */
-    int64_t        input_batch, input_stride;
-    int64_t        weight_batch, weight_stride;         /* weight_batch in bytes; weight_stride of plain rows */
-    int64_t        group_n, group_k;
-    sgk_dtype      dtype, out_dtype, bias_dtype;        /* dtype of input; bias: f32, or dtype on the CPU */
-    int32_t        format;                              /* weight_format */
-    int32_t        plain;                               /* weight is as the model has it */
+    void         *out;
+    const void   *input, *weight;
+    const void   *bias;                                /* NULL: none */
+    const void   *scale;                               /* i8: f32 [N]; e4m3: f32 [ceil(N / group_n)][ceil(K / group_k)]; mxfp4: u8; int4: f32; NULL: none */
+    const int8_t *zeros;                               /* int4 */
+    const float  *input_scale;                         /* i8, input u8: [rows] */
+    int64_t       batch, rows, columns, depth;         /* B, M, N, K */
+    int64_t       out_batch, out_stride;               /* in elements, as all that follow */
+    int64_t       input_batch, input_stride;
+    int64_t       weight_batch, weight_stride;         /* weight_batch in bytes; weight_stride of plain rows */
+    int64_t       group_n, group_k;
+    sgk_dtype     dtype, out_dtype, bias_dtype;        /* dtype of input; bias: f32, or dtype on the CPU */
+    int32_t       format;                              /* weight_format */
+    int32_t       plain;                               /* weight is as the model has it */
 };
 
 PACKED_FN int64_t packed_least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -88,9 +88,9 @@ PACKED_FN int64_t packed_element_at(int32_t format, int64_t k, int64_t c, int64_
 {
     int64_t tail;
     switch (format) {
-    case WEIGHT_F32:   return (k * r + c) * 4;
-    case WEIGHT_F16:   return (k * r + c) * 2;
-    case WEIGHT_BF16:  return (k / 2 * 2 * r + (k - k % 2 + 1 < depth ? c * 2 + k % 2 : c)) * 2;
+    case WEIGHT_F32:  return (k * r + c) * 4;
+    case WEIGHT_F16:  return (k * r + c) * 2;
+    case WEIGHT_BF16: return (k / 2 * 2 * r + (k - k % 2 + 1 < depth ? c * 2 + k % 2 : c)) * 2;
     case WEIGHT_I8:
         tail = packed_least(4, depth - k / 4 * 4);
         return k / 4 * 4 * r + c * tail + k % 4;
@@ -116,14 +116,14 @@ struct pack_args {
 
 /* AWQ's and GPTQ's weights of four bits. */
 struct pack_int4_args {
-    uint8_t       *packed;                              /* [batch][N / 32][K / part][16 part + 128] */
-    int8_t        *packed_zeros;                        /* [batch][N / 32][G][32] */
-    float         *packed_scales;
+    uint8_t        *packed;                              /* [batch][N / 32][K / part][16 part + 128] */
+    int8_t         *packed_zeros;                        /* [batch][N / 32][G][32] */
+    float          *packed_scales;
     const uint32_t *weight, *zeros;
-    const void    *scales;
-    int64_t        batch, columns, depth, group;
-    sgk_dtype      scales_dtype;
-    int32_t        gptq;
+    const void     *scales;
+    int64_t         batch, columns, depth, group;
+    sgk_dtype       scales_dtype;
+    int32_t         gptq;
 };
 
 PACKED_FN int int4_shift(int64_t i, int32_t gptq)
@@ -168,13 +168,15 @@ struct packed_quant_args {
 
 /* The CPU's work is cut into items, a block of rows by some columns; part p of them has the p-th piece of the scratch memory. */
 enum {
-    PACKED_STEPS        = 128,                      /* of a panel: pieces of K that are multiplied before the sums go to memory, at most */
-    PACKED_STEP_BYTES   = 128,                      /* of a panel: 32 columns of 4 bytes */
-    PACKED_STRIP        = 12,                       /* rows that are multiplied together, at most */
-    PACKED_BLOCK_ROWS   = 43 * PACKED_STRIP,        /* of an item, at most */
-    PACKED_GROUP        = 4 * PACKED_BLOCK,         /* columns of an item, at most */
-    PACKED_FEW          = 64,                       /* rows: up to here an item has one block of columns */
-    PACKED_PANEL_BYTES  = PACKED_STEPS * PACKED_STEP_BYTES,
+    PACKED_STEPS       = 128,                      /* of a panel: pieces of K that are multiplied before the sums go to memory, at most */
+    PACKED_STEP_BYTES  = 128,                      /* of a panel: 32 columns of 4 bytes */
+    PACKED_STRIP       = 12,                       /* rows that are multiplied together, at most */
+    PACKED_TILE_STRIP  = 32,                       /* the same for AMX, which takes these many always, */
+    PACKED_TILE_STEPS  = 16,                       /* and so many steps at a time */
+    PACKED_BLOCK_ROWS  = 43 * PACKED_STRIP,        /* of an item, at most */
+    PACKED_GROUP       = 4 * PACKED_BLOCK,         /* columns of an item, at most */
+    PACKED_FEW         = 64,                       /* rows: up to here an item has one block of columns */
+    PACKED_PANEL_BYTES = PACKED_STEPS * PACKED_STEP_BYTES,
 };
 
 /* How numbers are multiplied. */
@@ -185,7 +187,7 @@ typedef enum {
 } packed_way;
 
 PACKED_FN int64_t packed_step(packed_way way) { return way == BY_F32 ? 1 : way == BY_BF16 ? 2
-                                                                                         : 4; }
+                                                                                          : 4; }
 
 struct packed_cpu_args {
     struct packed_args a;
@@ -195,6 +197,7 @@ struct packed_cpu_args {
     int64_t            items, parts;
     int64_t            some, some_rows, row_bytes;  /* matrices, and rows of each, that are prepared at a time; bytes of a row then */
     int32_t            quantise;                    /* input is to be quantised */
+    int32_t            tiles;                       /* for AMX: strips have PACKED_TILE_STRIP rows, and a row's steps are neighbours */
     uint32_t          *strips;                      /* the input as the tiles take it */
     float             *row_scale;                   /* of the rows that were quantised */
     char              *scratch;

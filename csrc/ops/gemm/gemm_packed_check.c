@@ -1,7 +1,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "check/check.h"
-#include "gemm_packed.h"
+#include "gemm_packed_item.h"
+#include "gemm_packed_run.h"
 
 void check_packed(void);
 
@@ -13,10 +14,11 @@ static double tolerance(sgk_dtype out, int64_t depth) { return check_tolerance(o
 static void check_convert(sgk_dtype dtype, int64_t experts, int64_t columns, int64_t depth)
 {
     if (!check_case("convert_weight_packed_%s_%lldx%lldx%lld", check_dtype(dtype), (long long)experts, (long long)columns, (long long)depth)) return;
-    const bool    small = experts == 0 && columns < 16;
-    const int64_t wide  = depth + (dtype == SGK_I8 ? 4 : 0);
+    const bool    small  = experts == 0 && columns < 16;
+    const int64_t wide   = depth + (dtype == SGK_I8 ? 4 : 0);
     check_tensor *weight = experts ? check_input_dense(dtype, 3, experts, columns, depth) : check_input_dense(dtype, 2, columns, depth);
-    check_tensor *packed = small ? check_output_dense(SGK_F32, 2, depth, columns) : experts ? check_output_dense(dtype, 3, experts, columns, wide) : check_output_dense(dtype, 2, columns, wide);
+    check_tensor *packed = small ? check_output_dense(SGK_F32, 2, depth, columns) : experts ? check_output_dense(dtype, 3, experts, columns, wide)
+                                                                                            : check_output_dense(dtype, 2, columns, wide);
     if (small) check_legal(weight, CHECK_DTYPE);
     CHECK_CALL(sgk_convert_weight_packed(T(packed), T(weight), check_exec));
     check_equal(packed);
@@ -134,10 +136,10 @@ static void check_bmm(sgk_dtype dtype, bool e4m3, int64_t batch, shape s, bool p
 {
     if (!check_case("bmm_cpu_%s%s_%lldx%lldx%lldx%lld%s", check_dtype(dtype), e4m3 ? "_e4m3" : "", (long long)batch, (long long)s.m, (long long)s.n, (long long)s.k, packed ? "" : "_plain")) return;
     const sgk_dtype weights = e4m3 ? SGK_E4M3 : dtype;
-    check_tensor   *mat1 = check_input(dtype, 3, batch, s.m, s.k);
-    check_tensor   *mat2 = packed ? check_input_dense(weights, 3, batch, s.n, s.k) : check_input(weights, 3, batch, s.n, s.k);
-    check_tensor   *scale = e4m3 ? check_input(SGK_F32, 0) : NULL;
-    check_tensor   *out  = check_output(dtype, 3, batch, s.m, s.n);
+    check_tensor   *mat1    = check_input(dtype, 3, batch, s.m, s.k);
+    check_tensor   *mat2    = packed ? check_input_dense(weights, 3, batch, s.n, s.k) : check_input(weights, 3, batch, s.n, s.k);
+    check_tensor   *scale   = e4m3 ? check_input(SGK_F32, 0) : NULL;
+    check_tensor   *out     = check_output(dtype, 3, batch, s.m, s.n);
     if (scale) check_set(scale, 0, 0.75), check_legal(scale, CHECK_NULL);
     if (e4m3) check_legal(mat2, CHECK_DTYPE);
     CHECK_CALL(sgk_bmm_cpu(T(out), T(mat1), T(mat2), packed, T(scale), check_exec));
@@ -172,8 +174,8 @@ static check_tensor *positive(int64_t n)
 static void check_int8(sgk_dtype out_dtype, shape s, bool packed, bool bias_given)
 {
     if (!check_case("int8_scaled_mm_cpu_%s_%lldx%lldx%lld%s%s", check_dtype(out_dtype), (long long)s.m, (long long)s.n, (long long)s.k, packed ? "" : "_plain", bias_given ? "_bias" : "")) return;
-    check_tensor *mat1 = check_index(SGK_U8, 0, 255, 2, s.m, s.k);
-    check_tensor *mat2 = i8_weight(packed, s.n, s.k);
+    check_tensor *mat1    = check_index(SGK_U8, 0, 255, 2, s.m, s.k);
+    check_tensor *mat2    = i8_weight(packed, s.n, s.k);
     check_tensor *scales1 = positive(s.m), *scales2 = positive(s.n);
     check_tensor *bias = bias_given ? check_input(SGK_F32, 1, s.n) : NULL;
     check_tensor *out  = check_output(out_dtype, 2, s.m, s.n);
@@ -190,11 +192,11 @@ static void check_int8(sgk_dtype out_dtype, shape s, bool packed, bool bias_give
 static void check_int8_quant(sgk_dtype dtype, shape s, bool packed)
 {
     if (!check_case("int8_scaled_mm_with_quant_%s_%lldx%lldx%lld%s", check_dtype(dtype), (long long)s.m, (long long)s.n, (long long)s.k, packed ? "" : "_plain")) return;
-    check_tensor *mat1 = check_input(dtype, 2, s.m, s.k);
-    check_tensor *mat2 = i8_weight(packed, s.n, s.k);
+    check_tensor *mat1    = check_input(dtype, 2, s.m, s.k);
+    check_tensor *mat2    = i8_weight(packed, s.n, s.k);
     check_tensor *scales2 = positive(s.n);
-    check_tensor *bias = check_input(SGK_F32, 1, s.n);
-    check_tensor *out  = check_output(dtype, 2, s.m, s.n);
+    check_tensor *bias    = check_input(SGK_F32, 1, s.n);
+    check_tensor *out     = check_output(dtype, 2, s.m, s.n);
     check_legal(mat1, CHECK_DTYPE);
     check_legal(scales2, CHECK_NDIM);
     check_legal(out, CHECK_DTYPE);
@@ -210,11 +212,11 @@ static void check_fp8(sgk_dtype dtype, shape s, int64_t block_n, int64_t block_k
     if (!check_case("fp8_scaled_mm_cpu_%s_%lldx%lldx%lld_by_%lldx%lld%s", check_dtype(dtype), (long long)s.m, (long long)s.n, (long long)s.k, (long long)block_n, (long long)block_k,
                     packed ? "" : "_plain")) return;
     const int64_t block[] = { block_n, block_k };
-    check_tensor *mat1 = check_input(dtype, 2, s.m, s.k);
-    check_tensor *mat2 = weight_of(SGK_E4M3, packed, s.n, s.k);
+    check_tensor *mat1    = check_input(dtype, 2, s.m, s.k);
+    check_tensor *mat2    = weight_of(SGK_E4M3, packed, s.n, s.k);
     check_tensor *scales2 = check_input_dense(SGK_F32, 2, packed_ceil(s.n, block_n), packed_ceil(s.k, block_k));
-    check_tensor *bias = check_input(SGK_F32, 1, s.n);
-    check_tensor *out  = check_output(dtype, 2, s.m, s.n);
+    check_tensor *bias    = check_input(SGK_F32, 1, s.n);
+    check_tensor *out     = check_output(dtype, 2, s.m, s.n);
     check_legal(mat1, CHECK_DTYPE);
     check_legal(out, CHECK_DTYPE);
     check_legal(bias, CHECK_NULL);
@@ -229,10 +231,10 @@ static void check_fp8_codes(sgk_dtype dtype)
 {
     if (!check_case("fp8_scaled_mm_cpu_%s_codes", check_dtype(dtype))) return;
     const int64_t block[] = { 32, 32 };
-    check_tensor *mat1 = check_input(dtype, 2, (int64_t)2, (int64_t)2);
-    check_tensor *mat2 = check_input_dense(SGK_E4M3, 2, (int64_t)256, (int64_t)2);
+    check_tensor *mat1    = check_input(dtype, 2, (int64_t)2, (int64_t)2);
+    check_tensor *mat2    = check_input_dense(SGK_E4M3, 2, (int64_t)256, (int64_t)2);
     check_tensor *scales2 = check_input_dense(SGK_F32, 2, (int64_t)8, (int64_t)1);
-    check_tensor *out  = check_output(SGK_F32, 2, (int64_t)2, (int64_t)256);
+    check_tensor *out     = check_output(SGK_F32, 2, (int64_t)2, (int64_t)256);
     for (int64_t i = 0; i < 4; ++i) check_set(mat1, i, i % 2 ? 0 : 1);
     for (int64_t i = 0; i < 8; ++i) check_set(scales2, i, 1);
     for (int64_t i = 0; i < 512; ++i) check_set_code(mat2, i, (uint32_t)(i / 64 * 32 + i % 32));     /* both elements of a pair */
@@ -246,11 +248,11 @@ static void check_fp8_codes(sgk_dtype dtype)
 static void check_mxfp4(sgk_dtype dtype, shape s, bool packed)
 {
     if (!check_case("mxfp4_scaled_mm_cpu_%s_%lldx%lldx%lld%s", check_dtype(dtype), (long long)s.m, (long long)s.n, (long long)s.k, packed ? "" : "_plain")) return;
-    check_tensor *mat1 = check_input(dtype, 2, s.m, s.k);
-    check_tensor *mat2 = check_index(SGK_U8, 0, 255, 2, s.n, s.k / 2);
+    check_tensor *mat1    = check_input(dtype, 2, s.m, s.k);
+    check_tensor *mat2    = check_index(SGK_U8, 0, 255, 2, s.n, s.k / 2);
     check_tensor *scales2 = check_index(SGK_U8, 120, 130, 2, s.n, s.k / 32);
-    check_tensor *bias = check_input(SGK_F32, 1, s.n);
-    check_tensor *out  = check_output(dtype, 2, s.m, s.n);
+    check_tensor *bias    = check_input(SGK_F32, 1, s.n);
+    check_tensor *out     = check_output(dtype, 2, s.m, s.n);
     if (s.n * s.k >= 128) check_set(scales2, 1, 0), check_set(scales2, 2, s.n % 2 ? 100 : 255);
     check_legal(mat1, CHECK_DTYPE);
     check_legal(scales2, CHECK_NDIM | (s.k ? 0 : CHECK_SIZE(0)));
@@ -277,7 +279,7 @@ static void check_int4(sgk_dtype dtype, shape s, int64_t group)
         for (int64_t p = 0; p < s.k / part; ++p)
             for (int64_t c = 0; c < 32; ++c) {
                 const int64_t first = (b * (s.k / part) + p) * bytes, zero = (int64_t)check_get(zeros, (b * groups + p * part / group) * 32 + c);
-                int32_t       sum   = 0;
+                int32_t       sum = 0;
                 for (int64_t k = 0; k < part; ++k) sum += ((int)check_get(w, first + packed_element_at(WEIGHT_INT4, k, c, 32, s.k, group)) >> (c / 16 * 4) & 15) - (int32_t)zero;
                 for (int64_t i = 0; i < 4; ++i) check_set(w, first + 16 * part + c * 4 + i, (double)((uint32_t)sum >> (8 * i) & 255));
             }
@@ -345,9 +347,8 @@ static void check_qkv(sgk_dtype dtype, int kind, bool latent_e4m3, bool fused, m
     check_legal(cos_sin, CHECK_SIZE(0));
     check_tensor *q_input = check_output(dtype, 3, s.tokens, s.heads, wide), *k_input = check_output(dtype, 3, s.tokens, (int64_t)1, wide);
 #define OPTIONS &(sgk_qkv_proj_options){ \
-        .size = sizeof(sgk_qkv_proj_options), .eps = 1e-6, .use_int8_w8a8 = kind == INT8_KIND, .use_fp8_w8a16 = kind == FP8_KIND, .q_a_proj_scale = T(q_a_scale), \
-        .q_b_proj_scale = T(q_b_scale), .kv_a_proj_scale = T(kv_a_scale), .w_scale = T(w_scale), .is_vnni = true, .block_size = block, .block_count = 2, \
-        .q_lora_rank = s.q_rank, .kv_lora_rank = s.kv_rank, .qk_rope_head_dim = s.rope }
+    .size = sizeof(sgk_qkv_proj_options), .eps = 1e-6, .use_int8_w8a8 = kind == INT8_KIND, .use_fp8_w8a16 = kind == FP8_KIND, .q_a_proj_scale = T(q_a_scale), .q_b_proj_scale = T(q_b_scale), .kv_a_proj_scale = T(kv_a_scale), .w_scale = T(w_scale), .is_vnni = true, .block_size = block, .block_count = 2, .q_lora_rank = s.q_rank, .kv_lora_rank = s.kv_rank, .qk_rope_head_dim = s.rope \
+}
     if (fused) {
         CHECK_CALL(sgk_qkv_proj_with_rope_fused_weight(T(q_input), T(k_input), T(hidden), T(q_a), T(q_b), T(w_kc), T(q_norm), T(kv_norm), T(positions), T(cos_sin), OPTIONS, check_exec));
     } else {
@@ -386,10 +387,10 @@ static void check_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
     if (!check_case("weight_packed_linear_%s_batch_invariant_%lldx%lld", check_dtype(dtype), (long long)columns, (long long)depth)) return;
     check_switches.batch_invariant = SGK_ON;
     check_switches.keep_arguments  = true;
-    check_tensor *mat1  = check_input_dense(dtype, 2, (int64_t)ROWS, depth);
-    check_tensor *mat2  = check_input_dense(dtype, 2, columns, depth);
-    check_tensor *out   = check_output(dtype, 2, (int64_t)ROWS, columns);
-    check_tensor *alone = check_output(dtype, 2, (int64_t)ROWS / APART + 1, columns);
+    check_tensor *mat1             = check_input_dense(dtype, 2, (int64_t)ROWS, depth);
+    check_tensor *mat2             = check_input_dense(dtype, 2, columns, depth);
+    check_tensor *out              = check_output(dtype, 2, (int64_t)ROWS, columns);
+    check_tensor *alone            = check_output(dtype, 2, (int64_t)ROWS / APART + 1, columns);
     CHECK_CALL(all_and_alone(T(out), T(alone), T(mat1), T(mat2), check_exec));
     check_close(out, tolerance(dtype, depth));
     for (int64_t i = 0; i <= ROWS / APART; ++i)
@@ -399,6 +400,87 @@ static void check_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
         }
     check_done(0, 0);
 }
+
+#if defined(__x86_64__)
+sgk_cpu_fn packed_avx512bf16, packed_strips_avx512bf16, packed_amx, packed_strips_amx, packed_amx_model, packed_strips_amx_model;
+
+static void *random_bytes(int64_t n, int least, int most)
+{
+    uint8_t *p = malloc((size_t)n + 64);
+    for (int64_t i = 0; p && i < n; ++i) p[i] = (uint8_t)check_int(least, most);
+    return p;
+}
+
+static void *random_bf16(int64_t n)
+{
+    uint16_t *p = malloc((size_t)n * 2 + 64);
+    for (int64_t i = 0; p && i < n; ++i) p[i] = f32_to_bf16((float)check_normal());
+    return p;
+}
+
+/* The version for AMX, with its tiles in C wherever AVX512_BF16 is, and as it is where AMX is, beside that for AVX512_BF16. */
+static void check_tiles(int32_t format, shape s, bool plain, int64_t row_blocks)
+{
+    static const char *const names[] = { [WEIGHT_BF16] = "bf16", [WEIGHT_E4M3] = "e4m3", [WEIGHT_I8] = "i8", [WEIGHT_MXFP4] = "mxfp4", [WEIGHT_INT4] = "int4" };
+    if (check_on_gpu() || (sgk_cpu_flags() & SGK_CPU_AVX512BF16) != SGK_CPU_AVX512BF16) return;
+    const bool  amx = sgk_cpu_flags() == SGK_CPU_AMX, quantise = format == WEIGHT_INT4;
+    const char *op = format == WEIGHT_I8 ? "int8_scaled_mm_cpu" : format == WEIGHT_INT4 ? "int4_scaled_mm_cpu"
+                                                              : format == WEIGHT_E4M3   ? "fp8_scaled_mm_cpu"
+                                                              : format == WEIGHT_MXFP4  ? "mxfp4_scaled_mm_cpu"
+                                                                                        : "weight_packed_linear";
+    if (!check_case("%s_tiles_%s_%s_%lldx%lldx%lld%s", op, amx ? "amx" : "model", names[format], (long long)s.m, (long long)s.n, (long long)s.k, plain ? "_plain" : "")) return;
+    const int64_t      group = format == WEIGHT_INT4 ? 64 : format == WEIGHT_MXFP4 ? 32
+                                                        : format == WEIGHT_E4M3    ? 96
+                                                                                   : 0,
+                       wide  = s.n * (s.k + 132) * 2;
+    struct packed_args a     = {
+        .input         = format == WEIGHT_I8 ? random_bytes(s.m * s.k, 0, 255) : random_bf16(s.m * s.k),
+        .weight        = format == WEIGHT_BF16 ? random_bf16(wide / 2) : random_bytes(wide, 0, format == WEIGHT_E4M3 ? 0x70 : 255),
+        .scale         = format == WEIGHT_MXFP4 ? random_bytes(s.n * s.k, 120, 130) : malloc((size_t)(s.n * (s.k + 64)) * 4),
+        .zeros         = random_bytes(s.n * s.k, 0, 16),
+        .batch         = 1,
+        .rows          = s.m,
+        .columns       = s.n,
+        .depth         = s.k,
+        .out_stride    = s.n,
+        .input_stride  = s.k,
+        .weight_stride = s.k,
+        .group_n       = 32,
+        .group_k       = group,
+        .dtype         = format == WEIGHT_I8 ? SGK_U8 : SGK_BF16,
+        .out_dtype     = SGK_F32,
+        .bias_dtype    = SGK_F32,
+        .format        = format,
+        .plain         = plain,
+    };
+    for (int64_t i = 0; i < s.n * (s.k + 64) && format != WEIGHT_MXFP4; ++i) ((float *)a.scale)[i] = 1 + 0.1f * (float)check_normal();
+    if (format == WEIGHT_BF16) free((void *)a.scale), a.scale = NULL;
+    float *out[2] = { malloc((size_t)(s.m * s.n) * 4), malloc((size_t)(s.m * s.n) * 4) };
+    for (int tiles = 0; tiles < 2; ++tiles) {
+        a.out                      = out[tiles];
+        struct packed_cpu_args cpu = packed_plan(&a, quantise, tiles, check_exec);
+        cpu.row_blocks = row_blocks, cpu.parts = 1, cpu.items = packed_ceil(s.n, cpu.group) * row_blocks;
+        cpu.part_scratch   = 2 * PACKED_PANEL_BYTES + (s.m + 1) * cpu.group * 4;
+        char *const memory = malloc(packed_plan_bytes(&cpu) + 64);
+        char *const placed = memory + (64 - (uintptr_t)memory % 64) % 64;
+        memset(memory, 0xff, packed_plan_bytes(&cpu) + 64);             /* NaN in the rows that nobody writes */
+        packed_plan_place(&cpu, placed);
+        int64_t strips = 0;
+        for (int64_t i = 0; i < row_blocks; ++i) strips += packed_strip_count(&cpu, packed_share(s.m, i + 1, row_blocks) - packed_share(s.m, i, row_blocks));
+        (!tiles ? packed_strips_avx512bf16 : amx ? packed_strips_amx
+                                                 : packed_strips_amx_model)(&cpu, 0, strips);
+        (!tiles ? packed_avx512bf16 : amx ? packed_amx
+                                          : packed_amx_model)(&cpu, 0, 1);
+        free(memory);
+    }
+    double off = 0, all = 0;
+    for (int64_t i = 0; i < s.m * s.n; ++i) off += pow((double)out[0][i] - (double)out[1][i], 2), all += pow((double)out[0][i], 2);
+    const double limit = format == WEIGHT_I8 || format == WEIGHT_INT4 ? 0 : 1e-5;
+    check_that(sqrt(off) <= limit * sqrt(all), "the tiles' result is %.3g off, allowed %.3g", sqrt(off / all), limit);
+    free((void *)a.input), free((void *)a.weight), free((void *)a.scale), free((void *)a.zeros), free(out[0]), free(out[1]);
+    check_done(0, 0);
+}
+#endif
 
 static void check_refused(void)
 {
@@ -426,8 +508,7 @@ void check_packed(void)
     static const int4_case int4[] = { { 0, 32, 64, 32, false }, { 0, 64, 256, 128, true }, { 2, 32, 512, 256, false }, { 3, 64, 48, 16, true }, { 0, 32, 64, 64, true } };
     for (size_t i = 0; i < sizeof int4 / sizeof *int4; ++i) check_convert_int4(int4[i], formats[i % 3]);
 
-    static const shape shapes[] = { { 0, 20, 8 }, { 3, 0, 8 }, { 3, 40, 0 }, { 1, 1, 1 }, { 1, 33, 70 }, { 2, 64, 511 }, { 4, 32, 1024 }, { 5, 70, 513 }, { 11, 40, 1037 }, { 12, 40, 260 },
-                                    { 13, 32, 64 }, { 25, 65, 100 }, { 67, 66, 300 }, { 40, 136, 530 }, { 530, 9, 40 } };
+    static const shape shapes[] = { { 0, 20, 8 }, { 3, 0, 8 }, { 3, 40, 0 }, { 1, 1, 1 }, { 1, 33, 70 }, { 2, 64, 511 }, { 4, 32, 1024 }, { 5, 70, 513 }, { 11, 40, 1037 }, { 12, 40, 260 }, { 13, 32, 64 }, { 25, 65, 100 }, { 67, 66, 300 }, { 40, 136, 530 }, { 530, 9, 40 } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
         const shape s = shapes[i], even = { s.m, s.n, (s.k + 31) / 32 * 32 }, whole = { s.m, (s.n + 31) / 32 * 32, (s.k + 63) / 64 * 64 };
         const int   f = (int)i % 3;
@@ -444,7 +525,8 @@ void check_packed(void)
             if (s.m < 100) check_bmm(formats[(f + 1) % 3], true, 2, s, packed);
         }
         if (whole.k && whole.k % 128 == 0) check_int4(SGK_BF16, whole, 128);
-        if (whole.k) check_int4(formats[f], whole, whole.k % 256 == 0 ? 256 : i % 2 ? 64 : 32);
+        if (whole.k) check_int4(formats[f], whole, whole.k % 256 == 0 ? 256 : i % 2 ? 64
+                                                                                    : 32);
     }
     for (int f = 0; f < 3; ++f) {
         check_small_linear(formats[f], (shape){ 3, 1, 70 });
@@ -464,6 +546,16 @@ void check_packed(void)
                 if (i < 2) check_qkv(i ? SGK_F16 : SGK_F32, kind, fused, fused, mla[i]);
             }
     check_refused();
+#if defined(__x86_64__)
+    static const int32_t tiled[] = { WEIGHT_BF16, WEIGHT_E4M3, WEIGHT_I8, WEIGHT_MXFP4, WEIGHT_INT4 };
+    for (size_t f = 0; f < sizeof tiled / sizeof *tiled; ++f)
+        for (int plain = 0; plain < (tiled[f] == WEIGHT_INT4 ? 1 : 2); ++plain) {
+            if (tiled[f] == WEIGHT_MXFP4 && plain) continue;
+            check_tiles(tiled[f], (shape){ 9, 32, 64 }, plain, 1);
+            check_tiles(tiled[f], (shape){ 70, 160, 576 }, plain, 2);
+            if (tiled[f] != WEIGHT_MXFP4 && tiled[f] != WEIGHT_INT4) check_tiles(tiled[f], (shape){ 33, 45, 333 }, plain, 1);
+        }
+#endif
     if (check_benching) {
         static const int64_t rows[] = { 1, 4, 512 };
         for (int i = 0; i < 3; ++i) {

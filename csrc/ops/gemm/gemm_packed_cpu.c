@@ -7,8 +7,11 @@
  *     sum(m, n) = for each chunk of K, in order: + scale * (a chain over the chunk's steps, from 0)
  *
  * This order is the same for every number of rows and every cut into items: an output's bits depend on its row, its column of weights and the
- * CPU level alone. Weights whose layout is a panel's are read where they lie, others are turned into one, a chunk of K at a time, for all rows.
+ * CPU level alone. gemm_packed_amx.c has this file with other strips and tiles. Weights whose layout is a panel's are read where they lie, others are turned into one, a chunk of K at a time, for all rows.
  */
+#if defined(PACKED_TILES)
+#include "cpu/amx.h"
+#endif
 #include "cpu/codes.h"
 #include "gemm_packed_item.h"
 #include "ops/quant/quant.h"
@@ -16,69 +19,79 @@
 /* ---- i32 lanes: sum += the products of four neighbours, u8 by s8 ------------------------------------------------------------------ */
 
 #if defined(__AVX512F__)
-typedef __m512i vi;
-SGK_INLINE vi    vi_zero(void) { return _mm512_setzero_si512(); }
-SGK_INLINE vi    vi_load(const void *p) { return _mm512_loadu_si512(p); }
-SGK_INLINE void  vi_store(void *p, vi v) { _mm512_storeu_si512(p, v); }
-SGK_INLINE vi    vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
-SGK_INLINE vi    vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
-SGK_INLINE vf    vi_to_f32(vi a) { return _mm512_cvtepi32_ps(a); }
-SGK_INLINE vi    vi_word(uint32_t x) { return _mm512_set1_epi32((int)x); }
-SGK_INLINE vi    vi_times128(vi a) { return _mm512_slli_epi32(a, 7); }
+typedef __m512i quads;
+SGK_INLINE quads quads_zero(void) { return _mm512_setzero_si512(); }
+SGK_INLINE quads quads_load(const void *p) { return _mm512_loadu_si512(p); }
+SGK_INLINE void quads_store(void *p, quads v) { _mm512_storeu_si512(p, v); }
+SGK_INLINE quads quads_add(quads a, quads b) { return _mm512_add_epi32(a, b); }
+SGK_INLINE quads quads_sub(quads a, quads b) { return _mm512_sub_epi32(a, b); }
+SGK_INLINE vf quads_to_f32(quads a) { return _mm512_cvtepi32_ps(a); }
+SGK_INLINE quads quads_set(uint32_t x) { return _mm512_set1_epi32((int)x); }
+SGK_INLINE quads quads_times128(quads a) { return _mm512_slli_epi32(a, 7); }
 #if defined(__AVX512VNNI__)
 /* Not the intrinsic: GCC 12 copies and spills the sums around it. */
-SGK_INLINE vi vi_dot(vi sum, vi x, vi w)
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
 }
 #else
-SGK_INLINE vi vi_dot(vi sum, vi x, vi w)
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
 {
-    const vi even = _mm512_madd_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
-    const vi odd  = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(w, 8));
-    return vi_add(sum, vi_add(even, odd));
+    const quads even = _mm512_madd_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
+    const quads odd  = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(w, 8));
+    return quads_add(sum, quads_add(even, odd));
 }
 #endif
 #elif defined(__AVX2__)
-typedef __m256i vi;
-SGK_INLINE vi    vi_zero(void) { return _mm256_setzero_si256(); }
-SGK_INLINE vi    vi_load(const void *p) { return _mm256_loadu_si256(p); }
-SGK_INLINE void  vi_store(void *p, vi v) { _mm256_storeu_si256(p, v); }
-SGK_INLINE vi    vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
-SGK_INLINE vi    vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
-SGK_INLINE vf    vi_to_f32(vi a) { return _mm256_cvtepi32_ps(a); }
-SGK_INLINE vi    vi_word(uint32_t x) { return _mm256_set1_epi32((int)x); }
-SGK_INLINE vi    vi_times128(vi a) { return _mm256_slli_epi32(a, 7); }
-SGK_INLINE vi    vi_dot(vi sum, vi x, vi w)
+typedef __m256i quads;
+SGK_INLINE quads quads_zero(void) { return _mm256_setzero_si256(); }
+SGK_INLINE quads quads_load(const void *p) { return _mm256_loadu_si256(p); }
+SGK_INLINE void quads_store(void *p, quads v) { _mm256_storeu_si256(p, v); }
+SGK_INLINE quads quads_add(quads a, quads b) { return _mm256_add_epi32(a, b); }
+SGK_INLINE quads quads_sub(quads a, quads b) { return _mm256_sub_epi32(a, b); }
+SGK_INLINE vf quads_to_f32(quads a) { return _mm256_cvtepi32_ps(a); }
+SGK_INLINE quads quads_set(uint32_t x) { return _mm256_set1_epi32((int)x); }
+SGK_INLINE quads quads_times128(quads a) { return _mm256_slli_epi32(a, 7); }
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
 {
-    const vi even = _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
-    const vi odd  = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8));
-    return vi_add(sum, vi_add(even, odd));
+    const quads even = _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
+    const quads odd  = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8));
+    return quads_add(sum, quads_add(even, odd));
 }
 #else
-typedef int32x4_t vi;
-SGK_INLINE vi    vi_zero(void) { return vdupq_n_s32(0); }
-SGK_INLINE vi    vi_load(const void *p) { return vld1q_s32(p); }
-SGK_INLINE void  vi_store(void *p, vi v) { vst1q_s32(p, v); }
-SGK_INLINE vi    vi_add(vi a, vi b) { return vaddq_s32(a, b); }
-SGK_INLINE vi    vi_sub(vi a, vi b) { return vsubq_s32(a, b); }
-SGK_INLINE vf    vi_to_f32(vi a) { return vcvtq_f32_s32(a); }
-SGK_INLINE vi    vi_word(uint32_t x) { return vreinterpretq_s32_u32(vdupq_n_u32(x)); }
-SGK_INLINE vi    vi_times128(vi a) { return vshlq_n_s32(a, 7); }
-SGK_INLINE vi    vi_dot(vi sum, vi x, vi w)
+typedef int32x4_t quads;
+SGK_INLINE quads quads_zero(void) { return vdupq_n_s32(0); }
+SGK_INLINE quads quads_load(const void *p) { return vld1q_s32(p); }
+SGK_INLINE void quads_store(void *p, quads v) { vst1q_s32(p, v); }
+SGK_INLINE quads quads_add(quads a, quads b) { return vaddq_s32(a, b); }
+SGK_INLINE quads quads_sub(quads a, quads b) { return vsubq_s32(a, b); }
+SGK_INLINE vf quads_to_f32(quads a) { return vcvtq_f32_s32(a); }
+SGK_INLINE quads quads_set(uint32_t x) { return vreinterpretq_s32_u32(vdupq_n_u32(x)); }
+SGK_INLINE quads quads_times128(quads a) { return vshlq_n_s32(a, 7); }
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
 {
-    const uint8x16_t u = vreinterpretq_u8_s32(x);
-    const int8x16_t  s = vreinterpretq_s8_s32(w);
+    const uint8x16_t u  = vreinterpretq_u8_s32(x);
+    const int8x16_t  s  = vreinterpretq_s8_s32(w);
     const int16x8_t  u0 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u))), u1 = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(u)));
     const int16x8_t  s0 = vmovl_s8(vget_low_s8(s)), s1 = vmovl_s8(vget_high_s8(s));
     const int32x4_t  a = vpaddq_s32(vmull_s16(vget_low_s16(u0), vget_low_s16(s0)), vmull_s16(vget_high_s16(u0), vget_high_s16(s0)));
     const int32x4_t  b = vpaddq_s32(vmull_s16(vget_low_s16(u1), vget_low_s16(s1)), vmull_s16(vget_high_s16(u1), vget_high_s16(s1)));
-    return vi_add(sum, vpaddq_s32(a, b));
+    return quads_add(sum, vpaddq_s32(a, b));
 }
 #endif
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------------------------ */
+
+/* What happens to the sums of a chunk. */
+typedef struct {
+    void          *sums;                                /* f32, or i32 of BY_I8 without scale */
+    int64_t        stride;                              /* of sums, in elements */
+    const float   *scale;                               /* [32], or NULL */
+    const int32_t *zero;                                /* [32]: what the products have too much, of BY_I8 with scale */
+} tile_end;
+
+#if !defined(PACKED_TILES)
 
 #if defined(__AVX512F__)
 enum { TILE_ROWS    = PACKED_STRIP,
@@ -94,14 +107,6 @@ enum { TILE_COLUMNS = TILE_VECTORS * VF,
        TILES        = PACKED_BLOCK / TILE_COLUMNS,      /* beside each other in a panel */
        AHEAD        = 2048,                             /* bytes of a panel that few rows ask for in advance */
        FEW_ROWS     = 4 };
-
-/* What happens to the sums of a chunk. */
-typedef struct {
-    void          *sums;                                /* f32, or i32 of BY_I8 without scale */
-    int64_t        stride;                              /* of sums, in elements */
-    const float   *scale;                               /* [32], or NULL */
-    const int32_t *zero;                                /* [32]: what the products have too much, of BY_I8 with scale */
-} tile_end;
 
 SGK_INLINE vf dot_f32(packed_way way, vf sum, vf x, vf w)
 {
@@ -128,7 +133,7 @@ SGK_INLINE void prefetch_ahead(const char *w)
 /* `rows` rows by TILE_COLUMNS columns; x_rows: of the strip. */
 SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
-    vf sum[TILE_ROWS][TILE_VECTORS];
+    vf          sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
         #pragma GCC unroll 4
@@ -158,21 +163,21 @@ SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t 
 
 SGK_INLINE void tile_i8(int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
-    vi sum[TILE_ROWS][TILE_VECTORS];
+    quads       sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
         #pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = vi_zero();
+        for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = quads_zero();
     for (int64_t s = 0; s < steps; ++s, x += x_rows, w += PACKED_STEP_BYTES) {
-        vi u[TILE_VECTORS];
+        quads u[TILE_VECTORS];
         #pragma GCC unroll 4
-        for (int v = 0; v < TILE_VECTORS; ++v) u[v] = vi_load(w + v * VF * 4);
+        for (int v = 0; v < TILE_VECTORS; ++v) u[v] = quads_load(w + v * VF * 4);
         if (rows <= FEW_ROWS) prefetch_ahead(w);
         #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
-            const vi each = vi_word(x[r]);
+            const quads each = quads_set(x[r]);
             #pragma GCC unroll 4
-            for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = vi_dot(sum[r][v], each, u[v]);
+            for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = quads_dot(sum[r][v], each, u[v]);
         }
     }
     #pragma GCC unroll 12
@@ -182,10 +187,10 @@ SGK_INLINE void tile_i8(int rows, const uint32_t *x, int64_t x_rows, const char 
             const int64_t at = column + v * VF;
             char *const   to = (char *)end->sums + (r * end->stride + at) * 4;
             if (end->scale) {
-                const vf part = vi_to_f32(vi_sub(sum[r][v], vi_load(end->zero + at)));
+                const vf part = quads_to_f32(quads_sub(sum[r][v], quads_load(end->zero + at)));
                 vf_store_f32((float *)(void *)to, vf_fma(part, vf_load_f32(end->scale + at), vf_load_f32((const float *)(const void *)to)));
             } else {
-                vi_store(to, vi_add(vi_load(to), sum[r][v]));
+                quads_store(to, quads_add(quads_load(to), sum[r][v]));
             }
         }
 }
@@ -204,7 +209,8 @@ SGK_INLINE void tiles(packed_way way, int64_t rows, const uint32_t *x, const cha
         for (int64_t t = 0; t < TILES; ++t) {
             const uint32_t *const from = x + first;
             const char *const     at   = w + t * TILE_COLUMNS * 4;
-#define ROWS(n) case n: tile(way, n, from, rows, at, steps, &part, t * TILE_COLUMNS); break
+#define ROWS(n) \
+case n: tile(way, n, from, rows, at, steps, &part, t *TILE_COLUMNS); break
             switch (packed_least(TILE_ROWS, rows - first)) {
                 ROWS(1);
                 ROWS(2);
@@ -226,7 +232,6 @@ SGK_INLINE void tiles(packed_way way, int64_t rows, const uint32_t *x, const cha
     }
 }
 
-typedef void tiles_fn(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end);
 static __attribute__((noinline)) void tiles_f32(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_F32, rows, x, w, steps, end); }
 #if defined(__AVX512BF16__)
 static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_BF16, rows, x, w, steps, end); }
@@ -234,6 +239,71 @@ static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x
 #define tiles_bf16 tiles_f32                                    /* which nobody asks for */
 #endif
 static __attribute__((noinline)) void tiles_i8(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_I8, rows, x, w, steps, end); }
+
+#else
+
+/*
+ * Two tiles of 16 rows by two of 16 columns, from tiles of zeros; then as above.
+ *
+ *     sum(m, n) = for each 16 steps, in order: + what the instruction makes of them; bf16: the even elements, a chain, + the odd ones
+ */
+SGK_INLINE void tiles_amx(packed_way way, int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end)
+{
+    enum { SIDE = AMX_ROWS };
+    static const char zeros[AMX_TILE_BYTES] __attribute__((aligned(64))) = { 0 };
+    char              sums[4][AMX_TILE_BYTES] __attribute__((aligned(64)));
+    const int64_t     pitch = packed_ceil(steps, PACKED_TILE_STEPS) * PACKED_TILE_STEPS, bytes = pitch * 4;
+    const char *const upper = (const char *)x, *const lower = upper + SIDE * bytes;
+    amx_loads_follow();
+    amx_load(0, zeros, AMX_ROW_BYTES);
+    amx_load(1, zeros, AMX_ROW_BYTES);
+    amx_load(2, zeros, AMX_ROW_BYTES);
+    amx_load(3, zeros, AMX_ROW_BYTES);
+    for (int64_t s = 0; s < pitch; s += PACKED_TILE_STEPS, w += PACKED_TILE_STEPS * PACKED_STEP_BYTES) {
+        amx_load(4, upper + s * 4, bytes);
+        amx_load(5, lower + s * 4, bytes);
+        amx_load(6, w, PACKED_STEP_BYTES);
+        amx_load(7, w + 64, PACKED_STEP_BYTES);
+        if (way == BY_BF16) {
+            amx_dot_bf16(0, 4, 6);
+            amx_dot_bf16(1, 4, 7);
+            amx_dot_bf16(2, 5, 6);
+            amx_dot_bf16(3, 5, 7);
+        } else {
+            amx_dot_u8s8(0, 4, 6);
+            amx_dot_u8s8(1, 4, 7);
+            amx_dot_u8s8(2, 5, 6);
+            amx_dot_u8s8(3, 5, 7);
+        }
+    }
+    amx_store(0, sums[0], AMX_ROW_BYTES);
+    amx_store(1, sums[1], AMX_ROW_BYTES);
+    amx_store(2, sums[2], AMX_ROW_BYTES);
+    amx_store(3, sums[3], AMX_ROW_BYTES);
+    amx_loads_follow();
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t half = 0; half < 2; ++half) {
+            const char *const from = sums[r / SIDE * 2 + half] + r % SIDE * AMX_ROW_BYTES;
+            const int64_t     at   = half * VF;
+            float *const      to   = (float *)end->sums + r * end->stride + at;
+            if (way == BY_BF16) {
+                const vf sum = vf_load_f32((const float *)(const void *)from), old = vf_load_f32(to);
+                vf_store_f32(to, end->scale ? vf_fma(sum, vf_load_f32(end->scale + at), old) : vf_add(old, sum));
+            } else if (end->scale) {
+                vf_store_f32(to, vf_fma(quads_to_f32(quads_sub(quads_load(from), quads_load(end->zero + at))), vf_load_f32(end->scale + at), vf_load_f32(to)));
+            } else {
+                quads_store(to, quads_add(quads_load(to), quads_load(from)));
+            }
+        }
+}
+
+static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles_amx(BY_BF16, rows, x, w, steps, end); }
+static __attribute__((noinline)) void tiles_i8(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles_amx(BY_I8, rows, x, w, steps, end); }
+#define tiles_f32 tiles_bf16                                    /* which nobody asks for */
+
+#endif
+
+typedef void tiles_fn(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end);
 
 /* ---- strips ----------------------------------------------------------------------------------------------------------------------- */
 
@@ -245,10 +315,10 @@ static void row_to_steps(const struct packed_cpu_args *cpu, const void *input, i
         uint8_t *const codes = (uint8_t *)to;
         for (int64_t k = 0; k < n; k += VF) {
             const vf v = packed_least(VF, n - k) == VF ? t == SGK_F32 ? vf_load(SGK_F32, input, at + k) : t == SGK_F16 ? vf_load(SGK_F16, input, at + k)
-                                                                                                                        : vf_load(SGK_BF16, input, at + k)
-                         : t == SGK_F32 ? vf_load_part(SGK_F32, input, at + k, n - k)
-                         : t == SGK_F16 ? vf_load_part(SGK_F16, input, at + k, n - k)
-                                        : vf_load_part(SGK_BF16, input, at + k, n - k);
+                                                                                                                       : vf_load(SGK_BF16, input, at + k)
+                         : t == SGK_F32                ? vf_load_part(SGK_F32, input, at + k, n - k)
+                         : t == SGK_F16                ? vf_load_part(SGK_F16, input, at + k, n - k)
+                                                       : vf_load_part(SGK_BF16, input, at + k, n - k);
             encode(SGK_U8, codes + k, packed_least(VF, n - k), vf_mul(v, vf_set(by)), -127, 127);
         }
         for (int64_t k = n; k % 4; ++k) codes[k] = 128;
@@ -284,31 +354,42 @@ static float quantiser(const struct packed_args *a, int64_t at, float *scale)
     return scaling.by;
 }
 
-static int64_t strip_count(int64_t rows) { return packed_ceil(rows, PACKED_STRIP); }
 static int64_t steps_of(const struct packed_cpu_args *cpu, int64_t elements) { return packed_ceil(elements, packed_step(cpu->way)); }
 
-/* The strips of a block of rows lie chunk by chunk. */
-static uint32_t *strips_of(const struct packed_cpu_args *cpu, int64_t b, int64_t m) { return cpu->strips + (b * cpu->a.rows + m) * steps_of(cpu, cpu->a.depth); }
+/*
+ * The strips of a block of rows lie chunk by chunk. For AMX all of them have as many rows, so that the last one may have some that nobody wrote: they
+ * end in sums that nobody reads.
+ */
+static uint32_t *strips_of(const struct packed_cpu_args *cpu, const packed_item *item, int64_t k, int64_t steps, int64_t first)
+{
+    const int64_t before = packed_kept_rows(cpu, item->b * cpu->a.rows + item->m, item->b * cpu->row_blocks + item->block) * (cpu->row_bytes / 4);
+    const int64_t rows   = cpu->tiles ? packed_ceil(item->rows, PACKED_TILE_STRIP) * PACKED_TILE_STRIP : item->rows;
+    return cpu->strips + before + rows * (k / cpu->chunk) * packed_pitch(cpu, steps_of(cpu, cpu->chunk)) + first * packed_pitch(cpu, steps);
+}
 
-/* Item i is a block of rows of one matrix. */
-static void strip(const struct packed_cpu_args *cpu, int64_t b, int64_t m, int64_t rows, int64_t strip_index)
+static void strip(const struct packed_cpu_args *cpu, const packed_item *item, int64_t s)
 {
     const struct packed_args *a     = &cpu->a;
-    const int64_t             first = packed_share(rows, strip_index, strip_count(rows)), high = packed_share(rows, strip_index + 1, strip_count(rows)) - first;
-    float                     by[PACKED_STRIP] = { 0 };
+    const int64_t             first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
+    float                     by[PACKED_TILE_STRIP] = { 0 };
     for (int64_t r = 0; r < high && cpu->quantise; ++r) {
-        const int64_t row = m + first + r;
-        by[r]             = quantiser(a, b * a->input_batch + row * a->input_stride, &cpu->row_scale[b * a->rows + row]);
+        const int64_t row = item->m + first + r;
+        by[r]             = quantiser(a, item->b * a->input_batch + row * a->input_stride, &cpu->row_scale[item->b * a->rows + row]);
     }
     for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
-        const int64_t   n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n);
-        uint32_t *const to = strips_of(cpu, b, m) + rows * steps_of(cpu, k) + first * steps;
+        const int64_t   n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
+        uint32_t *const to = strips_of(cpu, item, k, steps, first);
         for (int64_t r = 0; r < high; ++r) {
             uint32_t row[PACKED_STEPS + VF];
-            row_to_steps(cpu, a->input, b * a->input_batch + (m + first + r) * a->input_stride + k, n, by[r], row);
-            if (high == 1) memcpy(to, row, (size_t)steps * 4);
-            else
-                for (int64_t s = 0; s < steps; ++s) to[s * high + r] = row[s];
+            row_to_steps(cpu, a->input, item->b * a->input_batch + (item->m + first + r) * a->input_stride + k, n, by[r], row);
+            if (cpu->tiles) {
+                memcpy(to + r * pitch, row, (size_t)steps * 4);
+                memset(to + r * pitch + steps, 0, (size_t)(pitch - steps) * 4);
+            } else if (high == 1) {
+                memcpy(to, row, (size_t)steps * 4);
+            } else {
+                for (int64_t i = 0; i < steps; ++i) to[i * high + r] = row[i];
+            }
         }
     }
 }
@@ -320,9 +401,10 @@ void SGK_CPU_FN(packed_strips)(const void *args, int64_t begin, int64_t end)
     int64_t                       at  = 0;
     for (int64_t b = 0; b < cpu->a.batch; ++b)
         for (int64_t i = 0; i < cpu->row_blocks; ++i) {
-            const int64_t m = packed_share(cpu->a.rows, i, cpu->row_blocks), rows = packed_share(cpu->a.rows, i + 1, cpu->row_blocks) - m;
-            for (int64_t s = 0; s < strip_count(rows); ++s, ++at)
-                if (at >= begin && at < end) strip(cpu, b, m, rows, s);
+            const int64_t     m    = packed_share(cpu->a.rows, i, cpu->row_blocks);
+            const packed_item item = { .b = b, .block = i, .m = m, .rows = packed_share(cpu->a.rows, i + 1, cpu->row_blocks) - m };
+            for (int64_t s = 0; s < packed_strip_count(cpu, item.rows); ++s, ++at)
+                if (at >= begin && at < end) strip(cpu, &item, s);
         }
 }
 
@@ -342,7 +424,7 @@ SGK_INLINE float e4m3_value(uint32_t code)
 #if defined(__AVX512F__)
 SGK_INLINE void turn16(__m512i x[16])
 {
-    __m512i y[16];
+    __m512i     y[16];
     #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
         y[i]     = _mm512_unpacklo_epi32(x[i], x[i + 1]);
@@ -407,11 +489,11 @@ SGK_INLINE void prefetch(const char *p, int64_t n)
 /* n elements from k of a block of plain rows. `room` has a panel's bytes. */
 static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight, int64_t n0, int64_t r, int64_t k, int64_t n, char *panel, char *room)
 {
-    const struct packed_args *a = &cpu->a;
-    const packed_way          way   = cpu->way;
+    const struct packed_args *a    = &cpu->a;
+    const packed_way          way  = cpu->way;
     const int64_t             step = packed_step(way), steps = steps_of(cpu, n), size = a->format == WEIGHT_F32 ? 4 : a->format == WEIGHT_F16 || a->format == WEIGHT_BF16 ? 2
-                                                                                                                                                                  : 1;
-    const bool                as_it_is = n % step == 0 && ((way == BY_I8) | (way == BY_BF16 && a->format == WEIGHT_BF16) | (way == BY_F32 && a->format == WEIGHT_F32));
+                                                                                                                                                                          : 1;
+    const bool                as_it_is                                             = n % step == 0 && ((way == BY_I8) | (way == BY_BF16 && a->format == WEIGHT_BF16) | (way == BY_F32 && a->format == WEIGHT_F32));
     static const char         zeros[PACKED_STEPS * 4] __attribute__((aligned(64))) = { 0 };
     const char               *rows[PACKED_BLOCK];
     for (int64_t c = 0; c < PACKED_BLOCK; ++c) {
@@ -431,12 +513,15 @@ static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight,
             memcpy(to, from + k * size, (size_t)(n * size));
         } else if (a->format == WEIGHT_E4M3) {
             const uint8_t *const p = (const uint8_t *)from + k;
-            if (way == BY_F32) for (int64_t i = 0; i < n; ++i) put(BY_F32, to, i, e4m3_value(p[i]));
-            else for (int64_t i = 0; i < n; ++i) put(BY_BF16, to, i, e4m3_value(p[i]));
+            if (way == BY_F32)
+                for (int64_t i = 0; i < n; ++i) put(BY_F32, to, i, e4m3_value(p[i]));
+            else
+                for (int64_t i = 0; i < n; ++i) put(BY_BF16, to, i, e4m3_value(p[i]));
         } else if (a->format == WEIGHT_MXFP4) {
             for (int64_t i = 0; i < n; ++i) put(way, to, i, e2m1[((const uint8_t *)from)[(k + i) / 2] >> ((k + i) % 2 * 4) & 15]);
         } else {
-            const sgk_dtype t = a->format == WEIGHT_F32 ? SGK_F32 : a->format == WEIGHT_F16 ? SGK_F16 : SGK_BF16;
+            const sgk_dtype t = a->format == WEIGHT_F32 ? SGK_F32 : a->format == WEIGHT_F16 ? SGK_F16
+                                                                                            : SGK_BF16;
             int64_t         i = 0;
             for (; i + VF <= n; i += VF) vf_store_f32((float *)(void *)to + i, t == SGK_F32 ? vf_load(SGK_F32, from, k + i) : t == SGK_F16 ? vf_load(SGK_F16, from, k + i)
                                                                                                                                            : vf_load(SGK_BF16, from, k + i));
@@ -598,7 +683,7 @@ static void panel_of_block(const struct packed_cpu_args *cpu, const char *block,
 static bool is_panel(const struct packed_cpu_args *cpu, int64_t r, int64_t n)
 {
     const struct packed_args *a = &cpu->a;
-    if (a->plain || r != PACKED_BLOCK || n % packed_step(cpu->way)) return false;
+    if (a->plain || r != PACKED_BLOCK || n % packed_step(cpu->way) || packed_pitch(cpu, steps_of(cpu, n)) != steps_of(cpu, n)) return false;
     return a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || (a->format == WEIGHT_F32 && cpu->way == BY_F32);
 }
 
@@ -612,7 +697,8 @@ static const float *scales_of(const struct packed_args *a, int64_t n0, int64_t r
     for (int64_t c = 0; c < r; ++c) {
         if (a->format == WEIGHT_MXFP4) {
             const uint32_t code = ((const uint8_t *)a->scale)[n0 * groups + g * r + c];
-            scale[c]            = f32_from_bits(code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u : code << 23);
+            scale[c]            = f32_from_bits(code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u
+                                                                                      : code << 23);
         } else {
             scale[c] = ((const float *)a->scale)[(n0 + c) / a->group_n * groups + g];
         }
@@ -654,8 +740,8 @@ SGK_INLINE void finish_rows(sgk_dtype t, const struct packed_cpu_args *cpu, cons
         const vf each = vf_set(by ? by[item->m + r] : 1);
         for (int64_t c = 0; c < item->columns; c += VF) {
             const int64_t to = item->b * a->out_batch + (item->m + r) * a->out_stride + item->n + c, rest = item->columns - c;
-            vf            v  = vf_load_f32(sums + c);                   /* a row of sums is whole */
-            if (a->format == WEIGHT_I8) v = vf_mul(vf_mul(vi_to_f32(vi_sub(vi_load(sums + c), vi_times128(vi_load(less + c)))), each), vf_load_f32(scale + c));
+            vf            v = vf_load_f32(sums + c);                   /* a row of sums is whole */
+            if (a->format == WEIGHT_I8) v = vf_mul(vf_mul(quads_to_f32(quads_sub(quads_load(sums + c), quads_times128(quads_load(less + c)))), each), vf_load_f32(scale + c));
             else if (by) v = vf_mul(v, each);
             if (a->bias) v = vf_add(v, vf_load_f32(bias + c));
             if (rest >= VF) vf_store(t, a->out, to, v);
@@ -668,11 +754,11 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
 {
     const struct packed_args *a      = &cpu->a;
     const char *const         weight = (const char *)a->weight + item->b * a->weight_batch;
-    char *const               panel = scratch, *const room = scratch + PACKED_PANEL_BYTES;
-    float *const              sums  = (float *)(void *)(room + PACKED_PANEL_BYTES);        /* [rows][group] */
-    tiles_fn *const           run   = cpu->way == BY_F32 ? tiles_f32 : cpu->way == BY_BF16 ? tiles_bf16 : tiles_i8;
-    const uint32_t *const     x     = strips_of(cpu, item->b, item->m);
-    const int64_t             strips = strip_count(item->rows);
+    char *const panel = scratch, *const room = scratch + PACKED_PANEL_BYTES;
+    float *const    sums   = (float *)(void *)(room + PACKED_PANEL_BYTES);        /* [rows][group] */
+    tiles_fn *const run    = cpu->way == BY_F32 ? tiles_f32 : cpu->way == BY_BF16 ? tiles_bf16
+                                                                                  : tiles_i8;
+    const int64_t   strips = packed_strip_count(cpu, item->rows);
 
     memset(sums, 0, (size_t)(item->rows * cpu->group) * sizeof *sums);
     for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
@@ -693,17 +779,18 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
             } else {
                 panel_of_block(cpu, at, r, k, n, panel, a->format == WEIGHT_INT4 ? a->zeros + (block * (a->depth / a->group_k) + k / a->group_k) * PACKED_BLOCK : NULL);
             }
+            if (w == panel) memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
             tile_end end = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
             if (a->format == WEIGHT_INT4) {
                 memcpy(zero, at + k / cpu->chunk * int4_part_bytes(a->group_k) + 16 * cpu->chunk, sizeof zero);
                 for (int i = 0; i < PACKED_BLOCK; ++i) zero[i] *= 128;
             }
             for (int64_t s = 0; s < strips; ++s) {
-                const int64_t first = packed_share(item->rows, s, strips), high = packed_share(item->rows, s + 1, strips) - first;
+                const int64_t first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
                 const int64_t bytes = steps * PACKED_STEP_BYTES;
                 if (next && strips > 1) prefetch(next + bytes * s / strips / 64 * 64, bytes * (s + 1) / strips / 64 * 64 - bytes * s / strips / 64 * 64);
                 end.sums = sums + first * cpu->group + c;
-                run(high, x + item->rows * steps_of(cpu, k) + first * steps, w, steps, &end);
+                run(high, strips_of(cpu, item, k, steps, first), w, steps, &end);
             }
         }
     }
@@ -715,13 +802,20 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
 void SGK_CPU_FN(packed)(const void *args, int64_t begin, int64_t end)
 {
     const struct packed_cpu_args *cpu = args;
+#if defined(PACKED_TILES)
+    amx_begin();
+#endif
     for (int64_t p = begin; p < end; ++p)
         for (int64_t i = packed_share(cpu->items, p, cpu->parts); i < packed_share(cpu->items, p + 1, cpu->parts); ++i) {
             const packed_item item = packed_item_at(cpu, i);
             run_item(cpu, &item, cpu->scratch + p * cpu->part_scratch);
         }
+#if defined(PACKED_TILES)
+    amx_end();
+#endif
 }
 
+#if !defined(PACKED_TILES)
 /* ---- linear_sigmoid --------------------------------------------------------------------------------------------------------------- */
 
 SGK_INLINE void linear_sigmoid_rows(sgk_dtype t, const struct linear_sigmoid_args *a, int64_t begin, int64_t end)
@@ -747,3 +841,4 @@ void SGK_CPU_FN(linear_sigmoid)(const void *args, int64_t begin, int64_t end)
     else if (a->dtype == SGK_F16) linear_sigmoid_rows(SGK_F16, a, begin, end);
     else linear_sigmoid_rows(SGK_BF16, a, begin, end);
 }
+#endif

@@ -75,7 +75,9 @@ sgk_status linear_sigmoid_on_gpu(const char *op, const struct linear_sigmoid_arg
 
 sgk_status pack_on_gpu(const char *op, const struct pack_args *a, DLDevice device, const sgk_exec *exec)
 {
-    const int     size     = sgk_dtype_size(a->dtype), build = a->format == WEIGHT_SMALL ? PACK_SMALL : size == 4 ? PACK_4 : size == 2 ? PACK_2 : PACK_1;
+    const int     size = sgk_dtype_size(a->dtype), build = a->format == WEIGHT_SMALL ? PACK_SMALL : size == 4 ? PACK_4
+                                                                                                : size == 2   ? PACK_2
+                                                                                                              : PACK_1;
     const int64_t elements = a->batch * a->columns * a->depth;
     if (elements) SGK_TRY(launch(op, &pack_builds[build].kernel, packed_ceil(elements, 256), 256, device, exec, a, sizeof *a));
     if (a->format != WEIGHT_I8) return SGK_OK;

@@ -5,7 +5,7 @@
 #include "cuda/cuda.h"
 #include "gemm_packed.h"
 
-size_t     packed_scratch_on_gpu(const struct packed_args *a, bool quantise);
+size_t packed_scratch_on_gpu(const struct packed_args *a, bool quantise);
 sgk_status packed_run_on_gpu(const char *op, const struct packed_args *a, bool quantise, void *memory, DLDevice device, const sgk_exec *exec);
 sgk_status linear_sigmoid_on_gpu(const char *op, const struct linear_sigmoid_args *a, DLDevice device, const sgk_exec *exec);
 sgk_status pack_on_gpu(const char *op, const struct pack_args *a, DLDevice device, const sgk_exec *exec);

@@ -4,7 +4,7 @@
 #include "gemm_packed.h"
 
 typedef struct {
-    int64_t b, m, rows, n, columns;
+    int64_t b, block, m, rows, n, columns;          /* block: of rows */
 } packed_item;
 
 /* The p-th of `parts` equal shares of [0, n). */
@@ -18,11 +18,32 @@ static inline packed_item packed_item_at(const struct packed_cpu_args *cpu, int6
     const int64_t             m = packed_share(a->rows, block, cpu->row_blocks);
     return (packed_item){
         .b       = i / cpu->row_blocks / groups,
+        .block   = block,
         .m       = m,
         .rows    = packed_share(a->rows, block + 1, cpu->row_blocks) - m,
         .n       = g * cpu->group,
         .columns = packed_least(cpu->group, a->columns - g * cpu->group),
     };
 }
+
+/* Strips of a block of rows, and where one begins. */
+static inline int64_t packed_strip_count(const struct packed_cpu_args *cpu, int64_t rows) { return packed_ceil(rows, cpu->tiles ? PACKED_TILE_STRIP : PACKED_STRIP); }
+static inline int64_t packed_strip_at(const struct packed_cpu_args *cpu, int64_t rows, int64_t s)
+{
+    return cpu->tiles ? packed_least(rows, s * PACKED_TILE_STRIP) : packed_share(rows, s, packed_strip_count(cpu, rows));
+}
+
+/* Steps as they are kept: AMX takes whole tiles. */
+static inline int64_t packed_pitch(const struct packed_cpu_args *cpu, int64_t steps) { return cpu->tiles ? packed_ceil(steps, PACKED_TILE_STEPS) * PACKED_TILE_STEPS : steps; }
+
+/* Of a row in all chunks, in bytes. */
+static inline int64_t packed_row_bytes(const struct packed_cpu_args *cpu)
+{
+    const int64_t whole = cpu->a.depth / cpu->chunk, rest = cpu->a.depth % cpu->chunk, step = packed_step(cpu->way);
+    return 4 * (whole * packed_pitch(cpu, cpu->chunk / step) + packed_pitch(cpu, packed_ceil(rest, step)));
+}
+
+/* Rows as they are kept before row m of block `block` of a matrix; of all of it with m = rows and block = row_blocks. */
+static inline int64_t packed_kept_rows(const struct packed_cpu_args *cpu, int64_t m, int64_t block) { return m + (cpu->tiles ? block * PACKED_TILE_STRIP : 0); }
 
 #endif

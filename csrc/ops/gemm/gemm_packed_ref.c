@@ -10,12 +10,12 @@ static const float e2m1[16] = { 0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1
 static double stored(const struct packed_args *a, const char *weight, int64_t n, int64_t k)
 {
     static const sgk_dtype formats[] = { [WEIGHT_F32] = SGK_F32, [WEIGHT_F16] = SGK_F16, [WEIGHT_BF16] = SGK_BF16, [WEIGHT_E4M3] = SGK_E4M3, [WEIGHT_I8] = SGK_I8, [WEIGHT_SMALL] = SGK_F32 };
-    const int64_t block = n / PACKED_BLOCK, c = n % PACKED_BLOCK;
+    const int64_t          block = n / PACKED_BLOCK, c = n % PACKED_BLOCK;
     if (a->format == WEIGHT_SMALL) return ((const float *)(const void *)weight)[k * a->columns + n];
     if (packed_nibbles(a->format)) {
         const int64_t at   = a->plain ? n * a->weight_stride + k / 2
                                       : packed_block_at(a->format, block, a->depth, a->group_k) +
-                                          packed_element_at(a->format, k, c, packed_width(a->columns, block), a->depth, a->group_k);
+                                            packed_element_at(a->format, k, c, packed_width(a->columns, block), a->depth, a->group_k);
         const int     code = ((const uint8_t *)weight)[at] >> (packed_half(a->format, k, c) ? 4 : 0) & 15;
         return a->format == WEIGHT_MXFP4 ? (double)e2m1[code] : code;
     }
@@ -87,11 +87,11 @@ void packed_strips_ref(const void *args, int64_t begin, int64_t end) { (void)arg
 /* Item i is a block of columns of one matrix. */
 void pack_ref(const void *args, int64_t begin, int64_t end)
 {
-    const struct pack_args  *a      = args;
-    const int64_t            blocks = packed_ceil(a->columns, PACKED_BLOCK);
-    const int64_t            size   = a->format == WEIGHT_F32 ? 4 : a->format == WEIGHT_F16 || a->format == WEIGHT_BF16 ? 2
-                                                                                                                        : 1;
-    const int64_t            matrix = a->columns * (a->depth * size + (a->format == WEIGHT_I8 ? 4 : 0));
+    const struct pack_args *a      = args;
+    const int64_t           blocks = packed_ceil(a->columns, PACKED_BLOCK);
+    const int64_t           size   = a->format == WEIGHT_F32 ? 4 : a->format == WEIGHT_F16 || a->format == WEIGHT_BF16 ? 2
+                                                                                                                       : 1;
+    const int64_t           matrix = a->columns * (a->depth * size + (a->format == WEIGHT_I8 ? 4 : 0));
     for (int64_t i = begin; i < end; ++i) {
         const int64_t     e = i / blocks, block = i % blocks, r = packed_width(a->columns, block);
         char *const       to   = (char *)a->packed + e * matrix + packed_block_at(a->format, block, a->depth, 0);
