@@ -39,7 +39,6 @@ enum { CPU  = 1,
 #define ALIAS(k, i)               torch_alias(f, k, i)
 #define VIEW(k, j, size, call)    torch_view(f, k, j, size, call)
 #define NEW_WITH(k, i, dim, size) torch_new_with(f, k, -1, i, dim, size, -1)
-#define VIEW(k, j, size, call)    torch_view(f, k, j, size, call)
 #define GIVEN(k, i)               torch_given(f, k, -1, i)
 /* What attention over q (argument 0) and v (argument 2) makes: out, argument i where it is given, and the logarithms of its sums. */
 #define ATTENTION_OUT(k, item, i) \
