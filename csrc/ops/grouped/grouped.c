@@ -35,15 +35,16 @@ static struct quant_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } qu
 };
 
 /* The macros are explained in the kernel. */
-#define WGMMA(scaled, swap, groups, bn, halves, pipe, turns, stages, slabs, chunk, buffers)                                            \
+#define WGMMA(scaled, swap, groups, bn, halves, pipe, lag, stages, slabs, chunk, buffers)                                            \
     { SGK_KERNEL("grouped/grouped_wgmma.cu", "grouped_wgmma", "-DSCALED=" #scaled " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn      \
-                 " -DHALVES=" #halves " -DPIPE=" #pipe " -DTURNS=" #turns " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk     \
+                 " -DHALVES=" #halves " -DPIPE=" #pipe " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk     \
                  " -DBUFFERS=" #buffers, SGK_ARCH_90A), scaled, swap, groups, bn, halves, stages, slabs, chunk, buffers }
 static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, halves, stages, slabs, chunk, buffers; } wgmma_builds[] = {
     WGMMA(1, 0, 2, 128, 2, 0, 1, 4, 1, 32, 3),
-    WGMMA(1, 0, 2,  96, 2, 0, 2, 5, 1, 32, 2),
+    WGMMA(1, 0, 2,  96, 2, 0, 1, 5, 1, 32, 2),
     WGMMA(1, 0, 2, 160, 1, 0, 1, 5, 1, 32, 2),
-    WGMMA(1, 0, 2, 128, 1, 0, 1, 6, 1, 64, 1),
+    WGMMA(1, 0, 2, 128, 1, 1, 1, 3, 2, 64, 2),
+    WGMMA(1, 0, 3, 128, 1, 0, 1, 4, 1, 64, 2),
     WGMMA(1, 1, 2,  64, 1, 1, 0, 4, 2, 64, 1),
     WGMMA(1, 1, 2,  32, 1, 1, 0, 5, 2, 32, 1),
     WGMMA(1, 1, 2,  16, 1, 1, 0, 6, 2, 16, 1),

@@ -9,8 +9,8 @@
  *   GROUPS   warpgroups that multiply: the tile has 64 GROUPS rows of the first operand
  *   BN       and BN rows of the second, HALVES times: a warpgroup multiplies with them in turn, so that the sums of a slab need few registers
  *   PIPE     1: a warpgroup starts the next slab of a stage before it adds up the last one (SLABS is even, HALVES 1); 0: it waits for each slab
- *   TURNS    0, or: two warpgroups multiply in turn, so that one adds up while the other multiplies; left to themselves they start together, share the matrix
- *            units, and add up together. So many of the four instructions of a slab are still to come when the turn is passed on: 1 or 2
+ *   LAG      1: a warpgroup begins when the one before it has done with its first stage. What is apart stays so: one adds up while the other multiplies; those
+ *            that begin together share the matrix units, and add up together
  *   STAGES   parts of the ring, of SLABS slabs each
  *   CHUNK    of the second operand's rows: with 64 of the first, what leaves at once, 16, 32 or 64; 0: results go straight to memory
  *   BUFFERS  pieces of 64 x CHUNK results that a warpgroup can have on their way out
@@ -56,10 +56,10 @@ typedef bf16 T;
 #define BARRIERS      (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
 #define LENGTHS       (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
 #define MULTIPLIERS   (128 * GROUPS)                      /* threads */
-#define TURN          (2 + GROUPS)                        /* the first of two named barriers */
+#define LATE          (1 + GROUPS)                        /* named barriers of all but the first group */
 #define PITCH         (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
 
-#if PIPE && (SLABS % 2 || HALVES > 1 || !SCALED || TURNS) || SWAP && SCALED && !PIPE
+#if PIPE && (SLABS % 2 || HALVES > 1 || !SCALED) || SWAP && SCALED && !PIPE
 #error "the macros do not fit each other"
 #endif
 
@@ -430,7 +430,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
     const int tiles = down * ((a.n_tiles + a.pair_n - 1) / a.pair_n), begin = (int)blockIdx.x / cluster, stride = (int)gridDim.x / cluster;
 
     if (group == GROUPS) {
-#if BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if GROUPS == 3
+        registers_give(32);
+#elif BN / 2 * (HALVES + SCALED + PIPE) > 128
         registers_give(40);
 #endif
         if (t == 0) copy_operands(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
@@ -441,11 +443,14 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
         __syncwarp();
         if (a.split > 1) cluster_sync();
     } else {
-#if BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if GROUPS == 3
+        registers_take(160);
+#elif BN / 2 * (HALVES + SCALED + PIPE) > 128
         registers_take(232);
 #endif
-#if TURNS
-        if (group == 1) named_announce(TURN, MULTIPLIERS);                  /* the first turn is the first group's */
+#if LAG
+        int late = 1;                                                       /* this warpgroup has not begun, or the next one */
+        if (group > 0 && begin < tiles && to > from) named_sync(LATE + group, 256);
 #endif
         ring  r = { 0, 0 };
 #if CHUNK
@@ -485,6 +490,12 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                 }
                 wgmma_wait(0);
                 wgmma_pin(parts[1]);
+#if LAG
+                if (late) {
+                    if (group + 1 < GROUPS) named_announce(LATE + group + 1, 256);
+                    late = 0;
+                }
+#endif
                 promote_slab(memory, sum[0], parts[1], r.stage * SLABS + SLABS - 1, group, t);
                 release(empty + r.stage * 8, pair, lane);
 #elif SCALED
@@ -501,23 +512,20 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                         float          own[BN / SEGMENT];
                         #pragma unroll
                         for (int i = 0; i < BN / SEGMENT; ++i) own[i] = columns[h * (BN / SEGMENT) + i];
-#if TURNS
-                        named_sync(TURN + group, MULTIPLIERS);
-#endif
                         wgmma_pin(parts[0]);
                         wgmma_fence();
                         #pragma unroll
-                        for (int i = 0; i < 4; ++i) {
-                            wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
-                            if (i == 3 || (TURNS && i == 3 - TURNS)) wgmma_commit();
-                        }
-#if TURNS
-                        wgmma_wait(1);
-                        named_announce(TURN + 1 - group, MULTIPLIERS);
-#endif
+                        for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
+                        wgmma_commit();
                         wgmma_wait(0);
                         wgmma_pin(parts[0]);
                         if (s == SLABS - 1 && h == HALVES - 1) release(empty + r.stage * 8, pair, lane);
+#if LAG
+                        if (late && s == SLABS - 1 && h == HALVES - 1) {
+                            if (group + 1 < GROUPS) named_announce(LATE + group + 1, 256);
+                            late = 0;
+                        }
+#endif
                         promote(sum[h], parts[0], upper, lower, own);
                     }
                 }
@@ -580,8 +588,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
             for (int h = 0; h < HALVES; ++h) put_directly(&a.g, sum[h], at, first, h * BN, t, a.by_tma);
 #endif
         }
-#if TURNS
-        if (group == 0) named_sync(TURN, MULTIPLIERS);                      /* takes the turn that nobody else will */
+#if LAG
+        if (late && group + 1 < GROUPS && begin < tiles && to > from) named_announce(LATE + group + 1, 256);     /* there was nothing to multiply */
 #endif
         if (t == 0) tma_store_wait_read(0);
     }
