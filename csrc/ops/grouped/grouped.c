@@ -43,7 +43,7 @@ static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn
     WGMMA(1, 0, 2, 128, 2, 0, 1, 4, 1, 32, 3),
     WGMMA(1, 0, 2,  96, 2, 0, 1, 5, 1, 32, 2),
     WGMMA(1, 0, 2, 160, 1, 0, 1, 5, 1, 32, 2),
-    WGMMA(1, 0, 2, 128, 1, 1, 1, 3, 2, 64, 2),
+    WGMMA(1, 0, 2, 128, 1, 1, 1, 3, 2, 64, 1),
     WGMMA(1, 0, 3, 128, 1, 0, 1, 4, 1, 64, 2),
     WGMMA(1, 1, 2,  64, 1, 1, 0, 4, 2, 64, 1),
     WGMMA(1, 1, 2,  32, 1, 1, 0, 5, 2, 32, 1),
@@ -127,8 +127,7 @@ static int tile_columns(const struct wgmma_build *b) { return b->swap ? 64 * b->
 
 static int64_t fixed_bytes(const struct wgmma_build *b)
 {
-    const int segment = b->bn % 128 == 0 ? 128 : b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32 : b->bn % 16 == 0 ? 16 : 8, segments = b->swap ? b->groups : b->bn * b->halves / segment;
-    const int slabs = b->stages * b->slabs, scales = (tile_rows(b) + (segments + 3) / 4 * 4) * 4;
+    const int slabs = b->stages * b->slabs, scales = b->scaled && b->swap ? (tile_rows(b) + (b->groups + 3) / 4 * 4) * 4 : 0;
     return (int64_t)slabs * ((64 * b->groups + b->bn * b->halves) * 128 + scales) +
            b->groups * b->buffers * 64 * b->chunk * 2 + b->stages * 16;
 }
