@@ -35,15 +35,16 @@ static struct quant_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } qu
 };
 
 /* The macros are explained in the kernel. */
-#define WGMMA(scaled, swap, groups, bn, halves, pipe, turns, stages, slabs, chunk, buffers)                                            \
+#define WGMMA(scaled, swap, groups, bn, halves, pipe, lag, stages, slabs, chunk, buffers)                                            \
     { SGK_KERNEL("grouped/grouped_wgmma.cu", "grouped_wgmma", "-DSCALED=" #scaled " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn      \
-                 " -DHALVES=" #halves " -DPIPE=" #pipe " -DTURNS=" #turns " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk     \
+                 " -DHALVES=" #halves " -DPIPE=" #pipe " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk     \
                  " -DBUFFERS=" #buffers, SGK_ARCH_90A), scaled, swap, groups, bn, halves, stages, slabs, chunk, buffers }
 static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, halves, stages, slabs, chunk, buffers; } wgmma_builds[] = {
     WGMMA(1, 0, 2, 128, 2, 0, 1, 4, 1, 32, 3),
-    WGMMA(1, 0, 2,  96, 2, 0, 2, 5, 1, 32, 2),
+    WGMMA(1, 0, 2,  96, 2, 0, 1, 5, 1, 32, 2),
     WGMMA(1, 0, 2, 160, 1, 0, 1, 5, 1, 32, 2),
-    WGMMA(1, 0, 2, 128, 1, 0, 1, 6, 1, 64, 1),
+    WGMMA(1, 0, 2, 128, 1, 1, 1, 3, 2, 64, 1),
+    WGMMA(1, 0, 3, 128, 1, 0, 1, 4, 1, 64, 2),
     WGMMA(1, 1, 2,  64, 1, 1, 0, 4, 2, 64, 1),
     WGMMA(1, 1, 2,  32, 1, 1, 0, 5, 2, 32, 1),
     WGMMA(1, 1, 2,  16, 1, 1, 0, 6, 2, 16, 1),
@@ -126,8 +127,7 @@ static int tile_columns(const struct wgmma_build *b) { return b->swap ? 64 * b->
 
 static int64_t fixed_bytes(const struct wgmma_build *b)
 {
-    const int segment = b->bn % 128 == 0 ? 128 : b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32 : b->bn % 16 == 0 ? 16 : 8, segments = b->swap ? b->groups : b->bn * b->halves / segment;
-    const int slabs = b->stages * b->slabs, scales = (tile_rows(b) + (segments + 3) / 4 * 4) * 4;
+    const int slabs = b->stages * b->slabs, scales = b->scaled && b->swap ? (tile_rows(b) + (b->groups + 3) / 4 * 4) * 4 : 0;
     return (int64_t)slabs * ((64 * b->groups + b->bn * b->halves) * 128 + scales) +
            b->groups * b->buffers * 64 * b->chunk * 2 + b->stages * 16;
 }

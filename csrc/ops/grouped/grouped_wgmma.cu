@@ -9,8 +9,8 @@
  *   GROUPS   warpgroups that multiply: the tile has 64 GROUPS rows of the first operand
  *   BN       and BN rows of the second, HALVES times: a warpgroup multiplies with them in turn, so that the sums of a slab need few registers
  *   PIPE     1: a warpgroup starts the next slab of a stage before it adds up the last one (SLABS is even, HALVES 1); 0: it waits for each slab
- *   TURNS    0, or: two warpgroups multiply in turn, so that one adds up while the other multiplies; left to themselves they start together, share the matrix
- *            units, and add up together. So many of the four instructions of a slab are still to come when the turn is passed on: 1 or 2
+ *   LAG      1: a warpgroup begins when the one before it has done with its first stage. What is apart stays so: one adds up while the other multiplies; those
+ *            that begin together share the matrix units, and add up together
  *   STAGES   parts of the ring, of SLABS slabs each
  *   CHUNK    of the second operand's rows: with 64 of the first, what leaves at once, 16, 32 or 64; 0: results go straight to memory
  *   BUFFERS  pieces of 64 x CHUNK results that a warpgroup can have on their way out
@@ -51,15 +51,14 @@ typedef bf16 T;
 #define OUT           (STAGES * STAGE_BYTES)              /* where results begin, */
 #define SCALES        (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
 #define SEGMENT       (BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : BN % 16 == 0 ? 16 : 8)   /* columns of b with one scale */
-#define SEGMENTS      (SWAP ? GROUPS : COLUMNS / SEGMENT)
-#define SLAB_SCALES   (TILE_M + (SEGMENTS + 3) / 4 * 4)
+#define SLAB_SCALES   (SCALED && SWAP ? TILE_M + (GROUPS + 3) / 4 * 4 : 0)
 #define BARRIERS      (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
 #define LENGTHS       (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
 #define MULTIPLIERS   (128 * GROUPS)                      /* threads */
-#define TURN          (2 + GROUPS)                        /* the first of two named barriers */
+#define LATE          (1 + GROUPS)                        /* named barriers of all but the first group */
 #define PITCH         (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
 
-#if PIPE && (SLABS % 2 || HALVES > 1 || !SCALED || TURNS) || SWAP && SCALED && !PIPE
+#if PIPE && (SLABS % 2 || HALVES > 1 || !SCALED) || SWAP && SCALED && !PIPE
 #error "the macros do not fit each other"
 #endif
 
@@ -305,7 +304,7 @@ DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint3
 #endif
 }
 
-#if SCALED
+#if SCALED && SWAP
 /* One warp: scales, wherever they lie. What no row or column has is 0. */
 DEVICE void copy_scales(const grouped_wgmma_args *a, const int *lengths, uint32_t base, uint32_t full, uint32_t empty, int begin, int tiles, int stride, int from, int to, int rank)
 {
@@ -315,7 +314,7 @@ DEVICE void copy_scales(const grouped_wgmma_args *a, const int *lengths, uint32_
     for (int id = begin; id < tiles; id += stride) {
         const corner at = find_tile(a, lengths, id, rank);
         if (at.group < 0) continue;
-        const int    segment = at.n + lane * (SWAP ? 64 : SEGMENT);
+        const int    segment = at.n + lane * 64;
         const float *sa = (const float *)g->sa + at.matrix * g->sa_group + (int64_t)(at.m + lane) * g->sa_row;
         const float *sb = (const float *)g->sb + at.group * g->sb_group + segment / GROUPED_BLOCK * g->sb_block;
         for (int k = from; k < to; ++k) {
@@ -331,7 +330,7 @@ DEVICE void copy_scales(const grouped_wgmma_args *a, const int *lengths, uint32_
                         const bool inside = there && lane + i < at.left;
                         cp_async4(rows + i * 4, inside ? sa + i * g->sa_row + block * g->sa_step : (const float *)g->sa, inside);
                     }
-                if (lane < SEGMENTS) {
+                if (lane < GROUPS) {
                     const bool inside = there && segment < g->columns;
                     cp_async4(rows + TILE_M * 4, inside ? sb + block * g->sb_step : (const float *)g->sb, inside);
                 }
@@ -342,54 +341,54 @@ DEVICE void copy_scales(const grouped_wgmma_args *a, const int *lengths, uint32_
     }
 }
 
-#if SWAP
-/* sum += the sum of a slab, times its scales: `own` is that of the warpgroup's columns of b, from `rows` on lie those of rows of a. */
-DEVICE void promote(float (&sum)[BN / 2], const float (&slab)[BN / 2], const float *rows, float own, int t)
+/* sum += the sum of slab `slab` of the ring, times its scales: of the warpgroup's columns of b, and of rows of a. */
+DEVICE void promote(const uint8_t *memory, float (&sum)[BN / 2], const float (&part)[BN / 2], int slab, int group, int t)
 {
+    const float *rows = (const float *)(memory + SCALES) + slab * SLAB_SCALES, own = rows[TILE_M + group];
     #pragma unroll
     for (int j = 0; j < BN / 8; ++j) {
         const float2 x   = *(const float2 *)(rows + 8 * j + t % 4 * 2);
         const float  low = x.x * own, high = x.y * own;
-        sum[4 * j]     = fmaf(low, slab[4 * j], sum[4 * j]);
-        sum[4 * j + 1] = fmaf(high, slab[4 * j + 1], sum[4 * j + 1]);
-        sum[4 * j + 2] = fmaf(low, slab[4 * j + 2], sum[4 * j + 2]);
-        sum[4 * j + 3] = fmaf(high, slab[4 * j + 3], sum[4 * j + 3]);
+        sum[4 * j]     = fmaf(low, part[4 * j], sum[4 * j]);
+        sum[4 * j + 1] = fmaf(high, part[4 * j + 1], sum[4 * j + 1]);
+        sum[4 * j + 2] = fmaf(low, part[4 * j + 2], sum[4 * j + 2]);
+        sum[4 * j + 3] = fmaf(high, part[4 * j + 3], sum[4 * j + 3]);
     }
 }
-#else
-/* sum += the sum of a slab, times its scales: of this thread's two rows of a, and of the blocks of columns of b. */
-DEVICE void promote(float (&sum)[BN / 2], const float (&slab)[BN / 2], float upper, float lower, const float (&columns)[BN / SEGMENT])
+#elif SCALED
+/* Where a thread's scales lie: of its two rows of a, and of the one or two blocks of columns of b that a tile meets; `cut` columns are of the first. */
+struct scale_places { const float *upper, *lower, *left, *right; int64_t a_step, b_step; int cut; };
+struct slab_scales { float upper, lower, left, right; };
+
+/* Rows and columns that there are not have somebody else's: nobody looks at what comes of them. */
+DEVICE scale_places places_of(const grouped_args *g, corner at, int row)
+{
+    const int64_t last = (g->columns - 1) / GROUPED_BLOCK, block = at.n / GROUPED_BLOCK < last ? at.n / GROUPED_BLOCK : last;
+    const int     upper = row < at.left ? at.m + row : 0, lower = row + 8 < at.left ? at.m + row + 8 : 0;
+    const float  *sa = (const float *)g->sa + at.matrix * g->sa_group, *sb = (const float *)g->sb + at.group * g->sb_group + block * g->sb_block;
+    return { sa + upper * g->sa_row, sa + lower * g->sa_row, sb, block < last ? sb + g->sb_block : sb, g->sa_step, g->sb_step, GROUPED_BLOCK - at.n % GROUPED_BLOCK };
+}
+DEVICE slab_scales scales_of(const scale_places *p, int block, int blocks)
+{
+    if (block >= blocks) return { 0, 0, 0, 0 };
+    return { p->upper[block * p->a_step], p->lower[block * p->a_step], p->left[block * p->b_step], p->right[block * p->b_step] };
+}
+
+/* sum += the sum of a slab, times its scales; half `half` of the tile's columns. */
+DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut, int half)
 {
     #pragma unroll
     for (int s = 0; s < BN / SEGMENT; ++s) {
-        const float x = upper * columns[s], y = lower * columns[s];
+        const float column = half * BN + s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
         #pragma unroll
         for (int j = s * SEGMENT / 8; j < (s + 1) * SEGMENT / 8; ++j) {
-            sum[4 * j]     = fmaf(x, slab[4 * j], sum[4 * j]);
-            sum[4 * j + 1] = fmaf(x, slab[4 * j + 1], sum[4 * j + 1]);
-            sum[4 * j + 2] = fmaf(y, slab[4 * j + 2], sum[4 * j + 2]);
-            sum[4 * j + 3] = fmaf(y, slab[4 * j + 3], sum[4 * j + 3]);
+            sum[4 * j]     = fmaf(x, part[4 * j], sum[4 * j]);
+            sum[4 * j + 1] = fmaf(x, part[4 * j + 1], sum[4 * j + 1]);
+            sum[4 * j + 2] = fmaf(y, part[4 * j + 2], sum[4 * j + 2]);
+            sum[4 * j + 3] = fmaf(y, part[4 * j + 3], sum[4 * j + 3]);
         }
     }
 }
-#endif
-
-#if PIPE
-/* The same for slab `slab` of the ring, whose scales still lie there. */
-DEVICE void promote_slab(const uint8_t *memory, float (&sum)[BN / 2], const float (&part)[BN / 2], int slab, int group, int t)
-{
-    const float *rows = (const float *)(memory + SCALES) + slab * SLAB_SCALES, *columns = rows + TILE_M;
-#if SWAP
-    promote(sum, part, rows, columns[group], t);
-#else
-    const int row = group * 64 + t / 32 * 16 + t % 32 / 4;
-    float     own[BN / SEGMENT];
-    #pragma unroll
-    for (int i = 0; i < BN / SEGMENT; ++i) own[i] = columns[i];
-    promote(sum, part, rows[row], rows[row + 8], own);
-#endif
-}
-#endif
 #endif
 
 /* A warp has done with a stage; both blocks of a pair write to it. */
@@ -401,6 +400,21 @@ DEVICE void release(uint32_t empty, int pair, int lane)
         mbarrier_arrive_at(empty, (uint32_t)lane);
     }
 }
+
+#if SWAP
+#define PROMOTE(half, part, s) promote(memory, sum[half], part, r.stage * SLABS + (s), group, t)
+#else
+#define PROMOTE(half, part, s) promote(sum[half], part, &own[s], places.cut, half)
+#endif
+#if LAG
+#define NEXT_BEGINS() \
+    do { \
+        if (late && group + 1 < GROUPS) named_announce(LATE + group + 1, 256); \
+        late = 0; \
+    } while (0)
+#else
+#define NEXT_BEGINS()
+#endif
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma(const __grid_constant__ grouped_wgmma_args a)
 {
@@ -416,7 +430,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
         tma_prefetch_map(&a.second);
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
-            mbarrier_init(full + s * 8, SCALED ? 33 : 1);
+            mbarrier_init(full + s * 8, SCALED && SWAP ? 33 : 1);
             mbarrier_init(empty + s * 8, (uint32_t)(4 * GROUPS * pair));
         }
         mbarrier_init_done();
@@ -430,22 +444,27 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
     const int tiles = down * ((a.n_tiles + a.pair_n - 1) / a.pair_n), begin = (int)blockIdx.x / cluster, stride = (int)gridDim.x / cluster;
 
     if (group == GROUPS) {
-#if BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if GROUPS == 3
+        registers_give(32);
+#elif BN / 2 * (HALVES + SCALED + PIPE) > 128
         registers_give(40);
 #endif
         if (t == 0) copy_operands(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
-#if SCALED
+#if SCALED && SWAP
         if (t / 32 == 1) copy_scales(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
 #endif
         if (t == 0 && cluster == 1) pdl_release();
         __syncwarp();
         if (a.split > 1) cluster_sync();
     } else {
-#if BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if GROUPS == 3
+        registers_take(160);
+#elif BN / 2 * (HALVES + SCALED + PIPE) > 128
         registers_take(232);
 #endif
-#if TURNS
-        if (group == 1) named_announce(TURN, MULTIPLIERS);                  /* the first turn is the first group's */
+#if LAG
+        int late = 1;                                                       /* this warpgroup has not begun, or the next one */
+        if (group > 0 && begin < tiles && to > from) named_sync(LATE + group, 256);
 #endif
         ring  r = { 0, 0 };
 #if CHUNK
@@ -465,7 +484,21 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #if !SCALED
             int last = 0;
 #endif
+#if SCALED && !SWAP
+            const scale_places places = places_of(&a.g, at, group * 64 + t / 32 * 16 + lane / 4);
+            const int          blocks = (int)((a.g.depth + GROUPED_BLOCK - 1) / GROUPED_BLOCK);
+            slab_scales        own[SLABS], next[SLABS];                     /* of this stage and, on their way, of the next one */
+            #pragma unroll
+            for (int s = 0; s < SLABS; ++s) next[s] = scales_of(&places, s, blocks);
+#endif
             for (int k = from; k < to; ++k) {
+#if SCALED && !SWAP
+                #pragma unroll
+                for (int s = 0; s < SLABS; ++s) {
+                    own[s]  = next[s];
+                    next[s] = scales_of(&places, (k + 1) * SLABS + s, blocks);
+                }
+#endif
                 mbarrier_wait(full + r.stage * 8, r.lap);
 #if PIPE
                 #pragma unroll
@@ -480,45 +513,34 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                     if (s > 0) {                                            /* the slab before this one */
                         wgmma_wait(1);
                         wgmma_pin(parts[(s + 1) % 2]);
-                        promote_slab(memory, sum[0], parts[(s + 1) % 2], r.stage * SLABS + s - 1, group, t);
+                        PROMOTE(0, parts[(s + 1) % 2], s - 1);
                     }
                 }
                 wgmma_wait(0);
                 wgmma_pin(parts[1]);
-                promote_slab(memory, sum[0], parts[1], r.stage * SLABS + SLABS - 1, group, t);
+                NEXT_BEGINS();
+                PROMOTE(0, parts[1], SLABS - 1);
                 release(empty + r.stage * 8, pair, lane);
 #elif SCALED
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const float   *rows = (const float *)(memory + SCALES) + (r.stage * SLABS + s) * SLAB_SCALES, *columns = rows + TILE_M;
                     const uint64_t x = wgmma_operand(slab + group * 8192);
-                    const int      row = group * 64 + t / 32 * 16 + lane / 4;
-                    const float    upper = rows[row], lower = rows[row + 8];
                     #pragma unroll
                     for (int h = 0; h < HALVES; ++h) {
                         const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
-                        float          own[BN / SEGMENT];
-                        #pragma unroll
-                        for (int i = 0; i < BN / SEGMENT; ++i) own[i] = columns[h * (BN / SEGMENT) + i];
-#if TURNS
-                        named_sync(TURN + group, MULTIPLIERS);
-#endif
                         wgmma_pin(parts[0]);
                         wgmma_fence();
                         #pragma unroll
-                        for (int i = 0; i < 4; ++i) {
-                            wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
-                            if (i == 3 || (TURNS && i == 3 - TURNS)) wgmma_commit();
-                        }
-#if TURNS
-                        wgmma_wait(1);
-                        named_announce(TURN + 1 - group, MULTIPLIERS);
-#endif
+                        for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
+                        wgmma_commit();
                         wgmma_wait(0);
                         wgmma_pin(parts[0]);
-                        if (s == SLABS - 1 && h == HALVES - 1) release(empty + r.stage * 8, pair, lane);
-                        promote(sum[h], parts[0], upper, lower, own);
+                        if (s == SLABS - 1 && h == HALVES - 1) {
+                            release(empty + r.stage * 8, pair, lane);
+                            NEXT_BEGINS();
+                        }
+                        PROMOTE(h, parts[0], s);
                     }
                 }
 #else
@@ -580,8 +602,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
             for (int h = 0; h < HALVES; ++h) put_directly(&a.g, sum[h], at, first, h * BN, t, a.by_tma);
 #endif
         }
-#if TURNS
-        if (group == 0) named_sync(TURN, MULTIPLIERS);                      /* takes the turn that nobody else will */
+#if LAG
+        if (late && group + 1 < GROUPS && begin < tiles && to > from) named_announce(LATE + group + 1, 256);     /* there was nothing to multiply */
 #endif
         if (t == 0) tma_store_wait_read(0);
     }
