@@ -326,9 +326,9 @@ def main():
                     text += f" {library} {row['graph'][library]:7.2f} us ({row['graph'][library] / limit:4.2f} L), eager {row['eager'][library]:7.2f};"
             text += "".join(f" x{ratio:.2f} graph, x{row['eager_ratio'][library]:.2f} eager" for library, ratio in row.get("graph_ratio", {}).items())
             print(text + ("" if row["agree"] else "  RESULTS DIFFER") + (f"  {row['failed']}" if row["failed"] else ""), flush=True)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"ceilings": ceilings, "libraries": names, "rounds": arguments.rounds, "rows": rows}, file, indent=1)
+        if arguments.json:                  # each time: a run that is cut leaves what it has
+            with open(arguments.json, "w") as file:
+                json.dump({"ceilings": ceilings, "libraries": names, "rounds": arguments.rounds, "rows": rows}, file, indent=1)
     if arguments.plot:
         plot([row for row in rows if "graph" in row], names, ceilings, arguments.plot)
     return int(any(not row.get("agree", True) for row in rows))
