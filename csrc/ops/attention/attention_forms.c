@@ -1,8 +1,11 @@
 /* The forms of attention on the GPU, in their order, and what all of them share: appending, parts of the keys and their combination. */
 #include "attention_call.h"
+#include "attention_lightning.h"
 #include "attention_merge.h"
 #include "attention_metadata.h"
 #include "attention_pool.h"
+#include "attention_slash.h"
+#include "attention_sparse.h"
 
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
@@ -46,7 +49,7 @@ static format_build rotate_builds[] = {
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
-    SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_wide_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(rotate_builds), SGK_KERNEL_TABLE(merge_state_builds), SGK_KERNEL_TABLE(attention_metadata_builds), SGK_KERNEL_TABLE(attention_pool_builds), { 0 }
+    SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_wide_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(rotate_builds), SGK_KERNEL_TABLE(merge_state_builds), SGK_KERNEL_TABLE(attention_metadata_builds), SGK_KERNEL_TABLE(attention_pool_builds), SGK_KERNEL_TABLE(attention_sparse_builds), SGK_KERNEL_TABLE(attention_slash_builds), SGK_KERNEL_TABLE(lightning_builds), { 0 }
 };
 
 bool attention_rows_in_pieces(const void *data, int64_t x, int64_t y, int64_t z, sgk_dtype dtype, int64_t bytes)
