@@ -103,6 +103,24 @@ def attention_metadata(n, device):
     return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, n], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, 5, None, 0]
 
 
+def fp8(*shape, device, dtype=torch.float8_e4m3fn, seed=0):
+    return random(*shape, device="cpu", seed=seed).to(dtype).to(device)
+
+
+def scaled_product(n, device, dtype):
+    """mat_b is column-major."""
+    x, w = random(n, 48, device="cpu"), random(24, 48, device="cpu", seed=1)
+    x, w = ((20 * t).round().to(dtype) if dtype == torch.int8 else t.to(dtype) for t in (x, w))
+    return [x.to(device), w.to(device).t(), random(n, 1, device=device, seed=2), random(24, 1, device=device, seed=3), torch.bfloat16,
+            random(24, device=device, dtype=torch.bfloat16, seed=4)]
+
+
+def batched_product(n, device, *more):
+    A, B = fp8(n, 5, 32, device=device), fp8(n, 24, 32, device=device, dtype=torch.float8_e5m2, seed=1)
+    return [A, B.transpose(1, 2), torch.empty(n, 5, 24, device=device, dtype=torch.bfloat16), random(1, device=device), random(1, device=device, seed=1),
+            torch.empty(8, dtype=torch.uint8, device=device), 0, *more]
+
+
 def sampling(n, device):
     """Top-k of 1, so that the seeds that torch draws do not matter."""
     return [random(n, 40, device=device).softmax(1), torch.full((n,), -1, dtype=torch.int32, device=device), None, None, 1.0, None, 0.9, True, None]
@@ -247,6 +265,10 @@ SAMPLES = {
     "dsv4_fused_k_norm_rope_flashmla": dsv4_k,
     "dsv4_fused_q_indexer_rope_hadamard_quant": dsv4_indexer,
     "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],
+    "fp8_scaled_mm": lambda n, device: scaled_product(n, device, torch.float8_e4m3fn),
+    "int8_scaled_mm": lambda n, device: scaled_product(n, device, torch.int8),
+    "bmm_fp8": batched_product,
+    "bmm_fp8.v0_1_8": lambda n, device: batched_product(n, device, 0),
     "conv3d_embed_cpu": embed,
     "conv3d_embed_weight_pack": lambda n, device: embed(n, device)[:1],
     "image_preprocess_cpu": images,

@@ -285,6 +285,25 @@ SGK_INLINE void vf_store(sgk_dtype t, void *p, int64_t i, vf v)
     else vf_store_bf16((uint16_t *)p + i, v);
 }
 
+/* v as the format holds it. */
+SGK_INLINE vf vf_rounded(sgk_dtype t, vf v)
+{
+#if defined(__AVX512F__)
+    if (t == SGK_F16) return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    if (t == SGK_BF16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(vf_bf16(v)), 16));
+    return v;
+#elif defined(__AVX2__)
+    if (t == SGK_F16) return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    if (t == SGK_BF16) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(vf_bf16(v)), 16));
+    return v;
+#else
+    uint32_t lanes[VF];
+    if (t == SGK_F32) return v;
+    vf_store(t, lanes, 0, v);
+    return vf_load(t, lanes, 0);
+#endif
+}
+
 /* The first n < VF elements at p[i]; the other lanes are 0. Touches nothing behind them. */
 SGK_INLINE vf vf_load_part(sgk_dtype t, const void *p, int64_t i, int64_t n)
 {

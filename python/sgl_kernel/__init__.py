@@ -36,6 +36,9 @@ from sgl_kernel.elementwise import (
     timestep_embedding,
 )
 from sgl_kernel.gemm import (
+    bmm_fp8,
+    fp8_scaled_mm,
+    int8_scaled_mm,
     linear,
     sgl_per_tensor_quant_fp8,
     sgl_per_token_group_quant_8bit,

@@ -21,6 +21,11 @@ DEVICE void tma_load2(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier) : "memory");
 }
 
+DEVICE void tma_load3(uint32_t to, const sgk_tma_map *map, int x, int y, int z, uint32_t barrier)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier) : "memory");
+}
+
 /* To the same address in every block of the cluster whose bit is set in `blocks`; the bytes arrive at the barrier of each. */
 DEVICE void tma_load2_multicast(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier, uint32_t blocks)
 {
@@ -36,6 +41,10 @@ DEVICE void tma_load2_multicast(uint32_t to, const sgk_tma_map *map, int x, int 
 DEVICE void tma_store2(const sgk_tma_map *map, int x, int y, uint32_t from)
 {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(x), "r"(y), "r"(from) : "memory");
+}
+DEVICE void tma_store3(const sgk_tma_map *map, int x, int y, int z, uint32_t from)
+{
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(x), "r"(y), "r"(z), "r"(from) : "memory");
 }
 DEVICE void tma_store_commit(void) { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 #define tma_store_wait_read(n) asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(n) : "memory")

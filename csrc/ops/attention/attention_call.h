@@ -40,10 +40,14 @@ typedef struct {
 
 /* attention_general.c, with every build for attention_kernels[]. */
 extern const attention_form attention_mma, attention_wide, attention_plain;
+/* attention_decode.c, likewise. */
+extern const attention_form attention_decode;
 
-enum { ATTENTION_MMA_BUILDS   = 16,
-       ATTENTION_WIDE_BUILDS  = 3,
-       ATTENTION_PLAIN_BUILDS = 2 };
+enum { ATTENTION_MMA_BUILDS            = 16,
+       ATTENTION_WIDE_BUILDS           = 3,
+       ATTENTION_PLAIN_BUILDS          = 2,
+       ATTENTION_DECODE_BUILDS         = 13,
+       ATTENTION_DECODE_COMBINE_BUILDS = 2 };
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
@@ -54,8 +58,19 @@ typedef struct {
     sgk_dtype  dtype;
     int        dim;
 } attention_plain_build;
-extern attention_mma_build   attention_mma_builds[ATTENTION_MMA_BUILDS];
-extern attention_plain_build attention_wide_builds[ATTENTION_WIDE_BUILDS], attention_plain_builds[ATTENTION_PLAIN_BUILDS];
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        dim, warps, stages;
+} attention_decode_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+} attention_decode_combine_build;
+extern attention_mma_build            attention_mma_builds[ATTENTION_MMA_BUILDS];
+extern attention_plain_build          attention_wide_builds[ATTENTION_WIDE_BUILDS], attention_plain_builds[ATTENTION_PLAIN_BUILDS];
+extern attention_decode_build         attention_decode_builds[ATTENTION_DECODE_BUILDS];
+extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_COMBINE_BUILDS];
 
 sgk_status attention_run_cpu(attention_call *c);
 sgk_status attention_run_cuda(attention_call *c);

@@ -400,6 +400,18 @@ static void check_builds(sgk_dtype dtype)
         check_shape("one", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 3, .keys = 50, .cache = PAGED, .page_size = 3, .append = true, .packed_new = packed, .lse = true, .left = -1, .right = -1, .causal = true, .unaligned = packed });
 }
 
+/* Few queries, keys dealt out over blocks: pieces of sequences, whole ones, several in a block; few and many heads side by side. */
+static void check_dealt(sgk_dtype dtype)
+{
+    static const int64_t dims[] = { 64, 128, 256 };
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
+        check_shape("dealt", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 3, .queries = 2, .keys = check_small ? 300 : 700, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .descales = dtype == SGK_E4M3 });
+        check_shape("dealt_side_by_side", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 16, .dim = dims[i], .batch = BATCH, .queries = 1, .keys = 90, .cache = PAGED, .page_size = 1, .lse = true, .left = -1, .right = -1, .causal = true, .sinks = SGK_BF16 + 1 });
+    }
+    check_shape("dealt_capped", &(shape){ .dtype = dtype, .heads = 12, .kv_heads = 4, .dim = 128, .batch = 5, .queries = 4, .keys = 700, .cache = DENSE, .seqused_k = true, .packed_q = true, .lse = true, .left = 100, .right = -1, .causal = true, .softcap = 20, .sinks = SGK_F32 + 1 });
+    check_shape("dealt_one", &(shape){ .dtype = dtype, .heads = 7, .kv_heads = 1, .dim = 72, .batch = 1, .queries = 2, .keys = check_small ? 500 : 2500, .cache = DENSE, .lse = true, .left = -1, .right = -1, .causal = true });
+}
+
 static void check_refusals(void)
 {
     if (!check_case("flash_attn_refused")) return;
@@ -481,6 +493,7 @@ void check_attention(void)
     check_spoilt_indices();
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3 };
     for (size_t f = 0; f < 4; ++f) check_builds(formats[f]);
+    for (size_t f = 1; f < 4; ++f) check_dealt(formats[f]);
     const int randoms = check_random_cases ? check_random_cases : check_small ? 12
                                                                               : 100;
     for (int i = 0; i < randoms; ++i) check_random(i);

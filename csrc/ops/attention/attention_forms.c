@@ -10,7 +10,7 @@
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
  */
-static const attention_form *const attention_forms[] = { &attention_mma, &attention_wide, &attention_plain };
+static const attention_form *const attention_forms[] = { &attention_decode, &attention_mma, &attention_wide, &attention_plain };
 
 typedef struct {
     sgk_kernel kernel;
@@ -49,7 +49,21 @@ static format_build rotate_builds[] = {
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
-    SGK_KERNEL_TABLE(attention_mma_builds), SGK_KERNEL_TABLE(attention_wide_builds), SGK_KERNEL_TABLE(attention_plain_builds), SGK_KERNEL_TABLE(combine_builds), SGK_KERNEL_TABLE(append_builds), SGK_KERNEL_TABLE(rotate_builds), SGK_KERNEL_TABLE(merge_state_builds), SGK_KERNEL_TABLE(attention_metadata_builds), SGK_KERNEL_TABLE(attention_pool_builds), SGK_KERNEL_TABLE(attention_sparse_builds), SGK_KERNEL_TABLE(attention_slash_builds), SGK_KERNEL_TABLE(lightning_builds), { 0 }
+    SGK_KERNEL_TABLE(attention_decode_builds),
+    SGK_KERNEL_TABLE(attention_decode_combine_builds),
+    SGK_KERNEL_TABLE(attention_mma_builds),
+    SGK_KERNEL_TABLE(attention_wide_builds),
+    SGK_KERNEL_TABLE(attention_plain_builds),
+    SGK_KERNEL_TABLE(combine_builds),
+    SGK_KERNEL_TABLE(append_builds),
+    SGK_KERNEL_TABLE(rotate_builds),
+    SGK_KERNEL_TABLE(merge_state_builds),
+    SGK_KERNEL_TABLE(attention_metadata_builds),
+    SGK_KERNEL_TABLE(attention_pool_builds),
+    SGK_KERNEL_TABLE(attention_sparse_builds),
+    SGK_KERNEL_TABLE(attention_slash_builds),
+    SGK_KERNEL_TABLE(lightning_builds),
+    { 0 },
 };
 
 bool attention_rows_in_pieces(const void *data, int64_t x, int64_t y, int64_t z, sgk_dtype dtype, int64_t bytes)

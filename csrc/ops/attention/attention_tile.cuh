@@ -1,7 +1,7 @@
-/* Where the rows of a tile of TILE keys and values lie, TILE being the including file's, and what is done to scores. */
+/* Where the rows of a tile of TILE keys and values lie, TILE being the including file's, and what a row comes to. */
 #pragma once
 #include "attention.h"
-#include "math.cuh"
+#include "attention_score.cuh"
 
 /*
  * Threads below TILE each look up one key, first + threadIdx.x, in two steps: the page is asked for early and used when it has come.
@@ -20,19 +20,6 @@ DEVICE void tile_rows(const attention_args *a, const attention_sequence *s, int 
     const attention_row r   = attention_row_in(a, s, n, h, page, s->leftpad + key);
     key_at[threadIdx.x]     = key < end ? r.k : ATTENTION_NOWHERE;
     value_at[threadIdx.x]   = key < end && r.k != ATTENTION_NOWHERE ? r.v : ATTENTION_NOWHERE;
-}
-
-/* cap * tanh(x / cap) within some 1e-7 cap. */
-DEVICE float soft_capped(float x, float cap)
-{
-    const float e = exp2_approx(x / cap * (2 * LOG2_E));
-    return cap - 2 * cap * reciprocal_approx(1 + e);
-}
-
-DEVICE float sink_of(const attention_args *a, int h)
-{
-    return a->sinks_dtype == SGK_F32 ? ((const float *)a->sinks)[h] : a->sinks_dtype == SGK_F16 ? to_f32(((const f16 *)a->sinks)[h])
-                                                                                              : to_f32(((const bf16 *)a->sinks)[h]);
 }
 
 /*

@@ -1,4 +1,5 @@
 #include "gemm.h"
+#include "gemm_scaled.h"
 #include "base/match.h"
 #include "cpu/cpu.h"
 #include "cuda/cuda.h"
@@ -63,7 +64,8 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 };
 /* clang-format on */
 
-const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
+const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds),
+    SGK_KERNEL_TABLE(scaled_mma_builds), SGK_KERNEL_TABLE(scaled_wgmma_builds), { 0 } };
 
 static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
