@@ -81,6 +81,24 @@ def extend_attention(n, device):
             torch.tensor([n, 2], device=device), torch.tensor([0, n], device=device), 16, 0.25, 0.0, False, 0, None, None]
 
 
+def sparse(n, device):
+    """n queries of one list, which has one block and three columns."""
+    q, k, v = random(1, n, 2, 16, device=device, dtype=torch.float16), *(random(1, 90, 2, 16, device=device, dtype=torch.float16, seed=i) for i in (1, 2))
+    lists = [ints([[[1]] * 2], device), ints([[[[4]]] * 2], device), ints([[[3]] * 2], device), ints([[[[70, 75, 89]]] * 2], device)]
+    return [torch.empty_like(q), torch.empty(1, 2, n, device=device), q, k, v, *lists, None, None, None, None, -1, -1, 0.0, 0.25, False, 0.0]
+
+
+def slash_lists(n, device):
+    """n heads of 130 tokens with two lines and two slashes each."""
+    lists = [torch.full((1, n, 3, *more), 9, dtype=torch.int32, device=device) for more in ((), (2,), (), (2,))]
+    return lists + [ints([130], device), ints([130], device), ints([[[1, 70]] * n], device), ints([[[65, 0]] * n], device)]
+
+
+def lightning(n, device):
+    q, k, v = (random(n, 2, 1, 16, device=device, seed=i) for i in range(3))
+    return [q, k, v, random(n, 2, 16, 16, device=device), random(2, 1, 1, device=device), torch.empty(n, 2, 1, 16, device=device), torch.empty(n, 2, 16, 16, device=device)]
+
+
 def attention_metadata(n, device):
     return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, n], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, 5, None, 0]
 
@@ -401,6 +419,10 @@ SAMPLES = {
     "flash_attn_append": attention_append,
     "decode_attention_cpu": decode_attention,
     "extend_attention_cpu": extend_attention,
+    "sparse_attention": sparse,
+    "convert_vertical_slash_indexes": lambda n, device: [*slash_lists(n, device), 130, 64, 64, True],
+    "convert_vertical_slash_indexes_mergehead": lambda n, device: [*slash_lists(n, device), ints([1] * n, device), ints([2] * n, device), 130, 64, 64, True],
+    "lightning_attention_decode": lightning,
     "get_scheduler_metadata": attention_metadata,
     "flash_attn_varlen_func": attention_cpu_varlen,
     "merge_state": merge,

@@ -12,8 +12,8 @@ from samples import SAMPLES, random  # noqa: E402
 from sgl_kernel import _library  # noqa: E402
 
 TAKES_SEVERAL_DEVICES = {"copy_to_gpu_no_ce"}
-# Their result is an argument's memory, which torch.compile does not take from an operator: tests/test_aliases.py, tests/test_flash_attn.py.
-RETURN_AN_ARGUMENT = {"weak_ref_tensor", "timestep_embedding", "fwd"}
+# Their result is an argument's memory, which torch.compile does not take from an operator: tests/test_aliases.py, tests/test_flash_attn.py, tests/test_sparse_attn.py.
+RETURN_AN_ARGUMENT = {"weak_ref_tensor", "timestep_embedding", "fwd", "fwd_sparse", "varlen_fwd_sparse"}
 OPERATORS = [name + (f".{overload}" if overload else "") for name, overload in _library.torch_operators() if name not in RETURN_AN_ARGUMENT]
 
 

@@ -11,7 +11,7 @@ from sgl_kernel import _attention, _library, _vision, debug_utils, load_utils  #
 __version__ = _library.version
 common_ops = load_utils._load_architecture_specific_ops()
 
-from sgl_kernel.attention import merge_state, merge_state_v2
+from sgl_kernel.attention import lightning_attention_decode, merge_state, merge_state_v2
 from sgl_kernel.elementwise import (
     FusedSetKVBufferArg,
     apply_rope_with_cos_sin_cache_inplace,

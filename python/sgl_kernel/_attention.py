@@ -3,6 +3,7 @@ from sgl_kernel._ops import operator, register_decomposition, register_fake, tor
 
 _flash_attn = operator("flash_attn")
 _flash_attn_append = operator("flash_attn_append")
+_sparse_attention = operator("sparse_attention")
 
 
 def outputs(q, head_dim_v, cu_seqlens_q, return_softmax_lse, out):
@@ -50,3 +51,26 @@ def _fwd(
 def _fwd_v0_1_8(*arguments):
     *before, softcap, interleaved, metadata, num_splits, pack_gqa, sm_margin = arguments
     return list(_fwd(*before, 0, softcap, interleaved, metadata, num_splits, pack_gqa, sm_margin, None)[:2])
+
+
+@register_decomposition("fwd_sparse")
+def _fwd_sparse(
+    q, k, v, block_count, block_offset, column_count, column_index, out, alibi_slopes, p_dropout, softmax_scale, is_causal, softcap, return_softmax, gen,
+):
+    out, lse = outputs(q, v.shape[-1], None, True, out)
+    _sparse_attention(
+        out, lse, q, k, v, block_count, block_offset, column_count, column_index, None, None, None, alibi_slopes, -1, -1, p_dropout, softmax_scale, is_causal,
+        softcap)
+    return [out, lse]
+
+
+@register_decomposition("varlen_fwd_sparse")
+def _varlen_fwd_sparse(
+    q, k, v, block_count, block_offset, column_count, column_index, out, cu_seqlens_q, cu_seqlens_k, seqused_k, alibi_slopes, max_seqlen_q, max_seqlen_k,
+    p_dropout, softmax_scale, zero_tensors, is_causal, softcap, return_softmax, gen,
+):
+    out, lse = outputs(q, v.shape[-1], cu_seqlens_q, True, out)
+    _sparse_attention(
+        out, lse, q, k, v, block_count, block_offset, column_count, column_index, cu_seqlens_q, cu_seqlens_k, seqused_k, alibi_slopes, max_seqlen_q,
+        max_seqlen_k, p_dropout, softmax_scale, is_causal, softcap)
+    return [out, lse]

@@ -1,8 +1,11 @@
 /* The forms of attention on the GPU, in their order, and what all of them share: appending, parts of the keys and their combination. */
 #include "attention_call.h"
+#include "attention_lightning.h"
 #include "attention_merge.h"
 #include "attention_metadata.h"
 #include "attention_pool.h"
+#include "attention_slash.h"
+#include "attention_sparse.h"
 
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
@@ -59,6 +62,9 @@ const sgk_kernel_table attention_kernels[] = {
     SGK_KERNEL_TABLE(merge_state_builds),
     SGK_KERNEL_TABLE(attention_metadata_builds),
     SGK_KERNEL_TABLE(attention_pool_builds),
+    SGK_KERNEL_TABLE(attention_sparse_builds),
+    SGK_KERNEL_TABLE(attention_slash_builds),
+    SGK_KERNEL_TABLE(lightning_builds),
     { 0 },
 };
 
