@@ -54,7 +54,7 @@ enum {
 
 /* Every build of gemm_scaled.cu and gemm_scaled_wgmma.cu, for gemm_kernels[]. */
 enum { SCALED_MMA_BUILDS   = 11,
-       SCALED_WGMMA_BUILDS = 44 };
+       SCALED_WGMMA_BUILDS = 42 };
 typedef struct {
     sgk_kernel kernel;
     int        kind, bm, bn, bk, warps, stages, efficiency;
