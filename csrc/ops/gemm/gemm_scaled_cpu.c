@@ -27,11 +27,12 @@ enum { BYTE_QUADS = 1 };
 #else
 enum { BYTE_QUADS = 0 };
 #endif
-enum { TILE_ROWS     = VF == 8 ? 3 : 6,                         /* AVX2 has 16 registers, the others 32 */
+enum { TILE_ROWS = VF == 8 ? 3 : 6,                         /* AVX2 has 16 registers, the others 32 */
        TILE_COLUMNS  = 4,
        GROUP_COLUMNS = 8 };                                     /* packed weights that stay in the first-level cache */
 
-typedef enum { FLOATS, INTEGERS } kind;
+typedef enum { FLOATS,
+               INTEGERS } kind;
 
 SGK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 SGK_INLINE int64_t share(int64_t n, int64_t p, int64_t parts) { return n / parts * p + least(p, n % parts); }
@@ -125,7 +126,7 @@ SGK_INLINE void pack_floats(sgk_dtype t, char *to, const uint8_t *from, const ta
 {
 #if defined(__AVX512BF16__)
     (void)t;
-    const __m512i c = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)from));
+    const __m512i c    = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)from));
     const __m512i low  = _mm512_permutex2var_epi16(_mm512_loadu_si512(codes->bf16), c, _mm512_loadu_si512(codes->bf16 + 32));
     const __m512i high = _mm512_permutex2var_epi16(_mm512_loadu_si512(codes->bf16 + 64), c, _mm512_loadu_si512(codes->bf16 + 96));
     const __m512i v    = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(c, _mm512_set1_epi16(0x40)), low, high);
@@ -267,12 +268,12 @@ SGK_INLINE void store_rows(sgk_dtype t, const struct scaled_args *a, int64_t bat
 /* Rows [m, m + rows) by columns [n, n + columns) of a product of the batch. */
 static void block(const struct scaled_args *a, const table codes[2], int64_t batch, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
 {
-    const kind     t     = a->input_dtype == SGK_I8 ? INTEGERS : FLOATS;
-    const int64_t  chunk = SCALED_STEP_BYTES / packed_size(t);
-    const uint8_t *input = (const uint8_t *)a->input + batch * a->input_batch + m * a->input_stride;
+    const kind     t      = a->input_dtype == SGK_I8 ? INTEGERS : FLOATS;
+    const int64_t  chunk  = SCALED_STEP_BYTES / packed_size(t);
+    const uint8_t *input  = (const uint8_t *)a->input + batch * a->input_batch + m * a->input_stride;
     const uint8_t *weight = (const uint8_t *)a->weight + batch * a->weight_batch + n * a->weight_stride;
-    char *const    x    = scratch;                                                                       /* [rows][SCALED_STEP_BYTES] */
-    float *const   sums = (float *)(void *)(x + rows * SCALED_STEP_BYTES);                                /* [rows][SCALED_BLOCK] */
+    char *const    x      = scratch;                                                                       /* [rows][SCALED_STEP_BYTES] */
+    float *const   sums   = (float *)(void *)(x + rows * SCALED_STEP_BYTES);                                /* [rows][SCALED_BLOCK] */
     char           w[GROUP_COLUMNS * SCALED_STEP_BYTES] __attribute__((aligned(64)));
     memset(sums, 0, (size_t)rows * SCALED_BLOCK * sizeof *sums);
     for (int64_t k = 0; k < a->depth; k += chunk) {
@@ -304,7 +305,7 @@ void SGK_CPU_FN(scaled_mm)(const void *args, int64_t begin, int64_t end)
     const struct scaled_cpu_args *cpu    = args;
     const struct scaled_args     *a      = &cpu->a;
     const int64_t                 across = (a->columns + SCALED_BLOCK - 1) / SCALED_BLOCK, each = across * cpu->row_blocks, blocks = a->batch * each;
-    table codes[2] = { { { 0 } } };
+    table                         codes[2] = { { { 0 } } };
     fill(&codes[0], a->input_dtype), fill(&codes[1], a->weight_dtype);
     for (int64_t p = begin; p < end; ++p)
         for (int64_t i = share(blocks, p, cpu->parts); i < share(blocks, p + 1, cpu->parts); ++i) {
