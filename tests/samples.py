@@ -42,7 +42,7 @@ def attention(n, device):
     q, k, v = random(n, 4, 16, device=device), random(2 * n, 2, 16, device=device, seed=1), random(2 * n, 2, 16, device=device, seed=2)
     out, lse = torch.empty_like(q), torch.empty(4, n, device=device)
     return [out, lse, q, k, v, None, ints([0, n], device), ints([0, 2 * n], device), None, None, n, 2 * n, None, None, None, None, None, None,
-            None, True, -1, -1, 0, 0.0, 1, None]
+            None, True, -1, -1, 0, 0.0, 1, None, 0]
 
 
 def attention_append(n, device):
@@ -51,7 +51,17 @@ def attention_append(n, device):
     k, v = random(2, 2 * n, 2, 16, device=device, seed=1), random(2, 2 * n, 2, 16, device=device, seed=2)
     k_new, v_new = random(2, 1, 2, 16, device=device, seed=3), random(2, 1, 2, 16, device=device, seed=4)
     return [torch.empty_like(q), torch.empty(2, 4, 1, device=device), q, k, v, k_new, v_new, None, None, None, None, ints([3, n], device), None,
-            None, None, None, None, None, None, None, None, None, None, True, -1, -1, 0, 0.0, True, 1, None]
+            None, None, None, None, None, None, None, None, None, None, True, -1, -1, 0, 0.0, True, 1, None, 0]
+
+
+def attention_cpu_varlen(n, device):
+    """As attention(), with the query i at place i."""
+    out, lse, q, k, v, *_ = attention(n, device)
+    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), n, 2 * n, True]
+
+
+def attention_metadata(n, device):
+    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, 9], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, n, None, 0]
 
 
 def fp8(*shape, device, dtype=torch.float8_e4m3fn, seed=0):
@@ -227,6 +237,8 @@ SAMPLES = {
     "store_cache_cpu": lambda n, device: [*store(n, device)[3:], *store(n, device)[:3], 32],
     "flash_attn": attention,
     "flash_attn_append": attention_append,
+    "get_scheduler_metadata": attention_metadata,
+    "flash_attn_varlen_func": attention_cpu_varlen,
     "merge_state": merge,
     "merge_state_v2": merge,
     "apply_token_bitmask_inplace_cuda": bitmask,
