@@ -46,7 +46,7 @@
 #define PITCH       (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
 #define REGISTERS   ((UNITS + SETS) * PART > 128 || GROUPS == 3) /* so many sums that registers must be moved to them */
 
-#if PART % CHUNK || BN % PART || (SETS == 2 && ((BLOCKS * (BN / PART) * SLABS) % 2 || LAG % 2))
+#if PART % CHUNK || (TURNS && (GROUPS != 2 || LAG)) || BN % PART || (SETS == 2 && ((BLOCKS * (BN / PART) * SLABS) % 2 || LAG % 2))
 #error "the macros do not fit each other"
 #endif
 
@@ -136,6 +136,9 @@ DEVICE void put_by_tma(const scaled_wgmma_args *a, const sum (&d)[PART / 2], int
     const scaled_args *l    = &a->s;
     const int          lane = t % 32, warp = t / 32, r = warp * 16 + lane / 4, c = lane % 4 * 2;
     const float        low = first[r], high = first[r + 8];
+    float2             by[PART / 8];
+    #pragma unroll
+    for (int j = 0; j < PART / 8; ++j) by[j] = *(const float2 *)(second + 8 * j + c);
 #if SWAP
     const float bias_low = scaled_bias(l, n + r), bias_high = scaled_bias(l, n + r + 8);
 #endif
@@ -149,7 +152,7 @@ DEVICE void put_by_tma(const scaled_wgmma_args *a, const sum (&d)[PART / 2], int
         #pragma unroll
         for (int j = 0; j < CHUNK / 16; ++j) {
             const sum   *x = d + k * (CHUNK / 2) + 8 * j;
-            const float2 s = *(const float2 *)(second + k * CHUNK + 16 * j + c), u = *(const float2 *)(second + k * CHUNK + 16 * j + c + 8);
+            const float2 s = by[k * (CHUNK / 8) + 2 * j], u = by[k * (CHUNK / 8) + 2 * j + 1];
             float        y[8];
             if (all_small(x)) {
                 #pragma unroll
@@ -286,14 +289,6 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
         }
         mbarrier_init_done();
     }
-    if (group < GROUPS && begin < tiles) {      /* weights are on their way to L2 while the copy engine still fetches its maps */
-        const corner  at    = tile(&a, begin);
-        const int     k     = from * SLABS * 128;
-        const int64_t rest  = a.s.depth - k;
-        const int     bytes = rest < STAGES * SLABS * 128 ? (int)rest & ~15 : STAGES * SLABS * 128;
-        for (int row = (int)threadIdx.x; row < (SWAP ? ROWS : BN) && at.n + row < a.s.columns && bytes > 0; row += MULTIPLIERS)
-            l2_prefetch((const uint8_t *)a.s.weight + at.batch * a.s.weight_batch + (at.n + row) * a.s.weight_stride + k, bytes);
-    }
     if (group < GROUPS) {
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
@@ -360,6 +355,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
 #else
             int last = 0;
 #endif
+            if (TURNS && id != begin) named_sync(2 + GROUPS + group, 256);  /* whose turn it was waits for its last slabs no more */
             const int most = (to - from) * (SETS ? SLABS * UNITS : 1), lag = LAG < most ? LAG : most;
             if (LAG && group > 0 && id == begin) named_sync(1 + GROUPS + group, 256);
             for (int k = from; k < to; ++k) {
@@ -414,6 +410,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
 #endif
                 if (++stage == STAGES) stage = 0, lap ^= 1;
             }
+            if (TURNS && id + stride < tiles) named_announce(2 + GROUPS + (group + 1) % GROUPS, 256);
 #if !SETS
             wgmma_wait(0);
             if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
