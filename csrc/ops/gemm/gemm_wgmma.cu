@@ -8,6 +8,7 @@
  *   BN       and BN rows of the second
  *   PACE     0: groups go side by side; 1: each has tiles of its own, 64 BLOCKS high, and one stores while the other multiplies;
  *            2 and more: the second one stays PACE - 1 slabs behind the first, with the same end
+ *   RESIDENT  blocks on a multiprocessor: with 2, a block's copies are on their way while another one stores
  *   STAGES   parts of the ring, of SLABS slabs each; fewer are used where sums of shares need room
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
@@ -187,7 +188,7 @@ DEVICE void load(const linear_wgmma_args *a, bool weight, corner at, int slab, u
     else tma_load3(to, map, slab * 64, (int)at.m, at.product, arrived);
 }
 
-extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
+extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
 {
     extern __shared__ uint8_t memory[];
     __shared__ uint64_t       full[STAGES], empty[STAGES];
@@ -281,6 +282,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         for (int id = begin + (TURNS ? group * stride : 0); id < a.tiles; id += TURNS ? GROUPS * stride : stride) {
             const corner at   = tile(&a, id);
             int          last = 0;
+            /* In turns: only who has seen all slabs before its own can tell by the parity that one is there. */
+            if (TURNS && id != begin) group == 0 ? named_sync(2 + GROUPS, MULTIPLIERS) : named_sync(3 + GROUPS, MULTIPLIERS);
             for (int k = from; k < to; ++k) {
                 mbarrier_wait(shared_address(&full[stage]), lap);
                 wgmma_fence();
@@ -303,6 +306,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 last = stage;
                 advance(a.stages, &stage, &lap);
             }
+            if (TURNS && id + stride < a.tiles) group == 0 ? named_announce(3 + GROUPS, MULTIPLIERS) : named_announce(2 + GROUPS, MULTIPLIERS);
             wgmma_wait(0);
             if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
             if (TURNS) skip(a.stages, &stage, &lap, (GROUPS - 1) * (to - from));
