@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Errors of `linear` against float64, beside those of torch's product (oneDNN on the CPU, cuBLASLt on the GPU) on the same data.
+"""Errors of `linear` and `fp8_scaled_mm` against float64, beside those of torch's products (oneDNN on the CPU, cuBLASLt on the GPU) on the same data.
 
     python benchmark/accuracy.py --device cpu --json out.json
 
@@ -11,6 +11,7 @@ formed and how the result was rounded. Data, each with K up to 65536:
     normal      random normal numbers
     scaled      normal numbers times 2^u, u uniform in [-8, 8], an element at a time
     cancelling  the second half of K repeats the first with the opposite sign, but for a change of 2^-6: most of every sum goes away
+    positive    magnitudes of normal numbers: what is cut off in every step adds up (8-bit floats only)
 
 Printed are root mean square and largest of both, and the ratio ours / torch of the first; above --limit the run fails.
 """
@@ -26,7 +27,8 @@ DEPTHS = [128, 4096, 65536]
 ROWS = [1, 4, 64]
 COLUMNS = 256
 FORMATS = {"f32": (torch.float32, torch.float32), "f16": (torch.float16, torch.float16), "bf16": (torch.bfloat16, torch.bfloat16),
-           "bf16 to f32": (torch.bfloat16, torch.float32)}
+           "bf16 to f32": (torch.bfloat16, torch.float32), "e4m3 to bf16": (torch.float8_e4m3fn, torch.bfloat16),
+           "e4m3 to f32": (torch.float8_e4m3fn, torch.float32)}
 
 
 def normal(rows, depth):
@@ -40,7 +42,10 @@ def scaled(rows, depth):
 def operands(data, rows, depth, dtype):
     """In the format already, so that exact products are the same for all."""
     x, w = (scaled if data == "scaled" else normal)(rows, depth), (scaled if data == "scaled" else normal)(COLUMNS, depth)
-    x, w = x / 16, w / 16               # far from the end of float16's range
+    if data == "positive":
+        x, w = x.abs(), w.abs()
+    if dtype != torch.float8_e4m3fn:
+        x, w = x / 16, w / 16           # far from the end of float16's range
     if data == "cancelling":
         half = depth // 2
         x[:, half:] = x[:, :half]
@@ -49,6 +54,9 @@ def operands(data, rows, depth, dtype):
 
 
 def theirs(x, w, out_dtype):
+    if x.dtype == torch.float8_e4m3fn:
+        one = torch.ones((), device=x.device)
+        return torch._scaled_mm(x, w.t(), one, one, out_dtype=out_dtype)
     if out_dtype == x.dtype:
         return torch.nn.functional.linear(x, w)
     if x.device.type == "cuda":
@@ -57,6 +65,8 @@ def theirs(x, w, out_dtype):
 
 
 def ours(x, w, out_dtype):
+    if x.dtype == torch.float8_e4m3fn:
+        return sgl_kernel.fp8_scaled_mm(x, w.t(), torch.ones(1, device=x.device), torch.ones(1, device=x.device), out_dtype)
     return sgl_kernel.linear(x, w, out=torch.empty(x.shape[0], w.shape[0], dtype=out_dtype, device=x.device))
 
 
@@ -84,7 +94,7 @@ def main():
     print(f"{'format':<12} {'data':<11} {'rows':>4} {'depth':>6} {'ours':>10} {'largest':>10} {'torch':>10} {'largest':>10} {'ratio':>6}")
     results = []
     for name in FORMATS:
-        for data in ("normal", "scaled", "cancelling"):
+        for data in ("normal", "scaled", "cancelling") + ("positive",) * name.startswith("e4m3"):
             for rows in ROWS:
                 for depth in DEPTHS:
                     r = measure(name, data, rows, depth, arguments.device)

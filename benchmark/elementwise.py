@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Element-wise and quantising operators over the number of tokens, for one or several libraries that answer `import sgl_kernel`.
+r"""Element-wise and quantising operators over the number of tokens, for one or several libraries that answer `import sgl_kernel`.
 
-    python benchmark/elementwise.py --library ours=python --library theirs=/path/of/another/sgl_kernel --json out.json --plot plots/
+    python benchmark/elementwise.py --library ours=python --library "ours without PDL=python,TRTLLM_ENABLE_PDL=0" \
+                                    --library theirs=/path/of/another/sgl_kernel --json out.json --plot plots/
 
 Each library runs in a process of its own, because both define the same names; the processes share one GPU and take turns. A figure is the
 median over the rounds; a ratio is the median of the ratios of paired rounds. `graph` is the time of one call as a node of a CUDA graph,
-`eager` that of one call among many enqueued from Python. Where all tensors of a call would stay in the L2 cache, calls take copies of
+`eager` that of one call among 20 enqueued from Python. Where all tensors of a call would stay in the L2 cache, calls take copies of
 them in turn ("rotated"); below 8 MB they stay in it ("cached"). Inputs are random. Sums of the results of all libraries are compared before any is timed.
 """
 import argparse
@@ -98,14 +99,13 @@ def moe_sum_reduce(library, torch, tokens):
 
 
 def norm_quant_rope(library, torch, tokens):
-    """A chain of three kernels, as in front of an attention. TRTLLM_ENABLE_PDL=1 lets each begin before the one before it has ended."""
-    pdl = os.environ.get("TRTLLM_ENABLE_PDL", "0") == "1"
+    """A chain of three kernels, as in front of an attention."""
     norm_tensors, _, norm_bytes, _ = norm("rmsnorm", 4096, False)(library, torch, tokens)
     rope_tensors, _, rope_bytes, _ = rotary(library, torch, tokens)
     q, s = torch.empty(tokens, 4096).to(torch.float8_e4m3fn), torch.empty(tokens, 32)
 
     def call(x, w, out, q, s, positions, query, key, cache):
-        library.rmsnorm(x, w, 1e-6, out, enable_pdl=pdl)
+        library.rmsnorm(x, w, 1e-6, out)
         library.sgl_per_token_group_quant_fp8(out, q, s, 128, 1e-10, -448.0, 448.0, False, enable_v2=True)
         library.rotary_embedding(positions, query, key, 128, cache, True)
     return norm_tensors + [q, s] + rope_tensors, call, norm_bytes + size(norm_tensors[2], q, s) + rope_bytes, [2, 4, 6]
@@ -157,16 +157,18 @@ class Worker:
         self.sets, self.graph = [], None
         torch.cuda.empty_cache()
         torch.manual_seed(tokens)
-        tensors, call, self.bytes, results = OPERATORS[name].make(self.library, torch, tokens)
-        first = [t.cuda() for t in tensors]
+        torch.set_default_device("cuda")
+        first, call, self.bytes, results = OPERATORS[name].make(self.library, torch, tokens)
+        torch.set_default_device(None)
+        originals = [t.clone() for t in first]
         call(*first)
         values = [first[i].float().flatten().double() for i in results]
         digest = [[float(v.sum()), float(v.abs().sum()), float(v[:: max(1, v.numel() // 97)].square().sum())] if torch.isfinite(v).all() else
                   [float(torch.isfinite(v).sum()), 0.0, float(v[torch.isfinite(v)].abs().sum())] for v in values]
-        total, cache = size(*tensors), torch.cuda.get_device_properties(0).L2_cache_size
+        total, cache = size(*first), torch.cuda.get_device_properties(0).L2_cache_size
         count = 1 if total < 8 << 20 or total >= 4 * cache else 1 + -(-3 * cache // total)
-        self.sets = [[t.cuda() for t in tensors] for _ in range(count)]
-        self.call, self.nodes = call, -(-20 // count) * count
+        self.sets = [[t.clone() for t in originals] for _ in range(count)]
+        self.call, self.nodes = call, -(-max(10, min(200, (1 << 30) // self.bytes)) // count) * count
         for s in self.sets:
             call(*s)
         torch.cuda.synchronize()
@@ -187,9 +189,9 @@ class Worker:
 
     def time(self):
         def eager():
-            for i in range(self.nodes):
+            for i in range(20):
                 self.call(*self.sets[i % len(self.sets)])
-        return {"graph": min(self.elapsed(self.graph.replay, self.nodes) for _ in range(3)), "eager": self.elapsed(eager, self.nodes)}
+        return {"graph": min(self.elapsed(self.graph.replay, self.nodes) for _ in range(5)), "eager": min(self.elapsed(eager, 20) for _ in range(10))}
 
     def ceilings(self):
         torch = self.torch

@@ -165,6 +165,7 @@ static void usage(FILE *f)
                "  --seed=N         the random numbers of an earlier run\n"
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
+               "  --random=N       so many random cases of operators that have such\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
                "  --bench-from=MB  figures of cases whose tensors take at least so much\n"
@@ -220,6 +221,7 @@ static void ask_level(const char *name)
 }
 
 bool check_exhaustive;
+int  check_random_cases;
 
 static int report_pack(const char *path)
 {
@@ -240,6 +242,7 @@ int main(int argc, char **argv)
            SEED,
            THREADS,
            SMALL,
+           RANDOM,
            EXHAUSTIVE,
            BENCH,
            LARGE,
@@ -260,6 +263,7 @@ int main(int argc, char **argv)
         { "seed", required_argument, NULL, SEED },
         { "threads", required_argument, NULL, THREADS },
         { "small", no_argument, NULL, SMALL },
+        { "random", required_argument, NULL, RANDOM },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
         { "large", no_argument, NULL, LARGE },
@@ -288,6 +292,7 @@ int main(int argc, char **argv)
         case SEED:       check_seed = number("seed", optarg); break;
         case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
         case SMALL:      check_small = true; break;
+        case RANDOM:     check_random_cases = (int)number("random", optarg); break;
         case EXHAUSTIVE: check_exhaustive = true; break;
         case BENCH:      check_benching = true; break;
         case LARGE:      large_only = true; break;

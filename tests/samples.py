@@ -42,7 +42,7 @@ def attention(n, device):
     q, k, v = random(n, 4, 16, device=device), random(2 * n, 2, 16, device=device, seed=1), random(2 * n, 2, 16, device=device, seed=2)
     out, lse = torch.empty_like(q), torch.empty(4, n, device=device)
     return [out, lse, q, k, v, None, ints([0, n], device), ints([0, 2 * n], device), None, None, n, 2 * n, None, None, None, None, None, None,
-            None, True, -1, -1, 0, 0.0, 1, None]
+            None, True, -1, -1, 0, 0.0, 1, None, 0]
 
 
 def attention_append(n, device):
@@ -51,7 +51,35 @@ def attention_append(n, device):
     k, v = random(2, 2 * n, 2, 16, device=device, seed=1), random(2, 2 * n, 2, 16, device=device, seed=2)
     k_new, v_new = random(2, 1, 2, 16, device=device, seed=3), random(2, 1, 2, 16, device=device, seed=4)
     return [torch.empty_like(q), torch.empty(2, 4, 1, device=device), q, k, v, k_new, v_new, None, None, None, None, ints([3, n], device), None,
-            None, None, None, None, None, None, None, None, None, None, True, -1, -1, 0, 0.0, True, 1, None]
+            None, None, None, None, None, None, None, None, None, None, True, -1, -1, 0, 0.0, True, 1, None, 0]
+
+
+def attention_cpu_varlen(n, device):
+    """As attention(), with the query i at place i."""
+    out, lse, q, k, v, *_ = attention(n, device)
+    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), n, 2 * n, True]
+
+
+def attention_metadata(n, device):
+    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, 9], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, n, None, 0]
+
+
+def fp8(*shape, device, dtype=torch.float8_e4m3fn, seed=0):
+    return random(*shape, device="cpu", seed=seed).to(dtype).to(device)
+
+
+def scaled_product(n, device, dtype):
+    """mat_b is column-major."""
+    x, w = random(n, 48, device="cpu"), random(24, 48, device="cpu", seed=1)
+    x, w = ((20 * t).round().to(dtype) if dtype == torch.int8 else t.to(dtype) for t in (x, w))
+    return [x.to(device), w.to(device).t(), random(n, 1, device=device, seed=2), random(24, 1, device=device, seed=3), torch.bfloat16,
+            random(24, device=device, dtype=torch.bfloat16, seed=4)]
+
+
+def batched_product(n, device, *more):
+    A, B = fp8(n, 5, 32, device=device), fp8(n, 24, 32, device=device, dtype=torch.float8_e5m2, seed=1)
+    return [A, B.transpose(1, 2), torch.empty(n, 5, 24, device=device, dtype=torch.bfloat16), random(1, device=device), random(1, device=device, seed=1),
+            torch.empty(8, dtype=torch.uint8, device=device), 0, *more]
 
 
 def sampling(n, device):
@@ -201,6 +229,10 @@ SAMPLES = {
     "linear_batched": lambda n, device: [torch.empty(3, n, 24, device=device), random(3, n, 48, device=device), random(3, 24, 48, device=device), None],
     "dsv3_router_gemm": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device)],
     "dsv3_fused_a_gemm": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device).T],
+    "fp8_scaled_mm": lambda n, device: scaled_product(n, device, torch.float8_e4m3fn),
+    "int8_scaled_mm": lambda n, device: scaled_product(n, device, torch.int8),
+    "bmm_fp8": batched_product,
+    "bmm_fp8.v0_1_8": lambda n, device: batched_product(n, device, 0),
     "conv3d_embed_cpu": embed,
     "conv3d_embed_weight_pack": lambda n, device: embed(n, device)[:1],
     "image_preprocess_cpu": images,
@@ -208,6 +240,8 @@ SAMPLES = {
     "store_cache_cpu": lambda n, device: [*store(n, device)[3:], *store(n, device)[:3], 32],
     "flash_attn": attention,
     "flash_attn_append": attention_append,
+    "get_scheduler_metadata": attention_metadata,
+    "flash_attn_varlen_func": attention_cpu_varlen,
     "merge_state": merge,
     "merge_state_v2": merge,
     "apply_token_bitmask_inplace_cuda": bitmask,

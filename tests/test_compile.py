@@ -12,8 +12,8 @@ from samples import SAMPLES, random  # noqa: E402
 from sgl_kernel import _library  # noqa: E402
 
 TAKES_SEVERAL_DEVICES = {"copy_to_gpu_no_ce"}
-# Their result is an argument's memory, which torch.compile does not take from an operator: tests/test_aliases.py.
-RETURN_AN_ARGUMENT = {"weak_ref_tensor", "timestep_embedding"}
+# Their result is an argument's memory, which torch.compile does not take from an operator: tests/test_aliases.py, tests/test_flash_attn.py.
+RETURN_AN_ARGUMENT = {"weak_ref_tensor", "timestep_embedding", "fwd"}
 OPERATORS = [name + (f".{overload}" if overload else "") for name, overload in _library.torch_operators() if name not in RETURN_AN_ARGUMENT]
 
 
@@ -333,3 +333,31 @@ def test_set_kv_buffer(device):
         set_kv_buffer_kernel(k_cache, v_cache, loc, k, v, fallback=fallback)
         assert torch.equal(k_cache[loc], k) and torch.equal(v_cache[loc], v)
         assert k_cache.count_nonzero() == k.count_nonzero()
+
+
+@pytest.mark.skipif("moe" in _library.families_left_out, reason="shuffle_rows is left out")
+def test_waits_for_the_kernel_before(name, gpu):
+    """Launched early, behind a long kernel of ours that writes its tensors last, it reads none of them too soon."""
+    arguments = SAMPLES[name](4, gpu)
+    expected = run(operator(name), name, arguments)
+    places = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.is_cuda and a.numel() and a.is_contiguous()]
+    width, long, offset, tail, spots = 4096, 1 << 16, 0, [], {}
+    for i in places:
+        raw = arguments[i].flatten().view(torch.uint8)
+        spots[i] = (offset, len(raw))
+        tail.append(torch.nn.functional.pad(raw, (0, -len(raw) % 256)))
+        offset += len(tail[-1])
+    tail = torch.nn.functional.pad(torch.cat(tail), (0, -offset % width)).view(-1, width)
+    source = torch.cat((torch.zeros(64, width, dtype=torch.uint8, device=gpu), tail))
+    rows = torch.cat((torch.arange(long, device=gpu) % 64, torch.arange(64, 64 + len(tail), device=gpu))).int()
+    target = torch.empty(len(rows), width, dtype=torch.uint8, device=gpu)
+    for _ in range(3):
+        target.zero_()
+        late = copies(arguments)
+        for i, (start, size) in spots.items():
+            late[i] = target[long:].flatten()[start:start + size].view(arguments[i].dtype).view(arguments[i].shape)
+        torch.cuda.synchronize()
+        torch.ops.sgl_kernel.shuffle_rows.default(source, rows, target)
+        result = operator(name)(*late)
+        results = [] if result is None else list(result) if isinstance(result, (tuple, list)) else [result]
+        assert_same([r for r in results + [late[i] for i in written(name)] if isinstance(r, torch.Tensor)], expected)

@@ -7,8 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 sgl_kernel = pytest.importorskip("sgl_kernel")
 
+from sgl_kernel import _library
 from sgl_kernel.flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
 
+pytestmark = pytest.mark.skipif("attention" in _library.families_left_out, reason="the family is left out")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # relative to the result: what the format rounds, and a little for float32 sums
 TOLERANCE = {torch.float32: 4e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
@@ -143,19 +145,6 @@ def test_nothing(device):
 
 
 @pytest.mark.parametrize("options, words", [
-    ({"softcap": 30.0}, "softcap is not supported yet"),
-    ({"sinks": torch.zeros(4)}, "sinks is not supported yet"),
-    ({"attention_chunk": 16}, "attention_chunk is not supported yet"),
-    ({"qv": torch.zeros(2, 3, 4, 32)}, "q_v is not supported yet"),
-    ({"k_descale": torch.ones(2, 4)}, "k_descale is not supported yet"),
-])
-def test_unsupported(options, words):
-    q = torch.randn(2, 3, 4, 32)
-    with pytest.raises(NotImplementedError, match=words):
-        flash_attn_with_kvcache(q, q, q, **options)
-
-
-@pytest.mark.parametrize("options, words", [
     ({"cache_seqlens": torch.tensor([1, 9], dtype=torch.int32)}, r"seqused_k gives sequence 1 a length of 9, expected 0 to 3"),
     ({"cache_seqlens": torch.tensor([-1, 3], dtype=torch.int32)}, r"seqused_k gives sequence 0 a length of -1"),
     ({"cache_seqlens": torch.tensor([1, 2])}, r"seqused_k has dtype i64, expected i32"),
@@ -207,10 +196,10 @@ def test_opcheck():
     none = [None] * 7
     torch.library.opcheck(torch.ops.sgl_kernel.flash_attn.default, (
         torch.empty_like(q), torch.empty(2, 4, 3), q, k, k.clone(), None, None, None, None, lengths, None, None, None, None, None, None, None, None,
-        None, True, -1, -1, 0, 0.0, 0, None))
+        None, True, -1, -1, 0, 0.0, 0, None, 0))
     torch.library.opcheck(torch.ops.sgl_kernel.flash_attn_append.default, (
         torch.empty_like(q), None, q, k, k.clone(), q.clone(), q.clone(), None, None, None, None, lengths, None, None, None, None, *none[:6],
-        None, True, -1, -1, 0, 0.0, True, 0, None))
+        None, True, -1, -1, 0, 0.0, True, 0, None, 0))
 
 
 def test_compile():

@@ -29,6 +29,7 @@ OWN_OPERATORS = {
     "softmax": "softmax with temperature, which the releases leave to torch",
     "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
     "flash_attn_append": "the same, with new keys and values written into the cache",
+    "get_scheduler_metadata": "released, and missing from the lists of schemas",
     "silu_and_mul_experts": "silu_and_mul for rows of the experts that are here, which the engine compiles for itself",
     "gelu_quick": "released for ROCm alone",
     "timestep_embedding_out": "timestep_embedding as torch.compile takes it: the released operator returns its argument",
@@ -38,6 +39,7 @@ OWN_OPERATORS = {
 }
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
 OWN_MARKS = {
+    "fwd": {"k", "v"},
     "rotary_embedding_cpu": {"query", "key"},
     "multimodal_rotary_embedding_cpu": {"query", "key"},
     "apply_rotary_pos_emb_cpu": {"query", "key"},

@@ -4,44 +4,44 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* -1 until the environment was asked. Racing threads store the same answer. */
-static bool environment_switch(const char *name, _Atomic int *answer)
+/* -1 until the environment was asked. Racing threads store the same answer. `unset`: what it is where the variable says nothing. */
+static bool environment_switch(const char *name, bool unset, _Atomic int *answer)
 {
     int known = *answer;
     if (known < 0) {
         const char *value = getenv(name);
-        *answer = known = value && *value && strcmp(value, "0") != 0;
+        *answer = known = value && *value ? strcmp(value, "0") != 0 : unset;
     }
     return known;
 }
 
-static bool choose(sgk_switch wanted, const char *name, _Atomic int *answer)
+static bool choose(sgk_switch wanted, const char *name, bool unset, _Atomic int *answer)
 {
-    return wanted == SGK_DEFAULT ? environment_switch(name, answer) : wanted == SGK_ON;
+    return wanted == SGK_DEFAULT ? environment_switch(name, unset, answer) : wanted == SGK_ON;
 }
 
 bool sgk_exec_pdl(const sgk_exec *exec)
 {
     static _Atomic int answer = -1;
-    return choose(SGK_EXEC(exec, pdl, SGK_DEFAULT), "TRTLLM_ENABLE_PDL", &answer);
+    return choose(SGK_EXEC(exec, pdl, SGK_DEFAULT), "TRTLLM_ENABLE_PDL", true, &answer);
 }
 
 bool sgk_exec_batch_invariant(const sgk_exec *exec)
 {
     static _Atomic int answer = -1;
-    return choose(SGK_EXEC(exec, batch_invariant, SGK_DEFAULT), "SGK_BATCH_INVARIANT", &answer);
+    return choose(SGK_EXEC(exec, batch_invariant, SGK_DEFAULT), "SGK_BATCH_INVARIANT", false, &answer);
 }
 
 bool sgk_exec_check_indices(const sgk_exec *exec)
 {
     static _Atomic int answer = -1;
-    return choose(SGK_EXEC(exec, check_indices, SGK_DEFAULT), "SGK_CHECK", &answer);
+    return choose(SGK_EXEC(exec, check_indices, SGK_DEFAULT), "SGK_CHECK", false, &answer);
 }
 
 bool sgk_log_wanted(const sgk_exec *exec)
 {
     static _Atomic int answer = -1;
-    return SGK_EXEC(exec, log, NULL) || environment_switch("SGK_VERBOSE", &answer);
+    return SGK_EXEC(exec, log, NULL) || environment_switch("SGK_VERBOSE", false, &answer);
 }
 
 void sgk_log(const sgk_exec *exec, const char *format, ...)

@@ -3,86 +3,251 @@
 #define SGK_CODES_H
 #include "cpu/simd.h"
 
-/* The code of v, which is within the format; NaN becomes `nan`. VF bytes. */
+/*
+ * vi: the lanes as integers. codes(): the code of each lane in its low byte, with anything above it; NaN becomes 0x7f in e4m3, and 0 in integer
+ * formats. What is known of v:
+ *
+ *     CODES_ANY     nothing: it is clamped to least and most
+ *     CODES_ENDS    e4m3: least and most are -448 and 448
+ *     CODES_WITHIN  e4m3: it is no NaN, and not further beyond them than a rounding
+ *
+ * e4m3: with m the greater of |v| and 2^-6, |v| + 2^20 * (the power of two in m) is rounded where the code ends, as the last bit of that sum is
+ * the last of v's code, also where that code is subnormal. The exponent of the sum then counts the binades. NaN goes in as 480, whose code would be 0x7f.
+ */
+enum { CODES_ANY,
+       CODES_ENDS,
+       CODES_WITHIN };
+enum { E4M3_LEAST_NORMAL = 0x3c800000,
+       E4M3_MOST         = 0x43e00000,
+       E4M3_NAN          = 0x43f00000,
+       E4M3_ROUNDS       = (20 << 23) + 24,                 /* the 24 takes the bias of the exponent away */
+       F32_EXPONENT      = 0x7f800000,
+       F32_MAGNITUDE     = 0x7fffffff };
+
 #if defined(__AVX512F__)
-SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
+
+typedef __m512i vi;
+SGK_INLINE vi vi_set(int32_t x) { return _mm512_set1_epi32(x); }
+/* Of a magnitude, with the sign in bit 7 of `sign`. */
+SGK_INLINE vi e4m3(vi magnitude, vi sign)
 {
-    __m512i r;
-    if (code == SGK_E4M3) {
-        const __m512i u = _mm512_castps_si512(v), magnitude = _mm512_and_si512(u, _mm512_set1_epi32(0x7fffffff));
-        const __m512i odd    = _mm512_and_si512(_mm512_srli_epi32(magnitude, 20), _mm512_set1_epi32(1));
-        const __m512i normal = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(magnitude, odd), _mm512_set1_epi32(0x7ffff - (120 << 23))), 20);
-        /* Beside 2^14 the last bit of an f32 is the least e4m3. */
-        const __m512i small = _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_set1_ps(16384)));
-        r                   = _mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x3c800000)), normal, small);
-        r                   = _mm512_or_si512(_mm512_and_si512(r, _mm512_set1_epi32(0x7f)), _mm512_and_si512(_mm512_srli_epi32(u, 24), _mm512_set1_epi32(0x80)));
-    } else if (code == SGK_I8) {
-        r = _mm512_cvttps_epi32(v);
-    } else {
-        r = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(128));
-    }
-    r = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), r, _mm512_set1_epi32((int)nan));
-    _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(r));
+    const vi binade = _mm512_and_si512(_mm512_max_epi32(magnitude, vi_set(E4M3_LEAST_NORMAL)), vi_set(F32_EXPONENT)), magic = _mm512_add_epi32(binade, vi_set(E4M3_ROUNDS));
+    const vi sum = _mm512_castps_si512(_mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_castsi512_ps(magic)));
+    return _mm512_ternarylogic_epi32(vi_set(0x80), sign, _mm512_add_epi32(sum, _mm512_srli_epi32(magic, 20)), 0xca);
 }
-#elif defined(__AVX2__)
-SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
+SGK_INLINE vi codes(sgk_dtype code, int known, vf v, vf least, vf most)
 {
-    __m256i r;
-    if (code == SGK_E4M3) {
-        const __m256i u = _mm256_castps_si256(v), magnitude = _mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff));
-        const __m256i odd    = _mm256_and_si256(_mm256_srli_epi32(magnitude, 20), _mm256_set1_epi32(1));
-        const __m256i normal = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(magnitude, odd), _mm256_set1_epi32(0x7ffff - (120 << 23))), 20);
-        const __m256i small  = _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(16384)));
-        r                    = _mm256_blendv_epi8(normal, small, _mm256_cmpgt_epi32(_mm256_set1_epi32(0x3c800000), magnitude));
-        r                    = _mm256_or_si256(_mm256_and_si256(r, _mm256_set1_epi32(0x7f)), _mm256_and_si256(_mm256_srli_epi32(u, 24), _mm256_set1_epi32(0x80)));
-    } else if (code == SGK_I8) {
-        r = _mm256_and_si256(_mm256_cvttps_epi32(v), _mm256_set1_epi32(0xff));
-    } else {
-        r = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(128));
+    if (code == SGK_E4M3 && known != CODES_ANY) {
+        const vi u = _mm512_castps_si512(v), magnitude = _mm512_and_si512(u, vi_set(F32_MAGNITUDE));
+        if (known == CODES_WITHIN) return e4m3(magnitude, _mm512_srli_epi32(u, 24));
+        const __mmask16 number = _mm512_cmple_epi32_mask(magnitude, vi_set(F32_EXPONENT));
+        return e4m3(_mm512_mask_min_epi32(vi_set(E4M3_NAN), number, magnitude, vi_set(E4M3_MOST)), _mm512_maskz_srli_epi32(number, u, 24));
     }
-    r                   = _mm256_blendv_epi8(r, _mm256_set1_epi32((int)nan), _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
-    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
+    const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+    const vf        c      = _mm512_mask_min_ps(_mm512_castsi512_ps(vi_set(code == SGK_E4M3 ? E4M3_NAN : 0)), number, most, _mm512_max_ps(least, v));
+    if (code == SGK_I8) return _mm512_cvttps_epi32(c);
+    if (code == SGK_U8) return _mm512_add_epi32(_mm512_cvtps_epi32(c), vi_set(128));
+    return e4m3(_mm512_castps_si512(vf_abs(c)), _mm512_srli_epi32(_mm512_castps_si512(c), 24));
+}
+SGK_INLINE void codes_store(uint8_t *p, vi c) { _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8(c)); }
+
+#elif defined(__AVX2__)
+
+typedef __m256i vi;
+SGK_INLINE vi vi_set(int32_t x) { return _mm256_set1_epi32(x); }
+SGK_INLINE vi e4m3(vi magnitude, vi sign)
+{
+    const vi binade = _mm256_and_si256(_mm256_max_epi32(magnitude, vi_set(E4M3_LEAST_NORMAL)), vi_set(F32_EXPONENT)), magic = _mm256_add_epi32(binade, vi_set(E4M3_ROUNDS));
+    const vi sum = _mm256_add_epi32(_mm256_castps_si256(vf_add(_mm256_castsi256_ps(magnitude), _mm256_castsi256_ps(magic))), _mm256_srli_epi32(magic, 20));
+    return _mm256_or_si256(_mm256_and_si256(sum, vi_set(0x7f)), _mm256_and_si256(sign, vi_set(0x80)));
+}
+SGK_INLINE vi codes(sgk_dtype code, int known, vf v, vf least, vf most)
+{
+    const vi nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    if (code == SGK_E4M3 && known != CODES_ANY) {
+        const vi u = _mm256_castps_si256(v), magnitude = _mm256_and_si256(u, vi_set(F32_MAGNITUDE));
+        if (known == CODES_WITHIN) return e4m3(magnitude, _mm256_srli_epi32(u, 24));
+        return e4m3(_mm256_blendv_epi8(_mm256_min_epi32(magnitude, vi_set(E4M3_MOST)), vi_set(E4M3_NAN), nan), _mm256_srli_epi32(_mm256_andnot_si256(nan, u), 24));
+    }
+    const vf c = _mm256_castsi256_ps(_mm256_blendv_epi8(_mm256_castps_si256(vf_min(most, vf_max(least, v))), vi_set(code == SGK_E4M3 ? E4M3_NAN : 0), nan));
+    if (code == SGK_I8) return _mm256_cvttps_epi32(c);
+    if (code == SGK_U8) return _mm256_add_epi32(_mm256_cvtps_epi32(c), vi_set(128));
+    return e4m3(_mm256_castps_si256(vf_abs(c)), _mm256_srli_epi32(_mm256_castps_si256(c), 24));
+}
+SGK_INLINE void codes_store(uint8_t *p, vi c)
+{
+    const vi low   = _mm256_and_si256(c, vi_set(0xff));
+    const vi words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
     _mm_storel_epi64((void *)p, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_castsi256_si128(words)));
 }
+
 #else
-SGK_INLINE void store_codes(sgk_dtype code, uint8_t *p, vf v, uint32_t nan)
+
+typedef uint32x4_t vi;
+SGK_INLINE vi vi_set(int32_t x) { return vreinterpretq_u32_s32(vdupq_n_s32(x)); }
+SGK_INLINE vi e4m3(vi magnitude, vi sign)
 {
-    uint32x4_t r;
-    if (code == SGK_E4M3) {
-        const uint32x4_t u = vreinterpretq_u32_f32(v), magnitude = vandq_u32(u, vdupq_n_u32(0x7fffffff));
-        const uint32x4_t odd    = vandq_u32(vshrq_n_u32(magnitude, 20), vdupq_n_u32(1));
-        const uint32x4_t normal = vshrq_n_u32(vaddq_u32(vaddq_u32(magnitude, odd), vdupq_n_u32(0x7ffffu - (120u << 23))), 20);
-        const uint32x4_t small  = vreinterpretq_u32_f32(vaddq_f32(vreinterpretq_f32_u32(magnitude), vdupq_n_f32(16384)));
-        r                       = vbslq_u32(vcltq_u32(magnitude, vdupq_n_u32(0x3c800000)), small, normal);
-        r                       = vorrq_u32(vandq_u32(r, vdupq_n_u32(0x7f)), vandq_u32(vshrq_n_u32(u, 24), vdupq_n_u32(0x80)));
-    } else if (code == SGK_I8) {
-        r = vreinterpretq_u32_s32(vcvtq_s32_f32(v));
-    } else {
-        r = vreinterpretq_u32_s32(vaddq_s32(vcvtnq_s32_f32(v), vdupq_n_s32(128)));
-    }
-    r                      = vbslq_u32(vceqq_f32(v, v), r, vdupq_n_u32(nan));
-    const uint16x4_t words = vmovn_u32(r);
+    const vi magic = vaddq_u32(vandq_u32(vmaxq_u32(magnitude, vi_set(E4M3_LEAST_NORMAL)), vi_set(F32_EXPONENT)), vi_set(E4M3_ROUNDS));
+    const vi sum   = vreinterpretq_u32_f32(vf_add(vreinterpretq_f32_u32(magnitude), vreinterpretq_f32_u32(magic)));
+    return vbslq_u32(vi_set(0x80), sign, vaddq_u32(sum, vshrq_n_u32(magic, 20)));
+}
+SGK_INLINE vi codes(sgk_dtype code, int known, vf v, vf least, vf most)
+{
+    if (code == SGK_E4M3 && known == CODES_WITHIN) return e4m3(vreinterpretq_u32_f32(vf_abs(v)), vshrq_n_u32(vreinterpretq_u32_f32(v), 24));
+    const vf c = vbslq_f32(vceqq_f32(v, v), vf_min(most, vf_max(least, v)), vreinterpretq_f32_u32(vi_set(code == SGK_E4M3 ? E4M3_NAN : 0)));
+    if (code == SGK_I8) return vreinterpretq_u32_s32(vcvtq_s32_f32(c));
+    if (code == SGK_U8) return vreinterpretq_u32_s32(vaddq_s32(vcvtnq_s32_f32(c), vdupq_n_s32(128)));
+    return e4m3(vreinterpretq_u32_f32(vf_abs(c)), vshrq_n_u32(vreinterpretq_u32_f32(c), 24));
+}
+SGK_INLINE void codes_store(uint8_t *p, vi c)
+{
+    const uint16x4_t words = vmovn_u32(c);
     const uint32_t   bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(words, words))), 0);
     memcpy(p, &bytes, sizeof bytes);
 }
-#endif
 
-/* vf_min and vf_max give their second operand where one is NaN: the clamp keeps it, a maximum leaves it out. */
-SGK_INLINE vf clamp_keeping_nan(vf v, vf least, vf most) { return vf_min(most, vf_max(least, v)); }
+#endif
 
 /* The codes of the first n lanes of v, clamped. */
 SGK_INLINE void encode(sgk_dtype code, uint8_t *p, int64_t n, vf v, float least, float most)
 {
-    const uint32_t nan = code == SGK_E4M3 ? 0x7f : code == SGK_U8 ? 128
-                                                                  : 0;
-    v                  = clamp_keeping_nan(v, vf_set(least), vf_set(most));
+    const vi c = codes(code, CODES_ANY, v, vf_set(least), vf_set(most));
     if (n >= VF) {
-        store_codes(code, p, v, nan);
+        codes_store(p, c);
     } else {
         uint8_t lanes[VF];
-        store_codes(code, lanes, v, nan);
+        codes_store(lanes, c);
         memcpy(p, lanes, (size_t)n);
     }
+}
+
+/* How a run of elements is encoded: times or by `by`, clamped. */
+typedef struct {
+    float by, least, most;
+    bool  divide;
+    int   known;
+} code_scale;
+
+SGK_INLINE vf scaled(const code_scale *k, vf v) { return k->divide ? vf_div(v, vf_set(k->by)) : vf_mul(v, vf_set(k->by)); }
+SGK_INLINE vi codes_scaled(sgk_dtype code, const code_scale *k, vf v) { return codes(code, k->known, scaled(k, v), vf_set(k->least), vf_set(k->most)); }
+
+/*
+ * 64 elements at p[i] to 64 codes at q; `stream`: around the caches, and q is a multiple of 64. Elements of 16 bits come in pairs: bf16 is an f32
+ * less its low half, so that the lower and the upper elements of all pairs are a shift and a mask away.
+ */
+#if defined(__AVX512F__)
+SGK_INLINE __m256i codes_32(sgk_dtype t, sgk_dtype code, const code_scale *k, const void *p, int64_t i)
+{
+    if (t == SGK_BF16) {
+        const vi pairs = _mm512_loadu_si512((const uint16_t *)p + i);
+        const vi low   = codes_scaled(code, k, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
+        const vi high  = codes_scaled(code, k, _mm512_castsi512_ps(_mm512_and_si512(pairs, vi_set((int32_t)0xffff0000))));
+        return _mm512_cvtepi32_epi16(_mm512_ternarylogic_epi32(vi_set(0xff), low, _mm512_slli_epi32(high, 8), 0xca));
+    }
+    const vi first = codes_scaled(code, k, vf_load(t, p, i)), second = codes_scaled(code, k, vf_load(t, p, i + VF));
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(second), _mm512_cvtepi32_epi8(first));
+}
+SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
+{
+    const vi all = _mm512_inserti64x4(_mm512_castsi256_si512(codes_32(t, code, k, p, i)), codes_32(t, code, k, p, i + 32), 1);
+    if (stream) _mm512_stream_si512((void *)q, all);
+    else _mm512_storeu_si512(q, all);
+}
+#else
+SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
+{
+    (void)stream;
+    for (int j = 0; j < 64; j += VF) codes_store(q + j, codes_scaled(code, k, vf_load(t, p, i + j)));
+}
+#endif
+
+/* Elements [first, first + n) of p to n codes: what does not fill vectors. Once for all formats. */
+static __attribute__((noinline, unused)) void codes_few(sgk_dtype t, sgk_dtype code, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += VF) {
+        const int64_t m = n - i < VF ? n - i : VF;
+        encode(code, q + i, m, scaled(k, vf_load_part(t, p, first + i, m)), k->least, k->most);
+    }
+}
+
+/* The same of any n. */
+SGK_INLINE void codes_run(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
+{
+    const int64_t to_line = stream ? (int64_t)(-(uintptr_t)q % 64) : 0;
+    int64_t       i       = to_line < n ? to_line : n;
+    if (i) codes_few(t, code, k, q, p, first, i);
+    for (; i + 64 <= n; i += 64) codes_64(t, code, stream, k, q + i, p, first + i);
+    for (; i + VF <= n; i += VF) codes_store(q + i, codes_scaled(code, k, vf_load(t, p, first + i)));
+    if (i < n) codes_few(t, code, k, q + i, p, first + i, n - i);
+}
+
+/* codes_run() with what is known as a constant; what is not the usual case goes through the caches. */
+SGK_INLINE void codes_known(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
+{
+    const code_scale any = { k->by, k->least, k->most, k->divide, CODES_ANY }, ends = { k->by, k->least, k->most, k->divide, CODES_ENDS };
+    const code_scale within = { k->by, k->least, k->most, k->divide, CODES_WITHIN };
+    if (code == SGK_E4M3 && k->known == CODES_WITHIN) codes_run(t, code, stream, &within, q, p, first, n);
+    else if (code == SGK_E4M3 && k->known == CODES_ENDS) codes_run(t, code, false, &ends, q, p, first, n);
+    else codes_run(t, code, stream && code != SGK_E4M3, &any, q, p, first, n);
+}
+
+/* The largest magnitude of n elements, NaN left out. */
+SGK_INLINE float amax_of_numbers(sgk_dtype t, const void *p, int64_t first, int64_t n)
+{
+    vf      m0 = vf_zero(), m1 = vf_zero();
+    int64_t i = 0;
+    for (; i + 2 * VF <= n; i += 2 * VF) {
+        m0 = vf_max(vf_abs(vf_load(t, p, first + i)), m0);
+        m1 = vf_max(vf_abs(vf_load(t, p, first + i + VF)), m1);
+    }
+    for (int64_t m; i < n; i += m) {
+        m  = n - i < VF ? n - i : VF;
+        m0 = vf_max(vf_abs(m == VF ? vf_load(t, p, first + i) : vf_load_part(t, p, first + i, m)), m0);
+    }
+    return vf_most(vf_max(m0, m1));
+}
+
+/*
+ * The same; `finite` tells whether all are finite numbers, false where that is not known. Magnitudes stand in the order of their bits, NaN above
+ * infinity.
+ */
+SGK_INLINE float amax_run(sgk_dtype t, const void *p, int64_t first, int64_t n, bool *finite)
+{
+    *finite = false;
+#if defined(__AVX512F__) || defined(__AVX2__)
+    if (t != SGK_F32 && n >= 2 * VF) {
+        const uint16_t *x = (const uint16_t *)p + first;
+        int64_t         i = 0;
+#if defined(__AVX512F__)
+        const vi sign = _mm512_set1_epi16((short)0x8000);
+        vi       m0 = vi_set(0), m1 = m0;
+        for (; i + 4 * VF <= n; i += 4 * VF) {
+            m0 = _mm512_max_epu16(m0, _mm512_andnot_si512(sign, _mm512_loadu_si512(x + i)));
+            m1 = _mm512_max_epu16(m1, _mm512_andnot_si512(sign, _mm512_loadu_si512(x + i + 2 * VF)));
+        }
+        for (; i < n; i += 2 * VF)                          /* the last step may take elements that were seen */
+            m0 = _mm512_max_epu16(m0, _mm512_andnot_si512(sign, _mm512_loadu_si512(x + (i + 2 * VF <= n ? i : n - 2 * VF))));
+        m0              = _mm512_max_epu16(m0, m1);
+        const __m256i h = _mm256_max_epu16(_mm512_castsi512_si256(m0), _mm512_extracti64x4_epi64(m0, 1));
+#else
+        const vi sign = _mm256_set1_epi16((short)0x8000);
+        vi       m0 = vi_set(0), m1 = m0;
+        for (; i + 4 * VF <= n; i += 4 * VF) {
+            m0 = _mm256_max_epu16(m0, _mm256_andnot_si256(sign, _mm256_loadu_si256((const void *)(x + i))));
+            m1 = _mm256_max_epu16(m1, _mm256_andnot_si256(sign, _mm256_loadu_si256((const void *)(x + i + 2 * VF))));
+        }
+        for (; i < n; i += 2 * VF)
+            m0 = _mm256_max_epu16(m0, _mm256_andnot_si256(sign, _mm256_loadu_si256((const void *)(x + (i + 2 * VF <= n ? i : n - 2 * VF)))));
+        const __m256i h = _mm256_max_epu16(m0, m1);
+#endif
+        const __m128i q        = _mm_max_epu16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)), ones = _mm_set1_epi16(-1);
+        const int     most     = 0xffff ^ _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(q, ones)), 0);
+        const int     infinity = t == SGK_BF16 ? 0x7f80 : 0x7c00;
+        *finite                = most < infinity;
+        if (most <= infinity) return t == SGK_BF16 ? f32_from_bits((uint32_t)most << 16) : _cvtsh_ss((unsigned short)most);
+    }
+#endif
+    return amax_of_numbers(t, p, first, n);
 }
 
 #endif

@@ -64,6 +64,15 @@ SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
 }
+SGK_INLINE vf    vf_load_e4m3(const uint8_t *p)
+{
+    const __m512i u = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)), code = _mm512_and_si512(u, _mm512_set1_epi32(0x7f));
+    const __m512i normal = _mm512_add_epi32(_mm512_slli_epi32(code, 20), _mm512_set1_epi32(120 << 23));
+    const __m512  small = _mm512_mul_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(0x1p-9f));
+    __m512i       r = _mm512_mask_mov_epi32(normal, _mm512_cmplt_epi32_mask(code, _mm512_set1_epi32(8)), _mm512_castps_si512(small));
+    r = _mm512_mask_mov_epi32(r, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(0x7f)), _mm512_set1_epi32(0x7fc00000));
+    return _mm512_castsi512_ps(_mm512_or_si512(r, _mm512_slli_epi32(_mm512_and_si512(u, _mm512_set1_epi32(0x80)), 24)));
+}
 /* By integers: rounds to nearest even, and NaN stays NaN. */
 SGK_INLINE __m256i vf_bf16_by_integers(vf v)
 {
@@ -164,6 +173,15 @@ SGK_INLINE vf    vf_load_bf16(const uint16_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }
+SGK_INLINE vf    vf_load_e4m3(const uint8_t *p)
+{
+    const __m256i u = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)), code = _mm256_and_si256(u, _mm256_set1_epi32(0x7f));
+    const __m256i normal = _mm256_add_epi32(_mm256_slli_epi32(code, 20), _mm256_set1_epi32(120 << 23));
+    const __m256  small = _mm256_mul_ps(_mm256_cvtepi32_ps(code), _mm256_set1_ps(0x1p-9f));
+    __m256i       r = _mm256_blendv_epi8(normal, _mm256_castps_si256(small), _mm256_cmpgt_epi32(_mm256_set1_epi32(8), code));
+    r = _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc00000), _mm256_cmpeq_epi32(code, _mm256_set1_epi32(0x7f)));
+    return _mm256_castsi256_ps(_mm256_or_si256(r, _mm256_slli_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x80)), 24)));
+}
 SGK_INLINE __m128i vf_bf16(vf v)
 {
     const __m256i u = _mm256_castps_si256(v), lsb = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
@@ -230,6 +248,17 @@ SGK_INLINE void  vf_store_f32(float *p, vf v)      { vst1q_f32(p, v); }
 SGK_INLINE vf    vf_load_f16(const uint16_t *p)    { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 SGK_INLINE void  vf_store_f16(uint16_t *p, vf v)   { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 SGK_INLINE vf    vf_load_bf16(const uint16_t *p)   { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+SGK_INLINE vf    vf_load_e4m3(const uint8_t *p)
+{
+    uint32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    const uint32x4_t  u = vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes)))), code = vandq_u32(u, vdupq_n_u32(0x7f));
+    const uint32x4_t  normal = vaddq_u32(vshlq_n_u32(code, 20), vdupq_n_u32(120u << 23));
+    const float32x4_t small = vmulq_f32(vcvtq_f32_u32(code), vdupq_n_f32(0x1p-9f));
+    uint32x4_t        r = vbslq_u32(vcltq_u32(code, vdupq_n_u32(8)), vreinterpretq_u32_f32(small), normal);
+    r = vbslq_u32(vceqq_u32(code, vdupq_n_u32(0x7f)), vdupq_n_u32(0x7fc00000), r);
+    return vreinterpretq_f32_u32(vorrq_u32(r, vshlq_n_u32(vandq_u32(u, vdupq_n_u32(0x80)), 24)));
+}
 SGK_INLINE void  vf_store_bf16(uint16_t *p, vf v)
 {
     const uint32x4_t u = vreinterpretq_u32_f32(v), lsb = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
@@ -242,10 +271,11 @@ SGK_INLINE void  vf_store_bf16(uint16_t *p, vf v)
 
 /* clang-format on */
 
-/* VF elements at p[i]. */
+/* VF elements at p[i]; codes of e4m3 are read, never written. */
 SGK_INLINE vf vf_load(sgk_dtype t, const void *p, int64_t i)
 {
     return t == SGK_F32 ? vf_load_f32((const float *)p + i) : t == SGK_F16 ? vf_load_f16((const uint16_t *)p + i)
+                                                          : t == SGK_E4M3  ? vf_load_e4m3((const uint8_t *)p + i)
                                                                            : vf_load_bf16((const uint16_t *)p + i);
 }
 SGK_INLINE void vf_store(sgk_dtype t, void *p, int64_t i, vf v)
@@ -255,11 +285,31 @@ SGK_INLINE void vf_store(sgk_dtype t, void *p, int64_t i, vf v)
     else vf_store_bf16((uint16_t *)p + i, v);
 }
 
+/* v as the format holds it. */
+SGK_INLINE vf vf_rounded(sgk_dtype t, vf v)
+{
+#if defined(__AVX512F__)
+    if (t == SGK_F16) return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    if (t == SGK_BF16) return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(vf_bf16(v)), 16));
+    return v;
+#elif defined(__AVX2__)
+    if (t == SGK_F16) return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    if (t == SGK_BF16) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(vf_bf16(v)), 16));
+    return v;
+#else
+    uint32_t lanes[VF];
+    if (t == SGK_F32) return v;
+    vf_store(t, lanes, 0, v);
+    return vf_load(t, lanes, 0);
+#endif
+}
+
 /* The first n < VF elements at p[i]; the other lanes are 0. Touches nothing behind them. */
 SGK_INLINE vf vf_load_part(sgk_dtype t, const void *p, int64_t i, int64_t n)
 {
     float         lanes[VF] = { 0 };
-    const int64_t size      = t == SGK_F32 ? 4 : 2;
+    const int64_t size      = t == SGK_F32 ? 4 : t == SGK_E4M3 ? 1
+                                                               : 2;
     memcpy(lanes, (const char *)p + i * size, (size_t)(n * size));
     return vf_load(t, lanes, 0);
 }

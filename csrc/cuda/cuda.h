@@ -19,6 +19,7 @@ typedef struct {
     int      shared_memory_per_multiprocessor;
     int      l2_bytes;
     char     name[96];
+    bool     pdl;               /* programmatic dependent launch, in a graph too: sm_90 and driver 12.3 */
 } sgk_cuda_device;
 
 /* Properties of a device, read once. SGK_NO_DEVICE with the reason where there is no driver or no such device. */
@@ -34,6 +35,7 @@ typedef struct {
     unsigned shared_memory;     /* dynamic, in bytes */
     unsigned cluster;           /* blocks in a cluster along x; 0: none */
     bool     cooperative;
+    bool     overlap;           /* programmatic dependent launch whatever exec says: the kernel before it is the same operator's */
 } sgk_launch;
 
 /*

@@ -94,6 +94,8 @@ static bool describe_device(int ordinal, sgk_cuda_device *d, CUdevice *handle)
     d->shared_memory_per_multiprocessor = attribute(device, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR);
     d->l2_bytes                         = attribute(device, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
     d->arch                             = sgk_pack_arch(d->major, d->minor);
+    int version                         = 0;
+    d->pdl                              = d->major >= 9 && !sgk_cuda_driver.cuDriverGetVersion(&version) && version >= 12030;
     return true;
 }
 

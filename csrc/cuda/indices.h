@@ -15,7 +15,7 @@
 #include "base/exec.h"
 #include "base/match.h"
 
-enum { SGK_INDICES = 8 };
+enum { SGK_INDICES = 10 };
 
 typedef struct {
     bool        known;

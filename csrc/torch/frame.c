@@ -279,7 +279,7 @@ const DLTensor *torch_new_like(torch_frame *f, int result, int argument)
     return t ? torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, t->shape) : NULL;
 }
 
-const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim, int64_t size)
+const DLTensor *torch_new_with(torch_frame *f, int result, int item, int argument, int dim, int64_t size, int dtype)
 {
     const DLTensor *t = f->given[argument];
     if (!t) return NULL;
@@ -287,7 +287,7 @@ const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim
     for (int d = 0; d < t->ndim && d < 8; ++d) sizes[d] = t->shape[d];
     if (dim < 0) dim += t->ndim;
     if (dim >= 0 && dim < t->ndim && dim < 8) sizes[dim] = size;       /* a rank that is wrong is for the C call to refuse */
-    return torch_new(f, result, -1, torch_dtype_of(f, argument), t->ndim, sizes);
+    return torch_new(f, result, item, dtype < 0 ? torch_dtype_of(f, argument) : dtype, t->ndim, sizes);
 }
 
 static void make(torch_frame *f, int result, torch_handle handle)
@@ -298,9 +298,13 @@ static void make(torch_frame *f, int result, torch_handle handle)
     f->made[at].handle = handle;
 }
 
-const DLTensor *torch_given(torch_frame *f, int result, int argument)
+const DLTensor *torch_given(torch_frame *f, int result, int item, int argument)
 {
-    make(f, result, torch_pointer(f->in[argument]));
+    const torch_slot slot  = f->in[argument];
+    const bool       boxed = f->op->schema.arg[argument].optional;
+    make(f, result, torch_pointer(boxed ? torch_boxed(slot) : slot));
+    f->made[f->made_count - 1].item = item;
+    if (boxed) torch_unbox(slot);
     f->in[argument] = 0;                                        /* no longer the argument's to release */
     return f->given[argument];
 }

@@ -76,10 +76,10 @@ void torch_watch_forks(void);
 /* ---- what the macros of ops.def read ---- */
 const DLTensor *torch_new(torch_frame *f, int result, int item, int dtype, int ndim, const int64_t *sizes);
 const DLTensor *torch_new_like(torch_frame *f, int result, int argument);
-/* Like the argument, but for the size of one dimension. */
-const DLTensor *torch_new_with(torch_frame *f, int result, int argument, int dim, int64_t size);
-/* The argument itself, for a schema whose result is marked to be that. */
-const DLTensor *torch_given(torch_frame *f, int result, int argument);
+/* Like the argument, but for the size of one dimension; dtype -1: the argument's. */
+const DLTensor *torch_new_with(torch_frame *f, int result, int item, int argument, int dim, int64_t size, int dtype);
+/* The argument itself, for a schema whose result, or an item of it, is marked to be that. */
+const DLTensor *torch_given(torch_frame *f, int result, int item, int argument);
 /* A tensor over the memory of the argument, which it does not keep. The whole of a call. */
 sgk_status torch_alias(torch_frame *f, int result, int argument);
 const DLTensor *torch_seeds(torch_frame *f, int generator, int64_t count);

@@ -37,17 +37,22 @@ enum { CPU  = 1,
     torch_new(f, k, item, dtype, (int)(sizeof (int64_t[]){ __VA_ARGS__ } / sizeof(int64_t)), (int64_t[]){ __VA_ARGS__ })
 #define NEW_LIKE(k, i)            torch_new_like(f, k, i)
 #define ALIAS(k, i)               torch_alias(f, k, i)
-#define NEW_WITH(k, i, dim, size) torch_new_with(f, k, i, dim, size)
-#define GIVEN(k, i)               torch_given(f, k, i)
-#define SIZE(i, dim)              torch_size(f, i, dim)
-#define DIMS(i)                   (T(i) ? T(i)->ndim : 0)
-#define DTYPE(i)                  torch_dtype_of(f, i)
-#define OUT_INT(k)                (&f->value[k].number)
-#define OUT_FLOAT(k)              (&f->value[k].real)
-#define OUT_BOOL(k)               (&f->value[k].truth)
-#define OUT_DTYPE(k)              (&f->value[k].dtype)
-#define OUT_DEVICE(k)             (&f->value[k].device)
-#define OUT_INTS(n)               torch_numbers(f, n)
+#define NEW_WITH(k, i, dim, size) torch_new_with(f, k, -1, i, dim, size, -1)
+#define GIVEN(k, i)               torch_given(f, k, -1, i)
+/* What attention over q (argument 0) and v (argument 2) makes: out, argument i where it is given, and the logarithms of its sums. */
+#define ATTENTION_OUT(k, item, i) \
+    (HAS(i) ? torch_given(f, k, item, i) : torch_new_with(f, k, item, 0, -1, SIZE(2, -1), DTYPE(0) == SGK_E4M3 ? SGK_BF16 : -1))
+#define ATTENTION_LSE(k, item) \
+    (DIMS(0) == 4 ? torch_new(f, k, item, SGK_F32, 3, (int64_t[]){ SIZE(0, 0), SIZE(0, 2), SIZE(0, 1) }) : torch_new(f, k, item, SGK_F32, 2, (int64_t[]){ SIZE(0, 1), SIZE(0, 0) }))
+#define SIZE(i, dim)  torch_size(f, i, dim)
+#define DIMS(i)       (T(i) ? T(i)->ndim : 0)
+#define DTYPE(i)      torch_dtype_of(f, i)
+#define OUT_INT(k)    (&f->value[k].number)
+#define OUT_FLOAT(k)  (&f->value[k].real)
+#define OUT_BOOL(k)   (&f->value[k].truth)
+#define OUT_DTYPE(k)  (&f->value[k].dtype)
+#define OUT_DEVICE(k) (&f->value[k].device)
+#define OUT_INTS(n)   torch_numbers(f, n)
 
 /* ---- how to run ---- */
 #define SWITCH(on) ((on) ? SGK_ON : SGK_OFF)

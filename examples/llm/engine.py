@@ -38,19 +38,14 @@ class Meter:
     seconds: float = 0.0
 
     def report(self):
-        rate = self.tokens / self.seconds if self.seconds else 0.0
-        return {"tokens": self.tokens, "seconds": round(self.seconds, 6), "tokens_per_second": round(rate, 1)}
+        return {"tokens": self.tokens, "seconds": round(self.seconds, 6), "tokens_per_second": round(self.tokens / (self.seconds or 1), 1)}
 
 
 class DecodeGraphs:
     """The decode step recorded as CUDA graphs, for batches of powers of two. A graph replays fixed addresses: its inputs are static buffers."""
 
-    INPUTS = ("tokens", "positions", "slots", "cache_seqlens")
-
     def __init__(self, model, cache, max_batch, table_width):
-        self.sizes = [1]
-        while self.sizes[-1] < max_batch:
-            self.sizes.append(2 * self.sizes[-1])
+        self.sizes = [1 << i for i in range((max_batch - 1).bit_length() + 1)]
         most, ints, pool = self.sizes[-1], dict(dtype=torch.int32, device=model.device), None
         tokens, positions, slots = torch.zeros(3, most, dtype=torch.int64, device=model.device)
         starts, lengths, table = torch.arange(most + 1, **ints), torch.ones(most, **ints), torch.zeros(most, table_width, **ints)
@@ -70,7 +65,7 @@ class DecodeGraphs:
 
     def run(self, batch):
         graph, static, logits = self.recorded[len(batch.tokens)]
-        for name in self.INPUTS:
+        for name in ("tokens", "positions", "slots", "cache_seqlens"):
             getattr(static, name).copy_(getattr(batch, name))
         if batch.page_table is not self.table:
             self.table = batch.page_table
@@ -91,8 +86,7 @@ class Engine:
         self.waiting, self.running = deque(requests), []
         self.table_width, self.table_of, self.table = needs[0], None, None
         self.prefill, self.decode = Meter(), Meter()
-        on_gpu = model.device.type == "cuda"
-        self.graphs = DecodeGraphs(model, self.cache, self.max_batch, self.table_width) if on_gpu else None
+        self.graphs = DecodeGraphs(model, self.cache, self.max_batch, self.table_width) if model.device.type == "cuda" else None
 
     def pages_needed(self, request):
         return -(-(len(request.prompt) + request.max_new_tokens) // self.page_size)
@@ -116,10 +110,9 @@ class Engine:
         """Run one batch; returns the requests that got a token, which is the last of their output."""
         start = time.perf_counter()
         self.admit()
-        work, meter = self.next_chunk(), self.prefill
+        work, meter, graphs = self.next_chunk(), self.prefill, None
         if not work:
-            work, meter = [(request, 1) for request in self.running], self.decode
-        graphs = self.graphs if meter is self.decode else None
+            work, meter, graphs = [(request, 1) for request in self.running], self.decode, self.graphs
         if graphs:
             logits = graphs.run(self.make_batch(work + [(PADDING, 1)] * graphs.padding(len(work))))
         else:
@@ -162,19 +155,14 @@ class Engine:
             lengths.append(end)
             if end >= len(request.prompt):
                 rows.append(len(tokens) - 1)
-        return Batch(torch.tensor(tokens), torch.tensor(positions), torch.tensor(slots),
-                     torch.tensor(starts, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32),
-                     self.page_table([request for request, _ in work]), max(count for _, count in work),
-                     None if len(rows) == len(tokens) else torch.tensor(rows, dtype=torch.int64))
-
-    def page_table(self, requests):
-        """Pages are given once, so the table changes only when the batch does."""
-        if self.table_of != requests:
-            self.table_of = requests
-            self.table = torch.zeros(len(requests), self.table_width, dtype=torch.int32)
+        requests = [request for request, _ in work]
+        if self.table_of != requests:       # pages are given once, so the table changes only when the batch does
+            self.table_of, self.table = requests, torch.zeros(len(requests), self.table_width, dtype=torch.int32)
             for row, request in zip(self.table, requests):
                 row[:len(request.pages)] = torch.tensor(request.pages)
-        return self.table
+        return Batch(torch.tensor(tokens), torch.tensor(positions), torch.tensor(slots), torch.tensor(starts, dtype=torch.int32),
+                     torch.tensor(lengths, dtype=torch.int32), self.table, max(count for _, count in work),
+                     None if len(rows) == len(tokens) else torch.tensor(rows, dtype=torch.int64))
 
     @torch.inference_mode()
     def sample(self, requests, logits):
@@ -191,11 +179,8 @@ class Engine:
 
     def give(self, request, token):
         request.output.append(token)
-        if token in request.stop:
-            request.finish = "stop"
-        elif len(request.output) == request.max_new_tokens:
-            request.finish = "length"
-        if request.finish:
+        if token in request.stop or len(request.output) == request.max_new_tokens:
+            request.finish = "stop" if token in request.stop else "length"
             self.running.remove(request)
             self.free += request.pages
             request.pages = None

@@ -23,6 +23,11 @@ class InputError(Exception):
     """Something the user gave cannot be used; the message is one sentence for that user."""
 
 
+def require(holds, message):
+    if not holds:
+        raise InputError(message)
+
+
 def read_json(path):
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -30,8 +35,7 @@ def read_json(path):
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}, expected an object")
+    require(isinstance(value, dict), f"{path} holds a {type(value).__name__}, expected an object")
     return value
 
 
@@ -44,9 +48,8 @@ def free_bytes(device):
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        fields = dict(line.split(":") for line in open("/proc/meminfo"))
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
+        return next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo") if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
         return 2**62
 
 
@@ -55,27 +58,23 @@ def read_config(folder):
     path, generation = folder / "config.json", folder / "generation_config.json"
     raw, wishes = read_json(path), read_json(generation) if generation.exists() else {}
 
-    def require(holds, message):
-        if not holds:
-            raise InputError(f"{path}: {message}")
-
     def size(key, default=None):
         value = default if raw.get(key) is None else raw[key]
-        require(type(value) is int and value > 0, f"{key} is {value}, expected a positive integer")
+        require(type(value) is int and value > 0, f"{path}: {key} is {value}, expected a positive integer")
         return value
 
     architecture = (raw.get("architectures") or [raw.get("model_type")])[0]
-    require(architecture in ("LlamaForCausalLM", "llama"), f"architecture {architecture} is unknown, expected LlamaForCausalLM")
-    require(not raw.get("quantization_config"), "quantized checkpoints are not supported")
-    require(raw.get("hidden_act", "silu") == "silu", f"hidden_act is {raw.get('hidden_act')}, expected silu")
+    require(architecture in ("LlamaForCausalLM", "llama"), f"{path}: architecture {architecture} is unknown, expected LlamaForCausalLM")
+    require(not raw.get("quantization_config"), f"{path}: quantized checkpoints are not supported")
+    require(raw.get("hidden_act", "silu") == "silu", f"{path}: hidden_act is {raw.get('hidden_act')}, expected silu")
     dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
-    require(dtype in DTYPES, f"dtype {dtype} is not supported, expected one of {', '.join(DTYPES)}")
+    require(dtype in DTYPES, f"{path}: dtype {dtype} is not supported, expected one of {', '.join(DTYPES)}")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     require(kind in ROPE_FACTORS and rope.get("partial_rotary_factor", 1.0) == 1.0,
-            f"rope scaling {rope} is unknown, expected {', '.join(ROPE_FACTORS)}")
-    for factor in ROPE_FACTORS[kind]:
-        require(factor in rope, f"rope scaling {kind} lacks {factor}")
+            f"{path}: rope scaling {rope} is unknown, expected {', '.join(ROPE_FACTORS)}")
+    lacking = [factor for factor in ROPE_FACTORS[kind] if factor not in rope]
+    require(not lacking, f"{path}: rope scaling {kind} lacks {', '.join(lacking)}")
 
     heads, hidden = size("num_attention_heads"), size("hidden_size")
     eos = wishes.get("eos_token_id", raw.get("eos_token_id"))
@@ -88,11 +87,9 @@ def read_config(folder):
         eos=frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos),
         sampling={name: wishes[name] for name in ("temperature", "top_k", "top_p") if wishes.get("do_sample") and name in wishes})
     require(c.heads % c.kv_heads == 0 and c.head_dim % 8 == 0 and c.head_dim <= 256,
-            f"{c.heads} heads over {c.kv_heads} KV heads of size {c.head_dim} are not supported, expected whole groups and a head "
+            f"{path}: {c.heads} heads over {c.kv_heads} KV heads of size {c.head_dim} are not supported, expected whole groups and a head "
             "size that is a multiple of 8 up to 256")
-    attention = 2 * c.hidden * c.head_dim * (c.heads + c.kv_heads)
-    c.parameters = (c.vocab * c.hidden * (1 if c.tied else 2) + c.hidden
-                    + c.layers * (attention + 3 * c.hidden * c.intermediate + 2 * c.hidden))
+    c.parameters = c.hidden * (c.vocab * (1 if c.tied else 2) + 1 + c.layers * (2 * c.head_dim * (c.heads + c.kv_heads) + 3 * c.intermediate + 2))
     return c
 
 
@@ -117,8 +114,7 @@ def open_weights(folder):
     files = sorted(set(read_json(index).get("weight_map", {}).values())) if index.exists() else ["model.safetensors"]
     holder = {}
     for file in (folder / Path(name).name for name in files):
-        if not file.exists():
-            raise InputError(f"{file} is missing; weights are read from model.safetensors or the files its index names")
+        require(file.exists(), f"{file} is missing; weights are read from model.safetensors or the files its index names")
         try:
             opened = safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
@@ -130,7 +126,6 @@ def open_weights(folder):
 @dataclass
 class Batch:
     """One forward pass over `b` sequences, their new tokens laid end to end."""
-
     tokens: torch.Tensor          # [T] int64
     positions: torch.Tensor       # [T] int64, within the sequence
     slots: torch.Tensor           # [T] int64, where the cache keeps the token: page * page_size + offset
@@ -145,51 +140,47 @@ class Batch:
 
 
 class Model:
-    def __init__(self, folder, device="cpu", dtype=None, max_len=None):
-        """`max_len` shortens the rotary table of a model with a very long context."""
+    def __init__(self, folder, device="cpu", dtype=None):
         self.config = c = read_config(Path(folder))
-        self.device, self.dtype = torch.device(device), dtype or c.dtype
-        self.max_len = min(max_len or c.max_len, c.max_len)
+        self.device, self.dtype, self.max_len = torch.device(device), dtype or c.dtype, c.max_len
         self.cache_bytes = 2 * c.layers * c.kv_heads * c.head_dim * self.dtype.itemsize     # of one token
-        files = open_weights(Path(folder))
+        self.files = open_weights(Path(folder))
         need, free = c.parameters * self.dtype.itemsize, free_bytes(self.device)
-        if need > free:
-            raise InputError(f"too little memory for the weights: they take {gib(need)}, {self.device} has {gib(free)} free")
+        require(need <= free, f"too little memory for the weights: they take {gib(need)}, {self.device} has {gib(free)} free")
 
-        def stack(shapes):
-            """The named tensors, each checked against its shape, one below the other in one tensor."""
-            sizes = [shape[0] for shape in shapes.values()]
-            stacked = torch.empty(sum(sizes), *next(iter(shapes.values()))[1:], dtype=self.dtype, device=self.device)
-            for (name, shape), part in zip(shapes.items(), stacked.split(sizes)):
-                if name not in files:
-                    raise InputError(f"the checkpoint lacks the tensor {name}")
-                tensor = files[name].get_tensor(name)
-                if tuple(tensor.shape) != shape or tensor.dtype not in DTYPES.values():
-                    raise InputError(f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, "
-                                     f"expected float32, float16 or bfloat16 {list(shape)}")
-                part.copy_(tensor)
-            return stacked
-
-        def projection(prefix, sizes, inputs, bias):
-            """A weight and its bias; projections of the same input are stacked into one."""
-            weight = stack({f"{prefix}{name}_proj.weight": (size, inputs) for name, size in sizes.items()})
-            return weight, stack({f"{prefix}{name}_proj.bias": (size,) for name, size in sizes.items()}) if bias else None
-
-        self.embedding = stack({"model.embed_tokens.weight": (c.vocab, c.hidden)})
-        self.head = self.embedding if c.tied else stack({"lm_head.weight": (c.vocab, c.hidden)})
-        self.final_norm = stack({"model.norm.weight": (c.hidden,)})
+        self.embedding = self.stack({"model.embed_tokens.weight": (c.vocab, c.hidden)})
+        self.head = self.embedding if c.tied else self.stack({"lm_head.weight": (c.vocab, c.hidden)})
+        self.final_norm = self.stack({"model.norm.weight": (c.hidden,)})
         self.rope = rope_table(c, self.max_len, self.dtype).to(self.device)
         self.layers = []
         for i in range(c.layers):
             prefix, q, kv = f"model.layers.{i}.", c.heads * c.head_dim, c.kv_heads * c.head_dim
             attention, mlp = prefix + "self_attn.", prefix + "mlp."
             self.layers.append(SimpleNamespace(
-                attention_norm=stack({prefix + "input_layernorm.weight": (c.hidden,)}),
-                qkv=projection(attention, {"q": q, "k": kv, "v": kv}, c.hidden, c.attention_bias),
-                output=projection(attention, {"o": c.hidden}, q, c.attention_bias),
-                mlp_norm=stack({prefix + "post_attention_layernorm.weight": (c.hidden,)}),
-                gate_up=projection(mlp, {"gate": c.intermediate, "up": c.intermediate}, c.hidden, c.mlp_bias),
-                down=projection(mlp, {"down": c.hidden}, c.intermediate, c.mlp_bias)))
+                attention_norm=self.stack({prefix + "input_layernorm.weight": (c.hidden,)}),
+                qkv=self.projection(attention, {"q": q, "k": kv, "v": kv}, c.hidden, c.attention_bias),
+                output=self.projection(attention, {"o": c.hidden}, q, c.attention_bias),
+                mlp_norm=self.stack({prefix + "post_attention_layernorm.weight": (c.hidden,)}),
+                gate_up=self.projection(mlp, {"gate": c.intermediate, "up": c.intermediate}, c.hidden, c.mlp_bias),
+                down=self.projection(mlp, {"down": c.hidden}, c.intermediate, c.mlp_bias)))
+        del self.files
+
+    def stack(self, shapes):
+        """The named tensors, each checked against its shape, one below the other in one tensor."""
+        sizes = [shape[0] for shape in shapes.values()]
+        stacked = torch.empty(sum(sizes), *next(iter(shapes.values()))[1:], dtype=self.dtype, device=self.device)
+        for (name, shape), part in zip(shapes.items(), stacked.split(sizes)):
+            require(name in self.files, f"the checkpoint lacks the tensor {name}")
+            tensor = self.files[name].get_tensor(name)
+            require(tuple(tensor.shape) == shape and tensor.dtype in DTYPES.values(),
+                    f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, expected float32, float16 or bfloat16 {list(shape)}")
+            part.copy_(tensor)
+        return stacked
+
+    def projection(self, prefix, sizes, inputs, bias):
+        """A weight and its bias; projections of the same input are stacked into one."""
+        weight = self.stack({f"{prefix}{name}_proj.weight": (size, inputs) for name, size in sizes.items()})
+        return weight, self.stack({f"{prefix}{name}_proj.bias": (size,) for name, size in sizes.items()}) if bias else None
 
     def new_cache(self, pages, page_size):
         """Room for the keys and values of all layers, in pages of `page_size` tokens."""

@@ -11,7 +11,7 @@ try:
     from tokenizers.decoders import DecodeStream
 
     from engine import Engine, Request
-    from llama import InputError, Model
+    from llama import InputError, Model, require
 except ImportError as error:
     print(f"run.py: error: {error}; `make run` (without VENV=none) installs what it takes", file=sys.stderr)
     sys.exit(2)
@@ -55,8 +55,7 @@ def parse(argv):
     add("--kv-tokens", type=positive, help="limit of the KV cache; unset: what the prompts need, within free memory")
     add("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device is cuda, but torch finds no CUDA device here")
+    require(args.device == "cpu" or torch.cuda.is_available(), "--device is cuda, but torch finds no CUDA device here")
     return args
 
 
@@ -76,28 +75,25 @@ def read_prompts(args):
             own = json.loads(line) if path.suffix == ".jsonl" else {"prompt": line}
         except ValueError as error:
             raise InputError(f"{path}, line {number} is not valid JSON: {error}") from None
-        if not isinstance(own, dict) or not isinstance(own.get("prompt"), str) or own.keys() - LIMITS - {"prompt"}:
-            raise InputError(f"{path}, line {number}: expected an object with prompt and any of {', '.join(LIMITS)}")
+        require(isinstance(own, dict) and isinstance(own.get("prompt"), str) and not own.keys() - LIMITS - {"prompt"},
+                f"{path}, line {number}: expected an object with prompt and any of {', '.join(LIMITS)}")
         prompts.append(own)
-    if not prompts:
-        raise InputError(f"{path} has no prompt")
+    require(prompts, f"{path} has no prompt")
     return prompts
 
 
 def make_request(args, model, tokenizer, number, own):
     """The n-th request: the options, over them what this prompt sets, under them the checkpoint's own wishes."""
-    values = {**model.config.sampling, "max_new_tokens": args.max_new_tokens, "seed": args.seed + number}
-    values |= {name: getattr(args, name) for name in ("temperature", "top_k", "top_p") if getattr(args, name) is not None}
-    values |= {name: own[name] for name in own if name in LIMITS}
+    options = {name: getattr(args, name) for name in LIMITS} | {"seed": args.seed + number}
+    values = model.config.sampling | {name: value for name, value in options.items() if value is not None} | own
+    ids = tokenizer.encode(values.pop("prompt")).ids
     for name, value in values.items():
         kind, low, high = LIMITS[name]
-        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
-            raise InputError(f"{name} of prompt {number + 1} is {value}, expected {kind.__name__} from {low} to {high}")
-    ids = tokenizer.encode(own["prompt"]).ids
-    if not 0 < len(ids) < model.max_len:
-        raise InputError(f"prompt {number + 1} has {len(ids)} tokens, the model takes 1 to {model.max_len - 1}")
-    if max(ids) >= model.config.vocab:
-        raise InputError(f"tokenizer.json gives token {max(ids)}, the model has {model.config.vocab}; they do not belong together")
+        require(not isinstance(value, bool) and isinstance(value, (int, kind)) and low <= value <= high,
+                f"{name} of prompt {number + 1} is {value}, expected {kind.__name__} from {low} to {high}")
+    require(0 < len(ids) < model.max_len, f"prompt {number + 1} has {len(ids)} tokens, the model takes 1 to {model.max_len - 1}")
+    require(max(ids) < model.config.vocab,
+            f"tokenizer.json gives token {max(ids)}, the model has {model.config.vocab}; they do not belong together")
     values["max_new_tokens"] = min(values["max_new_tokens"], model.max_len - len(ids))
     return Request(ids, stop=frozenset() if args.ignore_eos else model.config.eos, **values)
 
@@ -107,9 +103,8 @@ class Printer:
 
     def __init__(self, prompts, requests, tokenizer, quiet):
         self.prompts, self.requests, self.tokenizer, self.quiet = prompts, requests, tokenizer, quiet
-        self.texts = [""] * len(requests)
+        self.texts, self.current, self.written = [""] * len(requests), 0, 0
         self.streams = [DecodeStream(ids=request.prompt, skip_special_tokens=True) for request in requests]
-        self.current, self.written = 0, 0
 
     def update(self, request):
         i = self.requests.index(request)
@@ -143,18 +138,18 @@ def run(args):
     if args.json:
         report["results"] = [
             {"prompt": own["prompt"], "text": text, "tokens": request.output, "finish": request.finish, "prompt_tokens": len(request.prompt),
-             **{name: getattr(request, name) for name in LIMITS}}
-            for own, text, request in zip(prompts, printer.texts, requests)]
+             **{name: getattr(request, name) for name in LIMITS}} for own, text, request in zip(prompts, printer.texts, requests)]
         print(json.dumps(report, indent=1))
     else:
-        rates = "; ".join(f"{what} {m['tokens']} tokens in {m['seconds']:.3f} s, {m['tokens_per_second']:.0f} tokens/s"
-                          for what in ("prefill", "decode") for m in [report[what]])
+        rates = "; ".join("{} {tokens} tokens in {seconds:.3f} s, {tokens_per_second:.0f} tokens/s".format(what, **report[what])
+                          for what in ("prefill", "decode"))
         print(f"{model.config.parameters / 1e6:.1f} M parameters in {report['dtype']} on {args.device}: {rates}", file=sys.stderr)
 
 
 def main(argv=None):
     try:
         run(parse(argv))
+        return 0
     except InputError as error:
         message, code = error, 2
     except torch.OutOfMemoryError:
@@ -163,8 +158,6 @@ def main(argv=None):
         message, code = str(error).partition("\n")[0], 1
     except KeyboardInterrupt:
         return 130
-    else:
-        return 0
     print(f"run.py: error: {message}", file=sys.stderr)
     return code
 

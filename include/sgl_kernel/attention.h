@@ -11,7 +11,7 @@
 typedef struct sgk_flash_attn_options {
     size_t size;                        /* sizeof(sgk_flash_attn_options) as the caller compiled it: it may grow at its end */
 
-    /* Keys and values to append first: [B, N, K, D], or [N, K, D] with cu_seqlens_k_new; dtype of q. Token t of sequence n goes to
+    /* Keys and values to append first: [B, N, K, D or E], or [N, K, D or E] with cu_seqlens_k_new; dtype of q. Token t of sequence n goes to
      * place seqused_k[n] + t of its cache. Both or neither; they need seqused_k. */
     const DLTensor *k_new, *v_new;
 
@@ -24,27 +24,30 @@ typedef struct sgk_flash_attn_options {
     const DLTensor *kv_batch_idx;       /* [B]: the row of k and v that holds sequence n's cache. NULL: row n */
     const DLTensor *leftpad_k;          /* [B]: the place of sequence n's key 0 */
 
-    const DLTensor *q_v;                                    /* not supported yet, like all down to sinks */
-    const DLTensor *rotary_cos, *rotary_sin, *seqlens_rotary;
-    const DLTensor *q_descale, *k_descale, *v_descale;
-    const DLTensor *sinks;
+    const DLTensor *q_v;                /* as out, dtype of q: scores get q_v[i] . v[j] besides. Not for e4m3 */
+    const DLTensor *rotary_cos, *rotary_sin;                /* [R, rotary_dim / 2], dtype of q: k_new and q are rotated first. Both or neither; they need k_new */
+    const DLTensor *seqlens_rotary;                         /* [B]: the position of sequence n's first new token. NULL: seqused_k */
+    const DLTensor *q_descale, *k_descale, *v_descale;      /* [B, K], f32, any strides: what q, k and v of e4m3 are multiplied by. Other formats: no effect */
+    const DLTensor *sinks;                                  /* [H], f32 | f16 | bf16: a score of each head that takes part in the sum and has no value */
 
     int64_t max_seqlen_q;               /* the longest sequence of q; needed with cu_seqlens_q. -1: not given */
     int64_t max_seqlen_k;               /* of k; needed with cu_seqlens_k. -1: not given */
-    double  softmax_scale;              /* 0: 1 / sqrt(D) */
+    double  softmax_scale;              /* 0: 1 / sqrt(D), with q_v 1 / sqrt(D + E) */
     bool    causal;
     int64_t window_size_left, window_size_right;            /* -1: no limit */
-    int64_t attention_chunk;                                /* not supported yet: 0 */
-    double  softcap;                                        /* not supported yet: 0 */
-    bool    rotary_interleaved;
+    int64_t attention_chunk;            /* queries see keys of their own chunk of so many alone; 0: no chunks */
+    double  softcap;                    /* scores s become softcap * tanh(s / softcap); 0: they do not */
+    bool    rotary_interleaved;         /* pairs are (2i, 2i + 1); otherwise (i, i + rotary_dim / 2) */
     int64_t num_splits;                 /* parts that a sequence's keys are cut into on the GPU, at most 256; 0: chosen by the library */
+    bool    top_left;                   /* query i stands at i: the first query and the first key are aligned, not the last ones */
+    int64_t sm_margin;                  /* multiprocessors that kernels which fill the GPU leave to others */
 } sgk_flash_attn_options;
 
 #define SGK_FLASH_ATTN_OPTIONS_INIT { .size = sizeof(sgk_flash_attn_options), .max_seqlen_q = -1, .max_seqlen_k = -1, .window_size_left = -1, .window_size_right = -1, .rotary_interleaved = true }
 
 /**
- * out[i] = sum_j p_ij v[j],   p_ij = exp(s_ij - softmax_lse[i]),   s_ij = softmax_scale * q[i] . k[j],
- * softmax_lse[i] = ln sum_j exp(s_ij), for each sequence and head; query head h reads key head h / (H / K).
+ * out[i] = sum_j p_ij v[j],   p_ij = exp(s_ij - softmax_lse[i]),   s_ij = softmax_scale * (q[i] . k[j] + q_v[i] . v[j]),
+ * softmax_lse[i] = ln(sum_j exp(s_ij) + exp(sink)), for each sequence and head; query head h reads key head h / (H / K).
  *
  * (T. Dao: FlashAttention-2, 2023, for the order of the work: one pass over the keys with a running maximum.)
  *
@@ -52,19 +55,25 @@ typedef struct sgk_flash_attn_options {
  * stands at c = i + sk - sq, so that the last query and the last key are aligned, and sees key j when
  *
  *     c - window_size_left <= j <= c + window_size_right        and, causal, j <= c
+ *     floor(j / attention_chunk) = floor(c / attention_chunk)   where there are chunks
  *
- * A query that sees no key gets out 0 and softmax_lse -inf; where k and v have room for no key at all, +inf.
+ * A query that sees no key gets out 0 and softmax_lse -inf, also with sinks; where k and v have room for no key at all, +inf.
  *
- * @param out          [B, Q, H, D] or [T, H, D], as q; rows and heads may be strided
+ * New token t of sequence n is rotated by row seqlens_rotary[n] + t of rotary_cos and rotary_sin, query i by row seqlens_rotary[n] + i where
+ * attention is causal or has a window or chunks, otherwise by row seqlens_rotary[n]: the first rotary_dim elements, (x, y) becomes
+ * (x cos - y sin, x sin + y cos), rounded to the dtype once. q itself is not written.
+ *
+ * @param out          [B, Q, H, E] or [T, H, E], dtype of q, for e4m3 bf16; rows and heads may be strided
  * @param softmax_lse  [B, H, Q] or [H, T], f32; may be NULL
- * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16; D a multiple of 8 up to 256; all but D may be strided
- * @param k, v         dense [C, S, K, D] with C = B unless kv_batch_idx is given; with cu_seqlens_k [S, K, D]; with page_table
+ * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16 | e4m3; D up to 512; all but D may be strided
+ * @param k            dense [C, S, K, D] with C = B unless kv_batch_idx is given; with cu_seqlens_k [S, K, D]; with page_table
  *                     [pages, page_size, K, D], any page_size; dtype of q; H a multiple of K; all but D may be strided.
  *                     Written only where k_new is appended
+ * @param v            as k with head size E, up to 512
  * @param options      NULL: none
  *
- * Sums are f32, p is rounded to the dtype on its way through the GPU's matrix units, and out is rounded once. On the CPU a sequence's
- * numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
+ * Head sizes that are no multiple of 8 are slow on the GPU. Sums are f32, p is rounded to the dtype (for e4m3 to f16) on its way through the GPU's matrix units, and out is rounded once. On the CPU a
+ * sequence's numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
  *
  * On the CPU, and on the GPU with exec->check_indices, all index tensors are bounds-checked before anything is written. Otherwise
  * lengths are cut to what the tensors hold, and a page or cache row that does not exist reads as zeros and is never written.
@@ -73,6 +82,16 @@ typedef struct sgk_flash_attn_options {
 SGK_API sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_lse,
                                   const DLTensor *q, const DLTensor *k, const DLTensor *v,
                                   const sgk_flash_attn_options *options, const sgk_exec *exec);
+
+/**
+ * Fills what the released interface makes before attention and hands to it. sgk_flash_attn plans for itself, in the call: nothing reads this.
+ *
+ * @param metadata    [B + 1], i32: each sequence's keys, then num_splits; written
+ * @param seqused_k   [B], i32: each sequence's keys
+ * @param num_splits  0 to 256
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_attention_scheduler_metadata(const DLTensor *metadata, const DLTensor *seqused_k, int64_t num_splits, const sgk_exec *exec);
 
 /**
  * Merges attention over two disjoint sets of keys, given the natural logarithms of their sums:

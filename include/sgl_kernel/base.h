@@ -75,7 +75,7 @@ typedef struct sgk_exec {
     void (*log)(void *user, const char *message);  /* which version ran and why; NULL: standard error under SGK_VERBOSE=1 */
     void *user;               /* handed to the hooks above */
 
-    sgk_switch pdl;             /* programmatic dependent launch (sm_90 and later). Default: TRTLLM_ENABLE_PDL=1 */
+    sgk_switch pdl;             /* programmatic dependent launch (sm_90 and later). Default: on, unless TRTLLM_ENABLE_PDL=0 */
     sgk_switch batch_invariant; /* schedules that do not depend on the batch. Default: SGK_BATCH_INVARIANT=1 */
     sgk_switch check_indices;   /* bounds-check index tensors on the GPU too, for debugging: a call then waits for the stream, and
                                    refuses what it would refuse on the CPU, in the same words. Not while the stream is being

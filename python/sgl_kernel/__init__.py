@@ -36,8 +36,11 @@ from sgl_kernel.elementwise import (
     timestep_embedding,
 )
 from sgl_kernel.gemm import (
+    bmm_fp8,
     dsv3_fused_a_gemm,
     dsv3_router_gemm,
+    fp8_scaled_mm,
+    int8_scaled_mm,
     linear,
     sgl_per_tensor_quant_fp8,
     sgl_per_token_group_quant_8bit,

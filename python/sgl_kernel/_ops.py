@@ -113,12 +113,12 @@ def register_fake(name, namespace="sgl_kernel"):
     return register
 
 
-def register_decomposition(name):
+def register_decomposition(name, overload="default"):
     """Tells torch.compile, in whose graphs no operator hands an argument back, how such a one is written with others. Eager calls stay as they are."""
     def register(decomposition):
         packet = getattr(torch.ops.sgl_kernel, name, None) if torch else None
         if packet is not None:
-            packet.default.py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(decomposition)
+            getattr(packet, overload).py_impl(torch._C.DispatchKey.CompositeImplicitAutograd)(decomposition)
         return decomposition
     return register
 

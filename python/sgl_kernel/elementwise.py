@@ -1,6 +1,7 @@
 """Norms, activations, rotary embedding, concatenations and small copies."""
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Optional
 
@@ -26,9 +27,12 @@ _dsv4_k_norm_rope = operator("dsv4_fused_k_norm_rope_flashmla")
 _dsv4_q_indexer = operator("dsv4_fused_q_indexer_rope_hadamard_quant")
 
 
+_PDL = os.environ.get("TRTLLM_ENABLE_PDL") != "0"
+
+
 def _pdl(enable_pdl, tensor):
     """Programmatic dependent launch is on by default where the GPU has it; a CPU tensor must not wake the GPU to find out."""
-    return tensor.is_cuda and is_arch_support_pdl() if enable_pdl is None else enable_pdl
+    return _PDL and tensor.is_cuda and is_arch_support_pdl() if enable_pdl is None else enable_pdl
 
 
 def _norm(name, doc):

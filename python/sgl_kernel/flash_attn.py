@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from typing import Optional, Union
 
-from sgl_kernel._ops import operator, provided_by, torch
+from sgl_kernel._ops import operator, provided_by, register_decomposition, register_fake, torch
 from sgl_kernel.debug_utils import maybe_wrap_debug_kernel
 from sgl_kernel.utils import cache_once
 
 _flash_attn = operator("flash_attn")
 _flash_attn_append = operator("flash_attn_append")
+_get_scheduler_metadata = operator("get_scheduler_metadata")
 
 
 @cache_once
@@ -26,7 +27,8 @@ def maybe_contiguous(x):
 
 def _outputs(q, head_dim_v, cu_seqlens_q, return_softmax_lse, out):
     if out is None:
-        out = torch.empty(q.shape[:-1] + (head_dim_v,), dtype=q.dtype, device=q.device)
+        dtype = torch.bfloat16 if q.element_size() == 1 else q.dtype
+        out = torch.empty(q.shape[:-1] + (head_dim_v,), dtype=dtype, device=q.device)
     lse = None
     if return_softmax_lse:
         shape = (q.shape[0], q.shape[2], q.shape[1]) if cu_seqlens_q is None else (q.shape[1], q.shape[0])
@@ -48,8 +50,8 @@ def flash_attn_with_kvcache(
 ):
     """Attention of q to a cache of keys and values, into which k and v are written first where they are given.
 
-    Returns out, or (out, softmax_lse, None, None) with return_softmax_lse. scheduler_metadata, pack_gqa, sm_margin, score_mod, aux_tensors
-    and ver are accepted and have no effect."""
+    Returns out, or (out, softmax_lse, None, None) with return_softmax_lse. scheduler_metadata, pack_gqa, score_mod, aux_tensors and ver are
+    accepted and have no effect."""
     assert k_cache.stride(-1) == 1, "k_cache must have contiguous last dimension"
     assert v_cache.stride(-1) == 1, "v_cache must have contiguous last dimension"
     if cache_seqlens is not None and isinstance(cache_seqlens, int):
@@ -62,13 +64,13 @@ def flash_attn_with_kvcache(
     if k is None and v is None and rotary_cos is None and rotary_sin is None:
         _flash_attn(
             out, lse, q, k_cache, v_cache, qv, cu_seqlens_q, None, None, cache_seqlens, max_seqlen_q, None, page_table, cache_batch_idx,
-            cache_leftpad, q_descale, k_descale, v_descale, softmax_scale, causal, left, right, attention_chunk or 0, softcap, num_splits, sinks)
+            cache_leftpad, q_descale, k_descale, v_descale, softmax_scale, causal, left, right, attention_chunk or 0, softcap, num_splits, sinks, sm_margin)
     else:
         _flash_attn_append(
             out, lse, q, k_cache, v_cache, maybe_contiguous(k), maybe_contiguous(v), qv, cu_seqlens_q, maybe_contiguous(cu_seqlens_k_new), None,
             cache_seqlens, max_seqlen_q, page_table, cache_batch_idx, cache_leftpad, maybe_contiguous(rotary_cos), maybe_contiguous(rotary_sin),
             maybe_contiguous(rotary_seqlens), q_descale, k_descale, v_descale, softmax_scale, causal, left, right, attention_chunk or 0, softcap,
-            rotary_interleaved, num_splits, sinks)
+            rotary_interleaved, num_splits, sinks, sm_margin)
     return (out, lse, None, None) if return_softmax_lse else out
 
 
@@ -82,8 +84,9 @@ def flash_attn_varlen_func(
 ):
     """Attention of sequences that lie packed behind each other, told apart by cu_seqlens_q and cu_seqlens_k.
 
-    Returns out, or (out, softmax_lse, None, None) with return_softmax_lse. page_table, pack_gqa, sm_margin, score_mod, aux_tensors and ver are
-    accepted and have no effect."""
+    With page_table k and v are pages, [pages, page_size, heads, head size], and cu_seqlens_k says how many keys each sequence has.
+    Returns out, or (out, softmax_lse, None, None) with return_softmax_lse. pack_gqa, score_mod, aux_tensors and ver are accepted and have no
+    effect."""
     if not is_fa3_supported(q.device):
         raise NotImplementedError("flash_attn_varlen_func needs a GPU of sm_80 or newer, or the CPU")
     if max_seqlen_q is None or max_seqlen_k is None:
@@ -91,7 +94,61 @@ def flash_attn_varlen_func(
     q, k, v, qv = maybe_contiguous(q), maybe_contiguous(k), maybe_contiguous(v), maybe_contiguous(qv)
     out, lse = _outputs(q, v.shape[-1], cu_seqlens_q, return_softmax_lse, out)
     left, right = window_size
+    if page_table is not None:
+        seqused_k = cu_seqlens_k.diff() if seqused_k is None else seqused_k
+        cu_seqlens_k = max_seqlen_k = None
     _flash_attn(
-        out, lse, q, k, v, qv, cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, max_seqlen_q, max_seqlen_k, None, None, None,
-        q_descale, k_descale, v_descale, softmax_scale, causal, left, right, attention_chunk or 0, softcap, num_splits, sinks)
+        out, lse, q, k, v, qv, cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, max_seqlen_q, max_seqlen_k, maybe_contiguous(page_table), None, None,
+        q_descale, k_descale, v_descale, softmax_scale, causal, left, right, attention_chunk or 0, softcap, num_splits, sinks, sm_margin)
     return (out, lse, None, None) if return_softmax_lse else out
+
+
+@provided_by("attention")
+def get_scheduler_metadata(
+    batch_size: int, max_seqlen_q: int, max_seqlen_k: int, num_heads: int, num_heads_k: int, headdim: int, cache_seqlens: torch.Tensor,
+    qkv_dtype=torch and torch.bfloat16, headdim_v: Optional[int] = None, cu_seqlens_q: Optional[torch.Tensor] = None,
+    cu_seqlens_k: Optional[torch.Tensor] = None, cu_seqlens_k_new: Optional[torch.Tensor] = None, seqused_q: Optional[torch.Tensor] = None,
+    leftpad_k: Optional[torch.Tensor] = None, page_size: Optional[int] = None, max_seqlen_k_new: int = 0, causal: bool = False, window_size=(-1, -1),
+    attention_chunk: int = 0, has_softcap: bool = False, num_splits: int = 0, pack_gqa: Optional[bool] = None, sm_margin: int = 0,
+):
+    """What the released interface makes before attention: int32, batch_size + 1 numbers. Attention here plans for itself and does not read it."""
+    return _get_scheduler_metadata(
+        batch_size, max_seqlen_q, max_seqlen_k, num_heads, num_heads_k, headdim, headdim if headdim_v is None else headdim_v, qkv_dtype,
+        maybe_contiguous(cache_seqlens), cu_seqlens_q, cu_seqlens_k, cu_seqlens_k_new, seqused_q, leftpad_k, page_size, max_seqlen_k_new, causal,
+        window_size[0], window_size[1], attention_chunk, has_softcap, num_splits, pack_gqa, sm_margin)
+
+
+@register_fake("get_scheduler_metadata")
+def _get_scheduler_metadata_fake(batch_size, max_seqlen_q, max_seqlen_k, num_heads, num_heads_k, headdim, headdim_v, qkv_dtype, seqused_k, *_, **__):
+    return seqused_k.new_empty(batch_size + 1)
+
+
+@register_fake("flash_attn_varlen_func")
+def _flash_attn_varlen_func_fake(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal):
+    return q.new_empty(q.shape[:-1] + (v.shape[-1],))
+
+
+@register_decomposition("fwd")
+def _fwd(
+    q, k, v, k_new, v_new, q_v, out, cu_seqlens_q, cu_seqlens_k, cu_seqlens_k_new, seqused_q, seqused_k, max_seqlen_q, max_seqlen_k, page_table,
+    kv_batch_idx, leftpad_k, rotary_cos, rotary_sin, seqlens_rotary, q_descale, k_descale, v_descale, softmax_scale, is_causal, window_size_left,
+    window_size_right, attention_chunk, softcap, is_rotary_interleaved, scheduler_metadata, num_splits, pack_gqa, sm_margin, sinks,
+):
+    out, lse = _outputs(q, v.shape[-1], cu_seqlens_q, True, out)
+    if k_new is None and v_new is None and rotary_cos is None and rotary_sin is None:
+        _flash_attn(
+            out, lse, q, k, v, q_v, cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, max_seqlen_q, max_seqlen_k, page_table, kv_batch_idx, leftpad_k,
+            q_descale, k_descale, v_descale, softmax_scale, is_causal, window_size_left, window_size_right, attention_chunk, softcap, num_splits, sinks,
+            sm_margin)
+    else:
+        _flash_attn_append(
+            out, lse, q, k, v, k_new, v_new, q_v, cu_seqlens_q, cu_seqlens_k_new, seqused_q, seqused_k, max_seqlen_q, page_table, kv_batch_idx, leftpad_k,
+            rotary_cos, rotary_sin, seqlens_rotary, q_descale, k_descale, v_descale, softmax_scale, is_causal, window_size_left, window_size_right,
+            attention_chunk, softcap, is_rotary_interleaved, num_splits, sinks, sm_margin)
+    return out, lse, lse.new_empty(0), lse.new_empty(0)
+
+
+@register_decomposition("fwd", "v0_1_8")
+def _fwd_v0_1_8(*arguments):
+    *before, softcap, interleaved, metadata, num_splits, pack_gqa, sm_margin = arguments
+    return list(_fwd(*before, 0, softcap, interleaved, metadata, num_splits, pack_gqa, sm_margin, None)[:2])

@@ -4,11 +4,15 @@ from __future__ import annotations
 from typing import Optional
 
 from sgl_kernel._ops import operator, provided_by, register_fake, torch
+from sgl_kernel.utils import _get_cache_buf
 
 _linear = operator("linear")
 _linear_batched = operator("linear_batched")
 _dsv3_router_gemm = operator("dsv3_router_gemm")
 _dsv3_fused_a_gemm = operator("dsv3_fused_a_gemm")
+_fp8_scaled_mm = operator("fp8_scaled_mm")
+_int8_scaled_mm = operator("int8_scaled_mm")
+_bmm_fp8 = operator("bmm_fp8")
 _shuffle_rows = operator("shuffle_rows")
 _per_token_quant_fp8 = operator("sgl_per_token_quant_fp8")
 _per_tensor_quant_fp8 = operator("sgl_per_tensor_quant_fp8")
@@ -52,6 +56,35 @@ def dsv3_router_gemm(
     output = torch.empty(hidden_states.shape[0], router_weights.shape[0], device=hidden_states.device, dtype=out_dtype)
     _dsv3_router_gemm(output, hidden_states, router_weights)
     return output
+
+
+@provided_by("gemm")
+def fp8_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype, bias=None):
+    """(mat_a scales_a) @ (mat_b scales_b) + bias: e4m3, mat_b column-major; a scale for each row and column, or one for all. float32 is an out_dtype as well."""
+    return _fp8_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype, bias)
+
+
+@provided_by("gemm")
+def int8_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype, bias=None):
+    """fp8_scaled_mm of int8 numbers, whose sums are exact."""
+    return _int8_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype, bias)
+
+
+@register_fake("fp8_scaled_mm")
+@register_fake("int8_scaled_mm")
+def _scaled_mm_fake(mat_a, mat_b, scales_a, scales_b, out_dtype, bias):
+    return mat_a.new_empty(mat_a.shape[0], mat_b.shape[1], dtype=out_dtype)
+
+
+@provided_by("gemm")
+def bmm_fp8(
+    A: torch.Tensor, B: torch.Tensor, A_scale: torch.Tensor, B_scale: torch.Tensor, dtype: torch.dtype, out: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """A @ B of each of a batch, times both scales: e4m3 or e5m2, B column-major."""
+    if out is None:
+        out = torch.empty((A.shape[0], A.shape[1], B.shape[2]), device=A.device, dtype=dtype)
+    _bmm_fp8(A, B, out, A_scale, B_scale, _get_cache_buf("bmm_fp8_workspace", 0, A.device), 0)        # neither a workspace nor a handle is needed
+    return out
 
 
 @provided_by("moe")

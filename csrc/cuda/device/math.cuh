@@ -12,6 +12,14 @@ DEVICE float exp2_approx(float x)
     return y;
 }
 
+/* Within 2^-22 of the logarithm of numbers from 1/2 to 2, and of itself elsewhere. */
+DEVICE float log2_approx(float x)
+{
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 DEVICE float reciprocal_approx(float x)
 {
     float y;

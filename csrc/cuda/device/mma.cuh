@@ -47,6 +47,16 @@ DEVICE void mma_m16n8k16(float d[4], const uint32_t a[4], const uint32_t b[2], c
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/*
+ * D[16x8] += A[16x32] B[32x8] of 8-bit integers, exact in 32 bits. A register is four neighbours in k: read 2t, 2t+1 above as 4t .. 4t+3, and
+ * 2t+8, 2t+9 as 4t+16 .. 4t+19.
+ */
+DEVICE void mma_m16n8k32(int d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 /* Two f32 to a packed pair of the tag's format, the first in the low half. */
 DEVICE uint32_t pack2(float lo, float hi, const f16 *) { return pack_f16x2(lo, hi); }
 DEVICE uint32_t pack2(float lo, float hi, const bf16 *) { return pack_bf16x2(lo, hi); }

@@ -26,9 +26,11 @@ enum { WGMMA_STEP = 2 };
 DEVICE void wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit(void) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 #define wgmma_wait(n) asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory")
+DEVICE void wgmma_pin1(float &x) { asm volatile("" : "+f"(x)::"memory"); }
+DEVICE void wgmma_pin1(int &x) { asm volatile("" : "+r"(x)::"memory"); }
 #define wgmma_pin(d) \
     do { \
-        _Pragma("unroll") for (int i_ = 0; i_ < (int)(sizeof(d) / sizeof *(d)); ++i_) asm volatile("" : "+f"((d)[i_])::"memory"); \
+        _Pragma("unroll") for (int i_ = 0; i_ < (int)(sizeof(d) / sizeof *(d)); ++i_) wgmma_pin1((d)[i_]); \
     } while (0)
 
 /* stmatrix: the reverse of ldmatrix, see mma.cuh. The transposed form writes column c of a matrix where lane c of its eight says. */

@@ -75,15 +75,16 @@ extern "C" __global__ __launch_bounds__(THREADS) void activation(const __grid_co
 {
     const int64_t  pieces = a.dim / PIECE;
     const int      lanes  = 1 << a.lanes_log2;
-    const uint32_t chunks = (uint32_t)((pieces + lanes * STEPS - 1) / (lanes * STEPS));
-    const int64_t  row    = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
-    const int64_t  first  = (int64_t)(blockIdx.x % chunks) * (lanes * STEPS) + (threadIdx.x & (lanes - 1));
+    const uint32_t group  = divide(blockIdx.x, a.chunks), chunk = blockIdx.x - group * a.chunks.by;
+    const int64_t  row    = (int64_t)group * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
+    const int64_t  first  = (int64_t)chunk * (lanes * STEPS) + (threadIdx.x & (lanes - 1));
     if (row >= a.rows) return;
 
     const piece_t *x = (const piece_t *)((const T *)a.input + row * a.input_stride);
     piece_t       *y = (piece_t *)((T *)a.out + row * a.out_stride);
 
     pdl_wait();
+    pdl_release();
     if (a.expert_ids && load_index(a.expert_ids, row / a.expert_step, a.wide_ids) == -1) return;
     piece_t p[STEPS], q[STEPS];
     #pragma unroll
@@ -99,5 +100,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void activation(const __grid_co
         const int64_t c = first + i * lanes;
         if (c < pieces) y[c] = act_piece(p[i], q[i]);
     }
-    pdl_release();
 }

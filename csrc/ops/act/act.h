@@ -1,7 +1,7 @@
 /* What the activation kernels are given. Read by the host compiler and by NVRTC alike. */
 #ifndef SGK_ACT_H
 #define SGK_ACT_H
-#include "base/types.h"
+#include "base/divisor.h"
 
 struct act_args {
     void       *out;
@@ -14,6 +14,7 @@ struct act_args {
     int32_t     wide_ids;                               /* expert_ids is i64, otherwise i32 */
     int32_t     lanes_log2;                             /* GPU: 2^lanes_log2 threads of a block share a row */
     int32_t     stream;                                 /* CPU: out is written around the caches */
+    struct sgk_divisor chunks;                          /* GPU: blocks that share a row */
 };
 
 /* The CPU cuts rows into blocks, so that one long row is work for several threads. */

@@ -31,6 +31,7 @@ extern "C" __global__ __launch_bounds__(TIMESTEP_COLUMNS) void timestep(const __
     const int64_t sine = a.cos_first ? a.half + i : i, cosine = a.cos_first ? i : a.half + i;
 
     pdl_wait();
+    pdl_release();
     #pragma unroll 1
     for (int64_t r = first; r < last; ++r) {
         const double angle = load_number(a.input, r * a.input_stride, a.input_dtype) * frequency;
@@ -39,5 +40,4 @@ extern "C" __global__ __launch_bounds__(TIMESTEP_COLUMNS) void timestep(const __
         from_f32(&out[sine], sinpif(part));
         from_f32(&out[cosine], cospif(part));
     }
-    pdl_release();
 }

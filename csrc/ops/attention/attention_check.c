@@ -1,5 +1,8 @@
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 #include "attention_merge.h"
+#include "attention_metadata.h"
 #include "check/check.h"
 
 enum { BATCH = 8 };                         /* the most sequences of a case */
@@ -11,14 +14,16 @@ typedef enum { DENSE,
 /* What a case is about; lengths are drawn. */
 typedef struct {
     sgk_dtype dtype;
-    int64_t   heads, kv_heads, dim;
+    int64_t   heads, kv_heads, dim, dim_v;  /* dim_v 0: dim */
     int       batch, queries, keys;         /* lengths up to queries and keys */
     layout    cache;
     int       page_size;
     bool      packed_q, packed_new, append, causal, lse, seqused_q, seqused_k, batch_idx, leftpad;
     int       left, right, splits;
     bool      same_lengths, unaligned, invariant, keep_arguments;
-    double    scale;
+    double    scale, softcap;
+    int       chunk, sinks, rotary;         /* sinks: their format + 1; rotary: elements that rotate */
+    bool      q_v, descales, top_left, interleaved, seqlens_rotary;
 } shape;
 
 typedef struct {
@@ -26,6 +31,7 @@ typedef struct {
     int           most_q, most_new;         /* the longest that was drawn */
     check_tensor *out, *softmax_lse, *q, *k, *v, *k_new, *v_new;
     check_tensor *cu_seqlens_q, *cu_seqlens_k, *cu_seqlens_k_new, *seqused_q, *seqused_k, *page_table, *kv_batch_idx, *leftpad_k;
+    check_tensor *q_v, *sinks, *rotary_cos, *rotary_sin, *seqlens_rotary, *q_descale, *k_descale, *v_descale;
 } tensors;
 
 static sgk_status evaluate(tensors *t)
@@ -42,6 +48,10 @@ static sgk_status evaluate(tensors *t)
     o.window_size_left = t->s.left, o.window_size_right = t->s.right;
     o.softmax_scale = t->s.scale;
     o.num_splits    = t->s.splits;
+    o.q_v = T(t->q_v), o.sinks = T(t->sinks);
+    o.rotary_cos = T(t->rotary_cos), o.rotary_sin = T(t->rotary_sin), o.seqlens_rotary = T(t->seqlens_rotary);
+    o.q_descale = T(t->q_descale), o.k_descale = T(t->k_descale), o.v_descale = T(t->v_descale);
+    o.softcap = t->s.softcap, o.attention_chunk = t->s.chunk, o.top_left = t->s.top_left, o.rotary_interleaved = t->s.interleaved;
     return sgk_flash_attn(T(t->out), T(t->softmax_lse), T(t->q), T(t->k), T(t->v), &o, check_exec);
 }
 
@@ -89,6 +99,9 @@ static check_tensor *page_table(const shape *s, const int *used, int64_t *pages)
     return t;
 }
 
+static int64_t dim_v(const shape *s) { return s->dim_v ? s->dim_v : s->dim; }
+static sgk_dtype out_dtype(const shape *s) { return s->dtype == SGK_E4M3 ? SGK_BF16 : s->dtype; }
+
 /* Tensors of a case, all but k and v. On the way lengths are drawn; used[n] is what sequence n fills of its cache in the end. */
 static void make_queries(tensors *t, int queries[BATCH])
 {
@@ -98,12 +111,14 @@ static void make_queries(tensors *t, int queries[BATCH])
     check_tensor *(*make)(sgk_dtype, int, ...) = s->seqused_q ? check_inout : check_output;     /* what lies behind seqused_q must stay */
     if (s->packed_q) {
         t->q            = check_input(s->dtype, 3, total, s->heads, s->dim);
-        t->out          = make(s->dtype, 3, total, s->heads, s->dim);
+        t->out          = make(out_dtype(s), 3, total, s->heads, dim_v(s));
+        t->q_v          = s->q_v ? check_input(s->dtype, 3, total, s->heads, dim_v(s)) : NULL;
         t->softmax_lse  = s->lse ? make(SGK_F32, 2, s->heads, total) : NULL;
         t->cu_seqlens_q = cumulative(queries, s->batch);
     } else {
         t->q           = check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, s->dim);
-        t->out         = make(s->dtype, 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, s->dim);
+        t->out         = make(out_dtype(s), 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, dim_v(s));
+        t->q_v         = s->q_v ? check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)s->queries, s->heads, dim_v(s)) : NULL;
         t->softmax_lse = s->lse ? make(SGK_F32, 3, (int64_t)s->batch, s->heads, (int64_t)s->queries) : NULL;
     }
     if (s->seqused_q) {
@@ -112,7 +127,18 @@ static void make_queries(tensors *t, int queries[BATCH])
         check_legal(t->seqused_q, CHECK_NULL);
     }
     if (t->softmax_lse) check_legal(t->softmax_lse, CHECK_NULL);
+    if (t->q_v) check_legal(t->q_v, CHECK_NULL);
     if (s->unaligned) check_unaligned(t->q);
+    if (s->sinks) {
+        t->sinks = check_input((sgk_dtype)(s->sinks - 1), 1, s->heads);
+        check_legal(t->sinks, CHECK_NULL | CHECK_DTYPE);
+    }
+    for (int i = 0; s->descales && i < 3; ++i) {
+        check_tensor *d = check_input(SGK_F32, 2, (int64_t)s->batch, s->kv_heads);
+        for (int64_t j = 0; j < s->batch * s->kv_heads; ++j) check_set(d, j, 0.2 + 0.1 * check_int(0, 9));
+        check_legal(d, CHECK_NULL | CHECK_STRIDE);
+        *(check_tensor * *[]){ &t->q_descale, &t->k_descale, &t->v_descale }[i] = d;
+    }
 }
 
 static void make_cache(tensors *t, int used[BATCH])
@@ -128,13 +154,30 @@ static void make_cache(tensors *t, int used[BATCH])
         }
         if (s->packed_new) {
             t->k_new            = check_input(s->dtype, 3, (int64_t)sum(fresh, s->batch), s->kv_heads, s->dim);
-            t->v_new            = check_input(s->dtype, 3, (int64_t)sum(fresh, s->batch), s->kv_heads, s->dim);
+            t->v_new            = check_input(s->dtype, 3, (int64_t)sum(fresh, s->batch), s->kv_heads, dim_v(s));
             t->cu_seqlens_k_new = cumulative(fresh, s->batch);
         } else {
             t->k_new = check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)most, s->kv_heads, s->dim);
-            t->v_new = check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)most, s->kv_heads, s->dim);
+            t->v_new = check_input(s->dtype, 4, (int64_t)s->batch, (int64_t)most, s->kv_heads, dim_v(s));
         }
         if (s->unaligned) check_unaligned(t->v_new);
+        if (s->rotary) {
+            const int64_t positions = s->keys + s->queries + 10;        /* queries may be beyond the new keys */
+            t->rotary_cos           = check_input(s->dtype, 2, positions, (int64_t)s->rotary / 2);
+            t->rotary_sin           = check_input(s->dtype, 2, positions, (int64_t)s->rotary / 2);
+            for (int64_t i = 0; i < positions * s->rotary / 2; ++i) {
+                const double angle = check_normal() * 3;
+                check_set(t->rotary_cos, i, cos(angle));
+                check_set(t->rotary_sin, i, sin(angle));
+            }
+            check_legal(t->rotary_cos, CHECK_SIZE(0)), check_legal(t->rotary_sin, CHECK_SIZE(0));
+            if (s->seqlens_rotary) {
+                int at[BATCH];
+                for (int n = 0; n < s->batch; ++n) at[n] = check_int(0, s->keys);
+                t->seqlens_rotary = each(at, s->batch);
+                check_legal(t->seqlens_rotary, CHECK_NULL);
+            }
+        }
     }
     if (s->seqused_k || s->append || s->cache == PAGED) {
         t->seqused_k = each(used, s->batch);
@@ -151,7 +194,7 @@ static void make_keys(tensors *t, const int used[BATCH])
     check_tensor *(*make)(sgk_dtype, int, ...) = s->append ? check_inout : check_input;
     if (s->cache == PACKED) {
         t->k            = make(s->dtype, 3, (int64_t)sum(used, s->batch), s->kv_heads, s->dim);
-        t->v            = make(s->dtype, 3, (int64_t)sum(used, s->batch), s->kv_heads, s->dim);
+        t->v            = make(s->dtype, 3, (int64_t)sum(used, s->batch), s->kv_heads, dim_v(s));
         t->cu_seqlens_k = cumulative(used, s->batch);
     } else {
         int64_t rows = s->batch, places = s->keys;
@@ -166,7 +209,7 @@ static void make_keys(tensors *t, const int used[BATCH])
             rows += 2;
         }
         t->k = make(s->dtype, 4, rows, places, s->kv_heads, s->dim);
-        t->v = make(s->dtype, 4, rows, places, s->kv_heads, s->dim);
+        t->v = make(s->dtype, 4, rows, places, s->kv_heads, dim_v(s));
     }
     if (s->leftpad) {
         int pad[BATCH];
@@ -179,7 +222,7 @@ static void make_keys(tensors *t, const int used[BATCH])
 /* Scores of d products have an error of some 2^-24 sqrt(d) times their size, which the inputs' large values bring to 100 and more, and
  * exp() hands it on. In f16 and bf16 p is rounded on the GPU, and out everywhere. */
 /* f32: a score of 100 (the inputs have some large numbers) is known to 1e-5 before the exponential, and so is the weight after it. */
-static double tolerance(sgk_dtype dtype) { return dtype == SGK_F32 ? 4e-5 : 1.5 * check_tolerance(dtype); }
+static double tolerance(sgk_dtype dtype) { return dtype == SGK_F32 ? 4e-5 : 1.5 * check_tolerance(dtype == SGK_E4M3 ? SGK_BF16 : dtype); }
 
 static void check_shape(const char *name, const shape *s)
 {
@@ -188,8 +231,13 @@ static void check_shape(const char *name, const shape *s)
     if (s->left >= 0 || s->right >= 0) snprintf(windows, sizeof windows, "_w%d_%d", s->left, s->right);
     char page[16] = "";
     if (s->cache == PAGED) snprintf(page, sizeof page, "%d", s->page_size);
-    if (!check_case("flash_attn_%s%s_%s_%s%s_%dx%dx%d_%lldto%lldx%lld%s%s%s%s%s%s", s->append ? "append_" : "", name, check_dtype(s->dtype), caches[s->cache], page,
-                    s->batch, s->queries, s->keys, (long long)s->heads, (long long)s->kv_heads, (long long)s->dim, s->packed_q ? "_packedq" : "",
+    char rest[80] = "";
+    if (s->dim_v) snprintf(rest, sizeof rest, "to%lld", (long long)s->dim_v);
+    const size_t n = strlen(rest);
+    snprintf(rest + n, sizeof rest - n, "%s%s%s%s%s%s%s", s->q_v ? "_qv" : "", s->softcap != 0 ? "_cap" : "", s->chunk ? "_chunk" : "", s->sinks ? "_sinks" : "", s->descales ? "_scaled" : "",
+             s->top_left ? "_topleft" : "", s->rotary ? "_rotary" : "");
+    if (!check_case("flash_attn_%s%s_%s_%s%s_%dx%dx%d_%lldto%lldx%lld%s%s%s%s%s%s%s", s->append ? "append_" : "", name, check_dtype(s->dtype), caches[s->cache], page,
+                    s->batch, s->queries, s->keys, (long long)s->heads, (long long)s->kv_heads, (long long)s->dim, rest, s->packed_q ? "_packedq" : "",
                     s->causal ? "_causal" : "", windows, s->batch_idx ? "_idx" : "", s->leftpad ? "_pad" : "", s->unaligned ? "_unaligned" : "")) return;
     check_switches.batch_invariant = s->invariant ? SGK_ON : SGK_DEFAULT;
     check_switches.keep_arguments  = s->keep_arguments;
@@ -203,7 +251,8 @@ static void check_shape(const char *name, const shape *s)
     check_close(t.out, tolerance(s->dtype));
     if (t.softmax_lse) check_close(t.softmax_lse, 5e-6);
     if (t.k_new) {
-        check_equal(t.k);
+        if (s->rotary) check_close(t.k, s->dtype == SGK_E4M3 ? 2e-2 : check_tolerance(s->dtype));
+        else check_equal(t.k);
         check_equal(t.v);
     }
     const double size = sgk_dtype_size(s->dtype), keys = sum(used, s->batch);
@@ -219,9 +268,10 @@ static int pick(const int *from, size_t count) { return from[check_int(0, (int)c
 /* Any legal set of options. */
 static void check_random(int number)
 {
-    shape s      = { .dtype = (sgk_dtype[]){ SGK_F32, SGK_F16, SGK_BF16 }[check_int(0, 2)], .kv_heads = PICK(1, 1, 2, 3), .batch = PICK(1, 2, 3, 5), .queries = PICK(0, 1, 1, 1, 2, 5, 17, 40, 70), .keys = PICK(0, 1, 7, 64, 65, 130, 300, 600), .cache = (layout)check_int(0, 2), .page_size = PICK(1, 3, 16, 64), .packed_q = check_int(0, 1), .causal = check_int(0, 1), .lse = check_int(0, 3) > 0, .seqused_k = check_int(0, 1), .left = PICK(-1, -1, -1, 0, 5, 100), .right = PICK(-1, -1, -1, 0, 5, 100), .splits = PICK(0, 0, 1, 3) };
+    shape s      = { .dtype = (sgk_dtype[]){ SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3 }[check_int(0, 3)], .kv_heads = PICK(1, 1, 2, 3), .batch = PICK(1, 2, 3, 5), .queries = PICK(0, 1, 1, 1, 2, 5, 17, 40, 70), .keys = PICK(0, 1, 7, 64, 65, 130, 300, 600), .cache = (layout)check_int(0, 2), .page_size = PICK(1, 3, 16, 64), .packed_q = check_int(0, 1), .causal = check_int(0, 1), .lse = check_int(0, 3) > 0, .seqused_k = check_int(0, 1), .left = PICK(-1, -1, -1, 0, 5, 100), .right = PICK(-1, -1, -1, 0, 5, 100), .splits = PICK(0, 0, 1, 3) };
     s.heads      = s.kv_heads * PICK(1, 2, 4, 7, 16);
-    s.dim        = PICK(8, 40, 64, 72, 96, 128, 192, 256);
+    s.dim        = PICK(8, 13, 40, 64, 72, 96, 128, 192, 256, 320, 512);
+    s.dim_v      = PICK(0, 0, 0, 8, 31, 64, 128, 256, 264, 512);
     s.seqused_q  = check_int(0, 3) == 0;
     s.leftpad    = s.cache != PACKED && check_int(0, 3) == 0;
     s.batch_idx  = s.cache == DENSE && check_int(0, 1);
@@ -229,8 +279,19 @@ static void check_random(int number)
     s.packed_new = s.append && check_int(0, 1);
     s.unaligned  = check_int(0, 7) == 0;
     s.scale      = PICK(0, 0, 0, 1) ? 0.07 : 0;
+    s.softcap    = PICK(0, 0, 1, 15);
+    s.chunk      = PICK(0, 0, 0, 1, 16, 100);
+    s.sinks      = PICK(0, 0, SGK_F32 + 1, SGK_BF16 + 1, SGK_F16 + 1);
+    s.q_v        = s.dtype != SGK_E4M3 && check_int(0, 3) == 0;
+    s.descales   = check_int(0, 1) && (s.dtype == SGK_E4M3 || check_int(0, 3) == 0);
+    s.top_left   = check_int(0, 7) == 0;
+    if (s.append && check_int(0, 1) && s.dim >= 16) {
+        s.rotary      = 16 * check_int(1, (int)s.dim / 16);
+        s.interleaved = check_int(0, 1), s.seqlens_rotary = check_int(0, 1);
+    }
     if (s.queries > 5 && s.heads > 6) s.heads = s.kv_heads * 2;         /* the reference has to make it too */
     if (s.queries > 5 && s.keys > 300) s.keys = 300;
+    if (s.queries * s.keys * s.heads * s.batch > 100000 && s.dim > 256) s.dim = 128;
     char name[24];
     snprintf(name, sizeof name, "random%d", number);
     s.keep_arguments = number % 4 != 0;
@@ -245,9 +306,30 @@ static void check_builds(sgk_dtype dtype)
         check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
         check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 40, .keys = 100, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
     }
+    /* What the forms for anything take, by its size: head sizes and q_v. */
+    static const struct {
+        int64_t dim, dim_v;
+        bool    q_v;
+    } sizes[] = { { 192, 128, false }, { 320, 0, false }, { 512, 512, true }, { 64, 512, true }, { 64, 256, false } };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i)
+        for (int many = 0; many < 2; ++many)
+            check_shape("wide", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = sizes[i].dim, .dim_v = sizes[i].dim_v, .q_v = sizes[i].q_v && dtype != SGK_E4M3, .batch = 2, .queries = many ? 37 : 1, .keys = 100, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = many ? 1 : 2, .descales = dtype == SGK_E4M3, .sinks = SGK_BF16 + 1, .softcap = many ? 20 : 0 });
+    check_shape("rotated", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 3, .keys = 50, .cache = DENSE, .append = true, .rotary = 32, .interleaved = true, .lse = true, .left = -1, .right = -1, .causal = true });
     check_shape("unaligned", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 40, .batch = 2, .queries = 9, .keys = 70, .cache = DENSE, .lse = true, .left = 30, .right = -1, .causal = true, .unaligned = true });
     for (int packed = 0; packed < 2; ++packed)
         check_shape("one", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 3, .keys = 50, .cache = PAGED, .page_size = 3, .append = true, .packed_new = packed, .lse = true, .left = -1, .right = -1, .causal = true, .unaligned = packed });
+}
+
+/* Few queries, keys dealt out over blocks: pieces of sequences, whole ones, several in a block; few and many heads side by side. */
+static void check_dealt(sgk_dtype dtype)
+{
+    static const int64_t dims[] = { 64, 128, 256 };
+    for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
+        check_shape("dealt", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 3, .queries = 2, .keys = check_small ? 300 : 700, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .descales = dtype == SGK_E4M3 });
+        check_shape("dealt_side_by_side", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 16, .dim = dims[i], .batch = BATCH, .queries = 1, .keys = 90, .cache = PAGED, .page_size = 1, .lse = true, .left = -1, .right = -1, .causal = true, .sinks = SGK_BF16 + 1 });
+    }
+    check_shape("dealt_capped", &(shape){ .dtype = dtype, .heads = 12, .kv_heads = 4, .dim = 128, .batch = 5, .queries = 4, .keys = 700, .cache = DENSE, .seqused_k = true, .packed_q = true, .lse = true, .left = 100, .right = -1, .causal = true, .softcap = 20, .sinks = SGK_F32 + 1 });
+    check_shape("dealt_one", &(shape){ .dtype = dtype, .heads = 7, .kv_heads = 1, .dim = 72, .batch = 1, .queries = 2, .keys = check_small ? 500 : 2500, .cache = DENSE, .lse = true, .left = -1, .right = -1, .causal = true });
 }
 
 static void check_refusals(void)
@@ -256,8 +338,8 @@ static void check_refusals(void)
     check_tensor          *q = check_input(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16), *out = check_output(SGK_F32, 4, (int64_t)2, (int64_t)3, (int64_t)4, (int64_t)16);
     check_tensor          *k = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16), *v = check_input(SGK_F32, 4, (int64_t)2, (int64_t)9, (int64_t)2, (int64_t)16);
     sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
-    o.softcap                = 30;
-    CHECK_REFUSED(SGK_UNSUPPORTED, "flash_attn: softcap is not supported yet", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
+    o.softcap                = -30;
+    CHECK_REFUSED(SGK_BAD_ARG, "flash_attn: softcap is -30, expected a finite number that is not negative", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
     o.softcap = 0, o.window_size_left = -2;
     CHECK_REFUSED(SGK_BAD_ARG, "window_size_left is -2, expected -1 or more", sgk_flash_attn(T(out), NULL, T(q), T(k), T(v), &o, check_exec));
     o.window_size_left = -1, o.softmax_scale = INFINITY;
@@ -329,13 +411,17 @@ static void check_spoilt_indices(void)
 void check_attention(void)
 {
     check_spoilt_indices();
-    static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
-    for (size_t f = 0; f < 3; ++f) check_builds(formats[f]);
-    for (int i = 0; i < (check_small ? 12 : 80); ++i) check_random(i);
+    static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3 };
+    for (size_t f = 0; f < 4; ++f) check_builds(formats[f]);
+    for (size_t f = 1; f < 4; ++f) check_dealt(formats[f]);
+    const int randoms = check_random_cases ? check_random_cases : check_small ? 12
+                                                                              : 100;
+    for (int i = 0; i < randoms; ++i) check_random(i);
     for (int few = 0; few < 2; ++few)                                   /* parts at fixed places, and a second kernel that combines them */
         check_shape("invariant", &(shape){ .dtype = SGK_BF16, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 2, .queries = few ? 1 : 20, .keys = check_small ? 1100 : 2100, .cache = DENSE, .seqused_k = true, .lse = true, .left = -1, .right = -1, .causal = true, .invariant = true });
     check_refusals();
     check_merge_state();
+    check_attention_metadata();
     if (!check_benching) return;
     for (size_t f = 0; f < 3; ++f) {
         check_shape("decode", &(shape){ .dtype = formats[f], .heads = 32, .kv_heads = 8, .dim = 128, .batch = 4, .queries = 1, .keys = 4096, .cache = PAGED, .page_size = 1, .left = -1, .right = -1, .causal = true, .same_lengths = true });

@@ -5,6 +5,8 @@
  *   T  f32, f16 or bf16
  */
 #include "attention.h"
+#define TILE 32                                 /* nothing here is tiled */
+#include "attention_tile.cuh"
 #include "launch.cuh"
 #include "reduce.cuh"
 
@@ -21,26 +23,30 @@ extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks t
     if (i >= s.sq) return;
     float most = -INF, sum = 0;
     for (int p = lane; p < a.splits; p += 32) most = fmaxf(most, a.partial_lse[p * rows + row]);
-    most             = warp_max(most);
+    most            = warp_max(most);
+    const bool none = most == -INF;
+    if (a.sinks && !none) most = fmaxf(most, sink_of(&a, h));
     const float base = most == -INF ? 0 : most;
     for (int p = lane; p < a.splits; p += 32) sum += expf(a.partial_lse[p * rows + row] - base);
     sum = warp_sum(sum);
+    if (a.sinks && !none) sum += expf(sink_of(&a, h) - base);
 
     T          *out     = (T *)a.out + n * a.out_batch_stride + (s.q_begin + i) * a.out_row_stride + h * a.out_head_stride;
-    const float inverse = sum == 0 ? 0 : 1 / sum;
-    for (int d = 4 * lane; d < a.dim; d += 128) {
+    const float inverse = none ? 0 : 1 / sum;
+    for (int d = 4 * lane; d < a.dim_v; d += 128) {
         float total[4] = { 0, 0, 0, 0 };
         for (int p = 0; p < a.splits; ++p) {
             const float lse = a.partial_lse[p * rows + row];
             if (lse == -INF) continue;
             const float  weight = expf(lse - base) * inverse;
-            const float4 x      = *(const float4 *)(a.partial_out + (p * rows + row) * a.dim + d);
+            const float4 x      = *(const float4 *)(a.partial_out + (p * rows + row) * attention_partial_dim(&a) + d);
             total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
         }
         #pragma unroll
-        for (int e = 0; e < 4; ++e) from_f32(&out[d + e], total[e]);
+        for (int e = 0; e < 4; ++e)
+            if (d + e < a.dim_v) from_f32(&out[d + e], total[e]);
     }
     if (lane == 0 && a.softmax_lse)
-        a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + i] = sum == 0 ? a.empty_lse : most + logf(sum);
+        a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + i] = none ? a.empty_lse : most + logf(sum);
     pdl_release();
 }

@@ -1,6 +1,7 @@
 /* The work of one call on the CPU: pieces that any thread may take, in any order, with the same result. */
 #ifndef SGK_ATTENTION_CPU_H
 #define SGK_ATTENTION_CPU_H
+#include <stdbool.h>
 #include "attention.h"
 
 /*
@@ -22,7 +23,7 @@ struct attention_plan {             /* one sequence */
     int32_t                   blocks, spans;
     int32_t                   heads;                  /* key heads of an item */
     int64_t                   first_item;             /* items of a sequence: [kv_heads / heads, rounded up][blocks][spans] */
-    int64_t                   partials;               /* first float of its partial results, [kv_heads][spans][rows][padded dim + 2] */
+    int64_t                   partials;               /* first float of its partial results, [kv_heads][spans][rows][padded_dim_v + 2] */
     int64_t                   first_unit;             /* its counters, one for each of its kv_heads / heads; only where spans > 1 */
 };
 
@@ -30,7 +31,7 @@ struct attention_work {
     struct attention_args        a;
     const struct attention_plan *plan;
     int64_t                      items;
-    int32_t                      padded_dim, max_rows;   /* the head size rounded up to 16; rows of the largest item, all heads together */
+    int32_t                      padded_dim, padded_dim_v, max_rows; /* head sizes rounded up to 16; rows of the largest item, all heads together */
     int64_t                     *next;                  /* the first item that nobody has taken */
     int32_t                     *left;                  /* for each counter: spans that are not done */
     float                       *partials;
@@ -38,11 +39,11 @@ struct attention_work {
     int64_t                      buffer_bytes;
 };
 
-/* Bytes of a thread's buffer, and its parts in floats: a multiple of 16 each. */
-static inline int64_t attention_buffer_floats(int32_t padded_dim, int32_t max_rows)
+/* Floats of a thread's buffer; all its parts are a multiple of 16. */
+static inline int64_t attention_buffer_floats(const struct attention_work *w, bool q_v)
 {
-    const int64_t rows = (max_rows + 15) / 16 * 16;
-    return 2 * rows * padded_dim + rows * ATTENTION_KEYS + 4 * rows + 2 * (int64_t)ATTENTION_KEYS * padded_dim;
+    const int64_t rows = (w->max_rows + 15) / 16 * 16, key = w->padded_dim > ATTENTION_ROWS ? w->padded_dim : ATTENTION_ROWS;
+    return rows * (w->padded_dim + w->padded_dim_v + (q_v ? w->padded_dim_v : 0)) + rows * ATTENTION_KEYS + 4 * rows + ATTENTION_KEYS * (key + w->padded_dim_v);
 }
 
 #endif

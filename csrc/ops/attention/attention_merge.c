@@ -81,6 +81,9 @@ static sgk_status merge(const char *op, bool base2, const DLTensor *v_merged, co
         .dim      = SGK_DIM(&m, 'D'),
         .dtype    = m.dtype,
         .base2    = base2,
+        .to_log2  = base2 ? 1 : 1.44269504f,
+        .to_log2_low = base2 ? 0 : 1.92596299e-8f,
+        .from_log2 = base2 ? 1 : 0.69314718f,
     };
     if (a.rows == 0) return SGK_OK;
     fold_heads(&a);

@@ -8,11 +8,13 @@
  */
 #include "attention_merge.h"
 #include "launch.cuh"
-#include "types.cuh"
+#include "math.cuh"
+#include "order.cuh"
 
 #define THREADS 256
+#define LEAST   -200.0f                                 /* its exponential, of 2 or of e, is nothing beside 1 */
 
-/* Sums that are empty, or infinite, count for nothing. */
+/* Sums that are empty, or infinite, count for nothing, and their values, which may be NaN, as zeros. */
 struct weights {
     float a, b;
     bool  has_a, has_b;
@@ -20,39 +22,27 @@ struct weights {
 
 #if PIECE == 1
 typedef T piece_t;
-DEVICE piece_t sum_of(const weights &w, piece_t x, piece_t y)
+DEVICE piece_t nothing(void) { return piece_t(); }
+DEVICE piece_t merged(const weights &w, piece_t p, piece_t q)
 {
     T out;
-    from_f32(&out, fmaf(to_f32(x), w.a, to_f32(y) * w.b));
-    return out;
-}
-DEVICE piece_t nothing(void)
-{
-    T out;
-    from_f32(&out, 0);
+    from_f32(&out, fmaf(w.has_a ? to_f32(p) : 0.0f, w.a, (w.has_b ? to_f32(q) : 0.0f) * w.b));
     return out;
 }
 #else
 typedef uint4 piece_t;
-DEVICE piece_t sum_of(const weights &w, piece_t p, piece_t q)
+DEVICE piece_t nothing(void) { return make_uint4(0, 0, 0, 0); }
+DEVICE uint4   only(bool there, uint4 p) { return make_uint4(there ? p.x : 0, there ? p.y : 0, there ? p.z : 0, there ? p.w : 0); }
+DEVICE piece_t merged(const weights &w, piece_t p, piece_t q)
 {
     float x[PIECE], y[PIECE];
-    unpack16(x, p, (const T *)0);
-    unpack16(y, q, (const T *)0);
+    unpack16(x, only(w.has_a, p), (const T *)0);
+    unpack16(y, only(w.has_b, q), (const T *)0);
     #pragma unroll
     for (int i = 0; i < PIECE; ++i) x[i] = fmaf(x[i], w.a, y[i] * w.b);
     return pack16(x, (const T *)0);
 }
-DEVICE piece_t nothing(void) { return make_uint4(0, 0, 0, 0); }
 #endif
-
-/* A side that is not there is not looked at, for it may hold NaN. */
-DEVICE piece_t merged(const weights &w, piece_t p, piece_t q)
-{
-    if (w.has_a && w.has_b) return sum_of(w, p, q);
-    return w.has_a ? p : w.has_b ? q
-                                 : nothing();
-}
 
 /* Where a row begins, in elements. */
 struct places {
@@ -86,21 +76,27 @@ extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_c
     const int64_t        pieces = a.dim / PIECE;
 
     pdl_wait();
+    pdl_release();
     float   sa = ((const float *)a.s_a.data)[at.s_a], sb = ((const float *)a.s_b.data)[at.s_b];
-    piece_t p, q;
+    piece_t p = nothing(), q = nothing();
     if (lane < pieces) p = x[lane], q = y[lane];
     if (sa == INF) sa = -INF;
     if (sb == INF) sb = -INF;
     weights w;
     w.has_a = sa != -INF, w.has_b = sb != -INF;
 
-    /* The larger sum's exponential is 1. */
-    const float most = fmaxf(sa, sb), less = sa == most ? sb : sa, less_by = w.has_a && w.has_b ? less - most : -INF;
-    const float e = a.base2 ? exp2f(less_by) : expf(less_by), larger = __fdividef(1, 1 + e);
-    w.a = sa == most ? larger : e * larger, w.b = sa == most ? e * larger : larger;
+    /* The larger sum's exponential is 1. The smaller's is 0 where a side is not there, or far from the other; NaN stays. */
+    const float most = fmaxf(sa, sb);
+    float       less = (sa == most ? sb : sa) - most;
+    less             = less < LEAST || !w.has_a || !w.has_b ? LEAST : less;
+    const float exponent = less * a.to_log2, rest = fmaf(less, a.to_log2_low, fmaf(less, a.to_log2, -exponent));
+    const float e = exp2_approx(exponent) * fmaf(rest, 0.69314718f, 1.0f), larger = reciprocal_approx(1.0f + e), smaller = e * larger;
+    w.a = sa == most ? larger : smaller, w.b = sa == most ? smaller : larger;
+    const float sum = fmaf(log2_approx(1.0f + e), a.from_log2, most);
 
-    if (lane < pieces) out[lane] = merged(w, p, q);
+    piece_t first = merged(w, p, q);
+    on_its_way(first);                                  /* also in threads that have none: their branch would keep the loads for itself */
+    if (lane < pieces) out[lane] = first;
     for (int64_t c = lane + lanes; c < pieces; c += lanes) out[c] = merged(w, x[c], y[c]);
-    if (lane == 0) ((float *)a.s_merged.data)[at.s_merged] = (a.base2 ? log2f(1 + e) : logf(1 + e)) + most;
-    pdl_release();
+    if (lane == 0) ((float *)a.s_merged.data)[at.s_merged] = sum;
 }

@@ -15,7 +15,7 @@ struct merge_state_args {
     sgk_dtype           dtype;
     int32_t             base2;                                    /* the sums' logarithms are binary, otherwise natural */
     int32_t             lanes_log2;                               /* GPU: 2^lanes_log2 threads of a block share a row */
-    int32_t             unused;
+    float               to_log2, to_log2_low, from_log2;          /* GPU: factors from the sums' logarithms to binary ones, in two parts, and back */
 };
 
 #ifndef __CUDACC__

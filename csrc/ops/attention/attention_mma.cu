@@ -53,20 +53,13 @@ DEVICE void matrix_at(uint32_t at[SPAN / 2], uint32_t base, int row, int piece)
     for (int d = 0; d < SPAN / 2; ++d) at[d] = piece_at(base, row, 2 * d + piece);
 }
 
-DEVICE float ex2(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* `at` has the rows' offsets in elements; negative ones, and pieces behind the head size, become zeros. */
 DEVICE void load_tile(uint32_t to, const T *from, const int64_t *at, int dim)
 {
     #pragma unroll
     for (int i = 0; i < TILE * PIECES / THREADS; ++i) {
         const int  row = (i * THREADS + (int)threadIdx.x) / PIECES, piece = (i * THREADS + (int)threadIdx.x) % PIECES;
-        const bool inside = at[row] >= 0 && piece * 8 < dim;
+        const bool inside = at[row] != ATTENTION_NOWHERE && piece * 8 < dim;
         cp_async16(piece_at(to, row, piece), inside ? from + at[row] + piece * 8 : from, inside);
     }
 }
@@ -74,6 +67,7 @@ DEVICE void load_tile(uint32_t to, const T *from, const int64_t *at, int dim)
 extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(const __grid_constant__ attention_args a)
 {
     __shared__ int64_t key_at[2][TILE], value_at[2][TILE];
+    __shared__ int     least_of[ROWS], behind_of[ROWS];                 /* the keys a row sees */
     __shared__ float   warp_most[WARPS_N][ROWS], warp_sum_of[WARPS_N][ROWS];
 
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
@@ -96,12 +90,12 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
     const attention_keys keys    = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
     const int            tiles   = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
 
-    const T       *k = (const T *)a.k + kv_head * a.k_head_stride, *v = (const T *)a.v + kv_head * a.v_head_stride;
+    const T       *k = (const T *)a.k, *v = (const T *)a.v;
     const uint32_t q_base = shared_address(memory), k_base = q_base + ROWS * ROW_BYTES, v_base = k_base + 2 * TILE * ROW_BYTES;
 
     /* Threads below TILE look up where the rows of tile 0 and tile 1 are. */
-    tile_rows(&a, &s, key_at[0], value_at[0], tile_page(&a, &s, n, keys.begin, keys.end), keys.begin, keys.end);
-    tile_rows(&a, &s, key_at[1], value_at[1], tile_page(&a, &s, n, keys.begin + TILE, keys.end), keys.begin + TILE, keys.end);
+    tile_rows(&a, &s, n, kv_head, key_at[0], value_at[0], tile_page(&a, &s, n, keys.begin, keys.end), keys.begin, keys.end);
+    tile_rows(&a, &s, n, kv_head, key_at[1], value_at[1], tile_page(&a, &s, n, keys.begin + TILE, keys.end), keys.begin + TILE, keys.end);
 
     for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
         const int     row = i / PIECES, piece = i % PIECES, r = row0 + row;
@@ -112,19 +106,16 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
     __syncthreads();
     if (tiles > 0) load_tile(k_base, k, key_at[0], a.dim);
     cp_async_commit();
-    if (tiles > 0) load_tile(v_base, v, value_at[0], a.dim);
+    if (tiles > 0) load_tile(v_base, v, value_at[0], a.dim_v);
     cp_async_commit();
 
-    /* This thread's two rows, and the keys they see. */
-    int least[2], behind[2];
-    #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const int            r    = row0 + 16 * warp_m + g + 8 * i;
+    for (int row = (int)threadIdx.x; row < ROWS; row += THREADS) {
+        const int            r    = row0 + row;
         const attention_keys sees = attention_keys_of(&a, &s, r / a.group);
-        least[i] = sees.begin, behind[i] = r >= rows ? 0 : sees.end < keys.end ? sees.end
-                                                                               : keys.end;
+        least_of[row] = sees.begin, behind_of[row] = r >= rows ? 0 : sees.end < keys.end ? sees.end
+                                                                                         : keys.end;
     }
-    const float scale = a.scale * 1.4426950408889634f;                  /* scores in powers of two */
+    const float scale = a.softcap != 0 ? a.scale : a.scale * LOG2_E;     /* scores in powers of two, in the end */
 
     float out[DIM / 8][4], most[2] = { -INF, -INF }, sum[2] = { 0, 0 };
     #pragma unroll
@@ -144,7 +135,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
         __syncthreads();                                                /* all are done with the tile before this one */
         if (tile + 1 < tiles) load_tile(k_base + other, k, key_at[(tile + 1) & 1], a.dim);
         cp_async_commit();
-        if (tile + 1 < tiles) load_tile(v_base + other, v, value_at[(tile + 1) & 1], a.dim);
+        if (tile + 1 < tiles) load_tile(v_base + other, v, value_at[(tile + 1) & 1], a.dim_v);
         cp_async_commit();
         const int after = keys.begin + (tile + 2) * TILE, page = tile_page(&a, &s, n, after, keys.end);
 
@@ -177,14 +168,22 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
         }
 
         const int  first   = keys.begin + tile * TILE + MINE * warp_n;     /* this warp's first key */
+        const int  row = 16 * warp_m + g, least[2] = { least_of[row], least_of[row + 8] }, behind[2] = { behind_of[row], behind_of[row + 8] };    /* this thread's two */
         const bool partial = first < max(least[0], least[1]) || first + MINE > min(behind[0], behind[1]);
         float      now[2]  = { most[0], most[1] };
         #pragma unroll
         for (int j = 0; j < MINE / 8; ++j) {
             #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int key = first + 8 * j + 2 * t + (e & 1);
                 score[j][e] *= scale;
+                if (a.softcap != 0) score[j][e] = soft_capped(score[j][e], a.softcap) * LOG2_E;
+            }
+        }
+        #pragma unroll
+        for (int j = 0; j < MINE / 8; ++j) {
+            #pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int key = first + 8 * j + 2 * t + (e & 1);
                 if (partial && (key < least[e >> 1] || key >= behind[e >> 1])) score[j][e] = -INF;
                 now[e >> 1] = fmaxf(now[e >> 1], score[j][e]);
             }
@@ -195,7 +194,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
             now[i]            = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 1));
             now[i]            = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 2));
             base[i]           = now[i] == -INF ? 0 : now[i];                 /* no key seen so far: -inf - -inf is no number */
-            const float alpha = ex2(most[i] - base[i]);
+            const float alpha = exp2_approx(most[i] - base[i]);
             most[i]           = now[i];
             sum[i] *= alpha;
             #pragma unroll
@@ -206,7 +205,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
         for (int j = 0; j < MINE / 8; ++j) {
             #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                score[j][e] = ex2(score[j][e] - base[e >> 1]);
+                score[j][e] = exp2_approx(score[j][e] - base[e >> 1]);
                 sum[e >> 1] += score[j][e];
             }
             p[j][0] = pack2(score[j][0], score[j][1], (const T *)0);
@@ -226,7 +225,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
                 mma_m16n8k16(out[2 * d + 1], weight, b + 2, (const T *)0);
             }
         }
-        tile_rows(&a, &s, key_at[tile & 1], value_at[tile & 1], page, after, keys.end);      /* nobody reads this half any more */
+        tile_rows(&a, &s, n, kv_head, key_at[tile & 1], value_at[tile & 1], page, after, keys.end);      /* nobody reads this half any more */
     }
     cp_async_wait(0);
     __syncthreads();
@@ -246,35 +245,33 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
     __syncthreads();
     for (int i = (int)threadIdx.x; i < ROWS * PIECES; i += THREADS) {
         const int row = i / PIECES, column = i % PIECES * 8, r = row0 + row;
-        if (r >= rows || column >= a.dim) continue;
+        if (r >= rows || column >= a.dim_v) continue;
         float all_most = warp_most[0][row], all_sum = 0, total[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
         #pragma unroll
         for (int w = 1; w < WARPS_N; ++w) all_most = fmaxf(all_most, warp_most[w][row]);
         #pragma unroll
         for (int w = 0; w < WARPS_N; ++w) {
-            const float   weight = warp_most[w][row] == -INF ? 0 : ex2(warp_most[w][row] - all_most);
+            const float   weight = warp_most[w][row] == -INF ? 0 : exp2_approx(warp_most[w][row] - all_most);
             const float4 *from   = (const float4 *)&sums[(w * ROWS + row) * SUM_ROW + column];
             const float4  x = from[0], y = from[1];
             all_sum += weight * warp_sum_of[w][row];
             total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
             total[4] += weight * y.x, total[5] += weight * y.y, total[6] += weight * y.z, total[7] += weight * y.w;
         }
-        const float inverse = all_sum == 0 ? 0 : 1 / all_sum;
+        const int     query = r / a.group, h = kv_head * a.group + r % a.group;
+        const row_result end = end_of_row(&a, h, all_most * 0.6931471805599453f, all_sum);
         #pragma unroll
-        for (int e = 0; e < 8; ++e) total[e] *= inverse;
-        const int   query = r / a.group, h = kv_head * a.group + r % a.group;
-        const float lse = (all_most + log2f(all_sum)) * 0.6931471805599453f;
+        for (int e = 0; e < 8; ++e) total[e] *= end.scale;
         if (a.splits == 1) {
             T *to        = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
             *(uint4 *)to = pack16(total, (const T *)0);
-            if (column == 0 && a.softmax_lse)
-                a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;
+            if (column == 0 && a.softmax_lse) a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = end.lse;
         } else {
             const int64_t at = (((int64_t)split * a.batch + n) * a.heads + h) * a.max_q + query;
-            float4       *to = (float4 *)(a.partial_out + at * a.dim + column);
+            float4       *to = (float4 *)(a.partial_out + at * attention_partial_dim(&a) + column);
             to[0]            = make_float4(total[0], total[1], total[2], total[3]);
             to[1]            = make_float4(total[4], total[5], total[6], total[7]);
-            if (column == 0) a.partial_lse[at] = all_sum == 0 ? -INF : lse;
+            if (column == 0) a.partial_lse[at] = end.lse;
         }
     }
     pdl_release();

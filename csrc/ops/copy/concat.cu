@@ -13,9 +13,9 @@
 extern "C" __global__ __launch_bounds__(CONCAT_THREADS) void concat(const __grid_constant__ concat_args a)
 {
     const uint32_t in_a = (uint32_t)(a.a.bytes / (int64_t)sizeof(PIECE)), each = in_a + (uint32_t)(a.b.bytes / (int64_t)sizeof(PIECE));
-    const uint32_t width = a.width, lines = a.lines, chunks = (each + width - 1) / width;
-    const uint32_t line = threadIdx.x / width, c = blockIdx.x % chunks * width + (threadIdx.x - line * width);
-    const int64_t  first = (int64_t)(blockIdx.x / chunks) * (CONCAT_STEPS * lines) + line, last = a.rows * a.heads;
+    const uint32_t lines = a.lines, line = divide(threadIdx.x, a.width), group = divide(blockIdx.x, a.chunks);
+    const uint32_t c     = (blockIdx.x - group * a.chunks.by) * a.width.by + (threadIdx.x - line * a.width.by);
+    const int64_t  first = (int64_t)group * (CONCAT_STEPS * lines) + line, last = a.rows * a.heads;
     if (line >= lines || c >= each) return;
     const bool        of_a       = c < in_a;
     const char *const from       = of_a ? (const char *)((const PIECE *)a.a.data + c) : (const char *)((const PIECE *)a.b.data + (c - in_a));
@@ -23,16 +23,16 @@ extern "C" __global__ __launch_bounds__(CONCAT_THREADS) void concat(const __grid
     char *const       to = (char *)((PIECE *)a.out + c);
 
     pdl_wait();
+    pdl_release();
     PIECE   piece[CONCAT_STEPS];
     int64_t at[CONCAT_STEPS];
     #pragma unroll
     for (int i = 0; i < CONCAT_STEPS; ++i) {
-        const int64_t n = first + i * lines, row = last >> 32 ? n / a.heads : (uint32_t)n / (uint32_t)a.heads, head = n - row * a.heads;
+        const int64_t n = first + i * lines, row = last >> 31 ? n / a.heads : divide((uint32_t)n, a.by_heads), head = n - row * a.heads;
         at[i] = row * a.row_stride + head * a.head_stride;
         if (n < last) piece[i] = *(const PIECE *)(from + row * row_stride + head * head_stride);
     }
     #pragma unroll
     for (int i = 0; i < CONCAT_STEPS; ++i)
         if (first + i * lines < last) *(PIECE *)(to + at[i]) = piece[i];
-    pdl_release();
 }

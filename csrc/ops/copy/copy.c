@@ -76,9 +76,9 @@ static sgk_status concat_cuda(const sgk_match *m, struct concat_args *a, const s
     SGK_REQUIRE(each <= INT32_MAX && a->heads <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes and %lld heads, expected fewer than 2^31 pieces of %d bytes and heads",
                 m->op, (long long)(a->a.bytes + a->b.bytes), (long long)a->heads, b->piece);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-    a->lines = (uint32_t)lines, a->width = (uint32_t)width;
-    const int64_t    some  = CONCAT_STEPS * lines;
-    const sgk_launch shape = { .grid = { (a->rows * a->heads + some - 1) / some * ((each + width - 1) / width) }, .block = { (unsigned)(lines * width + 31) / 32 * 32 } };
+    const int64_t some = CONCAT_STEPS * lines, chunks = (each + width - 1) / width;
+    a->lines = (uint32_t)lines, a->width = sgk_divisor_of(width), a->chunks = sgk_divisor_of(chunks), a->by_heads = sgk_divisor_of(a->heads);
+    const sgk_launch shape = { .grid = { (a->rows * a->heads + some - 1) / some * chunks }, .block = { (unsigned)(lines * width + 31) / 32 * 32 } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 

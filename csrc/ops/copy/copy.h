@@ -1,7 +1,7 @@
 /* What the copy kernels are given. Read by the host compiler and by NVRTC alike. */
 #ifndef SGK_COPY_H
 #define SGK_COPY_H
-#include "base/types.h"
+#include "base/divisor.h"
 
 /* Every row of out is a row of a, then one of b. Strides in bytes; 0 where all heads share a row. */
 struct concat_part {
@@ -13,7 +13,8 @@ struct concat_args {
     int64_t            row_stride, head_stride;         /* of out */
     struct concat_part a, b;
     int64_t            rows, heads;
-    uint32_t           lines, width;                    /* GPU: a block's heads, and its pieces of each */
+    uint32_t           lines;                           /* GPU: a block's heads */
+    struct sgk_divisor width, chunks, by_heads;         /* GPU: its pieces of each; blocks that share a line of heads; heads */
 };
 enum { CONCAT_THREADS = 256,
        CONCAT_STEPS   = 2 };                            /* pieces a thread has in flight */

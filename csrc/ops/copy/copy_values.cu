@@ -9,6 +9,6 @@
 extern "C" __global__ void copy_values(const __grid_constant__ copy_values_args a)
 {
     pdl_wait();                                 /* the kernel before may still read what is overwritten here */
-    for (int i = threadIdx.x; i < a.count; i += blockDim.x) a.output[i] = a.values[i];
     pdl_release();
+    for (int i = threadIdx.x; i < a.count; i += blockDim.x) a.output[i] = a.values[i];
 }

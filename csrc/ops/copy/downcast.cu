@@ -7,6 +7,7 @@
  */
 #include "copy.h"
 #include "launch.cuh"
+#include "order.cuh"
 #include "quantise.cuh"
 
 #define THREADS 256
@@ -37,27 +38,36 @@ typedef uint8_t code;
 DEVICE code encode(piece p, float inv) { return (code)e4m3x2(rounded(to_f32(p) * inv), 0); }
 #endif
 
+DEVICE void load(piece p[STEPS], const piece *x, int64_t first, int lanes, int64_t pieces)
+{
+    #pragma unroll
+    for (int s = 0; s < STEPS; ++s) {
+        p[s] = piece();
+        if (first + s * lanes < pieces) p[s] = x[first + s * lanes];
+        on_its_way(p[s]);
+    }
+}
+
 extern "C" __global__ __launch_bounds__(THREADS) void downcast_fp8(const __grid_constant__ downcast_args a)
 {
     const struct downcast_rows *r     = &a.rows[blockIdx.y];
     const int                   lanes = 1 << a.lanes_log2;
     const int64_t               token = (int64_t)blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2), pieces = a.dim / PIECE;
     pdl_wait();
+    pdl_release();
     if (token < a.tokens) {
+        const piece *x = (const piece *)((const T *)r->x + token * r->stride);
+        int64_t      first = threadIdx.x & (lanes - 1);
+        piece        p[STEPS];
+        load(p, x, first, lanes, pieces);               /* before its place is known */
         const int64_t at = load_index(a.loc, token, a.wide_loc), place = at * a.mult + a.offset;
-        const piece  *x      = (const piece *)((const T *)r->x + token * r->stride);
-        code         *out    = (code *)((uint8_t *)r->out + place * r->out_stride);
         const float   inv    = rounded(__fdiv_rn(1.0f, rounded(*r->scale)));
         const bool    inside = at == (int32_t)at && place >= 0 && place < a.places;        /* beyond 32 bits the product could come back into range */
-        for (int64_t first = threadIdx.x & (lanes - 1); inside && first < pieces; first += lanes * STEPS) {
-            piece p[STEPS];
-            #pragma unroll
-            for (int s = 0; s < STEPS; ++s)
-                if (first + s * lanes < pieces) p[s] = x[first + s * lanes];
+        code         *out    = (code *)((uint8_t *)r->out + place * r->out_stride);
+        for (; inside && first < pieces; first += lanes * STEPS, load(p, x, first, lanes, pieces)) {
             #pragma unroll
             for (int s = 0; s < STEPS; ++s)
                 if (first + s * lanes < pieces) out[first + s * lanes] = encode(p[s], inv);
         }
     }
-    pdl_release();
 }

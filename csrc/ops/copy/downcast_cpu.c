@@ -2,14 +2,6 @@
 #include "copy.h"
 #include "cpu/codes.h"
 
-/* v to the nearest of the format, in f32. */
-SGK_INLINE vf rounded(sgk_dtype t, vf v)
-{
-    uint16_t lanes[VF];
-    vf_store(t, lanes, 0, v);
-    return vf_load(t, lanes, 0);
-}
-
 /* t is a constant at every call. */
 SGK_INLINE void tokens(sgk_dtype t, const struct downcast_args *a, int64_t begin, int64_t end)
 {
@@ -17,12 +9,12 @@ SGK_INLINE void tokens(sgk_dtype t, const struct downcast_args *a, int64_t begin
         for (int which = 0; which < 2; ++which) {
             const struct downcast_rows *r     = &a->rows[which];
             const int64_t               place = load_index(a->loc, token, a->wide_loc ? SGK_I64 : SGK_I32) * a->mult + a->offset;
-            const vf                    inv   = rounded(t, vf_div(vf_set(1), rounded(t, vf_set(*r->scale))));
+            const vf                    inv   = vf_rounded(t, vf_div(vf_set(1), vf_rounded(t, vf_set(*r->scale))));
             uint8_t                    *out   = (uint8_t *)r->out + place * r->out_stride;
             for (int64_t d = 0; d < a->dim; d += VF) {
                 const int64_t n = a->dim - d < VF ? a->dim - d : VF, at = token * r->stride + d;
                 const vf      x = n == VF ? vf_load(t, r->x, at) : vf_load_part(t, r->x, at, n);
-                encode(SGK_E4M3, out + d, n, rounded(t, vf_mul(x, inv)), -448, 448);
+                encode(SGK_E4M3, out + d, n, vf_rounded(t, vf_mul(x, inv)), -448, 448);
             }
         }
 }

@@ -14,6 +14,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_indexer(const __grid_
     const bf16      *x    = (const bf16 *)a.input + at.token * a.input_token + at.head * a.input_head;
 
     pdl_wait();
+    pdl_release();
     const int64_t position = position_of(a.rope, at.token);
     const float   weight   = to_f32(((const bf16 *)a.weight)[at.token * a.weight_token + at.head * a.weight_head]);
     const uint4   lo = fetch(x + 8 * lane, a.pieces), hi = fetch(x + 64 + 8 * lane, a.pieces);
@@ -37,5 +38,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_indexer(const __grid_
         store_scaled8(q + 64 + 8 * lane, v + 8, 1.0f / s, a.pieces);
         if (lane == 0) a.weights_out[at.token * a.out_token + at.head * a.out_head] = weight * a.weight_scale * s;
     }
-    pdl_release();
 }

@@ -12,6 +12,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
     const bf16 *x = (const bf16 *)a.kv + token * a.kv_stride, *w = (const bf16 *)a.weight;
 
     pdl_wait();
+    pdl_release();
     const int64_t position = position_of(a.rope, token), place = load_index(a.places, token * a.place_stride, a.places_wide);
     uint4         raw[2], weights[2];
     #pragma unroll
@@ -62,5 +63,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
             if (piece % 8 == 0) scales[piece / 8] = (uint8_t)e;
         }
     }
-    pdl_release();
 }

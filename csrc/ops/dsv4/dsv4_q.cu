@@ -17,6 +17,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_consta
     const bf16      *x    = (const bf16 *)a.input + at.token * a.input_token + at.head * a.input_head;
 
     pdl_wait();
+    pdl_release();
     const int64_t position = position_of(a.rope, at.token);
     uint4         raw[PIECES];
     #pragma unroll
@@ -48,5 +49,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_consta
         #pragma unroll
         for (int s = 0; s < PIECES; ++s) store8(y + 8 * (lane + 8 * s), v[s], a.pieces);
     }
-    pdl_release();
 }

@@ -263,17 +263,21 @@ static void check_linear_refused(sgk_dtype dtype)
 }
 
 void check_embed(void);
+void check_scaled(void);
+void check_scaled_shape(int64_t rows, int64_t columns, int64_t depth);
 
 void shape_gemm(const int64_t *sizes, int count)
 {
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
     for (size_t f = 0; f < sizeof formats / sizeof *formats && count == 3; ++f)
         check_linear(formats[f], formats[f], NO_BIAS, sizes[0], sizes[1], sizes[2], true);
+    if (count == 3) check_scaled_shape(sizes[0], sizes[1], sizes[2]);
 }
 
 void check_gemm(void)
 {
     check_embed();
+    check_scaled();
     static const sgk_dtype formats[]                  = { SGK_F32, SGK_F16, SGK_BF16 };
     static const struct { int64_t m, n, k; } shapes[] = {
         { 0, 5, 7 },

@@ -1,5 +1,6 @@
 /* linear on the GPU: the builds, and which one runs. */
 #include "gemm_gpu.h"
+#include "gemm_scaled.h"
 #include <stdio.h>
 #include "base/match.h"
 #include "cuda/tensor_map.h"
@@ -90,7 +91,8 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 };
 /* clang-format on */
 
-const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(stream_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds), { 0 } };
+const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(stream_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds),
+    SGK_KERNEL_TABLE(scaled_mma_builds), SGK_KERNEL_TABLE(scaled_wgmma_builds), { 0 } };
 
 #define COUNT(rows) (sizeof(rows) / sizeof *(rows))
 

@@ -21,18 +21,21 @@ static struct grammar_build {
 
 const sgk_kernel_table grammar_kernels[] = { SGK_KERNEL_TABLE(token_bitmask_builds), { 0 } };
 
-enum { THREADS = 256,
-       STEPS   = 2 };                      /* as in grammar.cu */
+enum { THREADS     = 256,
+       STEPS       = 2,                    /* as in grammar.cu */
+       EARLY_BYTES = 2 << 20 };            /* of logits, up to which latency counts and not what is read */
 
-static sgk_status token_bitmask_cuda(const struct token_bitmask_args *a, const char *op, int ordinal, const sgk_exec *exec)
+static sgk_status token_bitmask_cuda(struct token_bitmask_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
     const bool            vectors = (uintptr_t)a->logits % 16 == 0 && (a->count == 1 && !a->indices ? 0 : a->logits_stride * a->size % 16) == 0;
     struct grammar_build *b       = token_bitmask_builds;
     while (b->size != a->size || (b->piece > 1 && !vectors)) ++b;
-    const int64_t chunk = THREADS * STEPS * b->piece;
+    const int64_t chunk = THREADS * STEPS * b->piece, chunks = (a->columns + chunk - 1) / chunk;
+    a->chunks           = sgk_divisor_of(chunks);
+    a->early            = a->columns * a->count * a->size <= EARLY_BYTES;
 
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows do not begin at 16 bytes)");
-    const sgk_launch shape = { .grid = { (a->columns + chunk - 1) / chunk * a->count }, .block = { THREADS } };
+    const sgk_launch shape = { .grid = { chunks * a->count }, .block = { THREADS } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 
@@ -60,7 +63,7 @@ sgk_status sgk_apply_token_bitmask_inplace(const DLTensor *logits, const DLTenso
     SGK_TRY(sgk_match_done(&m));
     SGK_NO_SCRATCH(exec);
 
-    const struct token_bitmask_args a = {
+    struct token_bitmask_args a = {
         .logits         = sgk_data(logits),
         .bitmask        = sgk_data(bitmask),
         .indices        = sgk_data(indices),

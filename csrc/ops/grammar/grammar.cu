@@ -9,6 +9,7 @@
  */
 #include "grammar.h"
 #include "launch.cuh"
+#include "order.cuh"
 #include "types.cuh"
 
 #define THREADS 256
@@ -37,12 +38,13 @@ DEVICE uint4 masked(uint4 p, uint32_t allowed, uint32_t fill)
 
 extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid_constant__ token_bitmask_args a)
 {
-    const uint32_t chunks = (uint32_t)((a.columns + CHUNK - 1) / CHUNK);
+    const uint32_t nth = divide(blockIdx.x, a.chunks);
 
     pdl_wait();
-    const int64_t row = a.indices ? a.indices[blockIdx.x / chunks] : blockIdx.x / chunks;
+    pdl_release();
+    const int64_t row = a.indices ? a.indices[nth] : nth;
     if (row < 0 || row >= a.rows) return;                           /* such a row is passed over */
-    const int64_t  first   = (int64_t)(blockIdx.x % chunks) * CHUNK;
+    const int64_t  first   = (int64_t)(blockIdx.x - nth * a.chunks.by) * CHUNK;
     const int      columns = (int)min(a.columns - first, (int64_t)CHUNK);
     T *const       logits  = (T *)a.logits + row * a.logits_stride + first;
     const int32_t *bitmask = a.bitmask + row * a.bitmask_stride + first / 32;
@@ -50,6 +52,15 @@ extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid
     /* Columns without a bit count as allowed. A piece that reaches behind the last column, and maybe behind the row, is not written whole. */
     uint32_t allowed[STEPS];
     bool     some[STEPS];                                           /* of the span is masked */
+#if PIECE > 1
+    uint4 piece[STEPS];
+    #pragma unroll
+    for (int i = 0; i < STEPS; ++i) {
+        const int j = (i * THREADS + (int)threadIdx.x) * PIECE;
+        piece[i]    = make_uint4(a.fill, a.fill, a.fill, a.fill);
+        if (a.early && j + PIECE <= columns) piece[i] = *(const uint4 *)(logits + j);
+    }
+#endif
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
         const int j = (i * THREADS + (int)threadIdx.x) * PIECE, left = columns - j / 32 * 32;
@@ -59,12 +70,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid
         some[i]    = (word >> (j % 32 & ~(SPAN - 1)) & BITS(SPAN)) != BITS(SPAN);
     }
 #if PIECE > 1
-    uint4 piece[STEPS];
     #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
         const int j = (i * THREADS + (int)threadIdx.x) * PIECE;
-        piece[i]    = make_uint4(a.fill, a.fill, a.fill, a.fill);
-        if (some[i] && allowed[i] && j + PIECE <= columns) piece[i] = *(const uint4 *)(logits + j);
+        if (!a.early && some[i] && allowed[i] && j + PIECE <= columns) piece[i] = *(const uint4 *)(logits + j);
     }
 #endif
     #pragma unroll
@@ -73,12 +82,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void token_bitmask(const __grid
         if (!some[i]) continue;
 #if PIECE > 1
         if (j + PIECE <= columns) {
-            *(uint4 *)(logits + j) = masked(piece[i], allowed[i], a.fill);
+            store16(logits + j, masked(piece[i], allowed[i], a.fill));
             continue;
         }
 #endif
         for (int k = 0; k < PIECE; ++k)
             if (!(allowed[i] >> k & 1)) logits[j + k] = (T)a.fill;
     }
-    pdl_release();
 }

@@ -270,6 +270,7 @@ extern "C" __global__ __launch_bounds__(THREADS, RESIDENT / THREADS) void hadama
     for (int i = 0; i < COUNT; ++i) v[i] = 0;
 
     pdl_wait();
+    pdl_release();
     if (live) load_runs(v, RUNS, RUN, a, row, lane * RUN, STEP);
 #if SPLIT
     const int half = blockIdx.x % 2;
@@ -310,5 +311,4 @@ extern "C" __global__ __launch_bounds__(THREADS, RESIDENT / THREADS) void hadama
         if (live) store_runs(w, ENDS, 8, a, row, at, 1 << END_BIT);
     }
 #endif
-    pdl_release();
 }

@@ -7,6 +7,7 @@
  */
 #include "kvcache.h"
 #include "launch.cuh"
+#include "order.cuh"
 
 /* Bytes from the start of a row to its piece i. */
 DEVICE int64_t place(const struct store_rows *r, int64_t head_stride, uint32_t i)
@@ -26,8 +27,9 @@ extern "C" __global__ __launch_bounds__(256) void store_kv_cache(const __grid_co
     const struct store_rows *r    = &a.rows[is_v];
     const uint32_t           i    = is_v ? piece - k_pieces : piece;
     pdl_wait();
-    const int64_t slot  = load_index(a.out_loc, token, a.index == SGK_I64);
-    const PIECE   fresh = *(const PIECE *)((const char *)r->fresh + token * r->fresh_row + place(r, r->fresh_head, i));
-    if (slot >= 0 && slot < a.slots) *(PIECE *)((char *)r->cache + slot * r->cache_row + place(r, r->cache_head, i)) = fresh;
     pdl_release();
+    const int64_t slot  = load_index(a.out_loc, token, a.index == SGK_I64);
+    PIECE         fresh = *(const PIECE *)((const char *)r->fresh + token * r->fresh_row + place(r, r->fresh_head, i));
+    on_its_way(fresh);
+    if (slot >= 0 && slot < a.slots) *(PIECE *)((char *)r->cache + slot * r->cache_row + place(r, r->cache_head, i)) = fresh;
 }

@@ -75,8 +75,9 @@ static sgk_status shuffle_rows_cuda(const sgk_match *m, struct shuffle_rows_args
     SGK_REQUIRE(each <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes, expected fewer than 2^31 pieces of %d bytes", m->op, (long long)a->bytes, b->piece);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
     a->lanes_log2          = lanes_log2((each + SHUFFLE_STEPS - 1) / SHUFFLE_STEPS, SHUFFLE_THREADS);
-    const int64_t    chunk = SHUFFLE_STEPS * ((int64_t)1 << a->lanes_log2), rows = SHUFFLE_THREADS >> a->lanes_log2;
-    const sgk_launch shape = { .grid = { (each + chunk - 1) / chunk * ((a->rows + rows - 1) / rows) }, .block = { SHUFFLE_THREADS } };
+    const int64_t chunk = SHUFFLE_STEPS * ((int64_t)1 << a->lanes_log2), chunks = (each + chunk - 1) / chunk, rows = SHUFFLE_THREADS >> a->lanes_log2;
+    a->chunks              = sgk_divisor_of(chunks);
+    const sgk_launch shape = { .grid = { chunks * ((a->rows + rows - 1) / rows) }, .block = { SHUFFLE_THREADS } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 
@@ -119,9 +120,10 @@ static sgk_status sum_cuda(const sgk_match *m, struct moe_sum_args *a, const sgk
     SGK_REQUIRE(a->sources <= INT32_MAX, SGK_UNSUPPORTED, "%s: input has %lld rows, expected fewer than 2^31", m->op, (long long)a->sources);
     a->lanes_log2 = lanes_log2(pieces, MOE_SUM_THREADS);
     if (a->lanes_log2 < 3) a->lanes_log2 = 3;           /* eight lanes hand round what each has looked up */
-    const int64_t lanes = (int64_t)1 << a->lanes_log2, rows = MOE_SUM_THREADS >> a->lanes_log2;
+    const int64_t lanes = (int64_t)1 << a->lanes_log2, chunks = (pieces + lanes - 1) / lanes, rows = MOE_SUM_THREADS >> a->lanes_log2;
+    a->chunks = sgk_divisor_of(chunks);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
-    const sgk_launch shape = { .grid = { (pieces + lanes - 1) / lanes * ((a->tokens + rows - 1) / rows) }, .block = { MOE_SUM_THREADS } };
+    const sgk_launch shape = { .grid = { chunks * ((a->tokens + rows - 1) / rows) }, .block = { MOE_SUM_THREADS } };
     return sgk_cuda_launch(m->op, &b->kernel, &shape, m->device.device_id, exec, a, sizeof *a);
 }
 

@@ -1,7 +1,7 @@
 /* What the kernels of the experts are given. Read by the host compiler and by NVRTC alike. */
 #ifndef SGK_MOE_H
 #define SGK_MOE_H
-#include "base/types.h"
+#include "base/divisor.h"
 
 struct shuffle_rows_args {
     void       *output;
@@ -10,6 +10,7 @@ struct shuffle_rows_args {
     int64_t     output_stride, input_stride;            /* in bytes */
     int32_t     wide_map;                               /* map is i64, otherwise i32 */
     int32_t     lanes_log2;                             /* GPU: 2^lanes_log2 threads of a block share a row */
+    struct sgk_divisor chunks;                          /* GPU: blocks that share a row */
 };
 
 /* output[t] = scale * sum over j < terms of factors[t terms + j] * input[row(t, j)]. Strides in elements. */
@@ -24,6 +25,7 @@ struct moe_sum_args {
     sgk_dtype   dtype;
     int32_t     wide_permutation;
     int32_t     lanes_log2;                             /* GPU: 2^lanes_log2 threads of a block share a token */
+    struct sgk_divisor chunks;                          /* GPU: blocks that share a token */
 };
 
 /* The CPU cuts rows into blocks, so that one long row is work for several threads, and its sums stay in the cache. */

@@ -14,12 +14,13 @@
 extern "C" __global__ __launch_bounds__(THREADS) void shuffle_rows(const __grid_constant__ shuffle_rows_args a)
 {
     const int      lanes = 1 << a.lanes_log2;
-    const uint32_t each = (uint32_t)(a.bytes / (int64_t)sizeof(PIECE)), chunk = STEPS * lanes, chunks = (each + chunk - 1) / chunk;
-    const int64_t  row = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
-    const uint32_t c   = blockIdx.x % chunks * chunk + (threadIdx.x & (lanes - 1));
+    const uint32_t each = (uint32_t)(a.bytes / (int64_t)sizeof(PIECE)), group = divide(blockIdx.x, a.chunks), chunk = blockIdx.x - group * a.chunks.by;
+    const int64_t  row = (int64_t)group * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
+    const uint32_t c   = chunk * (STEPS * lanes) + (threadIdx.x & (lanes - 1));
     if (row >= a.rows) return;
 
     pdl_wait();
+    pdl_release();
     const int64_t source = load_index(a.map, row, a.wide_map);
     if (source < 0 || source >= a.sources) return;                  /* such a row is left as it is */
     const PIECE *from = (const PIECE *)((const char *)a.input + source * a.input_stride) + c;
@@ -31,5 +32,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void shuffle_rows(const __grid_
     #pragma unroll
     for (int i = 0; i < STEPS; ++i)
         if (c + i * lanes < each) to[i * lanes] = piece[i];
-    pdl_release();
 }

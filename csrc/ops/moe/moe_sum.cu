@@ -17,6 +17,7 @@
 
 #if PIECE == 1
 typedef T piece_t;
+DEVICE piece_t nothing(void) { return piece_t(); }
 DEVICE void widen(float *v, piece_t p) { v[0] = to_f32(p); }
 DEVICE piece_t narrow(const float *v)
 {
@@ -26,6 +27,7 @@ DEVICE piece_t narrow(const float *v)
 }
 #else
 typedef uint4 piece_t;
+DEVICE piece_t nothing(void) { return make_uint4(0, 0, 0, 0); }
 DEVICE void widen(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
 DEVICE piece_t narrow(const float *v) { return pack16(v, (const T *)0); }
 #endif
@@ -34,40 +36,47 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
 {
     const int64_t  pieces = a.dim / PIECE;
     const int      lanes  = 1 << a.lanes_log2;
-    const uint32_t chunks = (uint32_t)((pieces + lanes - 1) / lanes);
-    const int64_t  token  = (int64_t)(blockIdx.x / chunks) * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
-    const int64_t  c      = (int64_t)(blockIdx.x % chunks) * lanes + (threadIdx.x & (lanes - 1));
+    const uint32_t group  = divide(blockIdx.x, a.chunks), chunk = blockIdx.x - group * a.chunks.by;
+    const int64_t  token  = (int64_t)group * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
+    const int64_t  c      = (int64_t)chunk * lanes + (threadIdx.x & (lanes - 1));
     const bool     inside = token < a.tokens && c < pieces;
 #if !SHUFFLED
     if (!inside) return;                        /* otherwise the lanes need each other */
 #endif
 
     pdl_wait();
+    pdl_release();
     float sum[PIECE];
     #pragma unroll
     for (int e = 0; e < PIECE; ++e) sum[e] = 0;
     for (int64_t j0 = 0; j0 < a.terms; j0 += AHEAD) {
         piece_t p[AHEAD];
-        bool    there[AHEAD];
 #if SHUFFLED
         const int64_t mine   = j0 + threadIdx.x % AHEAD;
         const bool    any    = token < a.tokens && mine < a.terms;
         const int64_t row    = any ? load_index(a.permutation, token * a.terms + mine, a.wide_permutation) : -1;
         const int     source = row >= 0 && row < a.sources ? (int)row : -1;     /* sources are fewer than 2^31 */
-        const float   factor = any && a.factors ? to_f32(((const T *)a.factors)[token * a.terms + mine]) : 1.0f;
-#endif
+        const float   factor = source < 0 ? 0.0f : a.factors ? to_f32(((const T *)a.factors)[token * a.terms + mine])
+                                                             : 1.0f;
         #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
-#if SHUFFLED
-            const int from   = __shfl_sync(~0u, source, i, AHEAD);
-            there[i]         = inside && from >= 0;
-            const int64_t at = from * a.term_stride;
-#else
-            there[i]         = inside && j0 + i < a.terms;
-            const int64_t at = token * a.token_stride + (j0 + i) * a.term_stride;
-#endif
-            if (there[i]) p[i] = ((const piece_t *)((const T *)a.input + at))[c];
+            const int from = __shfl_sync(~0u, source, i, AHEAD);
+            p[i]           = nothing();
+            if (inside && from >= 0) p[i] = ((const piece_t *)((const T *)a.input + from * a.term_stride))[c];
         }
+#else
+        const piece_t *from = (const piece_t *)((const T *)a.input + token * a.token_stride + j0 * a.term_stride) + c;
+        if (j0 + AHEAD <= a.terms) {
+            #pragma unroll
+            for (int i = 0; i < AHEAD; ++i) p[i] = *from, from = (const piece_t *)((const T *)from + a.term_stride);
+        } else {
+            #pragma unroll
+            for (int i = 0; i < AHEAD; ++i) {
+                p[i] = nothing();
+                if (j0 + i < a.terms) p[i] = *from, from = (const piece_t *)((const T *)from + a.term_stride);
+            }
+        }
+#endif
         #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
 #if SHUFFLED
@@ -75,7 +84,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
 #else
             const float f = 1;
 #endif
-            if (!there[i]) continue;
             float x[PIECE];
             widen(x, p[i]);
             #pragma unroll
@@ -86,5 +94,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
     #pragma unroll
     for (int e = 0; e < PIECE; ++e) sum[e] *= a.scale;
     ((piece_t *)((T *)a.output + token * a.output_stride))[c] = narrow(sum);
-    pdl_release();
 }

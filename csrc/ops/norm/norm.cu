@@ -66,6 +66,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_con
     const int64_t    step = blockDim.x;
 
     pdl_wait();
+    pdl_release();
     for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
         const places at    = place(a, row);
         const T     *x     = (const T *)a.input + at.input;
@@ -101,7 +102,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void norm_rows(const __grid_con
         }
         __syncthreads();                                /* scratch is free again */
     }
-    pdl_release();
 }
 
 #else
@@ -152,6 +152,7 @@ extern "C" __global__ RESIDENCE void norm_rows(const __grid_constant__ norm_args
     const uint4      zero = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
+    pdl_release();
     uint4 first[VECS], second[VECS], weight[VECS];
     #pragma unroll
     for (int i = 0; i < VECS; ++i) {                                /* all loads first: VECS of each in flight */
@@ -213,7 +214,6 @@ extern "C" __global__ RESIDENCE void norm_rows(const __grid_constant__ norm_args
         }
         y[c] = pack16(v, (const T *)0);
     }
-    pdl_release();
 }
 
 #endif

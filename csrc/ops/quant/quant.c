@@ -20,12 +20,15 @@ typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
     int        piece, steps, teams, most;               /* most threads of a row */
+    int64_t    rows;                                    /* the most it is good for */
 } rows_build;
-#define ROWS(type, dtype, piece, steps, teams, most) \
+enum { FEW_ROWS = 256 };                                /* so few that a thread may do less than keeps it busy */
+#define ROWS_UP_TO(rows, type, dtype, piece, steps, teams, most) \
     { SGK_KERNEL("quant/quant_rows.cu", "quant_rows", "-DT=" type " -DPIECE=" #piece " -DSTEPS=" #steps " -DTEAMS=" #teams, SGK_GENERAL), \
-      dtype, piece, steps, teams, most }
+      dtype, piece, steps, teams, most, rows }
+#define ROWS(type, dtype, piece, steps, teams, most) ROWS_UP_TO(INT64_MAX, type, dtype, piece, steps, teams, most)
 #define ROWS_BUILDS(type, dtype, piece) \
-    ROWS(type, dtype, piece, 4, 8, 32), ROWS(type, dtype, piece, 4, 1, 224), ROWS(type, dtype, piece, 8, 1, 512), ROWS(type, dtype, 1, 0, 1, 256)
+    ROWS_UP_TO(FEW_ROWS, type, dtype, piece, 2, 1, 512), ROWS(type, dtype, piece, 4, 8, 32), ROWS(type, dtype, piece, 4, 1, 224), ROWS(type, dtype, piece, 8, 1, 512), ROWS(type, dtype, 1, 0, 1, 256)
 static rows_build rows_builds[] = { ROWS_BUILDS("f32", SGK_F32, 4), ROWS_BUILDS("f16", SGK_F16, 8), ROWS_BUILDS("bf16", SGK_BF16, 8) };
 
 typedef struct {
@@ -46,14 +49,18 @@ static tensor_build tensor_builds[] = TENSOR_BUILDS("quant_tensor");
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        elements, lanes_log2, fuse, form;
+    int        elements, lanes_log2, fuse, form, most;      /* most groups it is good for */
 } groups_build;
-#define GROUPS(type, dtype, elements, lanes, fuse, form) \
+enum { FEW_GROUPS  = 8192,                              /* so few that each thread may do half as much */
+       MANY_GROUPS = 32768 };                           /* what fills a GPU also with few threads */
+#define GROUPS_UP_TO(most, type, dtype, elements, lanes, fuse, form) \
     { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DELEMENTS=" #elements " -DLANES=" #lanes " -DFUSE=" #fuse " -DFORM=" #form, SGK_GENERAL), \
-      dtype, elements, lanes, fuse, form }
+      dtype, elements, lanes, fuse, form, most }
+#define GROUPS(type, dtype, elements, lanes, fuse, form) GROUPS_UP_TO(INT32_MAX, type, dtype, elements, lanes, fuse, form)
 #define GROUPS_OF_128(type, dtype) \
-    GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), \
-        GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
+    GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), \
+        GROUPS_UP_TO(FEW_GROUPS, type, dtype, 8, 4, 0, GROUPS_FIRST), GROUPS_UP_TO(MANY_GROUPS - 1, type, dtype, 16, 3, 0, GROUPS_FIRST), \
+        GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
 #define GROUPS_OF_ANY(type, dtype) \
     GROUPS(type, dtype, 16, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 8, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 0, GROUPS_ANY), \
         GROUPS(type, dtype, 16, -1, 1, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 1, GROUPS_ANY)
@@ -95,7 +102,7 @@ static sgk_status rows_cuda(const char *op, const struct quant_rows_args *a, int
 {
     const bool  vectors = quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->dim, a->dtype);
     rows_build *b       = rows_builds;
-    while (b->dtype != a->dtype || (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * b->most))) ++b;
+    while (b->dtype != a->dtype || a->rows > b->rows || (b->piece > 1 && (!vectors || a->dim / b->piece > (int64_t)b->steps * b->most))) ++b;
     int64_t threads = b->most;
     if (b->piece > 1 && b->teams == 1) threads = (a->dim / b->piece + 32 * b->steps - 1) / (32 * b->steps) * 32;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces, or too long for registers)");
@@ -184,24 +191,16 @@ sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *ou
 }
 
 /* ---- a scale for each group ---- */
-static struct quant_divisor divisor(int64_t by)
-{
-    struct quant_divisor d = { (uint32_t)by, 0, 0 };
-    while ((int64_t)1 << d.shift < by) ++d.shift;
-    d.factor = (uint32_t)(((((uint64_t)1 << d.shift) - (uint64_t)by) << 32) / (uint64_t)by + 1);
-    return d;
-}
-
 static bool groups_fit(const groups_build *b, const struct quant_groups_args *a, int64_t groups)
 {
-    enum { MANY = 32768 };                              /* groups: what fills a GPU also with few threads */
     if (b->dtype != a->dtype || b->fuse != a->fuse) return false;
     if (b->elements == 0) return true;
+    const bool    known = a->version == (b->form == GROUPS_FIRST ? 1 : 2) && a->code == SGK_E4M3 && !a->clamps && a->ue8m0 == (b->form == GROUPS_PACKED);
     const int64_t lanes = a->group / b->elements;
     return a->group % b->elements == 0 && (lanes & (lanes - 1)) == 0 && lanes <= (a->ue8m0 ? 8 : 32) &&    /* a word of scales is of one warp */
-           (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && (b->elements < 32 || groups >= MANY) &&
-           (b->form == GROUPS_ANY || (a->version == 2 && a->code == SGK_E4M3 && a->ue8m0 == (b->form == GROUPS_PACKED))) &&
-           quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && groups <= INT32_MAX - THREADS;
+           (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && (b->elements < 32 || groups >= MANY_GROUPS) &&
+           (b->form == GROUPS_ANY || known) && quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) &&
+           groups <= (b->most < INT32_MAX - THREADS ? b->most : INT32_MAX - THREADS);
 }
 
 static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)
@@ -214,7 +213,7 @@ static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int o
     a->lanes_log2  = 5;
     if (b->elements) {
         groups     = a->rows * columns;
-        a->columns = divisor(columns), a->lines = divisor(a->batch_rows);
+        a->columns = sgk_divisor_of(columns), a->lines = sgk_divisor_of(a->batch_rows);
         while ((int64_t)b->elements << a->lanes_log2 > a->group) --a->lanes_log2;
     }
     const int64_t    each  = threads >> a->lanes_log2;

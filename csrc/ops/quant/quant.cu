@@ -9,7 +9,8 @@
  *   ELEMENTS  of a thread: 8, 16 or 32. 0: any group and alignment; a warp takes a group and reads it twice
  *   LANES     lanes_log2, or -1: as the arguments say
  *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised
- *   FORM      GROUPS_ANY, or what is compiled alone: GROUPS_PLAIN and GROUPS_PACKED, the second version to e4m3 with scales of either kind
+ *   FORM      GROUPS_ANY, or what is compiled alone, to e4m3: GROUPS_FIRST, the first version with scales in f32; GROUPS_PLAIN and
+ *             GROUPS_PACKED, the second version with scales of either kind
  */
 #include "quant.h"
 #include "quant_silu.h"
@@ -40,6 +41,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
     const int64_t n = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32, row = n / a.groups, column = n % a.groups;
     const int64_t batch = row / a.batch_rows, line = row % a.batch_rows;
     pdl_wait();
+    pdl_release();
     if (row < a.rows && !(a.masked_m && line >= a.masked_m[batch])) {       /* the same for the whole warp */
         const T *x    = (const T *)a.input + row * a.input_stride + column * a.group;
         uint8_t *q    = a.q + row * a.q_stride + column * a.group;
@@ -54,7 +56,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
         }
         if (lane == 0) store_scale(a, batch * a.s_batch + line * a.s_row, column, k);
     }
-    pdl_release();
 }
 
 #else
@@ -124,7 +125,7 @@ DEVICE void fuse(float v[PIECE], const float up[PIECE], const f32 *)
 extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const __grid_constant__ quant_groups_args args)
 {
     quant_groups_args a = args;
-    if (FORM != GROUPS_ANY) a.version = 2, a.ue8m0 = FORM == GROUPS_PACKED, a.code = SGK_E4M3, a.clamps = 0;
+    if (FORM != GROUPS_ANY) a.version = FORM == GROUPS_FIRST ? 1 : 2, a.ue8m0 = FORM == GROUPS_PACKED, a.code = SGK_E4M3, a.clamps = 0;
     if (LANES >= 0) a.lanes_log2 = LANES;
 
     const uint32_t n = blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2), row = divide(n, a.columns), column = n - row * a.columns.by;
@@ -135,6 +136,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
     const uint4    zero  = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
+    pdl_release();
     bool    live  = row < a.rows && column < a.groups;
     int64_t place = row * a.s_row;
     if (a.masked_m) {
@@ -160,8 +162,12 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
         fuse(v + i * PIECE, u, (const T *)0);
 #endif
     }
+#if FUSE
     #pragma unroll
     for (int i = 0; i < ELEMENTS; ++i) amax = fmaxf(amax, fabsf(v[i]));
+#else
+    amax = largest_size(p, PIECES);
+#endif
     const quant_scaling k = quant_group_scaling(group_max(amax, LANES, a), &a);
     uint32_t            codes[ELEMENTS / 4];
     encode(codes, v, ELEMENTS, a, k);
@@ -171,7 +177,6 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
         for (int i = 0; i < PIECES; ++i) store_codes(q + i * step, codes + i * PIECE / 4, PIECE);
     }
     store_scales(a, place, column, lane, live, k);
-    pdl_release();
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* What the quantisers are given, and the arithmetic of their scales. Read by the host compiler and by NVRTC alike. */
 #ifndef SGK_QUANT_H
 #define SGK_QUANT_H
-#include "base/types.h"
+#include "base/divisor.h"
 
 struct quant_rows_args {                    /* a scale for each row */
     uint8_t    *q;
@@ -21,11 +21,6 @@ struct quant_tensor_args {                  /* one scale */
     sgk_dtype   dtype;
 };
 
-/* n / by for n and by under 2^31: an index must not cost a division. */
-struct quant_divisor {
-    uint32_t by, factor, shift;
-};
-
 struct quant_groups_args {                  /* a scale for each group of neighbours */
     uint8_t             *q;
     void                *s;                                   /* f32, or words of four exponents */
@@ -42,13 +37,14 @@ struct quant_groups_args {                  /* a scale for each group of neighbo
     int32_t              ue8m0, fuse;
     int32_t              clamps;                              /* least and most are not the ends of the format */
     int32_t              lanes_log2;                          /* GPU: 2^lanes_log2 threads share a group */
-    struct quant_divisor columns, lines;                /* GPU: groups of a row, rounded up to whole words of scales; rows of a batch */
+    struct sgk_divisor   columns, lines;                      /* GPU: groups of a row, rounded up to whole words of scales; rows of a batch */
 };
 
 /* What a build of the group quantiser knows of its arguments. */
 #define GROUPS_ANY    0
 #define GROUPS_PLAIN  1
 #define GROUPS_PACKED 2
+#define GROUPS_FIRST  3
 
 /* The CPU's piece of work on a tensor. */
 enum { QUANT_BLOCK = 8192 };

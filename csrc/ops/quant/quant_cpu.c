@@ -5,46 +5,47 @@
 
 SGK_INLINE vf load_some(sgk_dtype t, const void *p, int64_t i, int64_t n) { return n >= VF ? vf_load(t, p, i) : vf_load_part(t, p, i, n); }
 
-SGK_INLINE float amax_of(sgk_dtype t, const void *p, int64_t first, int64_t n)
+/* Asks for the lines of n elements at p[i]. */
+SGK_INLINE void ask_for(sgk_dtype t, const void *p, int64_t i, int64_t n)
 {
-    vf      m0 = vf_zero(), m1 = vf_zero();
-    int64_t i = 0;
-    for (; i + 2 * VF <= n; i += 2 * VF) {
-        m0 = vf_max(vf_abs(vf_load(t, p, first + i)), m0);
-        m1 = vf_max(vf_abs(vf_load(t, p, first + i + VF)), m1);
-    }
-    for (; i < n; i += VF) m0 = vf_max(vf_abs(load_some(t, p, first + i, n - i)), m0);
-    return vf_most(vf_max(m0, m1));
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    for (int64_t at = i * size; at < (i + n) * size; at += 64) __builtin_prefetch((const char *)p + at);
 }
 
-SGK_INLINE void encode_run(sgk_dtype t, sgk_dtype code, uint8_t *q, const void *p, int64_t first, int64_t n, float by, bool divide, float least, float most)
-{
-    const vf b = vf_set(by);
-    for (int64_t i = 0; i < n; i += VF) {
-        const vf v = load_some(t, p, first + i, n - i);
-        encode(code, q + i, n - i, divide ? vf_div(v, b) : vf_mul(v, b), least, most);
-    }
-}
+enum { PIECE = 256 };                                   /* elements */
 
 /* ---- rows ---- */
-SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, const struct quant_rows_args *a, int64_t begin, int64_t end)
+SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quant_rows_args *a, int64_t begin, int64_t end)
 {
     const float most = code == SGK_E4M3 ? 448.0f : 127.0f;
     for (int64_t row = begin; row < end; ++row) {
         const int64_t              x       = row * a->input_stride;
-        const struct quant_scaling scaling = quant_row_scaling(amax_of(t, a->input, x, a->dim), code);
+        bool                       finite;
+        const struct quant_scaling scaling = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
+        const code_scale           k       = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS };
         a->s[row * a->s_stride]            = scaling.s;
-        encode_run(t, code, a->q + row * a->q_stride, a->input, x, a->dim, scaling.by, false, -most, most);
+        for (int64_t d = 0; d < a->dim; d += PIECE) {       /* while this row is written the next one comes */
+            const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
+            ask_for(t, a->input, x + a->input_stride + d, row + 1 < end ? n : 0);
+            codes_known(t, code, stream, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
+        }
     }
+    if (stream) vf_stream_end();
+}
+
+SGK_INLINE void rows_of(sgk_dtype t, bool stream, const struct quant_rows_args *a, int64_t begin, int64_t end)
+{
+    if (a->code == SGK_U8) stream ? rows(t, SGK_U8, true, a, begin, end) : rows(t, SGK_U8, false, a, begin, end);
+    else stream ? rows(t, SGK_E4M3, true, a, begin, end) : rows(t, SGK_E4M3, false, a, begin, end);
 }
 
 void SGK_CPU_FN(quant_rows)(const void *args, int64_t begin, int64_t end)
 {
-    const struct quant_rows_args *a    = args;
-    const bool                    e4m3 = a->code == SGK_E4M3;
-    if (a->dtype == SGK_F32) e4m3 ? rows(SGK_F32, SGK_E4M3, a, begin, end) : rows(SGK_F32, SGK_U8, a, begin, end);
-    else if (a->dtype == SGK_F16) e4m3 ? rows(SGK_F16, SGK_E4M3, a, begin, end) : rows(SGK_F16, SGK_U8, a, begin, end);
-    else e4m3 ? rows(SGK_BF16, SGK_E4M3, a, begin, end) : rows(SGK_BF16, SGK_U8, a, begin, end);
+    const struct quant_rows_args *a      = args;
+    const bool                    stream = a->dim && sgk_cpu_streams(a->q, a->rows, a->dim, 1);
+    if (a->dtype == SGK_F32) rows_of(SGK_F32, stream, a, begin, end);
+    else if (a->dtype == SGK_F16) rows_of(SGK_F16, stream, a, begin, end);
+    else rows_of(SGK_BF16, stream, a, begin, end);
 }
 
 /* ---- the whole tensor ---- */
@@ -53,30 +54,48 @@ SGK_INLINE int64_t block_size(const struct quant_tensor_args *a, int64_t n)
     return (n + 1) * QUANT_BLOCK < a->count ? QUANT_BLOCK : a->count - n * QUANT_BLOCK;
 }
 
+SGK_INLINE float amax_alone(sgk_dtype t, const struct quant_tensor_args *a, int64_t first, int64_t n)
+{
+    bool finite;
+    ask_for(t, a->input, first + n, n);
+    return amax_run(t, a->input, first, n, &finite);
+}
+
 void SGK_CPU_FN(quant_tensor_amax)(const void *args, int64_t begin, int64_t end)
 {
     const struct quant_tensor_args *a = args;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
-        const float   amax = a->dtype == SGK_F32 ? amax_of(SGK_F32, a->input, first, count) : a->dtype == SGK_F16 ? amax_of(SGK_F16, a->input, first, count)
-                                                                                                                  : amax_of(SGK_BF16, a->input, first, count);
+        const float   amax = a->dtype == SGK_F32 ? amax_alone(SGK_F32, a, first, count) : a->dtype == SGK_F16 ? amax_alone(SGK_F16, a, first, count)
+                                                                                                              : amax_alone(SGK_BF16, a, first, count);
         const int32_t bits = (int32_t)f32_bits(amax / 448.0f);
         int32_t      *s = (int32_t *)a->s, seen = __atomic_load_n(s, __ATOMIC_RELAXED);
         while (seen < bits && !__atomic_compare_exchange_n(s, &seen, bits, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     }
 }
 
+SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor_args *a, const code_scale *k, int64_t at, int64_t n)
+{
+    ask_for(t, a->input, at + 4 * PIECE, PIECE);
+    if (stream) codes_run(t, SGK_E4M3, true, k, a->q + at, a->input, at, n);
+    else codes_run(t, SGK_E4M3, false, k, a->q + at, a->input, at, n);
+}
+
 void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
 {
-    const struct quant_tensor_args *a  = args;
-    const float                     by = quant_reciprocal(*a->s);
+    const struct quant_tensor_args *a = args;
+    const code_scale                k = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS };
+    const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
-        uint8_t      *q = a->q + first;
-        if (a->dtype == SGK_F32) encode_run(SGK_F32, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
-        else if (a->dtype == SGK_F16) encode_run(SGK_F16, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
-        else encode_run(SGK_BF16, SGK_E4M3, q, a->input, first, count, by, false, -448, 448);
+        for (int64_t i = 0; i < count; i += PIECE) {
+            const int64_t at = first + i, m = count - i < PIECE ? count - i : PIECE;
+            if (a->dtype == SGK_F32) tensor_piece(SGK_F32, stream, a, &k, at, m);
+            else if (a->dtype == SGK_F16) tensor_piece(SGK_F16, stream, a, &k, at, m);
+            else tensor_piece(SGK_BF16, stream, a, &k, at, m);
+        }
     }
+    if (stream) vf_stream_end();
 }
 
 /* ---- groups ---- */
@@ -88,22 +107,33 @@ SGK_INLINE vf silu(vf a)
     return vf_div(a, vf_add(vf_set(1), vf_exp(vf_mul(a, vf_set(-1)))));
 }
 
-/* round(round(silu(gate)) * up) in the format t; a fused group has at most 128 elements and is a multiple of 16. */
+/* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. */
 SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += VF) {
-        vf_store(t, out, i, silu(vf_load(t, input, gate + i)));
-        vf_store(t, out, i, vf_mul(vf_load(t, out, i), vf_load(t, input, up + i)));
-    }
+    for (int64_t i = 0; i < n; i += VF) vf_store(t, out, i, vf_mul(vf_rounded(t, silu(vf_load(t, input, gate + i))), vf_load(t, input, up + i)));
 }
 
-SGK_INLINE void encode_scaled(sgk_dtype t, const struct quant_groups_args *a, const struct quant_scaling *k, uint8_t *q, const void *from, int64_t first,
-                              int64_t n)
+/* A function for each format, which all that quantise groups share: it has many forms inside. `finite`: what is encoded, also before it was scaled. */
+#define ENCODE_SCALED(name, t) \
+    static __attribute__((noinline)) void name(bool stream, bool finite, const struct quant_groups_args *a, const struct quant_scaling *s, uint8_t *q, \
+                                               const void *from, int64_t first, int64_t n) \
+    { \
+        encode_scaled_as(t, stream, a, (code_scale){ s->by, a->least, a->most, s->divide, a->clamps ? CODES_ANY : finite ? CODES_WITHIN : CODES_ENDS }, q, from, first, n); \
+    }
+SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_scale k, uint8_t *q, const void *from, int64_t first,
+                                 int64_t n)
 {
-    if (a->code == SGK_I8) encode_run(t, SGK_I8, q, from, first, n, k->by, k->divide, a->least, a->most);
-    else if (k->divide) encode_run(t, SGK_E4M3, q, from, first, n, k->by, true, a->least, a->most);
-    else encode_run(t, SGK_E4M3, q, from, first, n, k->by, false, a->least, a->most);
+    const code_scale over = { k.by, k.least, k.most, true, k.known }, times = { k.by, k.least, k.most, false, k.known };
+    if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q, from, first, n);
+    else if (stream && k.divide) codes_known(t, SGK_E4M3, true, &over, q, from, first, n);
+    else if (stream) codes_known(t, SGK_E4M3, true, &times, q, from, first, n);
+    else if (k.divide) codes_known(t, SGK_E4M3, false, &over, q, from, first, n);
+    else codes_known(t, SGK_E4M3, false, &times, q, from, first, n);
 }
+ENCODE_SCALED(encode_f32, SGK_F32)
+ENCODE_SCALED(encode_f16, SGK_F16)
+ENCODE_SCALED(encode_bf16, SGK_BF16)
+#define encode_scaled(t, ...) ((t) == SGK_F32 ? encode_f32(__VA_ARGS__) : (t) == SGK_F16 ? encode_f16(__VA_ARGS__) : encode_bf16(__VA_ARGS__))
 
 /* Of group j of the row whose scales begin at `place`. */
 SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, int64_t j, struct quant_scaling k)
@@ -118,29 +148,48 @@ SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, in
         for (int64_t i = j % 4 + 1; i < 4; ++i) word[i] = 0;
 }
 
-SGK_INLINE void group(sgk_dtype t, const struct quant_groups_args *a, int64_t row, int64_t j)
+/* `count` groups of a row from number j on: all their scales before all their codes, so that none waits for the other. */
+enum { TOGETHER = 8,
+       FUSED    = 128 };                                    /* elements of a fused group at most */
+SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_args *a, int64_t row, int64_t place, int64_t j, int count)
 {
-    const int64_t batch = row / a->batch_rows, line = row - batch * a->batch_rows;
-    if (a->masked_m && line >= a->masked_m[batch]) return;
-    const void *from = a->input;
-    int64_t     x    = row * a->input_stride + j * a->group;
-    float       values[128];
+    enum { AHEAD = 2048 };                              /* elements that are asked for in time */
+    const int64_t        x = row * a->input_stride + j * a->group;
+    struct quant_scaling scaling[TOGETHER];
+    bool                 finite[TOGETHER];
+    const void          *from = a->input;
+    int64_t              at   = x;
+    float                values[TOGETHER * FUSED];
+    ask_for(t, a->input, x + AHEAD, count * a->group);
     if (a->fuse) {
-        fuse(t, values, a->input, x, x + a->groups * a->group, a->group);
-        from = values, x = 0;
+        const int64_t up = x + a->groups * a->group;
+        ask_for(t, a->input, up + AHEAD, count * a->group);
+        fuse(t, values, a->input, x, up, count * a->group);
+        from = values, at = 0;
     }
-    const struct quant_scaling scaling = quant_group_scaling(amax_of(t, from, x, a->group), a);
-    encode_scaled(t, a, &scaling, a->q + row * a->q_stride + j * a->group, from, x, a->group);
-    store_scale(a, batch * a->s_batch + line * a->s_row, j, scaling);
+    for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
+    for (int g = 0; g < count; ++g) {
+        encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, from, at + g * a->group, a->group);
+        store_scale(a, place, j + g, scaling[g]);
+    }
 }
 
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
 {
-    int64_t row = begin / a->groups, j = begin % a->groups;
-    for (int64_t n = begin; n < end; ++n) {
-        group(t, a, row, j);
-        if (++j == a->groups) j = 0, ++row;
+    const bool lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
+    const bool stream = lines && sgk_cpu_streams(a->q, a->rows, a->groups * a->group, 1);
+    int64_t    row = begin / a->groups, j = begin % a->groups;
+    for (int64_t n = begin; n < end; ++row, j = 0) {
+        const int64_t stop = end - n < a->groups - j ? j + end - n : a->groups, batch = row / a->batch_rows, line = row - batch * a->batch_rows;
+        n += stop - j;
+        if (a->masked_m && line >= a->masked_m[batch]) continue;
+        const int64_t place = batch * a->s_batch + line * a->s_row;
+        for (int count; j < stop; j += count) {
+            count = stop - j < TOGETHER ? (int)(stop - j) : TOGETHER;
+            some_groups(t, stream, a, row, place, j, count);
+        }
     }
+    if (stream) vf_stream_end();
 }
 
 void SGK_CPU_FN(quant_groups)(const void *args, int64_t begin, int64_t end)
@@ -165,46 +214,83 @@ SGK_INLINE vf summed(sgk_dtype t, bool add, const struct quant_norm_args *n, int
     return add ? vf_add(x, load_some(t, n->residual, row * n->residual_stride + d, left)) : x;
 }
 
-/* Elements [first, first + count) of the norm, rounded to the format. */
-SGK_INLINE void normalise(sgk_dtype t, bool add, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
+/* Elements [first, first + count) of the norm, rounded to the format. `last`: nothing of the row is read after this, and the sum is stored. */
+SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
     for (int64_t i = 0; i < count; i += VF) {
         const vf x = summed(t, add, n, row, first + i, count - i);
         store_some(t, out, i, count - i, vf_mul(vf_mul(x, scale), load_some(t, n->weight, first + i, count - i)));
+        if (add && last) store_some(t, n->residual, row * n->residual_stride + first + i, count - i, x);
+    }
+}
+
+/* Elements of the norm that are kept at a time. */
+enum { KEPT = 1024 };
+
+/* A group that is kept whole is normalised once, and its neighbours with it. */
+SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const struct quant_norm_args *n, int64_t row, int64_t ahead, vf scale)
+{
+    const struct quant_groups_args *a    = &n->groups;
+    const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
+    float                           normed[KEPT];
+    struct quant_scaling            scaling[TOGETHER];
+    bool                            finite[TOGETHER];
+    for (int64_t j = 0, count; j < a->groups; j += count) {
+        count = a->groups - j < most ? a->groups - j : most;
+        ask_for(t, a->input, ahead * a->input_stride + j * a->group, count * a->group);
+        if (add) ask_for(t, n->residual, ahead * n->residual_stride + j * a->group, count * a->group);
+        normalise(t, add, true, n, normed, row, j * a->group, count * a->group, scale);
+        for (int64_t g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, normed, g * a->group, a->group, &finite[g]), a);
+        for (int64_t g = 0; g < count; ++g) {
+            encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, normed, g * a->group, a->group);
+            store_scale(a, row * a->s_row, j + g, scaling[g]);
+        }
+    }
+}
+
+SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, vf scale)
+{
+    const struct quant_groups_args *a = &n->groups;
+    float                           normed[KEPT];
+    for (int64_t j = 0; j < a->groups; ++j) {
+        struct quant_scaling scaling = { 0, 0, 0, 0 };
+        float                amax    = 0;
+        bool                 finite;
+        for (int pass = 0; pass < 2; ++pass) {
+            for (int64_t i = 0; i < a->group; i += KEPT) {
+                const int64_t count = a->group - i < KEPT ? a->group - i : KEPT, first = j * a->group + i;
+                normalise(t, add, pass == 1, n, normed, row, first, count, scale);
+                if (pass == 0) amax = fmaxf(amax, amax_run(t, normed, 0, count, &finite));
+                else encode_scaled(t, false, false, a, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
+            }
+            if (pass == 0) scaling = quant_group_scaling(amax, a);
+        }
+        store_scale(a, row * a->s_row, j, scaling);
     }
 }
 
 SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t begin, int64_t end)
 {
-    enum { MOST = 512 };                                /* elements at a time: a group of up to that many is normalised once */
-    float                           normed[MOST];
-    const struct quant_groups_args *a   = &n->groups;
-    const int64_t                   dim = a->groups * a->group, step = a->group < MOST ? a->group : MOST;
+    const struct quant_groups_args *a      = &n->groups;
+    const int64_t                   dim    = a->groups * a->group;
+    const bool                      lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
+    const bool                      stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     for (int64_t row = begin; row < end; ++row) {
-        vf sum = vf_zero();
-        for (int64_t d = 0; d < dim; d += VF) {
+        vf      sum0 = vf_zero(), sum1 = vf_zero();
+        int64_t d = 0;
+        for (; d + 2 * VF <= dim; d += 2 * VF) {
+            const vf x = summed(t, add, n, row, d, VF), y = summed(t, add, n, row, d + VF, VF);
+            sum0 = vf_fma(x, x, sum0), sum1 = vf_fma(y, y, sum1);
+        }
+        for (; d < dim; d += VF) {
             const vf x = summed(t, add, n, row, d, dim - d);
-            sum        = vf_fma(x, x, sum);
+            sum0       = vf_fma(x, x, sum0);
         }
-        const vf scale = vf_set(1 / sqrtf(vf_sum(sum) / (float)dim + n->eps));
-        for (int64_t j = 0; j < a->groups; ++j) {
-            const int64_t first = j * a->group;
-            float         amax  = 0;
-            for (int64_t i = 0; i < a->group; i += step) {
-                const int64_t count = a->group - i < step ? a->group - i : step;
-                normalise(t, add, n, normed, row, first + i, count, scale);
-                amax = fmaxf(amax, amax_of(t, normed, 0, count));
-            }
-            const struct quant_scaling scaling = quant_group_scaling(amax, a);
-            for (int64_t i = 0; i < a->group; i += step) {
-                const int64_t count = a->group - i < step ? a->group - i : step;
-                if (a->group > step) normalise(t, add, n, normed, row, first + i, count, scale);
-                encode_scaled(t, a, &scaling, a->q + row * a->q_stride + first + i, normed, 0, count);
-            }
-            store_scale(a, row * a->s_row, j, scaling);
-        }
-        for (int64_t d = 0; add && d < dim; d += VF) store_some(t, n->residual, row * n->residual_stride + d, dim - d, summed(t, true, n, row, d, dim - d));
+        const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(sum0, sum1)) / (float)dim + n->eps));
+        if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
+        else norm_short_groups(t, add, stream, n, row, row + 1 < end ? row + 1 : row, scale);
     }
+    if (stream) vf_stream_end();
 }
 
 void SGK_CPU_FN(quant_norm)(const void *args, int64_t begin, int64_t end)

@@ -1,6 +1,8 @@
 /* The codes of a group, on the GPU. T is the format of the input: f32, f16 or bf16. */
 #pragma once
 #include "quant.h"
+#include "math.cuh"
+#include "quant_size.cuh"
 #include "quantise.cuh"
 
 DEVICE float rounded(float v)
@@ -9,8 +11,6 @@ DEVICE float rounded(float v)
     from_f32(&x, v);
     return to_f32(x);
 }
-
-DEVICE uint32_t divide(uint32_t n, const quant_divisor &d) { return (__umulhi(n, d.factor) + n) >> d.shift; }
 
 /*
  * x / s, correctly rounded, in three instructions; r is 1 / s, correctly rounded. One step of Newton is enough for every x of up to 11
@@ -28,7 +28,7 @@ DEVICE void encode(uint32_t *codes, float *v, int n, const quant_groups_args &a,
 {
     if (k.divide) {
         if (sizeof(T) == 2 && k.by >= 8.1e-28f && k.by <= 1.2e30f) {
-            const float r = __frcp_rn(k.by);
+            const float rough = reciprocal_approx(k.by), r = __fmaf_rn(rough, __fmaf_rn(-k.by, rough, 1.0f), rough);
             #pragma unroll
             for (int i = 0; i < n; ++i) v[i] = quotient(v[i], k.by, r);
         } else {

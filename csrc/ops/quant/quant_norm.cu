@@ -33,6 +33,7 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __gr
     uint8_t                 *q        = a.q + row * a.q_stride;
 
     pdl_wait();
+    pdl_release();
     float sum = 0;
     for (int64_t d = threadIdx.x; d < dim; d += threads) {
         const float v = value(x, residual, d);
@@ -54,7 +55,6 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __gr
         }
         if (lane == 0) store_scale(a, row * a.s_row, j, k);
     }
-    pdl_release();
 }
 
 #else
@@ -75,6 +75,7 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __gr
     const uint4   zero     = make_uint4(0, 0, 0, 0);
 
     pdl_wait();
+    pdl_release();
     uint4 p[SPANS][PIECES], r[SPANS][PIECES], weight[SPANS][PIECES];
     #pragma unroll
     for (int i = 0; i < SPANS; ++i) {                               /* all loads first */
@@ -129,7 +130,6 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __gr
             if (live) store_codes(q + c * step, codes + c * PIECE / 4, PIECE);
         store_scales(a, row * a.s_row, j, lane, live, k);
     }
-    pdl_release();
 }
 
 #endif

@@ -9,6 +9,7 @@
  */
 #include "quant.h"
 #include "launch.cuh"
+#include "quant_size.cuh"
 #include "quantise.cuh"
 
 #define MOST_THREADS 512
@@ -42,12 +43,13 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
 {
     __shared__ float scratch[MOST_THREADS / 32];
     const int64_t    row     = TEAMS == 1 ? blockIdx.x : (int64_t)blockIdx.x * TEAMS + threadIdx.x / 32;
-    const int        threads = TEAMS == 1 ? blockDim.x : 32, thread = threadIdx.x % threads;
+    const int        threads = TEAMS == 1 ? blockDim.x : 32, thread = TEAMS == 1 ? threadIdx.x : threadIdx.x % 32;
     const T         *x    = (const T *)a.input + row * a.input_stride;
     uint8_t         *q    = a.q + row * a.q_stride;
     float            amax = 0;
 
     pdl_wait();
+    pdl_release();
     if (TEAMS > 1 && row >= a.rows) return;
 #if PIECE == 1
     #pragma unroll 4
@@ -60,13 +62,7 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
         const int c = thread + s * threads;
         p[s]        = c < pieces ? ((const uint4 *)x)[c] : make_uint4(0, 0, 0, 0);
     }
-    #pragma unroll
-    for (int s = 0; s < STEPS; ++s) {
-        float v[PIECE];
-        unpack16(v, p[s], (const T *)0);
-        #pragma unroll
-        for (int i = 0; i < PIECE; ++i) amax = fmaxf(amax, fabsf(v[i]));
-    }
+    amax = largest_size(p, STEPS);
 #endif
     const quant_scaling scaling = quant_row_scaling(row_max(amax, scratch, threads / 32), a.code);
     if (thread == 0) a.s[row * a.s_stride] = scaling.s;
@@ -89,5 +85,4 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
         if (c < pieces) store_codes(q + (int64_t)c * PIECE, codes, PIECE);
     }
 #endif
-    pdl_release();
 }

@@ -49,6 +49,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor_amax(const __
     float            amax   = 0;
 
     pdl_wait();
+    pdl_release();
     piece_t p[STEPS];
     load_pieces(p, x, pieces);
     #pragma unroll
@@ -68,7 +69,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor_amax(const __
         const int bits = __float_as_int(amax);
         if (*(volatile int *)a.s < bits) atomicMax((int *)a.s, bits);   /* most blocks find a larger one there */
     }
-    pdl_release();
 }
 
 extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor(const __grid_constant__ quant_tensor_args a)
@@ -79,6 +79,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor(const __grid_
     const int     pieces = pieces_of(a, first);
 
     pdl_wait();
+    pdl_release();
     piece_t p[STEPS];
     load_pieces(p, x, pieces);
     const float by = quant_reciprocal(*a.s);
@@ -106,5 +107,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_tensor(const __grid_
         q[i]        = code_of(to_f32(x[i]), by);
     }
 #endif
-    pdl_release();
 }

@@ -12,6 +12,7 @@
  */
 #include "rope.h"
 #include "launch.cuh"
+#include "order.cuh"
 #include "types.cuh"
 
 #if BYTES == 16
@@ -129,14 +130,17 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
     const T *const          from   = head_of(is_q ? a.q : *source, outer, inner, n);
 
     pdl_wait();
+    pdl_release();
     const int64_t at       = outer * a.positions_outer_stride + inner * a.positions_inner_stride;
     const int64_t position = a.positions ? load_index(a.positions, at, a.positions_wide) : token;
     const int64_t slot     = a.slots && !is_q ? load_index(a.slots, token * a.slot_stride, a.slots_wide) : -1;
     piece_t       x        = *(const piece_t *)(from + x_at), y;
+    if (PLAIN) on_its_way(x);
     if (with_y) y = *(const piece_t *)(from + y_at);
-    if (position < 0 || position >= a.max_position) return;         /* such a token is passed over */
+    const bool known = position >= 0 && position < a.max_position;  /* another token is passed over */
+    if (!PLAIN && !known) return;
 
-    if (turns) {
+    if (turns && known) {
         float u[2 * PIECE], c1[PIECE], s1[PIECE], c2[PIECE], s2[PIECE];
         if (!load_cosines(a, position, at, i * PIECE, c1, s1, c2, s2)) return;
         unpack(u, x);
@@ -150,6 +154,7 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
         }
         x = pack(u), y = pack(u + PIECE);
     }
+    if (!known) return;
     if (!is_v) {
         T *const to             = head_of(is_q ? a.q_out : a.k_out, outer, inner, n);
         *(piece_t *)(to + x_at) = x;
@@ -160,5 +165,4 @@ extern "C" __global__ __launch_bounds__(128) void rope(const __grid_constant__ r
         *(piece_t *)(to + x_at) = x;
         if (with_y) *(piece_t *)(to + y_at) = y;
     }
-    pdl_release();
 }

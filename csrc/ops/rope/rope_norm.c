@@ -8,29 +8,40 @@
 SGK_CPU_DECL(qk_norm_rope);
 static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
 
-/* The second of a size takes any alignment and any part of a head that rotates. */
-#define BUILDS(dim) \
-    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim, SGK_GENERAL), dim, true }, \
-    { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, false }
+/* Of a size, the first is for few heads, of which each has many threads; the last takes any alignment and any part of a head that rotates. */
+#define BUILD(dim, lanes, heads) \
+    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DLANES=" #lanes " -DHEADS=" #heads, SGK_GENERAL), dim, lanes, heads }
+#define BUILDS(dim, few_lanes, lanes) \
+    BUILD(dim, few_lanes, 1), BUILD(dim, lanes, 2), \
+    { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0, 1 }
 
-norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64), BUILDS(128), BUILDS(256) };
+norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64, 16, 4), BUILDS(128, 32, 8), BUILDS(256, 32, 16) };
 
-enum { THREADS = 128 };                                 /* as in rope_norm.cu */
-enum { WARPS = 8 };                                     /* as in rope_norm_any.cu */
+enum { THREADS = 160,                                   /* of a block, about; the kernel takes 256 */
+       FEW     = 4096,                                  /* heads, below which threads are not yet scarce */
+       WARPS   = 8 };                                   /* as in rope_norm_any.cu */
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
+static bool takes(const norm_build *b, const struct qk_norm_rope_args *a, int64_t heads)
+{
+    if (b->dim != a->head_dim) return false;
+    if (b->lanes == 0) return true;
+    return sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
+           (!a->is_neox || a->rot_dim % 16 == 0) && (b->heads > 1 || a->tokens * heads <= FEW);
+}
+
 static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)
 {
-    const bool  pieces = sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
-                         (!a->is_neox || a->rot_dim % 16 == 0);
-    norm_build *b      = qk_norm_rope_builds;
-    while (b->dim != a->head_dim || (b->pieces && !pieces)) ++b;
-    SGK_LOG_BUILD(exec, op, &b->kernel, b->pieces ? "" : " (heads, weights or the pairs of a head are not in 16-byte pieces)");
-    const int64_t heads = (int64_t)a->q_heads + a->k_heads, lanes = a->head_dim / 16, y = heads < THREADS / lanes ? heads : THREADS / lanes;
+    const int64_t heads = (int64_t)a->q_heads + a->k_heads;
+    norm_build   *b     = qk_norm_rope_builds;
+    while (!takes(b, a, heads)) ++b;
+    SGK_LOG_BUILD(exec, op, &b->kernel, b->lanes ? "" : " (heads, weights or the pairs of a head are not in 16-byte pieces)");
+    /* Blocks that share a token have equal parts of its heads. */
+    const int64_t lanes = b->lanes ? b->lanes : 32, each = up(heads, b->heads), parts = up(each, THREADS / lanes), y = up(each, parts);
     const int64_t z     = THREADS / (lanes * y) < 64 ? THREADS / (lanes * y) : 64;
-    sgk_launch    shape = { .grid = { up(a->tokens, z), up(heads, y) }, .block = { (unsigned)lanes, (unsigned)y, (unsigned)z } };
-    if (!b->pieces) shape = (sgk_launch){ .grid = { a->tokens, up(heads, WARPS) }, .block = { 32 * WARPS } };
+    sgk_launch    shape = { .grid = { up(a->tokens, z), up(each, y) }, .block = { (unsigned)lanes, (unsigned)y, (unsigned)z } };
+    if (!b->lanes) shape = (sgk_launch){ .grid = { a->tokens, up(heads, WARPS) }, .block = { 32 * WARPS } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 

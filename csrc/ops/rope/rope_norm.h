@@ -20,11 +20,10 @@ struct qk_norm_rope_args {
 #include <stdbool.h>
 #include "cuda/kernel.h"
 /* Every build of rope_norm.cu and rope_norm_any.cu, for rope_kernels[]. */
-enum { NORM_BUILDS = 6 };
+enum { NORM_BUILDS = 9 };
 typedef struct {
     sgk_kernel kernel;
-    int        dim;
-    bool       pieces;                  /* false: rope_norm_any.cu */
+    int        dim, lanes, heads;       /* lanes 0: rope_norm_any.cu */
 } norm_build;
 extern norm_build qk_norm_rope_builds[NORM_BUILDS];
 

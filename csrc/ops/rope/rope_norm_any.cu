@@ -23,11 +23,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void qk_norm_rope_any(const __g
     bf16 *const      at   = (bf16 *)a.qkv + token * a.qkv_stride + head * DIM + first;
 
     pdl_wait();
+    pdl_release();
     bf16 e[EACH], w[EACH];
     #pragma unroll
     for (int j = 0; mine && j < EACH; ++j) e[j] = at[j], w[j] = ((const bf16 *)(head < a.q_heads ? a.q_weight : a.k_weight))[first + j];
     const float position = (float)a.position_ids[token * a.position_stride];
-    for (int i = threadIdx.x; i < half; i += THREADS) turn(&cosines[i], &sines[i], &a, i, position);
+    for (int i = threadIdx.x; i < half; i += THREADS) turn(&cosines[i], &sines[i], &a, (float)i, position);
     __syncthreads();
     if (!mine) return;
 
@@ -58,5 +59,4 @@ extern "C" __global__ __launch_bounds__(THREADS) void qk_norm_rope_any(const __g
     }
     #pragma unroll
     for (int j = 0; j < EACH; ++j) from_f32(&at[j], x[j]);
-    pdl_release();
 }

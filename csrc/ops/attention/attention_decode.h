@@ -1,0 +1,46 @@
+/*
+ * Decoding with few queries a sequence: how the keys of all sequences are dealt out to blocks. Read by the host compiler and by NVRTC alike.
+ *
+ * A unit is one sequence under `head_warps` neighbouring key heads. Its keys are cut into granules of 16 * key_warps keys, and the granules of
+ * all units, in the order of sequences and then of heads, are one long row of which each block takes an equal share. A block thus works
+ * on the end of one unit, some whole ones, and the beginning of another; what is not whole goes to scratch memory and a second kernel
+ * puts it together. A block has at most one unit that began in an earlier block (slot 2 * block) and one that it begins and does not end
+ * (slot 2 * block + 1).
+ */
+#ifndef SGK_ATTENTION_DECODE_H
+#define SGK_ATTENTION_DECODE_H
+#include "attention.h"
+
+struct attention_decode_args {
+    struct attention_args a;
+    int32_t               head_warps, key_warps;            /* of a block */
+    int32_t               units;                            /* of a sequence: kv_heads / head_warps */
+    int32_t               rows;                             /* max_q * group, at most 16 */
+    int32_t               blocks;
+    float                *partial_out, *partial_lse;        /* [2 * blocks, head_warps, rows] times dim; times 1 */
+};
+
+/* The keys that any query of a sequence sees. */
+ATTENTION_FN struct attention_keys attention_decode_keys(const struct attention_args *a, const struct attention_sequence *s)
+{
+    const struct attention_keys keys = { attention_keys_of(a, s, 0).begin, attention_keys_of(a, s, s->sq - 1).end };
+    return keys;
+}
+
+/* Of one unit of a sequence; one at least, which writes the result where no key is seen. */
+ATTENTION_FN int32_t attention_decode_granules(const struct attention_decode_args *d, const struct attention_sequence *s)
+{
+    if (s->sq <= 0) return 0;
+    const struct attention_keys keys = attention_decode_keys(&d->a, s);
+    const int32_t               each = 16 * d->key_warps, count = (keys.end - keys.begin + each - 1) / each;
+    return count > 1 ? count : 1;
+}
+
+/* Of all units of sequence n. */
+ATTENTION_FN int32_t attention_decode_granules_of(const struct attention_decode_args *d, int32_t n)
+{
+    const struct attention_sequence s = attention_sequence_of(&d->a, n);
+    return d->units * attention_decode_granules(d, &s);
+}
+
+#endif

@@ -1,0 +1,377 @@
+#include "gemm_scaled.h"
+#include "base/match.h"
+#include "cpu/cpu.h"
+#include "cuda/cuda.h"
+#include "cuda/tensor_map.h"
+#include "sgl_kernel/gemm.h"
+
+SGK_CPU_DECL(scaled_mm);
+static const sgk_cpu_impl scaled_mm_cpu[] = SGK_CPU_IMPLS(scaled_mm);
+
+/* Every build of the two kernels. */
+/* clang-format off */
+enum { E4M3, FLOATS, INTEGERS };        /* as in gemm_scaled.cu */
+
+/* `efficiency` is the share of the largest tile's speed, in percent, that a tile reaches when all multiprocessors have one. */
+#define MMA(kind, bm, bn, bk, wm, wn, wk, stages, pieces, efficiency)                                                                        \
+    { SGK_KERNEL("gemm/gemm_scaled.cu", "scaled_mma", "-DKIND=" #kind " -DBM=" #bm " -DBN=" #bn " -DBK=" #bk " -DWM=" #wm " -DWN=" #wn       \
+                 " -DWK=" #wk " -DSTAGES=" #stages " -DPIECES=" #pieces, SGK_GENERAL), kind, bm, bn, bk, wm * wn * wk, stages, efficiency, pieces }
+/* The last row of integers and that of floats take any strides and addresses. */
+scaled_mma_build scaled_mma_builds[SCALED_MMA_BUILDS] = {
+    MMA(E4M3,     128, 128,  64, 2, 4, 1, 4, 1, 100),
+    MMA(E4M3,      64,  64,  64, 2, 2, 1, 4, 1,  75),
+    MMA(E4M3,      32,  32, 128, 1, 1, 4, 4, 1,  45),
+    MMA(E4M3,      16,  32, 128, 1, 1, 4, 4, 1,  30),
+    MMA(FLOATS,    64,  64,  64, 2, 2, 1, 4, 1,  75),
+    MMA(FLOATS,    64,  64,  64, 2, 2, 1, 3, 0,  50),
+    MMA(INTEGERS, 128, 128,  64, 2, 4, 1, 4, 1, 100),
+    MMA(INTEGERS,  64,  64,  64, 2, 2, 1, 4, 1,  75),
+    MMA(INTEGERS,  32,  32, 128, 1, 1, 4, 4, 1,  45),
+    MMA(INTEGERS,  16,  32, 128, 1, 1, 4, 4, 1,  30),
+    MMA(INTEGERS,  64,  64,  64, 2, 2, 1, 3, 0,  50),
+};
+
+/* The macros are explained in the kernel. 64 x `groups` x `blocks` rows are the first operand's side of the tile, `bn` the second's. */
+#define WGMMA(first, second, input, weight, swap, groups, blocks, bn, part, sets, own, order, stages, slabs, buffers)                                    \
+    { SGK_KERNEL("gemm/gemm_scaled_wgmma.cu", "scaled_wgmma", "-DFIRST=" #first " -DSECOND=" #second " -DSWAP=" #swap " -DGROUPS=" #groups  \
+                 " -DBLOCKS=" #blocks " -DBN=" #bn " -DPART=" #part " -DSETS=" #sets " -DOWN=" #own " -DORDER=" #order " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers, \
+                 SGK_ARCH_90A), input, weight, swap, own, groups, 64 * (own ? 1 : groups) * blocks, bn, part, stages, slabs, buffers }
+#define FP8(...)  WGMMA(e4m3, e4m3, SGK_E4M3, SGK_E4M3, __VA_ARGS__)
+#define INT8(...) WGMMA(s8, s8, SGK_I8, SGK_I8, __VA_ARGS__)
+scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS] = {
+    FP8(0, 2, 1, 256, 128, 1, 0, 1, 3, 1, 4),
+    FP8(0, 2, 1, 256, 128, 1, 0, 1, 4, 1, 1),
+    FP8(0, 2, 1, 256, 128, 1, 0, 0, 3, 1, 4),
+    FP8(0, 2, 2, 128, 128, 1, 0, 1, 4, 1, 1),
+    FP8(0, 2, 2, 128, 128, 1, 1, 1, 3, 1, 1),
+    FP8(0, 2, 2, 128, 128, 1, 1, 0, 3, 1, 1),
+    FP8(0, 3, 1, 128, 128, 1, 0, 0, 4, 1, 2),
+    FP8(0, 3, 1, 128, 128, 1, 0, 1, 4, 1, 2),
+    FP8(0, 2, 1, 128, 128, 2, 0, 0, 3, 2, 2),
+    FP8(0, 2, 1, 128, 128, 2, 0, 1, 3, 2, 2),
+    FP8(0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
+    FP8(0, 2, 1, 192, 192, 1, 0, 1, 4, 1, 3),
+    FP8(0, 2, 1, 160, 160, 1, 0, 1, 5, 1, 4),
+    FP8(0, 2, 1,  96,  96, 1, 0, 1, 6, 1, 2),
+    FP8(1, 2, 1, 128, 128, 1, 0, 1, 6, 1, 1),
+    FP8(1, 1, 1, 128, 128, 1, 0, 0, 4, 2, 1),
+    FP8(1, 2, 1,  64,  64, 2, 0, 0, 4, 2, 1),
+    FP8(1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
+    FP8(1, 2, 1,  32,  32, 2, 0, 0, 5, 2, 1),
+    FP8(1, 1, 1,  32,  32, 2, 0, 0, 4, 4, 1),
+    FP8(1, 2, 1,  16,  16, 2, 0, 0, 6, 2, 1),
+    FP8(1, 1, 1,  16,  16, 2, 0, 0, 5, 4, 1),
+    INT8(0, 2, 1, 256, 256, 0, 0, 0, 3, 1, 4),
+    INT8(0, 2, 1, 224, 224, 0, 0, 0, 4, 1, 4),
+    INT8(0, 2, 1, 192, 192, 0, 0, 0, 4, 1, 3),
+    INT8(0, 2, 1, 160, 160, 0, 0, 0, 5, 1, 4),
+    INT8(0, 2, 1, 128, 128, 0, 0, 0, 6, 1, 2),
+    INT8(0, 2, 2, 128, 128, 0, 1, 0, 3, 1, 1),
+    INT8(0, 2, 1, 256, 256, 0, 1, 0, 2, 1, 2),
+    INT8(1, 2, 1, 128, 128, 0, 0, 0, 6, 1, 1),
+    INT8(1, 1, 1, 128, 128, 0, 0, 0, 4, 2, 1),
+    INT8(1, 2, 1,  64,  64, 0, 0, 0, 4, 2, 1),
+    INT8(1, 1, 1,  64,  64, 0, 0, 0, 6, 2, 1),
+    INT8(1, 2, 1,  32,  32, 0, 0, 0, 5, 2, 1),
+    INT8(1, 1, 1,  32,  32, 0, 0, 0, 4, 4, 1),
+    INT8(1, 2, 1,  16,  16, 0, 0, 0, 6, 2, 1),
+    INT8(1, 1, 1,  16,  16, 0, 0, 0, 5, 4, 1),
+    WGMMA(e4m3, e5m2, SGK_E4M3, SGK_E5M2, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
+    WGMMA(e5m2, e4m3, SGK_E4M3, SGK_E5M2, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
+    WGMMA(e5m2, e4m3, SGK_E5M2, SGK_E4M3, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
+    WGMMA(e4m3, e5m2, SGK_E5M2, SGK_E4M3, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
+};
+/* clang-format on */
+
+static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* So many operations are worth waking a thread for (see sgk_cpu_grain). */
+enum { SCALED_GRAIN_OPERATIONS = 4 * 1024 * 1024 };
+
+static sgk_status scaled_on_cpu(const char *op, const struct scaled_args *a, DLDevice device, const sgk_exec *exec)
+{
+    struct scaled_cpu_args cpu     = { .a = *a, .row_blocks = ceil_div(a->rows, SCALED_BLOCK_ROWS) };
+    const int64_t          threads = sgk_num_threads(exec), blocks = a->batch * cpu.row_blocks * ceil_div(a->columns, SCALED_BLOCK);
+    const double           work = 2.0 * (double)a->batch * (double)a->rows * (double)a->columns * (double)(a->depth + 1);
+    const int64_t          worth = work > 64.0 * SCALED_GRAIN_OPERATIONS ? 64 : 1 + (int64_t)work / SCALED_GRAIN_OPERATIONS;
+    cpu.parts = least(least(threads, blocks), worth > 64 ? threads : worth);
+    sgk_scratch scratch;
+    SGK_TRY(sgk_scratch_get(&scratch, op, a->rows <= SCALED_FEW_ROWS ? 0 : (size_t)cpu.parts * SCALED_SCRATCH, device, exec));
+    if (scratch.query_only) return SGK_OK;
+    cpu.scratch             = scratch.memory;
+    const sgk_status status = sgk_cpu_run(op, scaled_mm_cpu, &cpu, cpu.parts, 1, exec);
+    sgk_scratch_put(&scratch);
+    return status;
+}
+
+static int64_t tiles(const struct scaled_args *a, int64_t bm, int64_t bn) { return a->batch * ceil_div(a->rows, bm) * ceil_div(a->columns, bn); }
+
+/* ---- any GPU ----------------------------------------------------------------------------------------------------------- */
+
+/* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
+static scaled_mma_build *choose_mma(const struct scaled_args *a, bool pieces, bool batch_invariant, int multiprocessors)
+{
+    const int kind = a->input_dtype == SGK_I8 ? INTEGERS : pieces && a->input_dtype == SGK_E4M3 && a->weight_dtype == SGK_E4M3 ? E4M3
+                                                                                                                              : FLOATS;
+    scaled_mma_build *best       = NULL;
+    double            least_time = 0;
+    for (int i = 0; i < SCALED_MMA_BUILDS; ++i) {
+        scaled_mma_build *b = &scaled_mma_builds[i];
+        if (b->kind != kind || b->pieces != pieces || (batch_invariant && b->bm != 64)) continue;
+        const double time = (double)ceil_div(tiles(a, b->bm, b->bn), multiprocessors) * b->bm * b->bn / b->efficiency;
+        if (!best || time < least_time) best = b, least_time = time;
+    }
+    return best;
+}
+
+/* ---- sm_90a ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    scaled_wgmma_build *build;
+    int                 split;
+} wgmma_plan;
+
+static bool pieces16(const void *data, int64_t count, int64_t stride) { return (uintptr_t)data % 16 == 0 && (count <= 1 || stride % 16 == 0); }
+
+/* Rows that begin at multiples of 16 bytes. */
+static bool in_pieces(const struct scaled_args *a)
+{
+    return pieces16(a->input, a->rows, a->input_stride) && pieces16(a->input, a->batch, a->input_batch) &&
+           pieces16(a->weight, a->columns, a->weight_stride) && pieces16(a->weight, a->batch, a->weight_batch);
+}
+
+/* What TMA takes: rows and matrices that do not overlap, coordinates of 31 bits. */
+static bool takes(int64_t count, int64_t stride, int64_t inside) { return count <= 1 || (stride >= inside && stride < INT64_C(1) << 38); }
+static bool wgmma_takes(const struct scaled_args *a)
+{
+    const int64_t most = INT32_MAX - 4096;
+    return a->depth > 0 && a->rows < most && a->columns < most && a->depth < most && a->batch < most &&
+           (double)tiles(a, 16, 64) < most && (double)tiles(a, 64, 16) < most &&
+           takes(a->rows, a->input_stride, a->depth) && takes(a->columns, a->weight_stride, a->depth) &&
+           takes(a->batch, a->input_batch, 1) && takes(a->batch, a->weight_batch, 1);
+}
+
+/* Whether out can be written in boxes. */
+static bool wgmma_boxes(const struct scaled_args *a)
+{
+    return a->out_dtype != SGK_F32 && (uintptr_t)a->out % 16 == 0 && (a->rows <= 1 || a->out_stride % 8 == 0) && (a->batch <= 1 || a->out_batch % 8 == 0) &&
+           takes(a->rows, a->out_stride, a->columns) && takes(a->batch, a->out_batch, 1);
+}
+
+/* Matrices of `rows` rows, in boxes of `width` x `height` elements. The stride of what is alone does not matter, but must be one. */
+static sgk_tensor_map wgmma_map(sgk_dtype dtype, const void *data, const int64_t size[3], int64_t row_stride, int64_t batch_stride, int width, int height)
+{
+    const int64_t unit = 16 / sgk_dtype_size(dtype), alone = ceil_div(size[0], unit) * unit, row = size[1] > 1 ? row_stride : alone;
+    const int     bytes = width * sgk_dtype_size(dtype);
+    return (sgk_tensor_map){
+        .dtype     = dtype,
+        .rank      = 3,
+        .data      = data,
+        .size      = { size[0], size[1], size[2] },
+        .stride    = { 1, row, size[2] > 1 ? batch_stride : row },
+        .box       = { width, height, 1 },
+        .swizzle   = bytes == 128 ? SGK_SWIZZLE_128 : bytes == 64 ? SGK_SWIZZLE_64
+                                                                  : SGK_SWIZZLE_NONE,
+        .promotion = SGK_PROMOTE_256,
+    };
+}
+
+static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const char *why, int ordinal, int multiprocessors, const sgk_exec *exec,
+                               const struct scaled_args *a)
+{
+    const scaled_wgmma_build *b     = plan->build;
+    const int                 split = plan->split, rings = b->own ? b->groups : 1, chunk = b->part % 64 == 0 ? 64 : b->part % 32 == 0 ? 32
+                                                                                                      : 16;
+    const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
+    struct scaled_wgmma_args  w = {
+        .s            = *a,
+        .first_tiles  = (int32_t)ceil_div(first, b->rows),
+        .second_tiles = (int32_t)ceil_div(second, b->bn),
+        .band         = 8,
+        .steps        = (int32_t)ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs),
+        .split        = split,
+        .by_tma       = wgmma_boxes(a),
+    };
+    const int64_t        input_size[] = { a->depth, a->rows, a->batch }, weight_size[] = { a->depth, a->columns, a->batch }, out_size[] = { a->columns, a->rows, a->batch };
+    const sgk_tensor_map input  = wgmma_map(a->input_dtype, a->input, input_size, a->input_stride, a->input_batch, SCALED_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
+    const sgk_tensor_map weight = wgmma_map(a->weight_dtype, a->weight, weight_size, a->weight_stride, a->weight_batch, SCALED_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
+    const sgk_tensor_map out    = wgmma_map(a->out_dtype, a->out, out_size, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
+    SGK_TRY(sgk_cuda_tensor_map(op, "mat_a", &input, b->swap ? &w.second : &w.first));
+    SGK_TRY(sgk_cuda_tensor_map(op, "mat_b", &weight, b->swap ? &w.first : &w.second));
+    if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(op, "out", &out, &w.result));
+
+    /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
+    const int64_t    all   = (int64_t)w.first_tiles * w.second_tiles * a->batch;
+    const sgk_launch shape = {
+        .grid          = { split > 1 ? all * split : least(ceil_div(all, rings), multiprocessors) },
+        .block         = { 128u * (unsigned)(b->groups + 1) },
+        .shared_memory = (unsigned)(rings * b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
+        .cluster       = split > 1 ? (unsigned)split : 0,
+    };
+    if (sgk_log_wanted(exec))
+        sgk_log(exec, "%s: cuda, %s %s %s, K in %d%s", op, b->kernel.file, b->kernel.entry, b->kernel.defines, split, why);
+    return sgk_cuda_launch(op, &plan->build->kernel, &shape, ordinal, exec, &w, sizeof w);
+}
+
+/*
+ * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
+ * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
+ * not fill every part of the GPU. The batch-invariant choice does not look at M, and its tile is always the same.
+ */
+static wgmma_plan choose_wgmma(const struct scaled_args *a, bool batch_invariant, int multiprocessors)
+{
+    wgmma_plan    best       = { NULL, 1 };
+    double        least_time = 0;
+    const int64_t rows       = batch_invariant ? 1 : a->rows;
+    const double  memory     = (double)a->batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + 2 * rows)) / 4100;
+    for (int i = 0; i < SCALED_WGMMA_BUILDS; ++i) {
+        scaled_wgmma_build *b = &scaled_wgmma_builds[i];
+        if (b->input != a->input_dtype || b->weight != a->weight_dtype) continue;
+        const bool mixed = b->input != b->weight;
+        if (batch_invariant && (mixed ? b->swap : !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!batch_invariant && !mixed && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
+        const int64_t all      = a->batch * ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
+        const int64_t steps    = ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs);
+        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
+        for (int split = 1; split <= 4 && split <= steps; ++split) {
+            if (split > 1 && b->own) break;
+            if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
+            const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
+            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
+            if (!best.build || time < least_time) best = (wgmma_plan){ b, split }, least_time = time;
+        }
+    }
+    return best;
+}
+
+static sgk_status scaled_on_gpu(const char *op, const struct scaled_args *a, int ordinal, const sgk_exec *exec)
+{
+    const sgk_cuda_device *device;
+    SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
+    const bool batch_invariant = sgk_exec_batch_invariant(exec), pieces = in_pieces(a), wgmma = sgk_kernel_fits(&scaled_wgmma_builds[0].kernel, device);
+    if (wgmma && pieces && wgmma_takes(a)) {
+        const wgmma_plan plan = choose_wgmma(a, batch_invariant, device->multiprocessors);
+        if (plan.build) return launch_wgmma(op, &plan, batch_invariant ? " (batch invariant)" : "", ordinal, device->multiprocessors, exec, a);
+    }
+    scaled_mma_build *b = choose_mma(a, pieces, batch_invariant, device->multiprocessors);
+    SGK_LOG_BUILD(exec, op, &b->kernel, !pieces ? " (rows of mat_a or mat_b not in 16-byte pieces)" : batch_invariant ? " (batch invariant)"
+                                                                                                              : "");
+    const sgk_launch shape = { .grid = { tiles(a, b->bm, b->bn) }, .block = { 32u * (unsigned)b->warps }, .shared_memory = (unsigned)(b->stages * (b->bm + b->bn) * b->bk) };
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
+}
+
+/* ---- public functions -------------------------------------------------------------------------------------------------- */
+
+static sgk_status run(const sgk_match *m, const struct scaled_args *a, const sgk_exec *exec)
+{
+    if (a->batch == 0 || a->rows == 0 || a->columns == 0) {
+        SGK_NO_SCRATCH(exec);
+        return SGK_OK;
+    }
+    if (sgk_on_gpu(m)) {
+        SGK_NO_SCRATCH(exec);
+        return scaled_on_gpu(m->op, a, m->device.device_id, exec);
+    }
+    return scaled_on_cpu(m->op, a, m->device, exec);
+}
+
+/* Dimension `dim` of a matrix has stride 1. */
+static sgk_status match_column_major(const sgk_match *m, const DLTensor *t, const char *name, int dim)
+{
+    SGK_REQUIRE(sgk_numel(t) == 0 || t->shape[dim] == 1 || sgk_stride(t, dim) == 1, SGK_BAD_ARG, "%s: %s has stride %lld in dimension %d, expected 1 (column-major)",
+                m->op, name, (long long)sgk_stride(t, dim), dim);
+    return SGK_OK;
+}
+
+/* One scale for each of `rows` rows, or one for all; gives the distance between two. */
+static sgk_status match_scales(const sgk_match *m, const DLTensor *t, const char *name, int64_t rows, int64_t *step)
+{
+    const int64_t count = sgk_numel(t);
+    SGK_REQUIRE(count == rows || count == 1, SGK_BAD_ARG, "%s: %s has %lld elements, expected %lld or 1", m->op, name, (long long)count, (long long)rows);
+    *step = count == 1 ? 0 : sgk_fold_stride(t, 0);
+    return SGK_OK;
+}
+
+static sgk_status scaled_mm(const char *op, sgk_dtype dtype, const DLTensor *out, const DLTensor *mat_a, const DLTensor *mat_b, const DLTensor *scales_a,
+                            const DLTensor *scales_b, const DLTensor *bias, const sgk_exec *exec)
+{
+    sgk_match          m = { .op = op };
+    struct scaled_args a = { .batch = 1 };
+    SGK_MATCH(&m, mat_a, "M K", 1u << dtype);
+    SGK_MATCH(&m, mat_b, "K N~", 1u << dtype);
+    SGK_TRY(match_column_major(&m, mat_b, "mat_b", 0));
+    SGK_MATCH(&m, scales_a, "*S", 1u << SGK_F32);
+    SGK_TRY(match_scales(&m, scales_a, "scales_a", SGK_DIM(&m, 'M'), &a.input_scale_step));
+    SGK_MATCH(&m, scales_b, "*T", 1u << SGK_F32);
+    SGK_TRY(match_scales(&m, scales_b, "scales_b", SGK_DIM(&m, 'N'), &a.weight_scale_step));
+    SGK_MATCH_OUT(&m, out, "M N", SGK_ANY_FLOAT);
+    SGK_MATCH_OPT(&m, bias, "N", 1u << sgk_dtype_at(out));
+    SGK_TRY(sgk_match_done(&m));
+
+    a.out           = sgk_data(out);
+    a.input         = sgk_data(mat_a);
+    a.weight        = sgk_data(mat_b);
+    a.bias          = sgk_data(bias);
+    a.input_scales  = sgk_data(scales_a);
+    a.weight_scales = sgk_data(scales_b);
+    a.rows          = SGK_DIM(&m, 'M');
+    a.columns       = SGK_DIM(&m, 'N');
+    a.depth         = SGK_DIM(&m, 'K');
+    a.out_stride    = sgk_stride(out, 0);
+    a.input_stride  = sgk_stride(mat_a, 0);
+    a.weight_stride = sgk_stride(mat_b, 1);
+    a.input_dtype = a.weight_dtype = dtype;
+    a.out_dtype                    = sgk_dtype_at(out);
+    return run(&m, &a, exec);
+}
+
+sgk_status sgk_fp8_scaled_mm(const DLTensor *out, const DLTensor *mat_a, const DLTensor *mat_b, const DLTensor *scales_a, const DLTensor *scales_b,
+                             const DLTensor *bias, const sgk_exec *exec)
+{
+    return scaled_mm("fp8_scaled_mm", SGK_E4M3, out, mat_a, mat_b, scales_a, scales_b, bias, exec);
+}
+
+sgk_status sgk_int8_scaled_mm(const DLTensor *out, const DLTensor *mat_a, const DLTensor *mat_b, const DLTensor *scales_a, const DLTensor *scales_b,
+                              const DLTensor *bias, const sgk_exec *exec)
+{
+    return scaled_mm("int8_scaled_mm", SGK_I8, out, mat_a, mat_b, scales_a, scales_b, bias, exec);
+}
+
+sgk_status sgk_bmm_fp8(const DLTensor *D, const DLTensor *A, const DLTensor *B, const DLTensor *A_scale, const DLTensor *B_scale,
+                       const DLTensor *workspace_buffer, const sgk_exec *exec)
+{
+    sgk_match          m = { .op = "bmm_fp8" };
+    struct scaled_args a = { .bias = NULL };
+    SGK_MATCH(&m, A, "B M K", 1u << SGK_E4M3 | 1u << SGK_E5M2);
+    SGK_MATCH(&m, B, "B K N~", 1u << SGK_E4M3 | 1u << SGK_E5M2);
+    SGK_TRY(match_column_major(&m, B, "B", 1));
+    SGK_MATCH(&m, A_scale, "*S", 1u << SGK_F32);
+    SGK_TRY(match_scales(&m, A_scale, "A_scale", 1, &a.input_scale_step));
+    SGK_MATCH(&m, B_scale, "*T", 1u << SGK_F32);
+    SGK_TRY(match_scales(&m, B_scale, "B_scale", 1, &a.weight_scale_step));
+    SGK_MATCH_OUT(&m, D, "B M N", SGK_ANY_FLOAT);
+    SGK_MATCH_OPT(&m, workspace_buffer, "*W", 1u << SGK_U8);
+    SGK_TRY(sgk_match_done(&m));
+
+    a.out           = sgk_data(D);
+    a.input         = sgk_data(A);
+    a.weight        = sgk_data(B);
+    a.input_scales  = sgk_data(A_scale);
+    a.weight_scales = sgk_data(B_scale);
+    a.batch         = SGK_DIM(&m, 'B');
+    a.rows          = SGK_DIM(&m, 'M');
+    a.columns       = SGK_DIM(&m, 'N');
+    a.depth         = SGK_DIM(&m, 'K');
+    a.out_batch     = sgk_stride(D, 0);
+    a.input_batch   = sgk_stride(A, 0);
+    a.weight_batch  = sgk_stride(B, 0);
+    a.out_stride    = sgk_stride(D, 1);
+    a.input_stride  = sgk_stride(A, 1);
+    a.weight_stride = sgk_stride(B, 2);
+    a.input_dtype   = sgk_dtype_at(A);
+    a.weight_dtype  = sgk_dtype_at(B);
+    a.out_dtype     = sgk_dtype_at(D);
+    return run(&m, &a, exec);
+}
