@@ -10,7 +10,7 @@
 #define VECTOR(type, dtype, rows, share) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, SGK_GENERAL), dtype, rows, share }
 #define VECTORS(type, dtype) \
-    VECTOR(type, dtype, 1, 1), VECTOR(type, dtype, 4, 1), VECTOR(type, dtype, 1, 8), VECTOR(type, dtype, 2, 8), VECTOR(type, dtype, 4, 8), VECTOR(type, dtype, 8, 8)
+    VECTOR(type, dtype, 1, 1), VECTOR(type, dtype, 4, 1), VECTOR(type, dtype, 1, 8), VECTOR(type, dtype, 4, 8), VECTOR(type, dtype, 8, 8)
 static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; } vector_builds[] = {
     VECTOR("f32", SGK_F32, 1, 1), VECTOR("f32", SGK_F32, 4, 1), VECTOR("f32", SGK_F32, 8, 1), VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
 };
@@ -20,13 +20,9 @@ static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share
     { SGK_KERNEL("gemm/gemm_stream.cu", "linear_stream", "-DT=" type " -DTILES=" #tiles " -DEIGHTS=" #eights " -DWARPS=" #warps " -DSTAGES=" #stages, archs), \
       dtype, 16 * tiles, 8 * eights, warps, stages, warps * stages * (4 * tiles + 2 * eights) * 512 }
 #define STREAMS(type, dtype)                            \
-    STREAM(type, dtype, 1, 1, 8, 8, SGK_ARCH_90A),      \
     STREAM(type, dtype, 2, 1, 8, 5, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 1, 2, 8, 6, SGK_ARCH_90A),      \
     STREAM(type, dtype, 2, 2, 8, 3, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 4, 2, 4, 4, SGK_ARCH_90A),      \
     STREAM(type, dtype, 2, 1, 4, 4, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 2, 2, 4, 4, SGK_ARCH_90A),      \
     STREAM(type, dtype, 1, 1, 8, 3, SGK_GENERAL),       \
     STREAM(type, dtype, 1, 2, 8, 2, SGK_GENERAL)
 static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, rows, warps, stages, ring; } stream_builds[] = {
@@ -50,36 +46,29 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
 /*
  * The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile.
  */
-#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, pace, resident)                                       \
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, behind, resident)                                     \
     { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks     \
-                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DPACE=" #pace " -DRESIDENT=" #resident, SGK_ARCH_90A), \
-      dtype, swap, pace, resident, groups, 64 * blocks * (pace == 1 ? 1 : groups), bn, stages, slabs, buffers }
+                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DBEHIND=" #behind " -DRESIDENT=" #resident, SGK_ARCH_90A), \
+      dtype, swap, behind, resident, groups, 64 * blocks * groups, bn, stages, slabs, buffers }
 #define WGMMAS(type, dtype)                            \
-    WGMMA(type, dtype, 0, 2, 1, 256, 3, 1, 4, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 2, 1),   \
     WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 0, 1),   \
     WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 5, 1, 1, 2, 1),   \
     WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5, 0, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 2, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 3, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 192, 5, 1, 1, 3, 1),   \
     WGMMA(type, dtype, 0, 2, 1,  96, 7, 1, 3, 0, 1),   \
     WGMMA(type, dtype, 0, 2, 1,  64, 4, 2, 1, 0, 1),   \
     WGMMA(type, dtype, 0, 1, 1,  96, 5, 2, 3, 0, 1),   \
-    WGMMA(type, dtype, 0, 2, 2, 128, 6, 1, 2, 1, 1),   \
-    WGMMA(type, dtype, 0, 2, 2, 160, 5, 1, 5, 1, 1),   \
     WGMMA(type, dtype, 1, 2, 1, 128, 6, 1, 2, 0, 1),   \
     WGMMA(type, dtype, 1, 1, 1, 128, 4, 2, 2, 0, 1),   \
     WGMMA(type, dtype, 1, 2, 1,  64, 4, 2, 1, 0, 1),   \
     WGMMA(type, dtype, 1, 1, 1,  64, 6, 2, 1, 0, 1),   \
     WGMMA(type, dtype, 1, 2, 1,  32, 5, 2, 1, 0, 1),   \
-    WGMMA(type, dtype, 1, 1, 1,  32, 4, 4, 1, 0, 1),   \
     WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1, 0, 1),   \
     WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1, 0, 1),   \
-    WGMMA(type, dtype, 1, 1, 1, 128, 4, 1, 1, 0, 2),   \
-    WGMMA(type, dtype, 1, 1, 1,  64, 3, 2, 1, 0, 2),   \
     WGMMA(type, dtype, 1, 1, 1,  32, 4, 2, 1, 0, 2),   \
     WGMMA(type, dtype, 1, 1, 1,  16, 4, 2, 1, 0, 2)
-static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int pace, resident, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int behind, resident, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
 
@@ -172,7 +161,7 @@ static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const
            ceil_div(a->rows, 16) <= most / (ceil_div(a->columns, 16) * a->batch) &&
            (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far &&
            (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far)) &&
-           (split == 1 || (split <= 8 && split <= steps && b->pace != 1 && wgmma_shared(b) - wgmma_inbox(b, split) >= 2 * b->slabs * (b->rows + b->bn) * 128));
+           (split == 1 || (split <= 8 && split <= steps && wgmma_shared(b) - wgmma_inbox(b, split) >= 2 * b->slabs * (b->rows + b->bn) * 128));
 }
 
 /* Whether out can be written in boxes. */
@@ -206,7 +195,7 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
         .l            = *a,
         .first_tiles  = (int32_t)ceil_div(first, b->rows),
         .second_tiles = (int32_t)ceil_div(second, b->bn),
-        .band         = b->pace == 1 ? 8 * 128 / b->rows : 8,
+        .band         = 8,
         .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs),
         .split        = split,
         .by_tma       = wgmma_boxes(a),
@@ -331,7 +320,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
     const double  memory         = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
-        if (!wgmma_takes(b, c, a, 1) || b->pace || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
         if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
         const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
         const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
@@ -354,8 +343,8 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 #define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
 #define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
-#define W(swap, pace, resident, rows, bn, split) \
-    (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(pace) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
+#define W(swap, behind, resident, rows, bn, split) \
+    (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
@@ -366,7 +355,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
-    else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->pace, w->resident, w->rows, w->bn, choice.split);
+    else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
     else snprintf(text, size, "0");
     return text;
 }
@@ -378,7 +367,7 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, stream_builds[i].stages, split)) return &stream_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         const struct wgmma_build *w = &wgmma_builds[i];
-        if (w->dtype == dtype && token == W(w->swap, w->pace, w->resident, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
+        if (w->dtype == dtype && token == W(w->swap, w->behind, w->resident, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
         if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;

@@ -147,7 +147,7 @@ int tune_gemm(const char *path, const int64_t *sizes, int first)
         return 1;
     }
     static candidate all[CANDIDATES];
-    fprintf(f, "/* Written by sgk-check --tune on %s. N, K, then the choice for each of LINEAR_TABLE_ROWS; see gemm_gpu.c. */\n", gpu_name());
+    fprintf(f, "/* Written by sgk-check --tune on an %s. N, K, then the choice for each of LINEAR_TABLE_ROWS; see gemm_gpu.c. */\n", gpu_name());
     const double start = clock_now();
     for (size_t s = sizes ? 0 : (size_t)first; s < (sizes ? 1 : sizeof grid / sizeof *grid); ++s) {
         const int64_t n = sizes ? sizes[1] : grid[s][0], k = sizes ? sizes[2] : grid[s][1];
@@ -163,7 +163,7 @@ int tune_gemm(const char *path, const int64_t *sizes, int first)
                     printf("%lld %lld %lld %.2f %.2f %.2f %s %s %d%s\n", (long long)m, (long long)n, (long long)k, all[j].median * 1e6, all[j].each[0] * 1e6, all[j].each[1] * 1e6, all[j].choice.kernel->entry, all[j].choice.kernel->defines,
                            all[j].choice.split, &all[j] == best ? " *" : "");
             char token[40];
-            fprintf(f, " %s,", best ? linear_token(best->choice, token, sizeof token) : "0");
+            fprintf(f, "%s%s", r ? ", " : " ", best ? linear_token(best->choice, token, sizeof token) : "0");
             fflush(stdout);
         }
         fprintf(f, " } },\n");
