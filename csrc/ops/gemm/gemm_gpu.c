@@ -80,8 +80,7 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 };
 /* clang-format on */
 
-const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(stream_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds),
-    SGK_KERNEL_TABLE(scaled_mma_builds), SGK_KERNEL_TABLE(scaled_wgmma_builds), { 0 } };
+const sgk_kernel_table gemm_kernels[] = { SGK_KERNEL_TABLE(vector_builds), SGK_KERNEL_TABLE(stream_builds), SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(simt_builds), SGK_KERNEL_TABLE(scaled_mma_builds), SGK_KERNEL_TABLE(scaled_wgmma_builds), { 0 } };
 
 #define COUNT(rows) (sizeof(rows) / sizeof *(rows))
 
@@ -189,9 +188,11 @@ static sgk_tensor_map wgmma_map(const struct linear_args *a, const void *data, i
 
 static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
 {
-    const int                chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32 : 16, split = choice.split;
+    const int                chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
+                                                                            : 16,
+                             split = choice.split;
     const int64_t            first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
-    struct linear_wgmma_args w     = {
+    struct linear_wgmma_args w = {
         .l            = *a,
         .first_tiles  = (int32_t)ceil_div(first, b->rows),
         .second_tiles = (int32_t)ceil_div(second, b->bn),
@@ -200,7 +201,7 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
         .split        = split,
         .by_tma       = wgmma_boxes(a),
     };
-    w.tiles = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
+    w.tiles                     = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
     const sgk_tensor_map input  = wgmma_map(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
     const sgk_tensor_map weight = wgmma_map(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
     const sgk_tensor_map out    = wgmma_map(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
@@ -209,9 +210,9 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
     if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(c->op, "out", &out, &w.result));
 
     /* Behind the ring: results on their way out, or one sum of each share. The last KiB aligns the slabs. */
-    const int stage = b->slabs * (b->rows + b->bn) * 128;
+    const int stage  = b->slabs * (b->rows + b->bn) * 128;
     const int behind = split > 1 ? wgmma_inbox(b, split) : b->groups * b->buffers * 64 * chunk * 2;
-    w.stages = (int32_t)least(b->stages, (wgmma_shared(b) - behind) / stage);
+    w.stages         = (int32_t)least(b->stages, (wgmma_shared(b) - behind) / stage);
 
     /* A cluster that splits K has one tile; lone blocks walk through theirs. */
     const sgk_launch shape = {
@@ -232,19 +233,20 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
 /* Whether the build takes the shape; if so, and `run`, it runs. */
 static bool takes(const linear_call *c, linear_choice choice, const struct linear_args *a, bool run, sgk_status *status)
 {
-    const struct vector_build *v = ROW(vector_builds, choice);
-    const struct stream_build *s = ROW(stream_builds, choice);
-    const struct mma_build    *m = ROW(mma_builds, choice);
-    const struct wgmma_build  *w = ROW(wgmma_builds, choice);
-    const struct simt_build   *f = ROW(simt_builds, choice);
-    const bool legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split) : m ? mma_takes(m, c, a, choice.split)
-                                                                                                : w          ? wgmma_takes(w, c, a, choice.split)
-                                                                                                             : f && simt_takes(f, c, a, choice.split);
+    const struct vector_build *v     = ROW(vector_builds, choice);
+    const struct stream_build *s     = ROW(stream_builds, choice);
+    const struct mma_build    *m     = ROW(mma_builds, choice);
+    const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
+    const struct simt_build   *f     = ROW(simt_builds, choice);
+    const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
+                                                                             : m   ? mma_takes(m, c, a, choice.split)
+                                                                             : w   ? wgmma_takes(w, c, a, choice.split)
+                                                                                   : f && simt_takes(f, c, a, choice.split);
     if (!legal || !run) return legal;
     if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
     if (s) {
         const int64_t groups = ceil_div(a->columns, s->columns);
-        *status = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
+        *status              = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
     }
     if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
     if (w) *status = launch_wgmma(w, c, choice, a);
@@ -285,7 +287,7 @@ static linear_choice choose_stream(const linear_call *c, const struct linear_arg
             if (!stream_takes(b, c, a, split) || (split > 1 && blocks > c->device->multiprocessors)) continue;
             const double slabs = (double)ceil_div(ceil_div(a->depth, 64), split) * (double)ceil_div(blocks, c->device->multiprocessors);
             const double block = slabs * 128 * (double)(b->columns + least(a->rows, b->rows)) / 40, all = 2.0 * (double)(a->batch * a->columns * a->depth) / 4300;
-            const double time  = (block > all ? block + all / 8 : all + block / 8) + (split > 1 ? 400 : 0);
+            const double time = (block > all ? block + all / 8 : all + block / 8) + (split > 1 ? 400 : 0);
             if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
         }
     }
@@ -313,11 +315,11 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
 {
-    linear_choice best           = { NULL, 1 };
-    double        least_time     = 0;
+    linear_choice best            = { NULL, 1 };
+    double        least_time      = 0;
     const int     multiprocessors = c->device->multiprocessors;
-    const int64_t rows           = batch_invariant ? 1 : a->rows, batch = batch_invariant ? 1 : a->batch;
-    const double  memory         = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
+    const int64_t rows = batch_invariant ? 1 : a->rows, batch = batch_invariant ? 1 : a->batch;
+    const double  memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
         if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
@@ -442,10 +444,10 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
     const bool  batch_invariant = sgk_exec_batch_invariant(exec);
-    linear_call c = { op, batch_invariant ? " (batch invariant)" : "", ordinal, device, exec, false };
-    c.pieces      = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) && sgk_in_pieces(NULL, a->depth, a->dtype) &&
-                    (a->batch == 1 || (sgk_in_pieces(NULL, a->input_batch, a->dtype) && sgk_in_pieces(NULL, a->weight_batch, a->dtype)));
-    sgk_status status = SGK_OK;
+    linear_call c               = { op, batch_invariant ? " (batch invariant)" : "", ordinal, device, exec, false };
+    c.pieces                    = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) && sgk_in_pieces(NULL, a->depth, a->dtype) &&
+                                  (a->batch == 1 || (sgk_in_pieces(NULL, a->input_batch, a->dtype) && sgk_in_pieces(NULL, a->weight_batch, a->dtype)));
+    sgk_status status           = SGK_OK;
     if (linear_forced.kernel) {
         SGK_REQUIRE(takes(&c, linear_forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
         return status;

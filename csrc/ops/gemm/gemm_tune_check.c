@@ -20,10 +20,38 @@ static const int grid_rows[] = LINEAR_TABLE_ROWS;
  * DeepSeek V3.
  */
 static const int grid[][2] = {
-    { 4096, 7168 },   { 7168, 2048 },   { 7168, 16384 },  { 14336, 4096 }, { 4096, 14336 }, { 24576, 1536 },  { 6144, 4096 },   { 8192, 8192 },
-    { 256, 7168 },    { 2112, 7168 },   { 4096, 4096 },   { 28672, 4096 }, { 10240, 8192 }, { 57344, 8192 },  { 8192, 28672 },  { 36864, 7168 },
-    { 7168, 18432 },  { 5120, 2048 },   { 2048, 4096 },   { 32768, 512 },  { 7168, 8192 },  { 8192, 3584 },   { 8192, 1024 },   { 1280, 8192 },
-    { 3584, 4096 },   { 4096, 1792 },   { 4096, 512 },    { 768, 4096 },   { 16032, 4096 }, { 128256, 4096 }, { 151936, 2048 }, { 128, 2048 },
+    { 4096, 7168 },
+    { 7168, 2048 },
+    { 7168, 16384 },
+    { 14336, 4096 },
+    { 4096, 14336 },
+    { 24576, 1536 },
+    { 6144, 4096 },
+    { 8192, 8192 },
+    { 256, 7168 },
+    { 2112, 7168 },
+    { 4096, 4096 },
+    { 28672, 4096 },
+    { 10240, 8192 },
+    { 57344, 8192 },
+    { 8192, 28672 },
+    { 36864, 7168 },
+    { 7168, 18432 },
+    { 5120, 2048 },
+    { 2048, 4096 },
+    { 32768, 512 },
+    { 7168, 8192 },
+    { 8192, 3584 },
+    { 8192, 1024 },
+    { 1280, 8192 },
+    { 3584, 4096 },
+    { 4096, 1792 },
+    { 4096, 512 },
+    { 768, 4096 },
+    { 16032, 4096 },
+    { 128256, 4096 },
+    { 151936, 2048 },
+    { 128, 2048 },
 };
 
 enum { CANDIDATES = 160,
@@ -51,17 +79,17 @@ static DLTensor matrix(char *data, int64_t *shape)
 /* `nodes` calls, on copies in turn. */
 static bool record(candidate *c, int64_t m, int64_t n, int64_t k, int nodes, int copies, bool pdl)
 {
-    sgk_exec exec  = SGK_EXEC_INIT;
-    exec.stream    = gpu_stream();
-    exec.pdl       = pdl ? SGK_ON : SGK_OFF;
-    linear_forced  = c->choice;
-    bool ok        = sgk_cuda_graph_begin(0, gpu_stream()) == SGK_OK;
+    sgk_exec exec = SGK_EXEC_INIT;
+    exec.stream   = gpu_stream();
+    exec.pdl      = pdl ? SGK_ON : SGK_OFF;
+    linear_forced = c->choice;
+    bool ok       = sgk_cuda_graph_begin(0, gpu_stream()) == SGK_OK;
     for (int i = 0; i < nodes && ok; ++i) {
         int64_t      in[] = { m, k }, w[] = { n, k }, o[] = { m, n };
         const size_t each = (size_t)((m + n) * k * 2 + 255) / 256 * 256, each_out = (size_t)(m * n * 2 + 255) / 256 * 256;
         DLTensor     weight = matrix(operands + (size_t)(i % copies) * each, w), input = matrix(operands + (size_t)(i % copies) * each + (size_t)(n * k * 2), in);
         DLTensor     out = matrix(outputs + (size_t)(i % copies) * each_out % (out_room - each_out) / 256 * 256, o);
-        ok = sgk_linear(&out, &input, &weight, NULL, &exec) == SGK_OK;
+        ok               = sgk_linear(&out, &input, &weight, NULL, &exec) == SGK_OK;
     }
     linear_forced.kernel = NULL;
     return sgk_cuda_graph_end(0, gpu_stream(), &c->graph[pdl]) == SGK_OK && ok;
@@ -69,12 +97,15 @@ static bool record(candidate *c, int64_t m, int64_t n, int64_t k, int nodes, int
 
 static int measure(candidate *all, int64_t m, int64_t n, int64_t k)
 {
-    const size_t each   = (size_t)((m + n) * k * 2), cache = (size_t)gpu_l2_bytes();
+    const size_t each = (size_t)((m + n) * k * 2), cache = (size_t)gpu_l2_bytes();
     const int    copies = (int)(3 * cache / 2 / each + 1);
     const double least  = (double)each / 4e12 + 2.0 * (double)m * (double)n * (double)k / 7e14;       /* seconds of a call */
-    const int    wanted = least > 3e-4 ? 1 : least > 1e-4 ? 3 : least > 3e-5 ? 8 : 24, nodes = copies > wanted ? copies : wanted, rounds = least > 5e-4 ? 3 : ROUNDS;
-    const int    kinds  = m <= 128 ? 2 : 1;
-    int          count  = 0;
+    const int    wanted = least > 3e-4 ? 1 : least > 1e-4 ? 3
+                                         : least > 3e-5   ? 8
+                                                          : 24,
+                 nodes = copies > wanted ? copies : wanted, rounds = least > 5e-4 ? 3 : ROUNDS;
+    const int    kinds = m <= 128 ? 2 : 1;
+    int          count = 0;
     if (each * (size_t)(copies + 1) > room || (size_t)(m * n * 2) > out_room / 2) return 0;
     for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
         for (size_t i = 0; i < table->count; ++i)
@@ -137,8 +168,8 @@ int tune_gemm(const char *path, const int64_t *sizes, int first)
         return 1;
     }
     const size_t have = gpu_free_bytes();
-    room     = have / 2 < (size_t)5 << 30 ? have / 2 : (size_t)5 << 30;
-    out_room = room / 4;
+    room              = have / 2 < (size_t)5 << 30 ? have / 2 : (size_t)5 << 30;
+    out_room          = room / 4;
     operands = gpu_grab(room), outputs = gpu_grab(out_room);
     fill();
     FILE *f = fopen(path, "w");

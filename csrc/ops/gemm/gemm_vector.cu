@@ -30,7 +30,7 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 1) void lin
 {
     const linear_args a    = linear_batch(&batch, blockIdx.y);
     const int         lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t     n    = ((int64_t)blockIdx.x * (WARPS / SHARE) + warp / SHARE) * COLUMNS;
+    const int64_t     n = ((int64_t)blockIdx.x * (WARPS / SHARE) + warp / SHARE) * COLUMNS;
     if (n >= a.columns) return;
 
     const uint4 *w[COLUMNS], *x[ROWS];

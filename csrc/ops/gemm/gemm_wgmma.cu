@@ -41,7 +41,10 @@
 #error "the macros do not fit each other"
 #endif
 
-struct corner { int64_t m, n; int product; };
+struct corner {
+    int64_t m, n;
+    int     product;
+};
 
 /* Down the first tiles in bands: what runs at one time shares both operands in L2. */
 DEVICE corner tile(const linear_wgmma_args *a, int id)
@@ -55,7 +58,10 @@ DEVICE corner tile(const linear_wgmma_args *a, int id)
 }
 
 /* The next part of the ring. */
-DEVICE void advance(int stages, int *stage, uint32_t *lap) { if (++*stage == stages) *stage = 0, *lap ^= 1; }
+DEVICE void advance(int stages, int *stage, uint32_t *lap)
+{
+    if (++*stage == stages) *stage = 0, *lap ^= 1;
+}
 
 /* ---- results of one warpgroup, the sums in its registers --------------------------------------------------------------- */
 
@@ -63,7 +69,7 @@ DEVICE void advance(int stages, int *stage, uint32_t *lap) { if (++*stage == sta
 DEVICE void put_directly(const linear_args *batch, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t)
 {
     const linear_args l = linear_batch(batch, product), *a = &l;
-    const int r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
+    const int         r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
 #if SWAP
     const float low = linear_bias(a, n + r), high = linear_bias(a, n + r + 8);
     #pragma unroll
@@ -84,8 +90,8 @@ DEVICE void put_directly(const linear_args *batch, float (&d)[BN / 2], int64_t m
 /* Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. */
 DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t, int group, uint32_t place, int *turn)
 {
-    const linear_args  one = linear_batch(&a->l, product), *l = &one;
-    const int          lane = t % 32, warp = t / 32;
+    const linear_args one = linear_batch(&a->l, product), *l = &one;
+    const int         lane = t % 32, warp = t / 32;
 #if SWAP
     const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
 #endif
@@ -131,7 +137,7 @@ DEVICE int unit_of(int split, int rank) { return (UNITS * rank + split - 1) / sp
 DEVICE void send_share(const linear_wgmma_args *a, float (&d)[BN / 2], int unit, int slice, uint32_t inbox, uint32_t received, int lane)
 {
     const int      owner = unit * a->split / UNITS, most = (UNITS + a->split - 1) / a->split;
-    const uint32_t to    = inbox + (uint32_t)((slice * most + unit - unit_of(a->split, owner)) * (BN / 8) * 32 + lane) * 16;
+    const uint32_t to = inbox + (uint32_t)((slice * most + unit - unit_of(a->split, owner)) * (BN / 8) * 32 + lane) * 16;
     #pragma unroll
     for (int j = 0; j < BN / 8; ++j) cluster_store4(to + j * 512, (uint32_t)owner, d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
     __syncwarp();
@@ -259,8 +265,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
         registers_take(232);
 #endif
         pdl_wait();
-        float     d[BLOCKS][BN / 2];
-        int       turn = 0;
+        float d[BLOCKS][BN / 2];
+        int   turn = 0;
         if (BEHIND && group > 0) named_sync(2 + GROUPS, MULTIPLIERS);
         for (int id = begin; id < a.tiles; id += stride) {
             const corner at   = tile(&a, id);
