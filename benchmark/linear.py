@@ -6,7 +6,7 @@
 Each figure is the time of one call as a node of a CUDA graph, the median over rounds in which the two take turns; the ratio is the median
 of the ratios of paired rounds, above 1 where ours is faster. Calls take copies of input and weight in turn, so that weights come from
 memory, not from the L2 cache. Inputs are random normal numbers; results are compared before any is timed. With --pdl ours use programmatic
-dependent launch (torch's have no such switch).
+dependent launch (torch's have no such switch); with --batch-invariant their schedules depend on N and K alone, which shows what that costs.
 """
 import argparse
 import json
@@ -85,9 +85,11 @@ def main():
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["grid"], metavar="NAME", help=", ".join(SHAPES))
     parser.add_argument("--pdl", action="store_true")
+    parser.add_argument("--batch-invariant", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     os.environ["TRTLLM_ENABLE_PDL"] = str(int(arguments.pdl))
+    os.environ["SGK_BATCH_INVARIANT"] = str(int(arguments.batch_invariant))
     if not torch.cuda.is_available():
         parser.error("these figures need a GPU")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; ratios are torch's time over ours{', ours with programmatic launch' if arguments.pdl else ''}")
@@ -106,7 +108,7 @@ def main():
         print(f"{rows:5} rows: geomean {statistics.geometric_mean(of_rows):.3f}, least {min(of_rows):.3f}", flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rounds": arguments.rounds, "pdl": arguments.pdl, "rows": results}, file, indent=1)
+            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rounds": arguments.rounds, "pdl": arguments.pdl, "batch_invariant": arguments.batch_invariant, "rows": results}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -43,11 +43,11 @@ from sgl_kernel.expert_specialization import (
 from sgl_kernel.gemm import (
     bmm_fp8,
     cublas_grouped_gemm,
+    dsv3_fused_a_gemm,
+    dsv3_router_gemm,
     fp8_blockwise_scaled_mm,
     fp8_scaled_mm,
     int8_scaled_mm,
-    dsv3_fused_a_gemm,
-    dsv3_router_gemm,
     linear,
     sgl_per_tensor_quant_fp8,
     sgl_per_token_group_quant_8bit,

@@ -1,4 +1,5 @@
 #include <stdlib.h>
+#include <string.h>
 #include "check/check.h"
 #include "cuda/kernel.h"
 #include "gemm.h"
@@ -133,7 +134,7 @@ static void check_fused_a(sgk_dtype dtype, int64_t rows, int64_t columns, int64_
  * Every build for sm_90a and every one that streams, with K in each number of parts, on shapes that leave a part of a tile, of a slab and of
  * the ring: also those that would not be chosen here.
  */
-static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth)
+static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth, const char *only)
 {
     extern const sgk_kernel_table gemm_kernels[];
     if (!check_on_gpu()) return;
@@ -142,7 +143,7 @@ static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t ro
         for (size_t i = 0; i < table->count; ++i)
             for (int split = 1; split <= 8; split = split < 3 ? split + 1 : split + 5) {
                 const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
-                if (!linear_takes(choice, dtype, rows, columns, depth)) continue;
+                if (!linear_takes(choice, dtype, rows, columns, depth) || (only && (split > 1 || !strstr(choice.kernel->defines, only)))) continue;
                 if (!check_case("linear_build_%d_%s_%s_%lldx%lldx%lld_in_%d", number++, check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth, split)) continue;
                 check_switches.keep_arguments = true;
                 check_tensor *input           = check_input_dense(dtype, 2, rows, depth);
@@ -349,8 +350,9 @@ void check_gemm(void)
             if (t != SGK_F32) check_linear(t, SGK_F32, bias, 5, 12, 40, false);
         }
         if (t != SGK_F32) {
-            check_linear_builds(t, t, 13, 264, 1096);
-            check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264);
+            check_linear_builds(t, t, 13, 264, 1096, NULL);
+            check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264, NULL);
+            if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
         }
         check_linear_batched(t, t, true, 3, 5, 7, 33, false);
         check_linear_batched(t, SGK_F32, false, 2, 3, 21, 264, true);

@@ -11,7 +11,7 @@
 #define VECTOR(type, dtype, rows, share) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, SGK_GENERAL), dtype, rows, share }
 #define VECTORS(type, dtype) \
-    VECTOR(type, dtype, 1, 1), VECTOR(type, dtype, 4, 1), VECTOR(type, dtype, 1, 8), VECTOR(type, dtype, 2, 8), VECTOR(type, dtype, 4, 8), VECTOR(type, dtype, 8, 8)
+    VECTOR(type, dtype, 1, 1), VECTOR(type, dtype, 4, 1), VECTOR(type, dtype, 1, 8), VECTOR(type, dtype, 4, 8), VECTOR(type, dtype, 8, 8)
 static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; } vector_builds[] = {
     VECTOR("f32", SGK_F32, 1, 1), VECTOR("f32", SGK_F32, 4, 1), VECTOR("f32", SGK_F32, 8, 1), VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
 };
@@ -21,11 +21,9 @@ static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share
     { SGK_KERNEL("gemm/gemm_stream.cu", "linear_stream", "-DT=" type " -DTILES=" #tiles " -DEIGHTS=" #eights " -DWARPS=" #warps " -DSTAGES=" #stages, archs), \
       dtype, 16 * tiles, 8 * eights, warps, stages, warps * stages * (4 * tiles + 2 * eights) * 512 }
 #define STREAMS(type, dtype)                            \
-    STREAM(type, dtype, 1, 1, 8, 8, SGK_ARCH_90A),      \
     STREAM(type, dtype, 2, 1, 8, 5, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 1, 2, 8, 6, SGK_ARCH_90A),      \
     STREAM(type, dtype, 2, 2, 8, 3, SGK_ARCH_90A),      \
-    STREAM(type, dtype, 4, 2, 4, 4, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 2, 1, 4, 4, SGK_ARCH_90A),      \
     STREAM(type, dtype, 1, 1, 8, 3, SGK_GENERAL),       \
     STREAM(type, dtype, 1, 2, 8, 2, SGK_GENERAL)
 static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, rows, warps, stages, ring; } stream_builds[] = {
@@ -49,34 +47,29 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
 /*
  * The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile.
  */
-#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, pace)                                                 \
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, behind, resident)                                     \
     { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks     \
-                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DPACE=" #pace, SGK_ARCH_90A),      \
-      dtype, swap, pace, groups, 64 * blocks * (pace == 1 ? 1 : groups), bn, stages, slabs, buffers }
-#define WGMMAS(type, dtype)                         \
-    WGMMA(type, dtype, 0, 2, 1, 256, 3, 1, 4, 0),   \
-    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 0),   \
-    WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3, 0),   \
-    WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5, 0),   \
-    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 2),   \
-    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 3),   \
-    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 3),   \
-    WGMMA(type, dtype, 0, 2, 1, 192, 5, 1, 1, 3),   \
-    WGMMA(type, dtype, 0, 2, 1,  96, 7, 1, 3, 0),   \
-    WGMMA(type, dtype, 0, 2, 1,  64, 4, 2, 1, 0),   \
-    WGMMA(type, dtype, 0, 1, 1,  96, 5, 2, 3, 0),   \
-    WGMMA(type, dtype, 0, 2, 2, 128, 6, 1, 2, 1),   \
-    WGMMA(type, dtype, 0, 2, 2, 160, 5, 1, 5, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 4, 1),   \
-    WGMMA(type, dtype, 1, 2, 1, 128, 6, 1, 2, 0),   \
-    WGMMA(type, dtype, 1, 1, 1, 128, 4, 2, 2, 0),   \
-    WGMMA(type, dtype, 1, 2, 1,  64, 4, 2, 1, 0),   \
-    WGMMA(type, dtype, 1, 1, 1,  64, 6, 2, 1, 0),   \
-    WGMMA(type, dtype, 1, 2, 1,  32, 5, 2, 1, 0),   \
-    WGMMA(type, dtype, 1, 1, 1,  32, 4, 4, 1, 0),   \
-    WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1, 0),   \
-    WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1, 0)
-static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int pace, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
+                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DBEHIND=" #behind " -DRESIDENT=" #resident, SGK_ARCH_90A), \
+      dtype, swap, behind, resident, groups, 64 * blocks * groups, bn, stages, slabs, buffers }
+#define WGMMAS(type, dtype)                            \
+    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 2, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 5, 1, 1, 2, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1,  96, 7, 1, 3, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1,  64, 4, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 0, 1, 1,  96, 5, 2, 3, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1, 128, 6, 1, 2, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1, 128, 4, 2, 2, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  64, 4, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  64, 6, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  32, 5, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  32, 4, 2, 1, 0, 2),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 4, 2, 1, 0, 2)
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int behind, resident, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
 
@@ -173,7 +166,7 @@ static bool stream_takes(const struct stream_build *b, const linear_call *c, con
 
 /* Bytes for the sums of all shares of a block's part of the tile, and for these and the ring together. */
 static int wgmma_inbox(const struct wgmma_build *b, int split) { return split * ((b->rows / 16 + split - 1) / split) * 16 * b->bn * 4; }
-enum { WGMMA_SHARED = 232448 - 1024 - 512 };
+static int wgmma_shared(const struct wgmma_build *b) { return (b->resident == 1 ? 232448 : 233472 / 2 - 1024) - 1024 - 512; }
 
 /* Rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
 static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const struct linear_args *a, int split)
@@ -184,7 +177,7 @@ static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const
            ceil_div(a->rows, 16) <= most / (ceil_div(a->columns, 16) * a->batch) &&
            (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far &&
            (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far)) &&
-           (split == 1 || (split <= 8 && split <= steps && b->pace != 1 && WGMMA_SHARED - wgmma_inbox(b, split) >= 3 * b->slabs * (b->rows + b->bn) * 128));
+           (split == 1 || (split <= 8 && split <= steps && wgmma_shared(b) - wgmma_inbox(b, split) >= 2 * b->slabs * (b->rows + b->bn) * 128));
 }
 
 /* Whether out can be written in boxes. */
@@ -212,18 +205,20 @@ static sgk_tensor_map wgmma_map(const struct linear_args *a, const void *data, i
 
 static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
 {
-    const int                chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32 : 16, split = choice.split;
+    const int                chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
+                                                                            : 16,
+                             split = choice.split;
     const int64_t            first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
-    struct linear_wgmma_args w     = {
+    struct linear_wgmma_args w = {
         .l            = *a,
         .first_tiles  = (int32_t)ceil_div(first, b->rows),
         .second_tiles = (int32_t)ceil_div(second, b->bn),
-        .band         = b->pace == 1 ? 8 * 128 / b->rows : 8,
+        .band         = 8,
         .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs),
         .split        = split,
         .by_tma       = wgmma_boxes(a),
     };
-    w.tiles = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
+    w.tiles                     = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
     const sgk_tensor_map input  = wgmma_map(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
     const sgk_tensor_map weight = wgmma_map(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
     const sgk_tensor_map out    = wgmma_map(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
@@ -232,13 +227,13 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
     if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(c->op, "out", &out, &w.result));
 
     /* Behind the ring: results on their way out, or one sum of each share. The last KiB aligns the slabs. */
-    const int stage = b->slabs * (b->rows + b->bn) * 128;
+    const int stage  = b->slabs * (b->rows + b->bn) * 128;
     const int behind = split > 1 ? wgmma_inbox(b, split) : b->groups * b->buffers * 64 * chunk * 2;
-    w.stages = (int32_t)least(b->stages, (WGMMA_SHARED - behind) / stage);
+    w.stages         = (int32_t)least(b->stages, (wgmma_shared(b) - behind) / stage);
 
     /* A cluster that splits K has one tile; lone blocks walk through theirs. */
     const sgk_launch shape = {
-        .grid          = { split > 1 ? (int64_t)w.tiles * split : least(w.tiles, c->device->multiprocessors) },
+        .grid          = { split > 1 ? (int64_t)w.tiles * split : least(w.tiles, b->resident * c->device->multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)(w.stages * stage + behind + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
@@ -255,19 +250,20 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
 /* Whether the build takes the shape; if so, and `run`, it runs. */
 static bool takes(const linear_call *c, linear_choice choice, const struct linear_args *a, bool run, sgk_status *status)
 {
-    const struct vector_build *v = ROW(vector_builds, choice);
-    const struct stream_build *s = ROW(stream_builds, choice);
-    const struct mma_build    *m = ROW(mma_builds, choice);
-    const struct wgmma_build  *w = ROW(wgmma_builds, choice);
-    const struct simt_build   *f = ROW(simt_builds, choice);
-    const bool legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split) : m ? mma_takes(m, c, a, choice.split)
-                                                                                                : w          ? wgmma_takes(w, c, a, choice.split)
-                                                                                                             : f && simt_takes(f, c, a, choice.split);
+    const struct vector_build *v     = ROW(vector_builds, choice);
+    const struct stream_build *s     = ROW(stream_builds, choice);
+    const struct mma_build    *m     = ROW(mma_builds, choice);
+    const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
+    const struct simt_build   *f     = ROW(simt_builds, choice);
+    const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
+                                                                             : m   ? mma_takes(m, c, a, choice.split)
+                                                                             : w   ? wgmma_takes(w, c, a, choice.split)
+                                                                                   : f && simt_takes(f, c, a, choice.split);
     if (!legal || !run) return legal;
     if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
     if (s) {
         const int64_t groups = ceil_div(a->columns, s->columns);
-        *status = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
+        *status              = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
     }
     if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
     if (w) *status = launch_wgmma(w, c, choice, a);
@@ -308,7 +304,7 @@ static linear_choice choose_stream(const linear_call *c, const struct linear_arg
             if (!stream_takes(b, c, a, split) || (split > 1 && blocks > c->device->multiprocessors)) continue;
             const double slabs = (double)ceil_div(ceil_div(a->depth, 64), split) * (double)ceil_div(blocks, c->device->multiprocessors);
             const double block = slabs * 128 * (double)(b->columns + least(a->rows, b->rows)) / 40, all = 2.0 * (double)(a->batch * a->columns * a->depth) / 4300;
-            const double time  = (block > all ? block + all / 8 : all + block / 8) + (split > 1 ? 400 : 0);
+            const double time = (block > all ? block + all / 8 : all + block / 8) + (split > 1 ? 400 : 0);
             if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
         }
     }
@@ -336,14 +332,14 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
 {
-    linear_choice best           = { NULL, 1 };
-    double        least_time     = 0;
+    linear_choice best            = { NULL, 1 };
+    double        least_time      = 0;
     const int     multiprocessors = c->device->multiprocessors;
-    const int64_t rows           = batch_invariant ? 1 : a->rows, batch = batch_invariant ? 1 : a->batch;
-    const double  memory         = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
+    const int64_t rows = batch_invariant ? 1 : a->rows, batch = batch_invariant ? 1 : a->batch;
+    const double  memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
-        if (!wgmma_takes(b, c, a, 1) || b->pace || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
         if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
         const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
         const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
@@ -366,7 +362,8 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 #define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
 #define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
-#define W(swap, pace, rows, bn, split)  (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(pace) << 25 | (uint32_t)(rows) << 17 | (uint32_t)(bn) << 8 | (uint32_t)(split))
+#define W(swap, behind, resident, rows, bn, split) \
+    (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
@@ -377,19 +374,19 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
-    else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d)", w->swap, w->pace, w->rows, w->bn, choice.split);
+    else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
     else snprintf(text, size, "0");
     return text;
 }
 
 static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
 {
-    const int split = (int)(token & 255);
+    const int split = (int)(token & 31);
     for (size_t i = 0; i < COUNT(stream_builds); ++i)
         if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, stream_builds[i].stages, split)) return &stream_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         const struct wgmma_build *w = &wgmma_builds[i];
-        if (w->dtype == dtype && token == W(w->swap, w->pace, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
+        if (w->dtype == dtype && token == W(w->swap, w->behind, w->resident, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
         if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
@@ -427,7 +424,7 @@ static linear_choice choose_measured(const linear_call *c, const struct linear_a
         if (by <= nearest && measured[i].choice[r]) nearest = by, token = measured[i].choice[r];
     }
     choice.kernel = token ? kernel_of(token, a->dtype) : NULL;
-    choice.split  = (token >> 28 == 1 || token >> 28 == 4) ? (int)(token & 255) : 1;
+    choice.split  = (token >> 28 == 1 || token >> 28 == 4) ? (int)(token & 31) : 1;
     if (choice.kernel && !takes(c, choice, a, false, NULL)) choice.kernel = NULL;
     return choice;
 }
@@ -447,7 +444,7 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     if (w->swap && (w->bn >= 2 * rows && w->bn > 16)) return false;
     if (w->swap && across > 4 && w->bn < 128) return false;
     if (!w->swap && 2 * rows <= w->rows) return false;
-    return choice.split == 1 || (down * across * choice.split <= MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
+    return choice.split == 1 || (down * across * choice.split <= w->resident * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
 }
 
 bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth)
@@ -464,10 +461,10 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
     const bool  batch_invariant = sgk_exec_batch_invariant(exec);
-    linear_call c = { op, batch_invariant ? " (batch invariant)" : "", ordinal, device, exec, false };
-    c.pieces      = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) && sgk_in_pieces(NULL, a->depth, a->dtype) &&
-                    (a->batch == 1 || (sgk_in_pieces(NULL, a->input_batch, a->dtype) && sgk_in_pieces(NULL, a->weight_batch, a->dtype)));
-    sgk_status status = SGK_OK;
+    linear_call c               = { op, batch_invariant ? " (batch invariant)" : "", ordinal, device, exec, false };
+    c.pieces                    = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) && sgk_in_pieces(NULL, a->depth, a->dtype) &&
+                                  (a->batch == 1 || (sgk_in_pieces(NULL, a->input_batch, a->dtype) && sgk_in_pieces(NULL, a->weight_batch, a->dtype)));
+    sgk_status status           = SGK_OK;
     if (linear_forced.kernel) {
         SGK_REQUIRE(takes(&c, linear_forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
         return status;

@@ -24,11 +24,11 @@
 #include "tma.cuh"
 #endif
 
-#define COLUMNS  (16 * TILES)
-#define ROWS     (8 * EIGHTS)
-#define PIECES   (4 * TILES + 2 * EIGHTS)       /* of 16 bytes that a lane copies of a slab: weight, then input */
-#define PITCH    (COLUMNS + 4)                  /* of a row of sums: no bank is met twice */
-#define OUTPUTS  (COLUMNS * ROWS)
+#define COLUMNS (16 * TILES)
+#define ROWS    (8 * EIGHTS)
+#define PIECES  (4 * TILES + 2 * EIGHTS)       /* of 16 bytes that a lane copies of a slab: weight, then input */
+#define PITCH   (COLUMNS + 4)                  /* of a row of sums: no bank is met twice */
+#define OUTPUTS (COLUMNS * ROWS)
 
 /* Zeros instead of data where it is not inside. */
 DEVICE void copy_once(uint32_t to, const void *from, bool inside, uint64_t policy)
@@ -41,9 +41,9 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
     const linear_args a = linear_batch(&batch, blockIdx.y);
     extern __shared__ __align__(16) uint8_t ring[];                     /* [WARPS][STAGES][PIECES][32] pieces */
     __shared__ float                        sums[2][WARPS][ROWS * PITCH], inbox[OUTPUTS + 8];
-    const int      lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, row = lane / 4;
-    const unsigned slice = cluster_rank(), slices = cluster_blocks();
-    const uint32_t base  = shared_address(ring) + (warp * STAGES * PIECES * 32 + lane) * 16;
+    const int                               lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, row = lane / 4;
+    const unsigned                          slice = cluster_rank(), slices = cluster_blocks();
+    const uint32_t                          base = shared_address(ring) + (warp * STAGES * PIECES * 32 + lane) * 16;
     /* This cluster's columns, in groups, and this warp's slabs of each. */
     const unsigned groups = (unsigned)((a.columns + COLUMNS - 1) / COLUMNS), cluster = blockIdx.x / slices, clusters = gridDim.x / slices;
     const unsigned fewer = groups / clusters, more = groups % clusters;         /* the first ones have a group more */
@@ -56,8 +56,8 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
     if (slices > 1) cluster_arrive();
     uint64_t policy;                                                            /* weights are read once: they leave L2 first */
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    int      n  = first * COLUMNS + row, k = k_first;                           /* what is copied next */
-    const T *w  = (const T *)a.weight + n * a.weight_stride + k, *x = (const T *)a.input + row * a.input_stride + k;
+    int      n = first * COLUMNS + row, k = k_first;                           /* what is copied next */
+    const T *w = (const T *)a.weight + n * a.weight_stride + k, *x = (const T *)a.input + row * a.input_stride + k;
     uint32_t at = base;
 #if __CUDA_ARCH__ >= 900
     /* The kernel before this one may still run: weights are not its result, and may come as far as L2. */

@@ -15,7 +15,7 @@
 #define WARPS   (SHARE == 1 ? 4 : SHARE)
 #define COLUMNS 2                                       /* of a warp */
 #define PIECE   (16 / (int)sizeof(T))                   /* elements */
-#define AHEAD   (ROWS <= 2 ? 4 : 2)                     /* pieces of each column in flight */
+#define AHEAD   (ROWS == 1 || (SHARE > 1 && ROWS <= 4) ? 4 : 2)      /* pieces of each column in flight */
 #define STEP    (32 * SHARE)                            /* from a lane's piece to its next */
 
 DEVICE void load_pieces(uint4 (&to)[AHEAD][COLUMNS], const uint4 *const (&w)[COLUMNS], int64_t p, int64_t pieces)
@@ -26,11 +26,11 @@ DEVICE void load_pieces(uint4 (&to)[AHEAD][COLUMNS], const uint4 *const (&w)[COL
         for (int c = 0; c < COLUMNS; ++c) to[i][c] = p + STEP * i < pieces ? w[c][p + STEP * i] : make_uint4(0, 0, 0, 0);
 }
 
-extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 2) void linear_vector(const __grid_constant__ linear_args batch)
+extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 1) void linear_vector(const __grid_constant__ linear_args batch)
 {
     const linear_args a    = linear_batch(&batch, blockIdx.y);
     const int         lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t     n    = ((int64_t)blockIdx.x * (WARPS / SHARE) + warp / SHARE) * COLUMNS;
+    const int64_t     n = ((int64_t)blockIdx.x * (WARPS / SHARE) + warp / SHARE) * COLUMNS;
     if (n >= a.columns) return;
 
     const uint4 *w[COLUMNS], *x[ROWS];
@@ -55,16 +55,29 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 2) void lin
     for (; p < pieces; p += STEP * AHEAD) {
         uint4 next[AHEAD][COLUMNS];
         load_pieces(next, w, p + STEP * AHEAD, pieces);
+#if SHARE > 1
+        uint4 ahead[AHEAD][ROWS];               /* all that is needed is asked for before any of it has come */
+        #pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+            #pragma unroll
+            for (int r = 0; r < ROWS; ++r) ahead[i][r] = p + STEP * i < pieces ? x[r][p + STEP * i] : make_uint4(0, 0, 0, 0);
+#endif
         #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
+#if SHARE == 1
             if (p + STEP * i >= pieces) continue;
+#endif
             float u[COLUMNS][PIECE];
             #pragma unroll
             for (int c = 0; c < COLUMNS; ++c) unpack16(u[c], now[i][c], (const T *)0);
             #pragma unroll
             for (int r = 0; r < ROWS; ++r) {
                 float v[PIECE];
+#if SHARE > 1
+                unpack16(v, ahead[i][r], (const T *)0);
+#else
                 unpack16(v, x[r][p + STEP * i], (const T *)0);
+#endif
                 #pragma unroll
                 for (int c = 0; c < COLUMNS; ++c)
                     #pragma unroll

@@ -6,8 +6,8 @@
  *   SWAP     0: the first operand of the instruction is input, the second weight; 1: the other way round, for few rows of input
  *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
  *   BN       and BN rows of the second
- *   PACE     0: groups go side by side; 1: each has tiles of its own, 64 BLOCKS high, and one stores while the other multiplies;
- *            2 and more: the second one stays PACE - 1 slabs behind the first, with the same end
+ *   BEHIND   slabs that the second group stays behind the first: they do not end a tile, and store it, at the same time
+ *   RESIDENT blocks on a multiprocessor: with 2, a block's copies are on their way while another one stores
  *   STAGES   parts of the ring, of SLABS slabs each; fewer are used where sums of shares need room
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
@@ -27,9 +27,7 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#define TURNS       (PACE == 1)
-#define BEHIND      (PACE > 1 ? PACE - 1 : 0)
-#define ROWS        (64 * BLOCKS * (TURNS ? 1 : GROUPS))
+#define ROWS        (64 * GROUPS * BLOCKS)
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
@@ -43,7 +41,10 @@
 #error "the macros do not fit each other"
 #endif
 
-struct corner { int64_t m, n; int product; };
+struct corner {
+    int64_t m, n;
+    int     product;
+};
 
 /* Down the first tiles in bands: what runs at one time shares both operands in L2. */
 DEVICE corner tile(const linear_wgmma_args *a, int id)
@@ -56,12 +57,10 @@ DEVICE corner tile(const linear_wgmma_args *a, int id)
     return SWAP ? corner{ second, first, product } : corner{ first, second, product };
 }
 
-/* The next part of the ring, and the one behind n others. */
-DEVICE void advance(int stages, int *stage, uint32_t *lap) { if (++*stage == stages) *stage = 0, *lap ^= 1; }
-DEVICE void skip(int stages, int *stage, uint32_t *lap, int n)
+/* The next part of the ring. */
+DEVICE void advance(int stages, int *stage, uint32_t *lap)
 {
-    n += *stage;
-    *stage = n % stages, *lap ^= n / stages & 1;
+    if (++*stage == stages) *stage = 0, *lap ^= 1;
 }
 
 /* ---- results of one warpgroup, the sums in its registers --------------------------------------------------------------- */
@@ -70,7 +69,7 @@ DEVICE void skip(int stages, int *stage, uint32_t *lap, int n)
 DEVICE void put_directly(const linear_args *batch, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t)
 {
     const linear_args l = linear_batch(batch, product), *a = &l;
-    const int r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
+    const int         r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
 #if SWAP
     const float low = linear_bias(a, n + r), high = linear_bias(a, n + r + 8);
     #pragma unroll
@@ -91,8 +90,8 @@ DEVICE void put_directly(const linear_args *batch, float (&d)[BN / 2], int64_t m
 /* Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. */
 DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t, int group, uint32_t place, int *turn)
 {
-    const linear_args  one = linear_batch(&a->l, product), *l = &one;
-    const int          lane = t % 32, warp = t / 32;
+    const linear_args one = linear_batch(&a->l, product), *l = &one;
+    const int         lane = t % 32, warp = t / 32;
 #if SWAP
     const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
 #endif
@@ -128,7 +127,6 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
     }
 }
 
-#if !TURNS
 /* The first unit of the tile that belongs to block `rank` of a cluster. */
 DEVICE int unit_of(int split, int rank) { return (UNITS * rank + split - 1) / split; }
 
@@ -139,7 +137,7 @@ DEVICE int unit_of(int split, int rank) { return (UNITS * rank + split - 1) / sp
 DEVICE void send_share(const linear_wgmma_args *a, float (&d)[BN / 2], int unit, int slice, uint32_t inbox, uint32_t received, int lane)
 {
     const int      owner = unit * a->split / UNITS, most = (UNITS + a->split - 1) / a->split;
-    const uint32_t to    = inbox + (uint32_t)((slice * most + unit - unit_of(a->split, owner)) * (BN / 8) * 32 + lane) * 16;
+    const uint32_t to = inbox + (uint32_t)((slice * most + unit - unit_of(a->split, owner)) * (BN / 8) * 32 + lane) * 16;
     #pragma unroll
     for (int j = 0; j < BN / 8; ++j) cluster_store4(to + j * 512, (uint32_t)owner, d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
     __syncwarp();
@@ -174,7 +172,6 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, const f
 #endif
     }
 }
-#endif
 
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
 
@@ -187,13 +184,10 @@ DEVICE void load(const linear_wgmma_args *a, bool weight, corner at, int slab, u
     else tma_load3(to, map, slab * 64, (int)at.m, at.product, arrived);
 }
 
-extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
+extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
 {
     extern __shared__ uint8_t memory[];
-    __shared__ uint64_t       full[STAGES], empty[STAGES];
-#if !TURNS
-    __shared__ uint64_t       received;         /* the sums of all shares */
-#endif
+    __shared__ uint64_t       full[STAGES], empty[STAGES], received;        /* the sums of all shares */
     const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u, results = base + (uint32_t)a.stages * STAGE_BYTES;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     const int                 slice = (int)cluster_rank(), lane = t % 32;
@@ -209,12 +203,10 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
             mbarrier_init(shared_address(&full[s]), 1);
-            mbarrier_init(shared_address(&empty[s]), TURNS ? 4 : 4 * GROUPS);
+            mbarrier_init(shared_address(&empty[s]), 4 * GROUPS);
         }
-#if !TURNS
         const int units = unit_of(a.split, slice + 1) - unit_of(a.split, slice);
         mbarrier_init(shared_address(&received), units ? (uint32_t)(a.split * units) : 1);
-#endif
         mbarrier_init_done();
     }
     if (a.split > 1) cluster_announce();        /* its barriers are there */
@@ -273,12 +265,10 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
         registers_take(232);
 #endif
         pdl_wait();
-        float     d[BLOCKS][BN / 2];
-        int       turn = 0;
-        const int mine = TURNS ? 0 : group;     /* the part of the tile */
-        if (TURNS) skip(a.stages, &stage, &lap, group * (to - from));
+        float d[BLOCKS][BN / 2];
+        int   turn = 0;
         if (BEHIND && group > 0) named_sync(2 + GROUPS, MULTIPLIERS);
-        for (int id = begin + (TURNS ? group * stride : 0); id < a.tiles; id += TURNS ? GROUPS * stride : stride) {
+        for (int id = begin; id < a.tiles; id += stride) {
             const corner at   = tile(&a, id);
             int          last = 0;
             for (int k = from; k < to; ++k) {
@@ -287,7 +277,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x = wgmma_operand(slab + mine * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    const uint64_t x = wgmma_operand(slab + group * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
                     for (int i = 0; i < 4; ++i)
                         #pragma unroll
@@ -305,11 +295,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
             }
             wgmma_wait(0);
             if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
-            if (TURNS) skip(a.stages, &stage, &lap, (GROUPS - 1) * (to - from));
             #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) wgmma_pin(d[b]);
 
-#if !TURNS
             if (a.split > 1) {
                 cluster_await();
                 #pragma unroll
@@ -320,10 +308,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                 }
                 continue;
             }
-#endif
             #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) {
-                const int64_t row = (mine * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
+                const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
                 if (a.by_tma) put_by_tma(&a, d[b], m, n, at.product, t, group, results + group * BUFFERS * CHUNK_BYTES, &turn);
                 else put_directly(&a.l, d[b], m, n, at.product, t);
             }
