@@ -45,12 +45,6 @@ DEVICE uint4 shared_load16(uint32_t address)
 
 DEVICE void cp_async_commit(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/* Arrives at an mbarrier when all copies that this thread has started so far have arrived; the barrier's count has room for it (sm_90). */
-DEVICE void cp_async_arrive(uint32_t barrier)
-{
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
 DEVICE void cp_async_wait_all(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 /* The count is an immediate of the instruction, hence a macro. */
