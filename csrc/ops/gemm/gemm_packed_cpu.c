@@ -124,6 +124,15 @@ SGK_INLINE vf broadcast(const uint32_t *x)
     return vf_set(f);
 }
 
+/* The sums come from the second-level cache while the tile is multiplied. */
+SGK_INLINE void prefetch_sums(const tile_end *end, int rows, int64_t column)
+{
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int i = 0; i < TILE_COLUMNS * 4; i += 64) __builtin_prefetch((const char *)end->sums + (r * end->stride + column) * 4 + i, 1);
+}
+
 SGK_INLINE void prefetch_ahead(const char *w)
 {
     __builtin_prefetch(w + AHEAD);
@@ -133,6 +142,7 @@ SGK_INLINE void prefetch_ahead(const char *w)
 /* `rows` rows by TILE_COLUMNS columns; x_rows: of the strip. */
 SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
+    if (rows > FEW_ROWS) prefetch_sums(end, rows, column);
     vf          sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
@@ -163,6 +173,7 @@ SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t 
 
 SGK_INLINE void tile_i8(int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
+    if (rows > FEW_ROWS) prefetch_sums(end, rows, column);
     quads       sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
