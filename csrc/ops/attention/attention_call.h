@@ -72,6 +72,22 @@ extern attention_plain_build          attention_wide_builds[ATTENTION_WIDE_BUILD
 extern attention_decode_build         attention_decode_builds[ATTENTION_DECODE_BUILDS];
 extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_COMBINE_BUILDS];
 
+/* attention_wgmma.c: many queries on sm_90a. */
+extern const attention_form attention_wgmma;
+
+enum { ATTENTION_WGMMA_BUILDS  = 14,
+       ATTENTION_WGMMA_QUERIES = 33,        /* sequences of at least so many go to it */
+       ATTENTION_L2_SHARE      = 40 };      /* percent of L2 for keys and values that blocks share at a time */
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        dim, dim_v, groups, keys, stages;
+    bool       gather;
+} attention_wgmma_build;
+typedef struct { sgk_kernel kernel; } attention_order_build;
+extern attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];
+extern attention_order_build attention_order_builds[1];
+
 sgk_status attention_run_cpu(attention_call *c);
 sgk_status attention_run_cuda(attention_call *c);
 

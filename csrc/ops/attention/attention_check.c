@@ -28,6 +28,7 @@ typedef struct {
     double    scale, softcap;
     int       chunk, sinks, rotary;         /* sinks: their format + 1; rotary: elements that rotate */
     bool      q_v, descales, top_left, interleaved, seqlens_rotary;
+    int       margin;
 } shape;
 
 typedef struct {
@@ -52,6 +53,7 @@ static sgk_status evaluate(tensors *t)
     o.window_size_left = t->s.left, o.window_size_right = t->s.right;
     o.softmax_scale = t->s.scale;
     o.num_splits    = t->s.splits;
+    o.sm_margin     = t->s.margin;
     o.q_v = T(t->q_v), o.sinks = T(t->sinks);
     o.rotary_cos = T(t->rotary_cos), o.rotary_sin = T(t->rotary_sin), o.seqlens_rotary = T(t->seqlens_rotary);
     o.q_descale = T(t->q_descale), o.k_descale = T(t->k_descale), o.v_descale = T(t->v_descale);
@@ -384,7 +386,7 @@ static void check_builds(sgk_dtype dtype)
     static const int64_t dims[] = { 64, 96, 128, 192, 256 };
     for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
         check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
-        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 40, .keys = 100, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
+        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 30, .keys = 100, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
     }
     /* What the forms for anything take, by its size: head sizes and q_v. */
     static const struct {
@@ -398,6 +400,49 @@ static void check_builds(sgk_dtype dtype)
     check_shape("unaligned", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 40, .batch = 2, .queries = 9, .keys = 70, .cache = DENSE, .lse = true, .left = 30, .right = -1, .causal = true, .unaligned = true });
     for (int packed = 0; packed < 2; ++packed)
         check_shape("one", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 3, .keys = 50, .cache = PAGED, .page_size = 3, .append = true, .packed_new = packed, .lse = true, .left = -1, .right = -1, .causal = true, .unaligned = packed });
+}
+
+/* Many queries: each head size that chooses another build, and every option with sequences of several tiles. A margin leaves few
+ * multiprocessors, so that each has several pieces of work. */
+static void check_long(sgk_dtype dtype)
+{
+    static const int64_t sizes[][2] = { { 64, 64 }, { 96, 96 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 72, 40 }, { 168, 120 } };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+        const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = sizes[i][0], .dim_v = sizes[i][1], .batch = 2, .queries = 150, .keys = 203, .lse = true, .left = -1, .right = -1, .margin = 1000 };
+        shape       t = s;
+        t.causal = true;
+        check_shape("long", &t);
+        t = s, t.cache = PACKED, t.packed_q = true, t.batch = 5, t.causal = i % 2 == 0;
+        check_shape("long", &t);
+        t = s, t.cache = PAGED, t.page_size = 16, t.left = 60, t.right = 9;
+        check_shape("long", &t);
+    }
+    if (dtype != SGK_BF16) return;
+    static const int pages[] = { 1, 3, 8, 24, 64, 128, 256 };
+    for (size_t i = 0; i < sizeof pages / sizeof *pages; ++i)
+        for (int pad = 0; pad < 2; ++pad)
+            check_shape("long", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 70, .keys = 300, .cache = PAGED, .page_size = pages[i], .packed_q = pad == 0, .lse = true, .leftpad = pad, .causal = true, .left = -1, .right = -1, .margin = 130 });
+    const shape s = { .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 140, .keys = 270, .lse = true, .left = -1, .right = -1, .causal = true, .margin = 129 };
+    shape       t = s;
+    t.sinks = SGK_F32 + 1, t.softcap = 10;
+    check_shape("long", &t);
+    t = s, t.chunk = 50, t.sinks = SGK_BF16 + 1;
+    check_shape("long", &t);
+    t = s, t.top_left = true, t.sinks = SGK_F16 + 1;
+    check_shape("long", &t);
+    t = s, t.batch_idx = t.seqused_k = t.seqused_q = true;
+    check_shape("long", &t);
+    t = s, t.leftpad = t.seqused_k = true;
+    check_shape("long", &t);
+    t = s, t.append = t.packed_new = true, t.cache = PAGED, t.page_size = 16;
+    check_shape("long", &t);
+    t = s, t.queries = 260, t.keys = 100;                               /* queries that see no key */
+    check_shape("long", &t);
+    t = s, t.keys = 0;
+    check_shape("long", &t);
+    t = s, t.left = 0, t.right = -1, t.lse = false;
+    check_shape("long", &t);
+    if (!check_small) check_shape("long", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = 64, .batch = 6, .queries = 300, .keys = 300, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true });
 }
 
 /* Few queries, keys dealt out over blocks: pieces of sequences, whole ones, several in a block; few and many heads side by side. */
@@ -496,6 +541,8 @@ void check_attention(void)
     for (size_t f = 1; f < 4; ++f) check_dealt(formats[f]);
     const int randoms = check_random_cases ? check_random_cases : check_small ? 12
                                                                               : 100;
+    check_long(SGK_F16);
+    check_long(SGK_BF16);
     for (int i = 0; i < randoms; ++i) check_random(i);
     for (int i = 0; i < randoms; ++i) check_illegal(i);
     for (int few = 0; few < 2; ++few)                                   /* parts at fixed places, and a second kernel that combines them */

@@ -10,7 +10,7 @@
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
  */
-static const attention_form *const attention_forms[] = { &attention_decode, &attention_mma, &attention_wide, &attention_plain };
+static const attention_form *const attention_forms[] = { &attention_wgmma, &attention_decode, &attention_mma, &attention_wide, &attention_plain };
 
 typedef struct {
     sgk_kernel kernel;
@@ -49,6 +49,8 @@ static format_build rotate_builds[] = {
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
+    SGK_KERNEL_TABLE(attention_wgmma_builds),
+    SGK_KERNEL_TABLE(attention_order_builds),
     SGK_KERNEL_TABLE(attention_decode_builds),
     SGK_KERNEL_TABLE(attention_decode_combine_builds),
     SGK_KERNEL_TABLE(attention_mma_builds),
