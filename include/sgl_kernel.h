@@ -8,6 +8,7 @@
 #include "sgl_kernel/copy.h"
 #include "sgl_kernel/dsv4.h"
 #include "sgl_kernel/gemm.h"
+#include "sgl_kernel/gemm_packed.h"
 #include "sgl_kernel/grammar.h"
 #include "sgl_kernel/grouped.h"
 #include "sgl_kernel/hadamard.h"

@@ -6,12 +6,12 @@ function that needs torch says so when it is called.
 import os
 import types
 
-from sgl_kernel import _library, _vision, debug_utils, load_utils  # noqa: F401
+from sgl_kernel import _attention, _library, _vision, debug_utils, load_utils  # noqa: F401
 
 __version__ = _library.version
 common_ops = load_utils._load_architecture_specific_ops()
 
-from sgl_kernel.attention import merge_state, merge_state_v2
+from sgl_kernel.attention import lightning_attention_decode, merge_state, merge_state_v2
 from sgl_kernel.elementwise import (
     FusedSetKVBufferArg,
     apply_rope_with_cos_sin_cache_inplace,
@@ -43,6 +43,8 @@ from sgl_kernel.expert_specialization import (
 from sgl_kernel.gemm import (
     bmm_fp8,
     cublas_grouped_gemm,
+    dsv3_fused_a_gemm,
+    dsv3_router_gemm,
     fp8_blockwise_scaled_mm,
     fp8_scaled_mm,
     int8_scaled_mm,

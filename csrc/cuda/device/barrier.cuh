@@ -45,6 +45,21 @@ DEVICE void mbarrier_wait(uint32_t barrier, uint32_t parity)
     } while (!ended);
 }
 
+/* The same, and what the thread wrote before, also to the other block's shared memory, is seen by who waits there with mbarrier_wait_published. */
+DEVICE void mbarrier_publish_at(uint32_t barrier, uint32_t rank)
+{
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
+}
+
+DEVICE void mbarrier_wait_published(uint32_t barrier, uint32_t parity)
+{
+    uint32_t ended;
+    do {
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
+    } while (!ended);
+}
+
 /* The block's number in its cluster; 0 without clusters. */
 DEVICE uint32_t cluster_rank(void)
 {
@@ -59,7 +74,16 @@ DEVICE void cluster_sync(void)
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* 16 bytes at this address of the shared memory of block `rank`. */
+/* Its two halves: what comes between them does not wait. */
+DEVICE void cluster_announce(void) { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+DEVICE void cluster_await(void) { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+/* 16 bytes to, or at, this address of the shared memory of block `rank`. */
+DEVICE void cluster_store4(uint32_t address, uint32_t rank, float x, float y, float z, float w)
+{
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.v4.f32 [there], {%2, %3, %4, %5};\n}" ::"r"(address), "r"(rank), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
+}
+
 DEVICE float4 cluster_load4(uint32_t address, uint32_t rank)
 {
     float4 v;
