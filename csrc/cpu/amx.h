@@ -35,6 +35,8 @@ SGK_INLINE void amx_end(void) { _tile_release(); }
 
 /* c[m][n] += (the sum over even k, then that over odd k, of a[m][k] * b[k / 2][2 * n + k % 2]); each a fused chain from 0 */
 #define amx_dot_bf16(c, a, b) _tile_dpbf16ps(c, a, b)
+/* c[m][n] += the sum over k of a[m][k], u8, times b[k / 4][4 * n + k % 4], s8; in i32 */
+#define amx_dot_u8s8(c, a, b) _tile_dpbusd(c, a, b)
 
 #else
 
@@ -69,6 +71,17 @@ SGK_INLINE void amx_dot_bf16(int c, int a, int b)
             }
             memcpy(&sum, &amx_tiles[c][m][4 * n], 4);
             sum = amx_normal(amx_normal(sum) + amx_normal(chain[0] + chain[1]));
+            memcpy(&amx_tiles[c][m][4 * n], &sum, 4);
+        }
+}
+
+SGK_INLINE void amx_dot_u8s8(int c, int a, int b)
+{
+    for (int m = 0; m < AMX_ROWS; ++m)
+        for (int n = 0; n < AMX_ROWS; ++n) {
+            int32_t sum;
+            memcpy(&sum, &amx_tiles[c][m][4 * n], 4);
+            for (int k = 0; k < 64; ++k) sum += amx_tiles[a][m][k] * (int8_t)amx_tiles[b][k / 4][4 * n + k % 4];
             memcpy(&amx_tiles[c][m][4 * n], &sum, 4);
         }
 }

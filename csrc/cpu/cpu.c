@@ -29,12 +29,13 @@ enum { LEVELS = sizeof levels / sizeof *levels };
 static bool may_use_amx(void)
 {
     enum { BF16                = 1 << 22,
-           TILES               = 1 << 24,                   /* CPUID, leaf 7, EDX */
+           TILES               = 1 << 24,
+           INT8                = 1 << 25,                   /* CPUID, leaf 7, EDX */
            TILE_STATES         = 3 << 17,                   /* XCR0: configuration and data */
            ARCH_REQ_XCOMP_PERM = 0x1023,
            TILE_DATA           = 18 };
     unsigned a, b, c, d, xcr0, high;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & BF16) || !(d & TILES)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & BF16) || !(d & TILES) || !(d & INT8)) return false;
     __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
     return (xcr0 & TILE_STATES) == TILE_STATES && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
 }
@@ -49,7 +50,7 @@ static unsigned detect(unsigned allowed)
     const bool avx2   = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl");
-    const bool bf16   = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    const bool bf16   = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
     const bool amx    = bf16 && !(SGK_CPU_AMX & ~allowed) && may_use_amx();
     return allowed & (unsigned)(amx ? SGK_CPU_AMX : bf16 ? SGK_CPU_AVX512BF16
                                                 : avx512 ? SGK_CPU_AVX512

@@ -10,8 +10,8 @@
 enum {
     SGK_CPU_AVX2       = 1 << 0,                            /* AVX2, FMA, F16C */
     SGK_CPU_AVX512     = 1 << 1 | SGK_CPU_AVX2,             /* F, BW, DQ, VL */
-    SGK_CPU_AVX512BF16 = 1 << 2 | SGK_CPU_AVX512,           /* BF16, VNNI */
-    SGK_CPU_AMX        = 1 << 3 | SGK_CPU_AVX512BF16,       /* tiles of bf16, and the kernel's leave to use them */
+    SGK_CPU_AVX512BF16 = 1 << 2 | SGK_CPU_AVX512,           /* BF16, VNNI, VBMI */
+    SGK_CPU_AMX        = 1 << 3 | SGK_CPU_AVX512BF16,       /* tiles of bf16 and i8, and the kernel's leave to use them */
 };
 #define SGK_CPU_LEVELS(X) X(avx2, SGK_CPU_AVX2) X(avx512, SGK_CPU_AVX512) X(avx512bf16, SGK_CPU_AVX512BF16) X(amx, SGK_CPU_AMX)
 #elif defined(__aarch64__)

@@ -322,6 +322,22 @@ sgk_status torch_alias(torch_frame *f, int result, int argument)
     return SGK_OK;
 }
 
+sgk_status torch_view(torch_frame *f, int result, int of, int64_t size, sgk_status status)
+{
+    if (status != SGK_OK || f->status != SGK_OK) return status;
+    int at = 0;
+    while (f->made[at].result != of) ++at;
+    const DLTensor *t        = &f->made[at].tensor;
+    int64_t         sizes[8] = { 0 };
+    torch_handle    handle   = NULL;
+    memcpy(sizes, t->shape, (size_t)t->ndim * sizeof *sizes);
+    sizes[t->ndim - 1] = size;
+    SGK_REQUIRE(shim.aoti_torch__reinterpret_tensor(f->made[at].handle, t->ndim, sizes, t->strides, 0, &handle) == 0, SGK_FAILED,
+                "%s: torch could not make a view of result %d", f->op->name, of);
+    make(f, result, handle);
+    return SGK_OK;
+}
+
 int64_t *torch_numbers(torch_frame *f, size_t count)
 {
     f->number_count = count <= TORCH_MADE ? count : TORCH_MADE;

@@ -6,7 +6,7 @@
 #include "cuda/cuda.h"
 #include "sgl_kernel/attention.h"
 
-typedef struct {
+typedef struct attention_call {
     const char                  *op;
     const DLTensor              *out, *softmax_lse, *q, *k, *v;
     sgk_flash_attn_options       o;
@@ -14,6 +14,11 @@ typedef struct {
     const sgk_exec              *exec;
     struct attention_args        a;
     struct attention_append_args before;        /* before.a is a copy of a, made when it is run */
+
+    /* Scratch memory that is filled before anything else, by work that is done or enqueued; NULL: there is none. */
+    sgk_status (*prepare)(struct attention_call *c, void *scratch);
+    int64_t     prepare_bytes;              /* a multiple of 256 */
+    const void *prepare_args;
 
     /* On the GPU, decided by the form that takes the call. */
     const sgk_cuda_device *device;

@@ -11,7 +11,7 @@
  *
  * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32 (as bf16 where
  * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows. Rows of input are packed
- * only where their format changes.
+ * only where their format changes. Many rows of bf16, where the CPU multiplies pairs of it, are done by gemm_packed_cpu.c.
  */
 #include "gemm_cpu.h"
 

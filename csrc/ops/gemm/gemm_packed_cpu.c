@@ -1,0 +1,844 @@
+/*
+ * Products with packed weights on the CPU. Lanes run along the columns. A panel is 32 columns by some steps of K: a step is one element in f32,
+ * a pair in bf16, four in i8, so that it always has 128 bytes, and the rows of input lie in strips of up to 12 rows, 4 bytes a row and step:
+ *
+ *     panel  [steps][32]          strip  [steps][rows]          sums [rows][32] = the products of one step at a time, each in one chain
+ *
+ *     sum(m, n) = for each chunk of K, in order: + scale * (a chain over the chunk's steps, from 0)
+ *
+ * This order is the same for every number of rows and every cut into items: an output's bits depend on its row, its column of weights and the
+ * CPU level alone. gemm_packed_amx.c has this file with other strips and tiles. Weights whose layout is a panel's are read where they lie, others are turned into one, a chunk of K at a time, for all rows.
+ */
+#if defined(PACKED_TILES)
+#include "cpu/amx.h"
+#endif
+#include "cpu/codes.h"
+#include "gemm_packed_item.h"
+#include "ops/quant/quant.h"
+
+/* ---- i32 lanes: sum += the products of four neighbours, u8 by s8 ------------------------------------------------------------------ */
+
+#if defined(__AVX512F__)
+typedef __m512i quads;
+SGK_INLINE quads quads_zero(void) { return _mm512_setzero_si512(); }
+SGK_INLINE quads quads_load(const void *p) { return _mm512_loadu_si512(p); }
+SGK_INLINE void quads_store(void *p, quads v) { _mm512_storeu_si512(p, v); }
+SGK_INLINE quads quads_add(quads a, quads b) { return _mm512_add_epi32(a, b); }
+SGK_INLINE quads quads_sub(quads a, quads b) { return _mm512_sub_epi32(a, b); }
+SGK_INLINE vf quads_to_f32(quads a) { return _mm512_cvtepi32_ps(a); }
+SGK_INLINE quads quads_set(uint32_t x) { return _mm512_set1_epi32((int)x); }
+SGK_INLINE quads quads_times128(quads a) { return _mm512_slli_epi32(a, 7); }
+#if defined(__AVX512VNNI__)
+/* Not the intrinsic: GCC 12 copies and spills the sums around it. */
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
+#else
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
+{
+    const quads even = _mm512_madd_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
+    const quads odd  = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(w, 8));
+    return quads_add(sum, quads_add(even, odd));
+}
+#endif
+#elif defined(__AVX2__)
+typedef __m256i quads;
+SGK_INLINE quads quads_zero(void) { return _mm256_setzero_si256(); }
+SGK_INLINE quads quads_load(const void *p) { return _mm256_loadu_si256(p); }
+SGK_INLINE void quads_store(void *p, quads v) { _mm256_storeu_si256(p, v); }
+SGK_INLINE quads quads_add(quads a, quads b) { return _mm256_add_epi32(a, b); }
+SGK_INLINE quads quads_sub(quads a, quads b) { return _mm256_sub_epi32(a, b); }
+SGK_INLINE vf quads_to_f32(quads a) { return _mm256_cvtepi32_ps(a); }
+SGK_INLINE quads quads_set(uint32_t x) { return _mm256_set1_epi32((int)x); }
+SGK_INLINE quads quads_times128(quads a) { return _mm256_slli_epi32(a, 7); }
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
+{
+    const quads even = _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
+    const quads odd  = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8));
+    return quads_add(sum, quads_add(even, odd));
+}
+#else
+typedef int32x4_t quads;
+SGK_INLINE quads quads_zero(void) { return vdupq_n_s32(0); }
+SGK_INLINE quads quads_load(const void *p) { return vld1q_s32(p); }
+SGK_INLINE void quads_store(void *p, quads v) { vst1q_s32(p, v); }
+SGK_INLINE quads quads_add(quads a, quads b) { return vaddq_s32(a, b); }
+SGK_INLINE quads quads_sub(quads a, quads b) { return vsubq_s32(a, b); }
+SGK_INLINE vf quads_to_f32(quads a) { return vcvtq_f32_s32(a); }
+SGK_INLINE quads quads_set(uint32_t x) { return vreinterpretq_s32_u32(vdupq_n_u32(x)); }
+SGK_INLINE quads quads_times128(quads a) { return vshlq_n_s32(a, 7); }
+SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
+{
+    const uint8x16_t u  = vreinterpretq_u8_s32(x);
+    const int8x16_t  s  = vreinterpretq_s8_s32(w);
+    const int16x8_t  u0 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u))), u1 = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(u)));
+    const int16x8_t  s0 = vmovl_s8(vget_low_s8(s)), s1 = vmovl_s8(vget_high_s8(s));
+    const int32x4_t  a = vpaddq_s32(vmull_s16(vget_low_s16(u0), vget_low_s16(s0)), vmull_s16(vget_high_s16(u0), vget_high_s16(s0)));
+    const int32x4_t  b = vpaddq_s32(vmull_s16(vget_low_s16(u1), vget_low_s16(s1)), vmull_s16(vget_high_s16(u1), vget_high_s16(s1)));
+    return quads_add(sum, vpaddq_s32(a, b));
+}
+#endif
+
+/* ---- tiles ------------------------------------------------------------------------------------------------------------------------ */
+
+/* What happens to the sums of a chunk. */
+typedef struct {
+    void          *sums;                                /* f32, or i32 of BY_I8 without scale */
+    int64_t        stride;                              /* of sums, in elements */
+    const float   *scale;                               /* [32], or NULL */
+    const int32_t *zero;                                /* [32]: what the products have too much, of BY_I8 with scale */
+} tile_end;
+
+#if !defined(PACKED_TILES)
+
+#if defined(__AVX512F__)
+enum { TILE_ROWS    = PACKED_STRIP,
+       TILE_VECTORS = 2 };
+#elif defined(__AVX2__)
+enum { TILE_ROWS    = 6,
+       TILE_VECTORS = 2 };
+#else
+enum { TILE_ROWS    = 6,
+       TILE_VECTORS = 4 };
+#endif
+enum { TILE_COLUMNS = TILE_VECTORS * VF,
+       TILES        = PACKED_BLOCK / TILE_COLUMNS,      /* beside each other in a panel */
+       AHEAD        = 2048,                             /* bytes of a panel that few rows ask for in advance */
+       FEW_ROWS     = 4 };
+
+SGK_INLINE vf dot_f32(packed_way way, vf sum, vf x, vf w)
+{
+#if defined(__AVX512BF16__)
+    if (way == BY_BF16) return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
+#endif
+    (void)way;
+    return vf_fma(x, w, sum);
+}
+
+SGK_INLINE vf broadcast(const uint32_t *x)
+{
+    float f;
+    memcpy(&f, x, 4);
+    return vf_set(f);
+}
+
+SGK_INLINE void prefetch_ahead(const char *w)
+{
+    __builtin_prefetch(w + AHEAD);
+    __builtin_prefetch(w + AHEAD + 64);
+}
+
+/* `rows` rows by TILE_COLUMNS columns; x_rows: of the strip. */
+SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
+{
+    vf          sum[TILE_ROWS][TILE_VECTORS];
+    #pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r)
+        #pragma GCC unroll 4
+        for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = vf_zero();
+    for (int64_t s = 0; s < steps; ++s, x += x_rows, w += PACKED_STEP_BYTES) {
+        vf u[TILE_VECTORS];
+        #pragma GCC unroll 4
+        for (int v = 0; v < TILE_VECTORS; ++v) u[v] = vf_load_f32((const float *)(const void *)w + v * VF);
+        if (rows <= FEW_ROWS) prefetch_ahead(w);                    /* they wait for memory */
+        #pragma GCC unroll 12
+        for (int r = 0; r < rows; ++r) {
+            const vf each = broadcast(x + r);
+            #pragma GCC unroll 4
+            for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = dot_f32(way, sum[r][v], each, u[v]);
+        }
+    }
+    #pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r) {
+        float *const to = (float *)end->sums + r * end->stride + column;
+        #pragma GCC unroll 4
+        for (int v = 0; v < TILE_VECTORS; ++v) {
+            const vf old = vf_load_f32(to + v * VF);
+            vf_store_f32(to + v * VF, end->scale ? vf_fma(sum[r][v], vf_load_f32(end->scale + column + v * VF), old) : vf_add(old, sum[r][v]));
+        }
+    }
+}
+
+SGK_INLINE void tile_i8(int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
+{
+    quads       sum[TILE_ROWS][TILE_VECTORS];
+    #pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r)
+        #pragma GCC unroll 4
+        for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = quads_zero();
+    for (int64_t s = 0; s < steps; ++s, x += x_rows, w += PACKED_STEP_BYTES) {
+        quads u[TILE_VECTORS];
+        #pragma GCC unroll 4
+        for (int v = 0; v < TILE_VECTORS; ++v) u[v] = quads_load(w + v * VF * 4);
+        if (rows <= FEW_ROWS) prefetch_ahead(w);
+        #pragma GCC unroll 12
+        for (int r = 0; r < rows; ++r) {
+            const quads each = quads_set(x[r]);
+            #pragma GCC unroll 4
+            for (int v = 0; v < TILE_VECTORS; ++v) sum[r][v] = quads_dot(sum[r][v], each, u[v]);
+        }
+    }
+    #pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r)
+        #pragma GCC unroll 4
+        for (int v = 0; v < TILE_VECTORS; ++v) {
+            const int64_t at = column + v * VF;
+            char *const   to = (char *)end->sums + (r * end->stride + at) * 4;
+            if (end->scale) {
+                const vf part = quads_to_f32(quads_sub(sum[r][v], quads_load(end->zero + at)));
+                vf_store_f32((float *)(void *)to, vf_fma(part, vf_load_f32(end->scale + at), vf_load_f32((const float *)(const void *)to)));
+            } else {
+                quads_store(to, quads_add(quads_load(to), sum[r][v]));
+            }
+        }
+}
+
+SGK_INLINE void tile(packed_way way, int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
+{
+    if (way == BY_I8) tile_i8(rows, x, x_rows, w, steps, end, column);
+    else tile_float(way, rows, x, x_rows, w, steps, end, column);
+}
+
+/* A strip by a panel. */
+SGK_INLINE void tiles(packed_way way, int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end)
+{
+    for (int64_t first = 0; first < rows; first += TILE_ROWS) {
+        const tile_end part = { (char *)end->sums + first * end->stride * 4, end->stride, end->scale, end->zero };
+        for (int64_t t = 0; t < TILES; ++t) {
+            const uint32_t *const from = x + first;
+            const char *const     at   = w + t * TILE_COLUMNS * 4;
+#define ROWS(n) \
+case n: tile(way, n, from, rows, at, steps, &part, t *TILE_COLUMNS); break
+            switch (packed_least(TILE_ROWS, rows - first)) {
+                ROWS(1);
+                ROWS(2);
+                ROWS(3);
+                ROWS(4);
+                ROWS(5);
+                ROWS(6);
+#if defined(__AVX512F__)
+                ROWS(7);
+                ROWS(8);
+                ROWS(9);
+                ROWS(10);
+                ROWS(11);
+                ROWS(12);
+#endif
+            }
+#undef ROWS
+        }
+    }
+}
+
+static __attribute__((noinline)) void tiles_f32(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_F32, rows, x, w, steps, end); }
+#if defined(__AVX512BF16__)
+static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_BF16, rows, x, w, steps, end); }
+#else
+#define tiles_bf16 tiles_f32                                    /* which nobody asks for */
+#endif
+static __attribute__((noinline)) void tiles_i8(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles(BY_I8, rows, x, w, steps, end); }
+
+#else
+
+/*
+ * Two tiles of 16 rows by two of 16 columns, from tiles of zeros; then as above.
+ *
+ *     sum(m, n) = for each 16 steps, in order: + what the instruction makes of them; bf16: the even elements, a chain, + the odd ones
+ */
+SGK_INLINE void tiles_amx(packed_way way, int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end)
+{
+    enum { SIDE = AMX_ROWS };
+    static const char zeros[AMX_TILE_BYTES] __attribute__((aligned(64))) = { 0 };
+    char              sums[4][AMX_TILE_BYTES] __attribute__((aligned(64)));
+    const int64_t     pitch = packed_ceil(steps, PACKED_TILE_STEPS) * PACKED_TILE_STEPS, bytes = pitch * 4;
+    const char *const upper = (const char *)x, *const lower = upper + SIDE * bytes;
+    amx_loads_follow();
+    amx_load(0, zeros, AMX_ROW_BYTES);
+    amx_load(1, zeros, AMX_ROW_BYTES);
+    amx_load(2, zeros, AMX_ROW_BYTES);
+    amx_load(3, zeros, AMX_ROW_BYTES);
+    for (int64_t s = 0; s < pitch; s += PACKED_TILE_STEPS, w += PACKED_TILE_STEPS * PACKED_STEP_BYTES) {
+        amx_load(4, upper + s * 4, bytes);
+        amx_load(5, lower + s * 4, bytes);
+        amx_load(6, w, PACKED_STEP_BYTES);
+        amx_load(7, w + 64, PACKED_STEP_BYTES);
+        if (way == BY_BF16) {
+            amx_dot_bf16(0, 4, 6);
+            amx_dot_bf16(1, 4, 7);
+            amx_dot_bf16(2, 5, 6);
+            amx_dot_bf16(3, 5, 7);
+        } else {
+            amx_dot_u8s8(0, 4, 6);
+            amx_dot_u8s8(1, 4, 7);
+            amx_dot_u8s8(2, 5, 6);
+            amx_dot_u8s8(3, 5, 7);
+        }
+    }
+    amx_store(0, sums[0], AMX_ROW_BYTES);
+    amx_store(1, sums[1], AMX_ROW_BYTES);
+    amx_store(2, sums[2], AMX_ROW_BYTES);
+    amx_store(3, sums[3], AMX_ROW_BYTES);
+    amx_loads_follow();
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t half = 0; half < 2; ++half) {
+            const char *const from = sums[r / SIDE * 2 + half] + r % SIDE * AMX_ROW_BYTES;
+            const int64_t     at   = half * VF;
+            float *const      to   = (float *)end->sums + r * end->stride + at;
+            if (way == BY_BF16) {
+                const vf sum = vf_load_f32((const float *)(const void *)from), old = vf_load_f32(to);
+                vf_store_f32(to, end->scale ? vf_fma(sum, vf_load_f32(end->scale + at), old) : vf_add(old, sum));
+            } else if (end->scale) {
+                vf_store_f32(to, vf_fma(quads_to_f32(quads_sub(quads_load(from), quads_load(end->zero + at))), vf_load_f32(end->scale + at), vf_load_f32(to)));
+            } else {
+                quads_store(to, quads_add(quads_load(to), quads_load(from)));
+            }
+        }
+}
+
+static __attribute__((noinline)) void tiles_bf16(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles_amx(BY_BF16, rows, x, w, steps, end); }
+static __attribute__((noinline)) void tiles_i8(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end) { tiles_amx(BY_I8, rows, x, w, steps, end); }
+#define tiles_f32 tiles_bf16                                    /* which nobody asks for */
+
+#endif
+
+typedef void tiles_fn(int64_t rows, const uint32_t *x, const char *w, int64_t steps, const tile_end *end);
+
+/* ---- strips ----------------------------------------------------------------------------------------------------------------------- */
+
+/* n elements of a row of input as steps, zeros behind them up to a whole step; q: what quantises it, or 0. */
+static void row_to_steps(const struct packed_cpu_args *cpu, const void *input, int64_t at, int64_t n, float by, uint32_t *to)
+{
+    const sgk_dtype t = cpu->a.dtype;
+    if (cpu->quantise) {
+        uint8_t *const codes = (uint8_t *)to;
+        for (int64_t k = 0; k < n; k += VF) {
+            const vf v = packed_least(VF, n - k) == VF ? t == SGK_F32 ? vf_load(SGK_F32, input, at + k) : t == SGK_F16 ? vf_load(SGK_F16, input, at + k)
+                                                                                                                       : vf_load(SGK_BF16, input, at + k)
+                         : t == SGK_F32                ? vf_load_part(SGK_F32, input, at + k, n - k)
+                         : t == SGK_F16                ? vf_load_part(SGK_F16, input, at + k, n - k)
+                                                       : vf_load_part(SGK_BF16, input, at + k, n - k);
+            encode(SGK_U8, codes + k, packed_least(VF, n - k), vf_mul(v, vf_set(by)), -127, 127);
+        }
+        for (int64_t k = n; k % 4; ++k) codes[k] = 128;
+        return;
+    }
+    if (cpu->way == BY_F32) {
+        float *const f = (float *)(void *)to;
+        int64_t      k = 0;
+        for (; k + VF <= n; k += VF) vf_store_f32(f + k, t == SGK_F32 ? vf_load(SGK_F32, input, at + k) : t == SGK_F16 ? vf_load(SGK_F16, input, at + k)
+                                                                                                                       : vf_load(SGK_BF16, input, at + k));
+        for (; k < n; ++k) f[k] = load_f32(t, input, at + k);
+        return;
+    }
+    const int64_t size = cpu->way == BY_BF16 ? 2 : 1, bytes = n * size;
+    if (bytes % 4) to[bytes / 4] = cpu->way == BY_BF16 ? 0 : 0x80808080u;
+    memcpy(to, (const char *)input + at * size, (size_t)bytes);
+}
+
+/* What a row is multiplied by to be quantised. */
+static float quantiser(const struct packed_args *a, int64_t at, float *scale)
+{
+    vf      most = vf_zero();
+    int64_t k    = 0;
+    for (; k + VF <= a->depth; k += VF) {
+        const vf v = a->dtype == SGK_F32 ? vf_load(SGK_F32, a->input, at + k) : a->dtype == SGK_F16 ? vf_load(SGK_F16, a->input, at + k)
+                                                                                                    : vf_load(SGK_BF16, a->input, at + k);
+        most       = vf_max(vf_abs(v), most);                   /* leaves NaN out */
+    }
+    float amax = vf_most(most);
+    for (; k < a->depth; ++k) amax = fmaxf(amax, fabsf(load_f32(a->dtype, a->input, at + k)));
+    const struct quant_scaling scaling = quant_row_scaling(amax, SGK_U8);
+    *scale                             = scaling.s;
+    return scaling.by;
+}
+
+static int64_t steps_of(const struct packed_cpu_args *cpu, int64_t elements) { return packed_ceil(elements, packed_step(cpu->way)); }
+
+/*
+ * The strips of a block of rows lie chunk by chunk. For AMX all of them have as many rows, so that the last one may have some that nobody wrote: they
+ * end in sums that nobody reads.
+ */
+static uint32_t *strips_of(const struct packed_cpu_args *cpu, const packed_item *item, int64_t k, int64_t steps, int64_t first)
+{
+    const int64_t before = packed_kept_rows(cpu, item->b * cpu->a.rows + item->m, item->b * cpu->row_blocks + item->block) * (cpu->row_bytes / 4);
+    const int64_t rows   = cpu->tiles ? packed_ceil(item->rows, PACKED_TILE_STRIP) * PACKED_TILE_STRIP : item->rows;
+    return cpu->strips + before + rows * (k / cpu->chunk) * packed_pitch(cpu, steps_of(cpu, cpu->chunk)) + first * packed_pitch(cpu, steps);
+}
+
+static void strip(const struct packed_cpu_args *cpu, const packed_item *item, int64_t s)
+{
+    const struct packed_args *a     = &cpu->a;
+    const int64_t             first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
+    float                     by[PACKED_TILE_STRIP] = { 0 };
+    for (int64_t r = 0; r < high && cpu->quantise; ++r) {
+        const int64_t row = item->m + first + r;
+        by[r]             = quantiser(a, item->b * a->input_batch + row * a->input_stride, &cpu->row_scale[item->b * a->rows + row]);
+    }
+    for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
+        const int64_t   n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
+        uint32_t *const to = strips_of(cpu, item, k, steps, first);
+        for (int64_t r = 0; r < high; ++r) {
+            uint32_t row[PACKED_STEPS + VF];
+            row_to_steps(cpu, a->input, item->b * a->input_batch + (item->m + first + r) * a->input_stride + k, n, by[r], row);
+            if (cpu->tiles) {
+                memcpy(to + r * pitch, row, (size_t)steps * 4);
+                memset(to + r * pitch + steps, 0, (size_t)(pitch - steps) * 4);
+            } else if (high == 1) {
+                memcpy(to, row, (size_t)steps * 4);
+            } else {
+                for (int64_t i = 0; i < steps; ++i) to[i * high + r] = row[i];
+            }
+        }
+    }
+}
+
+/* Strips are numbered through all blocks of rows. */
+void SGK_CPU_FN(packed_strips)(const void *args, int64_t begin, int64_t end)
+{
+    const struct packed_cpu_args *cpu = args;
+    int64_t                       at  = 0;
+    for (int64_t b = 0; b < cpu->a.batch; ++b)
+        for (int64_t i = 0; i < cpu->row_blocks; ++i) {
+            const int64_t     m    = packed_share(cpu->a.rows, i, cpu->row_blocks);
+            const packed_item item = { .b = b, .block = i, .m = m, .rows = packed_share(cpu->a.rows, i + 1, cpu->row_blocks) - m };
+            for (int64_t s = 0; s < packed_strip_count(cpu, item.rows); ++s, ++at)
+                if (at >= begin && at < end) strip(cpu, &item, s);
+        }
+}
+
+/* ---- panels ----------------------------------------------------------------------------------------------------------------------- */
+
+static const float e2m1[16] = { 0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6 };
+
+/* e4m3 by its bits: as those of an f32 it is 2^120 times too small, also where it is subnormal. */
+SGK_INLINE float e4m3_value(uint32_t code)
+{
+    const uint32_t magnitude = code & 0x7f;
+    const float    v         = f32_from_bits(magnitude << 20) * 0x1p120f;
+    return f32_from_bits((magnitude == 0x7f ? 0x7fc00000u : f32_bits(v)) | (code & 0x80) << 24);
+}
+
+/* panel[s][c] = rows[c][s] */
+#if defined(__AVX512F__)
+SGK_INLINE void turn16(__m512i x[16])
+{
+    __m512i     y[16];
+    #pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        y[i]     = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    #pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {           /* x[i + j]: quarter q has column 4 q + j of rows i to i + 3 */
+        x[i]     = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    #pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+        const __m512i even = _mm512_shuffle_i32x4(x[j], x[4 + j], 0x88), odd = _mm512_shuffle_i32x4(x[j], x[4 + j], 0xdd);
+        const __m512i even_below = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0x88), odd_below = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0xdd);
+        y[j]      = _mm512_shuffle_i32x4(even, even_below, 0x88);
+        y[4 + j]  = _mm512_shuffle_i32x4(odd, odd_below, 0x88);
+        y[8 + j]  = _mm512_shuffle_i32x4(even, even_below, 0xdd);
+        y[12 + j] = _mm512_shuffle_i32x4(odd, odd_below, 0xdd);
+    }
+    #pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = y[i];
+}
+#endif
+
+static void turn(char *panel, const char *const rows[PACKED_BLOCK], int64_t steps)
+{
+    int64_t s = 0;
+#if defined(__AVX512F__)
+    for (; s + 16 <= steps; s += 16)
+        for (int c = 0; c < PACKED_BLOCK; c += 16) {
+            __m512i x[16];
+            #pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_si512(rows[c + i] + s * 4);
+            turn16(x);
+            #pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i) _mm512_storeu_si512(panel + (s + i) * PACKED_STEP_BYTES + c * 4, x[i]);
+        }
+#endif
+    for (; s < steps; ++s)
+        for (int c = 0; c < PACKED_BLOCK; ++c) memcpy(panel + s * PACKED_STEP_BYTES + c * 4, rows[c] + s * 4, 4);
+}
+
+/* A value as the way takes it, at element k of a row. */
+SGK_INLINE void put(packed_way way, char *row, int64_t k, float v)
+{
+    if (way == BY_F32) {
+        memcpy(row + k * 4, &v, 4);
+    } else {
+        const uint16_t h = (uint16_t)(f32_bits(v) >> 16);             /* exact */
+        memcpy(row + k * 2, &h, 2);
+    }
+}
+
+/* Asks for the lines of n bytes at p, into the second-level cache. They need not exist. */
+SGK_INLINE void prefetch(const char *p, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+/* n elements from k of a block of plain rows. `room` has a panel's bytes. */
+static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight, int64_t n0, int64_t r, int64_t k, int64_t n, char *panel, char *room)
+{
+    const struct packed_args *a    = &cpu->a;
+    const packed_way          way  = cpu->way;
+    const int64_t             step = packed_step(way), steps = steps_of(cpu, n), size = a->format == WEIGHT_F32 ? 4 : a->format == WEIGHT_F16 || a->format == WEIGHT_BF16 ? 2
+                                                                                                                                                                          : 1;
+    const bool                as_it_is                                             = n % step == 0 && ((way == BY_I8) | (way == BY_BF16 && a->format == WEIGHT_BF16) | (way == BY_F32 && a->format == WEIGHT_F32));
+    static const char         zeros[PACKED_STEPS * 4] __attribute__((aligned(64))) = { 0 };
+    const char               *rows[PACKED_BLOCK];
+    for (int64_t c = 0; c < PACKED_BLOCK; ++c) {
+        rows[c] = zeros;
+        if (c >= r) continue;
+        const char *const from = weight + (n0 + c) * a->weight_stride * size;
+        if (as_it_is) {                                             /* pieces of rows are short and far apart: the processor would not guess the next */
+            rows[c] = from + k * size;
+            if (k + n < a->depth) prefetch(rows[c] + n * size, n * size);
+            else prefetch(from + PACKED_BLOCK * a->weight_stride * size, n * size);
+            continue;
+        }
+        char *const to = room + c * PACKED_STEPS * 4;
+        memset(to + (steps - (steps > 0)) * 4, 0, 4);                 /* behind the last element */
+        rows[c] = to;
+        if (way == BY_I8 || (way == BY_BF16 && a->format == WEIGHT_BF16)) {
+            memcpy(to, from + k * size, (size_t)(n * size));
+        } else if (a->format == WEIGHT_E4M3) {
+            const uint8_t *const p = (const uint8_t *)from + k;
+            if (way == BY_F32)
+                for (int64_t i = 0; i < n; ++i) put(BY_F32, to, i, e4m3_value(p[i]));
+            else
+                for (int64_t i = 0; i < n; ++i) put(BY_BF16, to, i, e4m3_value(p[i]));
+        } else if (a->format == WEIGHT_MXFP4) {
+            for (int64_t i = 0; i < n; ++i) put(way, to, i, e2m1[((const uint8_t *)from)[(k + i) / 2] >> ((k + i) % 2 * 4) & 15]);
+        } else {
+            const sgk_dtype t = a->format == WEIGHT_F32 ? SGK_F32 : a->format == WEIGHT_F16 ? SGK_F16
+                                                                                            : SGK_BF16;
+            int64_t         i = 0;
+            for (; i + VF <= n; i += VF) vf_store_f32((float *)(void *)to + i, t == SGK_F32 ? vf_load(SGK_F32, from, k + i) : t == SGK_F16 ? vf_load(SGK_F16, from, k + i)
+                                                                                                                                           : vf_load(SGK_BF16, from, k + i));
+            for (; i < n; ++i) put(BY_F32, to, i, load_f32(t, from, k + i));
+        }
+    }
+    turn(panel, rows, steps);
+}
+
+#if defined(__AVX512BF16__)
+/* 64 codes of e4m3, as two rows of 32, to 32 pairs of bf16: both bytes of each by tables of 128. */
+typedef struct {
+    __m512i high[2], low[2], order;
+} e4m3_tables;
+
+static e4m3_tables e4m3_to_bf16(void)
+{
+    uint8_t high[128], low[128], order[64];
+    for (int i = 0; i < 128; ++i) {
+        const uint32_t u = f32_bits(e4m3_value((uint32_t)i));
+        high[i] = (uint8_t)(u >> 24), low[i] = (uint8_t)(u >> 16);
+    }
+    for (int i = 0; i < 64; ++i) {              /* quarter q: pairs of columns 4 q to 4 q + 3, then those of 16 columns on */
+        const int q = i / 16, j = i % 16;
+        order[i] = (uint8_t)(j % 2 * 32 + j / 8 * 16 + q * 4 + j % 8 / 2);
+    }
+    return (e4m3_tables){ { _mm512_loadu_si512(high), _mm512_loadu_si512(high + 64) }, { _mm512_loadu_si512(low), _mm512_loadu_si512(low + 64) }, _mm512_loadu_si512(order) };
+}
+
+SGK_INLINE void e4m3_step(const e4m3_tables *t, const void *from, char *to)
+{
+    const __m512i codes = _mm512_permutexvar_epi8(t->order, _mm512_loadu_si512(from));
+    const __m512i sign  = _mm512_and_si512(codes, _mm512_set1_epi8((char)0x80));
+    const __m512i high  = _mm512_or_si512(_mm512_permutex2var_epi8(t->high[0], codes, t->high[1]), sign);
+    const __m512i low   = _mm512_permutex2var_epi8(t->low[0], codes, t->low[1]);
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi8(low, high));
+    _mm512_storeu_si512(to + 64, _mm512_unpackhi_epi8(low, high));
+}
+
+/* 16 bytes of mxfp4 to 16 pairs of bf16. */
+SGK_INLINE void e2m1_step(const uint8_t *from, char *to)
+{
+    const __m512i low  = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0, 0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0));
+    const __m512i high = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, (char)0x80, (char)0xbf, (char)0xbf, (char)0xbf, (char)0xc0, (char)0xc0, (char)0xc0, (char)0xc0));
+    const __m512i b    = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from));
+    const __m512i even = _mm512_and_si512(b, _mm512_set1_epi32(15)), odd = _mm512_srli_epi32(b, 4);
+    const __m512i each = _mm512_or_si512(_mm512_mullo_epi16(even, _mm512_set1_epi32(0x0101)), _mm512_slli_epi32(_mm512_mullo_epi16(odd, _mm512_set1_epi32(0x0101)), 16));
+    _mm512_storeu_si512(to, _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, _mm512_shuffle_epi8(low, each), _mm512_shuffle_epi8(high, each)));
+}
+#endif
+
+/* n elements from k of a packed block of r columns, other than where it is a panel already. */
+static void panel_of_block(const struct packed_cpu_args *cpu, const char *block, int64_t r, int64_t k, int64_t n, char *panel, const int8_t *zeros)
+{
+    const struct packed_args *a     = &cpu->a;
+    const int64_t             steps = steps_of(cpu, n);
+    int64_t                   i     = 0;
+    if (r < PACKED_BLOCK) memset(panel, 0, (size_t)(steps * PACKED_STEP_BYTES));
+    switch (a->format) {
+    case WEIGHT_F32:
+    case WEIGHT_SMALL: {
+        for (; i < n; ++i) memcpy(panel + i * PACKED_STEP_BYTES, block + (k + i) * r * 4, (size_t)r * 4);
+        return;
+    }
+    case WEIGHT_F16:
+        for (; i < n; ++i) {
+            float *const to = (float *)(void *)(panel + i * PACKED_STEP_BYTES);
+            int64_t      c  = 0;
+            for (; c + VF <= r; c += VF) vf_store_f32(to + c, vf_load(SGK_F16, block, (k + i) * r + c));
+            for (; c < r; ++c) to[c] = load_f32(SGK_F16, block, (k + i) * r + c);
+        }
+        return;
+    case WEIGHT_BF16:
+        for (; i + 2 <= n; i += 2) {
+            const char *const from = block + (k + i) * r * 2;
+            if (cpu->way == BY_BF16) {
+                memcpy(panel + i / 2 * PACKED_STEP_BYTES, from, (size_t)r * 4);
+                continue;
+            }
+            uint32_t *const to = (uint32_t *)(void *)(panel + i * PACKED_STEP_BYTES);
+            for (int64_t c = 0; c < r; ++c) {
+                uint32_t pair;
+                memcpy(&pair, from + c * 4, 4);
+                to[c] = pair << 16, to[PACKED_BLOCK + c] = pair & 0xffff0000u;
+            }
+        }
+        for (; i < n; ++i)                                          /* the last of an odd K */
+            for (int64_t c = 0; c < PACKED_BLOCK; ++c) {
+                uint16_t h = 0;
+                if (c < r) memcpy(&h, block + ((k + i) * r + c) * 2, 2);
+                const uint32_t u = cpu->way == BY_BF16 ? h : (uint32_t)h << 16;
+                memcpy(panel + i / packed_step(cpu->way) * PACKED_STEP_BYTES + c * 4, &u, 4);
+            }
+        return;
+    case WEIGHT_E4M3: {
+        const uint8_t *const from = (const uint8_t *)block + k * r;
+#if defined(__AVX512BF16__)
+        if (cpu->way == BY_BF16) {
+            const e4m3_tables tables = e4m3_to_bf16();
+            for (; i < n; i += 2) {
+                uint8_t pair[64] = { 0 };
+                if (r == PACKED_BLOCK && i + 2 <= n) {
+                    e4m3_step(&tables, from + i * PACKED_BLOCK, panel + i / 2 * PACKED_STEP_BYTES);
+                    continue;
+                }
+                memcpy(pair, from + i * r, (size_t)r);
+                if (i + 1 < n) memcpy(pair + 32, from + (i + 1) * r, (size_t)r);
+                e4m3_step(&tables, pair, panel + i / 2 * PACKED_STEP_BYTES);
+            }
+            return;
+        }
+#endif
+        for (; i < n; ++i) {
+            float *const to = (float *)(void *)(panel + i * PACKED_STEP_BYTES);
+            for (int64_t c = 0; c < r; ++c) to[c] = e4m3_value(from[i * r + c]);
+        }
+        return;
+    }
+    case WEIGHT_MXFP4: {
+        const uint8_t *from = (const uint8_t *)block + k / 2 * r;
+        for (; i < n; i += 2, from += r) {
+#if defined(__AVX512BF16__)
+            if (cpu->way == BY_BF16) {
+                uint8_t bytes[PACKED_BLOCK] = { 0 };
+                memcpy(bytes, from, (size_t)r);
+                e2m1_step(bytes, panel + i / 2 * PACKED_STEP_BYTES);
+                e2m1_step(bytes + 16, panel + i / 2 * PACKED_STEP_BYTES + 64);
+                continue;
+            }
+#endif
+            float *const to = (float *)(void *)(panel + i * PACKED_STEP_BYTES);
+            for (int64_t c = 0; c < r; ++c) to[c] = e2m1[from[c] & 15], to[PACKED_BLOCK + c] = e2m1[from[c] >> 4];
+        }
+        return;
+    }
+    case WEIGHT_I8: {
+        const char *const from = block + k * r;
+        for (; i + 4 <= n; i += 4) memcpy(panel + i / 4 * PACKED_STEP_BYTES, from + i * r, (size_t)r * 4);
+        if (i < n) {
+            memset(panel + i / 4 * PACKED_STEP_BYTES, 0, PACKED_STEP_BYTES);
+            for (int64_t c = 0; c < r; ++c) memcpy(panel + i / 4 * PACKED_STEP_BYTES + c * 4, from + i * r + c * (n - i), (size_t)(n - i));
+        }
+        return;
+    }
+    case WEIGHT_INT4: {
+        const uint8_t *from = (const uint8_t *)block + k / cpu->chunk * int4_part_bytes(a->group_k);
+        int8_t         less[PACKED_STEP_BYTES];
+        for (int c = 0; c < PACKED_BLOCK; ++c) memset(less + 4 * c, zeros[c], 4);
+        for (; i < n; i += 4, from += 64) {
+            int8_t *const to = (int8_t *)panel + i / 4 * PACKED_STEP_BYTES;
+            for (int j = 0; j < 64; ++j) to[j] = (int8_t)((from[j] & 15) - less[j]), to[64 + j] = (int8_t)((from[j] >> 4) - less[64 + j]);
+        }
+        return;
+    }
+    }
+}
+
+/* Where a block's layout is a panel's. */
+static bool is_panel(const struct packed_cpu_args *cpu, int64_t r, int64_t n)
+{
+    const struct packed_args *a = &cpu->a;
+    if (a->plain || r != PACKED_BLOCK || n % packed_step(cpu->way) || packed_pitch(cpu, steps_of(cpu, n)) != steps_of(cpu, n)) return false;
+    return a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || (a->format == WEIGHT_F32 && cpu->way == BY_F32);
+}
+
+/* The factors of a chunk's sums, for the columns of a block. NULL: none. */
+static const float *scales_of(const struct packed_args *a, int64_t n0, int64_t r, int64_t k, float scale[PACKED_BLOCK])
+{
+    if (!a->scale || a->format == WEIGHT_I8) return NULL;
+    const int64_t groups = packed_ceil(a->depth, a->group_k), g = k / a->group_k;
+    if (a->format == WEIGHT_INT4) return (const float *)a->scale + (n0 / PACKED_BLOCK * groups + g) * PACKED_BLOCK;
+    for (int64_t c = 0; c < PACKED_BLOCK; ++c) scale[c] = 0;
+    for (int64_t c = 0; c < r; ++c) {
+        if (a->format == WEIGHT_MXFP4) {
+            const uint32_t code = ((const uint8_t *)a->scale)[n0 * groups + g * r + c];
+            scale[c]            = f32_from_bits(code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u
+                                                                                      : code << 23);
+        } else {
+            scale[c] = ((const float *)a->scale)[(n0 + c) / a->group_n * groups + g];
+        }
+    }
+    return scale;
+}
+
+/* ---- items ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Sums of the columns of an i8 weight. */
+static void column_sums(const struct packed_args *a, const char *weight, int64_t n0, int64_t r, int32_t sums[PACKED_BLOCK])
+{
+    memset(sums, 0, PACKED_BLOCK * sizeof *sums);
+    if (!a->plain) {
+        memcpy(sums, weight + packed_block_at(WEIGHT_I8, n0 / PACKED_BLOCK, a->depth, 0) + a->depth * r, (size_t)r * 4);
+        return;
+    }
+    for (int64_t c = 0; c < r; ++c) {
+        const int8_t *const row = (const int8_t *)weight + (n0 + c) * a->weight_stride;
+        int32_t             sum = 0;
+        for (int64_t k = 0; k < a->depth; ++k) sum += row[k];
+        sums[c] = sum;
+    }
+}
+
+/* Scales, adds the bias, rounds, and stores. */
+SGK_INLINE void finish_rows(sgk_dtype t, const struct packed_cpu_args *cpu, const packed_item *item, const char *weight, const float *sums)
+{
+    const struct packed_args *a = &cpu->a;
+    float                     bias[PACKED_GROUP + VF], scale[PACKED_GROUP + VF];
+    int32_t                   less[PACKED_GROUP + VF];
+    for (int64_t c = 0; c < item->columns; ++c) bias[c] = a->bias ? load_f32(a->bias_dtype, a->bias, item->n + c) : 0;
+    if (a->format == WEIGHT_I8) {
+        for (int64_t c = 0; c < item->columns; ++c) scale[c] = ((const float *)a->scale)[item->n + c];
+        for (int64_t c = 0; c < item->columns; c += PACKED_BLOCK) column_sums(a, weight, item->n + c, packed_least(PACKED_BLOCK, item->columns - c), less + c);
+    }
+    const float *const by = cpu->quantise ? cpu->row_scale + item->b * a->rows : a->input_scale;
+    for (int64_t r = 0; r < item->rows; ++r, sums += cpu->group) {
+        const vf each = vf_set(by ? by[item->m + r] : 1);
+        for (int64_t c = 0; c < item->columns; c += VF) {
+            const int64_t to = item->b * a->out_batch + (item->m + r) * a->out_stride + item->n + c, rest = item->columns - c;
+            vf            v = vf_load_f32(sums + c);                   /* a row of sums is whole */
+            if (a->format == WEIGHT_I8) v = vf_mul(vf_mul(quads_to_f32(quads_sub(quads_load(sums + c), quads_times128(quads_load(less + c)))), each), vf_load_f32(scale + c));
+            else if (by) v = vf_mul(v, each);
+            if (a->bias) v = vf_add(v, vf_load_f32(bias + c));
+            if (rest >= VF) vf_store(t, a->out, to, v);
+            else vf_store_part(t, a->out, to, rest, v);
+        }
+    }
+}
+
+static void run_item(const struct packed_cpu_args *cpu, const packed_item *item, char *scratch)
+{
+    const struct packed_args *a      = &cpu->a;
+    const char *const         weight = (const char *)a->weight + item->b * a->weight_batch;
+    char *const panel = scratch, *const room = scratch + PACKED_PANEL_BYTES;
+    float *const    sums   = (float *)(void *)(room + PACKED_PANEL_BYTES);        /* [rows][group] */
+    tiles_fn *const run    = cpu->way == BY_F32 ? tiles_f32 : cpu->way == BY_BF16 ? tiles_bf16
+                                                                                  : tiles_i8;
+    const int64_t   strips = packed_strip_count(cpu, item->rows);
+
+    memset(sums, 0, (size_t)(item->rows * cpu->group) * sizeof *sums);
+    for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
+        const int64_t n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n);
+        for (int64_t c = 0; c < item->columns; c += PACKED_BLOCK) {
+            const int64_t     n0 = item->n + c, r = packed_least(PACKED_BLOCK, item->columns - c), block = n0 / PACKED_BLOCK;
+            const char *const at = weight + packed_block_at(a->format, block, a->depth, a->group_k);
+            float             scale[PACKED_BLOCK];
+            int32_t           zero[PACKED_BLOCK];
+            const char       *w    = panel;
+            const char       *next = NULL;                      /* the panel after this one */
+            if (is_panel(cpu, r, n)) {
+                w = at + k * PACKED_STEP_BYTES / packed_step(cpu->way);
+                if (c + PACKED_BLOCK < item->columns) next = w + packed_block_at(a->format, 1, a->depth, 0);
+                else if (k + cpu->chunk < a->depth) next = w + steps * PACKED_STEP_BYTES - c / PACKED_BLOCK * packed_block_at(a->format, 1, a->depth, 0);
+            } else if (a->plain) {
+                panel_of_rows(cpu, weight, n0, r, k, n, panel, room);
+            } else {
+                panel_of_block(cpu, at, r, k, n, panel, a->format == WEIGHT_INT4 ? a->zeros + (block * (a->depth / a->group_k) + k / a->group_k) * PACKED_BLOCK : NULL);
+            }
+            if (w == panel) memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
+            tile_end end = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
+            if (a->format == WEIGHT_INT4) {
+                memcpy(zero, at + k / cpu->chunk * int4_part_bytes(a->group_k) + 16 * cpu->chunk, sizeof zero);
+                for (int i = 0; i < PACKED_BLOCK; ++i) zero[i] *= 128;
+            }
+            for (int64_t s = 0; s < strips; ++s) {
+                const int64_t first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
+                const int64_t bytes = steps * PACKED_STEP_BYTES;
+                if (next && strips > 1) prefetch(next + bytes * s / strips / 64 * 64, bytes * (s + 1) / strips / 64 * 64 - bytes * s / strips / 64 * 64);
+                end.sums = sums + first * cpu->group + c;
+                run(high, strips_of(cpu, item, k, steps, first), w, steps, &end);
+            }
+        }
+    }
+    if (a->out_dtype == SGK_F32) finish_rows(SGK_F32, cpu, item, weight, sums);
+    else if (a->out_dtype == SGK_F16) finish_rows(SGK_F16, cpu, item, weight, sums);
+    else finish_rows(SGK_BF16, cpu, item, weight, sums);
+}
+
+void SGK_CPU_FN(packed)(const void *args, int64_t begin, int64_t end)
+{
+    const struct packed_cpu_args *cpu = args;
+#if defined(PACKED_TILES)
+    amx_begin();
+#endif
+    for (int64_t p = begin; p < end; ++p)
+        for (int64_t i = packed_share(cpu->items, p, cpu->parts); i < packed_share(cpu->items, p + 1, cpu->parts); ++i) {
+            const packed_item item = packed_item_at(cpu, i);
+            run_item(cpu, &item, cpu->scratch + p * cpu->part_scratch);
+        }
+#if defined(PACKED_TILES)
+    amx_end();
+#endif
+}
+
+#if !defined(PACKED_TILES)
+/* ---- linear_sigmoid --------------------------------------------------------------------------------------------------------------- */
+
+SGK_INLINE void linear_sigmoid_rows(sgk_dtype t, const struct linear_sigmoid_args *a, int64_t begin, int64_t end)
+{
+    for (int64_t m = begin; m < end; ++m) {
+        vf      sum = vf_zero();
+        int64_t k   = 0;
+        if (a->weight_stride == 1)
+            for (; k + VF <= a->depth; k += VF) sum = vf_fma(vf_load(t, a->input, m * a->input_stride + k), vf_load_f32(a->weight + k), sum);
+        float all = vf_sum(sum) + (a->bias ? *a->bias : 0);
+        for (; k < a->depth; ++k) all = fmaf(load_f32(t, a->input, m * a->input_stride + k), a->weight[k * a->weight_stride], all);
+        const vf by = vf_div(vf_set(1), vf_add(vf_set(1), vf_exp(vf_set(-all))));
+        int64_t  j  = 0;
+        for (; j + VF <= a->columns; j += VF) vf_store(t, a->out, m * a->out_stride + j, vf_mul(by, vf_load(t, a->by, m * a->by_stride + j)));
+        if (j < a->columns) vf_store_part(t, a->out, m * a->out_stride + j, a->columns - j, vf_mul(by, vf_load_part(t, a->by, m * a->by_stride + j, a->columns - j)));
+    }
+}
+
+void SGK_CPU_FN(linear_sigmoid)(const void *args, int64_t begin, int64_t end)
+{
+    const struct linear_sigmoid_args *a = args;
+    if (a->dtype == SGK_F32) linear_sigmoid_rows(SGK_F32, a, begin, end);
+    else if (a->dtype == SGK_F16) linear_sigmoid_rows(SGK_F16, a, begin, end);
+    else linear_sigmoid_rows(SGK_BF16, a, begin, end);
+}
+#endif
