@@ -44,8 +44,8 @@ def operands(data, rows, depth, dtype):
     x, w = (scaled if data == "scaled" else normal)(rows, depth), (scaled if data == "scaled" else normal)(COLUMNS, depth)
     if data == "positive":
         x, w = x.abs(), w.abs()
-    if dtype != torch.float8_e4m3fn:
-        x, w = x / 16, w / 16           # far from the end of float16's range
+    if dtype != torch.float8_e4m3fn or data == "scaled":
+        x, w = x / 16, w / 16           # far from the end of the format's range
     if data == "cancelling":
         half = depth // 2
         x[:, half:] = x[:, :half]

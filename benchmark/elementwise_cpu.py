@@ -6,7 +6,7 @@
 Two sizes of every operator. `cached` is 64 tokens and some 4096 numbers each, which stay in the caches: the operator and torch take turns, and the
 ratio is the median of the ratios of paired rounds; both make their own results where their functions do. `memory` is some 400 MB, far past the
 caches: the bytes that must move, each once, over the time of the best call, as a share of the best copy of this run (of the best read, where less
-than a tenth is written). Torch's form is one operator where torch has one; otherwise the fewest that give the result. Memory of freed results is kept,
+than a tenth is written; of the best of a copy and torch's negation in place, where an operator works in place). Torch's form is one operator where torch has one; otherwise the fewest that give the result. Memory of freed results is kept,
 so that no figure counts the first touch of a page.
 """
 import argparse
@@ -44,10 +44,10 @@ def size(*tensors):
 
 
 class Case:
-    """`ours` and `torch` are calls without arguments; `reads` and `writes` are bytes."""
+    """`ours` and `torch` are calls without arguments; `reads` and `writes` are bytes; `in_place`: what is written was read."""
 
-    def __init__(self, ours, theirs, reads, writes):
-        self.ours, self.torch, self.reads, self.writes = ours, theirs, reads, writes
+    def __init__(self, ours, theirs, reads, writes, in_place=False):
+        self.ours, self.torch, self.reads, self.writes, self.in_place = ours, theirs, reads, writes, in_place
 
 
 # ---- operators: make(tokens, cached) -----------------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def add_norm(name):
         def theirs():
             r.add_(x)
             x.copy_(rms_norm(r, w + 1 if shift else w))
-        return Case(lambda: f(x, r, w), theirs, size(x, r, w), size(x, r))
+        return Case(lambda: f(x, r, w), theirs, size(x, r, w), size(x, r), True)
     return make
 
 
@@ -97,7 +97,7 @@ def add_layer_norm(tokens, cached):
     def theirs():
         r.add_(x)
         return F.layer_norm(r, (4096,), w, None, 1e-6)
-    return Case(lambda: OPS.fused_add_layernorm_cpu(x, r, w, None, 1e-6), theirs, size(x, r, w), size(x, r))
+    return Case(lambda: OPS.fused_add_layernorm_cpu(x, r, w, None, 1e-6), theirs, size(x, r, w), size(x, r), True)
 
 
 def gated(name, act, dtype=BF16):
@@ -140,7 +140,7 @@ def rope(tokens, cached):
     def theirs():
         cos, sin = cache[positions].unsqueeze(1).chunk(2, -1)
         rotate(q.view(tokens, 32, 128), cos, sin), rotate(k.view(tokens, 8, 128), cos, sin)
-    return Case(lambda: sgl_kernel.rotary_embedding(positions, q, k, 128, cache), theirs, size(q, k, positions), size(q, k))
+    return Case(lambda: sgl_kernel.rotary_embedding(positions, q, k, 128, cache), theirs, size(q, k, positions), size(q, k), True)
 
 
 def rope_store(tokens, cached):
@@ -164,7 +164,7 @@ def mrope(tokens, cached):
         cos, sin = (torch.cat([part[i] for i, part in enumerate(half.split([16, 24, 24], -1))], -1).unsqueeze(1)
                     for half in cache[positions].chunk(2, -1))
         rotate(q.view(tokens, 32, 128), cos, sin), rotate(k.view(tokens, 8, 128), cos, sin)
-    return Case(lambda: OPS.multimodal_rotary_embedding(positions, q, k, 128, cache, [16, 24, 24], False, True), theirs, size(q, k, positions), size(q, k))
+    return Case(lambda: OPS.multimodal_rotary_embedding(positions, q, k, 128, cache, [16, 24, 24], False, True), theirs, size(q, k, positions), size(q, k), True)
 
 
 def vision_rope(tokens, cached):
@@ -174,7 +174,7 @@ def vision_rope(tokens, cached):
         for x in (q, k):
             turned = torch.cat((-x[..., 64:], x[..., :64]), -1)
             x.copy_(x * cos.unsqueeze(1) + turned * sin.unsqueeze(1))
-    return Case(lambda: OPS.apply_rotary_pos_emb(q, k, cos, sin), theirs, size(q, k, cos, sin), size(q, k))
+    return Case(lambda: OPS.apply_rotary_pos_emb(q, k, cos, sin), theirs, size(q, k, cos, sin), size(q, k), True)
 
 
 def qk_norm_rope(tokens, cached):
@@ -187,7 +187,7 @@ def qk_norm_rope(tokens, cached):
             part.copy_(rms_norm(part, w))
             rotate(part, cos, sin)
     return Case(lambda: sgl_kernel.fused_qk_norm_rope(qkv, 32, 8, 8, 128, 1e-6, *weights, 1e4, True, positions, 1.0, 1.0, 1.0, 1.0), theirs,
-                size(qkv) * 40 // 48 + size(positions), size(qkv) * 40 // 48)
+                size(qkv) * 40 // 48 + size(positions), size(qkv) * 40 // 48, True)
 
 
 def codes(x, scale):
@@ -397,7 +397,7 @@ def bitmask(tokens, cached):
     x, mask = random(tokens, 4096), torch.randint(-2**31, 2**31, (tokens, 128), dtype=torch.int64).int()
     bits = torch.arange(32, dtype=torch.int32)
     return Case(lambda: sgl_kernel.apply_token_bitmask_inplace_cuda(x, mask),
-                lambda: x.masked_fill_((mask.unsqueeze(-1) >> bits & 1).view(tokens, 4096) == 0, float("-inf")), size(x, mask), size(x))
+                lambda: x.masked_fill_((mask.unsqueeze(-1) >> bits & 1).view(tokens, 4096) == 0, float("-inf")), size(x, mask), size(x), True)
 
 
 OPERATORS = {
@@ -498,8 +498,8 @@ def ceilings(count=1 << 29):
     rows = [t.view(-1, 1024) for t in (a, b)]
     order = torch.arange(count // 4096, dtype=torch.int32)
     copies = {"memcpy": best(memcpy), "torch": best(lambda: b.copy_(a)), "shuffle_rows": best(lambda: OPS.shuffle_rows(rows[0], order, rows[1]))}
-    read = best(lambda: torch.sum(a.view(F32)))
-    return {"bytes": count, "copy": 2 * count / min(copies.values()), "read": count / read, "copies": {name: 2 * count / s for name, s in copies.items()}}
+    read, update = best(lambda: torch.sum(a.view(F32))), best(lambda: a.neg_())
+    return {"bytes": count, "copy": 2 * count / min(copies.values()), "read": count / read, "update": 2 * count / update, "copies": {name: 2 * count / s for name, s in copies.items()}}
 
 
 def keep_freed_memory():
@@ -519,10 +519,6 @@ def cpu_name():
         return platform.processor() or platform.machine()
 
 
-def cpu_level():
-    return ctypes.string_at(sgl_kernel._library.library.sgk_cpu_level()).decode() if hasattr(sgl_kernel._library.library, "sgk_cpu_level") else ""
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="TEXT")
@@ -534,7 +530,7 @@ def main():
     keep_freed_memory()
     limits = ceilings()
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}: copy {limits['copy'] * 1e-9:.1f} GB/s "
-          f"({', '.join(f'{name} {c * 1e-9:.1f}' for name, c in limits['copies'].items())}), read {limits['read'] * 1e-9:.1f} GB/s", flush=True)
+          f"({', '.join(f'{name} {c * 1e-9:.1f}' for name, c in limits['copies'].items())}), read {limits['read'] * 1e-9:.1f} GB/s, in place {limits['update'] * 1e-9:.1f} GB/s", flush=True)
     rows = []
     with torch.inference_mode():
         for name, make in OPERATORS.items():
@@ -550,7 +546,7 @@ def main():
                 case.ours()
                 taken = min(seconds(case.ours, 1) for _ in range(arguments.rounds))
                 moved = case.reads + case.writes
-                ceiling = limits["read"] if 10 * case.writes < moved else limits["copy"]
+                ceiling = limits["read"] if 10 * case.writes < moved else max(limits["copy"], limits["update"] if case.in_place else 0)
                 row |= {"tokens": tokens, "bytes": moved, "milliseconds": taken * 1e3, "gigabytes_per_second": moved / taken * 1e-9, "share": moved / taken / ceiling}
                 del case
             rows.append(row)
@@ -562,7 +558,7 @@ def main():
             print(text, flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"device": f"{cpu_name()}, {torch.get_num_threads()} threads", "torch": torch.__version__, "level": cpu_level(), "rounds": arguments.rounds,
+            json.dump({"device": f"{cpu_name()}, {torch.get_num_threads()} threads", "torch": torch.__version__, "rounds": arguments.rounds,
                        "ceilings": limits, "rows": rows}, file, indent=1)
     return 0
 

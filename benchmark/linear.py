@@ -5,19 +5,28 @@
 
 Each figure is the time of one call as a node of a CUDA graph, the median over rounds in which the two take turns; the ratio is the median
 of the ratios of paired rounds, above 1 where ours is faster. Calls take copies of input and weight in turn, so that weights come from
-memory, not from the L2 cache. Inputs are random normal numbers; results are compared before any is timed.
+memory, not from the L2 cache. Inputs are random normal numbers; results are compared before any is timed. With --pdl ours use programmatic
+dependent launch (torch's have no such switch); with --batch-invariant their schedules depend on N and K alone, which shows what that costs.
 """
 import argparse
 import json
-import math
+import os
 import statistics
 
 import torch
 
-import sgl_kernel
-
-SHAPES = [(4096, 7168), (7168, 2048), (7168, 16384), (14336, 4096), (4096, 14336), (24576, 1536), (6144, 4096), (8192, 8192)]     # N, K
+# N, K
+SHAPES = {
+    "grid": [(4096, 7168), (7168, 2048), (7168, 16384), (14336, 4096), (4096, 14336), (24576, 1536), (6144, 4096), (8192, 8192)],
+    "llama3_8b": [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096)],
+    "llama3_8b_tp8": [(768, 4096), (4096, 512), (3584, 4096), (4096, 1792), (16032, 4096)],
+    "llama3_70b": [(10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)],
+    "llama3_70b_tp8": [(1280, 8192), (8192, 1024), (7168, 8192), (8192, 3584)],
+    "qwen3_30b_a3b": [(5120, 2048), (2048, 4096), (128, 2048), (151936, 2048)],
+    "deepseek_v3": [(2112, 7168), (24576, 1536), (32768, 512), (7168, 16384), (36864, 7168), (7168, 18432), (4096, 7168), (7168, 2048), (256, 7168)],
+}
 ROWS = [1, 16, 64, 128, 1024, 4096, 8192]
+VOCABULARY = 100000         # columns of a head; it never sees many rows
 
 
 def capture(call, sets, nodes):
@@ -40,16 +49,22 @@ def elapsed(graph, nodes):
     return start.elapsed_time(end) * 1e3 / nodes
 
 
-def measure(rows, columns, depth, rounds):
+def measure(rows, columns, depth, rounds, pool):
+    """The operands are pieces of the pool of random numbers: each call's another one."""
+    import sgl_kernel
     cache = torch.cuda.get_device_properties(0).L2_cache_size
-    count = 1 + -(-3 * cache // (2 * depth * (rows + columns)))
-    nodes = count * max(1, 12 // count)
-    sets = [(torch.randn(rows, depth, device="cuda").bfloat16(), torch.randn(columns, depth, device="cuda").bfloat16() / math.sqrt(depth),
-             torch.empty(rows, columns, dtype=torch.bfloat16, device="cuda")) for _ in range(count)]
+    each = depth * (rows + columns)
+    count = min(1 + -(-3 * cache // (2 * each)), len(pool) // each)
+    nodes = count * max(1, (12 if 2e-15 * each * rows < 1e-4 else 4) // count)
+    sets = []
+    for i in range(count):
+        x, w = pool[i * each:(i + 1) * each].split([depth * rows, depth * columns])
+        sets.append((x.view(rows, depth), w.view(columns, depth), torch.empty(rows, columns, dtype=torch.bfloat16, device="cuda")))
     calls = {"ours": lambda x, w, out: sgl_kernel.linear(x, w, out=out), "torch": lambda x, w, out: torch.mm(x, w.t(), out=out)}
     x, w, out = sets[0]
-    expected = x.float() @ w.float().t()
-    error = ((sgl_kernel.linear(x, w).float() - expected).norm() / expected.norm()).item()
+    some = slice(None) if columns <= 16384 else torch.randint(columns, (16384,), device="cuda").sort().values
+    expected = x.float() @ w[some].float().t()
+    error = ((sgl_kernel.linear(x, w)[:, some].float() - expected).norm() / expected.norm()).item()
     graphs = {name: capture(call, sets, nodes) for name, call in calls.items()}
     times = {name: [] for name in calls}
     for i in range(rounds + 1):
@@ -68,15 +83,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["grid"], metavar="NAME", help=", ".join(SHAPES))
+    parser.add_argument("--pdl", action="store_true")
+    parser.add_argument("--batch-invariant", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
+    os.environ["TRTLLM_ENABLE_PDL"] = str(int(arguments.pdl))
+    os.environ["SGK_BATCH_INVARIANT"] = str(int(arguments.batch_invariant))
     if not torch.cuda.is_available():
         parser.error("these figures need a GPU")
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; ratios are torch's time over ours")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; ratios are torch's time over ours{', ours with programmatic launch' if arguments.pdl else ''}")
+    shapes = list(dict.fromkeys(shape for name in arguments.shapes for shape in SHAPES[name]))
+    pool = torch.empty(max(4 * torch.cuda.get_device_properties(0).L2_cache_size, max((n + max(arguments.rows)) * k for n, k in shapes)), dtype=torch.bfloat16, device="cuda").normal_()
     results = []
     for rows in arguments.rows:
-        for columns, depth in SHAPES:
-            r = measure(rows, columns, depth, arguments.rounds)
+        for columns, depth in shapes:
+            if columns > VOCABULARY and rows > 512:
+                continue
+            r = measure(rows, columns, depth, arguments.rounds, pool)
             results.append(r)
             print(f"{rows:5} x {columns:5} x {depth:5}: ours {r['us']['ours']:8.1f} us {r['teraflops']['ours']:4.0f} TFLOP/s {r['weight_terabytes_per_second']['ours']:5.2f} TB/s of weights, "
                   f"torch {r['us']['torch']:8.1f} us, ratio {r['ratio']:.3f}, error {r['error']:.4f}", flush=True)
@@ -84,7 +108,7 @@ def main():
         print(f"{rows:5} rows: geomean {statistics.geometric_mean(of_rows):.3f}, least {min(of_rows):.3f}", flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rounds": arguments.rounds, "rows": results}, file, indent=1)
+            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rounds": arguments.rounds, "pdl": arguments.pdl, "batch_invariant": arguments.batch_invariant, "rows": results}, file, indent=1)
 
 
 if __name__ == "__main__":

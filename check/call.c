@@ -465,7 +465,7 @@ static void graph_end(sgk_status status)
 /* ---- broken arguments ---- */
 static bool breaks_begin(void)
 {
-    if (large() || check_switches.keep_arguments) return false;
+    if (large() || check_switches.keep_arguments || check_keep_arguments) return false;
     if (step == 0) breaks_plan();
     if (step == breaks_count()) return false;
     call_prepare(FILL_FIRST);

@@ -174,6 +174,7 @@ extern bool check_exhaustive;
 void check_base(void) __attribute__((weak));
 void check_formats(void) __attribute__((weak));
 void check_large(void);                            /* large.c: operators on more than 2^31 and 2^32 elements */
+int tune_gemm(const char *path, const int64_t *sizes, int first) __attribute__((weak));      /* of one shape, or, with NULL, of a grid */
 int self_test(void);                               /* the program's exit status */
 bool run_guarded(const char *family, void (*check)(void));      /* false: it crashed */
 

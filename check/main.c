@@ -166,6 +166,7 @@ static void usage(FILE *f)
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --random=N       so many random cases of operators that have such\n"
+               "  --keep-arguments does not break them, which on a GPU takes most of the time\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
                "  --bench-from=MB  figures of cases whose tensors take at least so much\n"
@@ -174,6 +175,8 @@ static void usage(FILE *f)
                "  --list           operators and their number of cases\n"
                "  --versions       which version of each operator runs on each device, and why\n"
                "  --shape=A,B,...  the same for one shape: rows, columns, depth of linear\n"
+               "  --tune=FILE      writes FILE, the builds of linear that were fastest on this GPU (csrc/ops/gemm/gemm_table.def); with --shape=M,N,K, of that\n"
+               "                   shape, with --shape=I from the grid's I-th on\n"
                "  --self-test      broken functions that must be reported\n"
                "  --pack=FILE      damages copies of a pack in every way: each must be refused\n"
                "  --json=FILE      results\n");
@@ -218,7 +221,7 @@ static void ask_level(const char *name)
     exit(2);
 }
 
-bool check_exhaustive;
+bool check_exhaustive, check_keep_arguments;
 int  check_random_cases;
 
 static int report_pack(const char *path)
@@ -241,6 +244,7 @@ int main(int argc, char **argv)
            THREADS,
            SMALL,
            RANDOM,
+           KEEP,
            EXHAUSTIVE,
            BENCH,
            LARGE,
@@ -250,6 +254,7 @@ int main(int argc, char **argv)
            VERSIONS,
            SHAPE,
            SELF_TEST,
+           TUNE,
            JSON,
            PACK,
            PRINT_THREADS,
@@ -261,6 +266,7 @@ int main(int argc, char **argv)
         { "threads", required_argument, NULL, THREADS },
         { "small", no_argument, NULL, SMALL },
         { "random", required_argument, NULL, RANDOM },
+        { "keep-arguments", no_argument, NULL, KEEP },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
         { "large", no_argument, NULL, LARGE },
@@ -269,6 +275,7 @@ int main(int argc, char **argv)
         { "list", no_argument, NULL, LIST },
         { "versions", no_argument, NULL, VERSIONS },
         { "shape", required_argument, NULL, SHAPE },
+        { "tune", required_argument, NULL, TUNE },
         { "self-test", no_argument, NULL, SELF_TEST },
         { "json", required_argument, NULL, JSON },
         { "help", no_argument, NULL, HELP },
@@ -278,7 +285,7 @@ int main(int argc, char **argv)
     };
     check_seed               = (uint64_t)time(NULL);
     bool        self_testing = false;
-    const char *json         = NULL;
+    const char *json = NULL, *tune = NULL;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {
         case ONLY:
@@ -289,6 +296,7 @@ int main(int argc, char **argv)
         case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
         case SMALL:      check_small = true; break;
         case RANDOM:     check_random_cases = (int)number("random", optarg); break;
+        case KEEP:       check_keep_arguments = true; break;
         case EXHAUSTIVE: check_exhaustive = true; break;
         case BENCH:      check_benching = true; break;
         case LARGE:      large_only = true; break;
@@ -300,6 +308,7 @@ int main(int argc, char **argv)
         case LIST:          listing = true; break;
         case VERSIONS:      versions_wanted = true; break;
         case SHAPE:         ask_shape(optarg); break;
+        case TUNE:          tune = optarg; break;
         case SELF_TEST:     self_testing = true; break;
         case PACK:          return report_pack(optarg);
         case PRINT_THREADS: printf("%d\n", sgk_num_threads(NULL)); return 0;      /* for the check of SGK_NUM_THREADS */
@@ -318,6 +327,7 @@ int main(int argc, char **argv)
     catch_crashes();
     printf("seed %llu\n", (unsigned long long)check_seed);
     if (self_testing) return self_test();
+    if (tune && tune_gemm) return tune_gemm(tune, shape_dimensions == 3 ? shape_sizes : NULL, shape_dimensions == 1 ? (int)shape_sizes[0] : 0);
 
     if (large_only && !any_level_asked) ask_level("cuda");
     run_levels(have);

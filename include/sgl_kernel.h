@@ -10,6 +10,7 @@
 #include "sgl_kernel/gemm.h"
 #include "sgl_kernel/gemm_packed.h"
 #include "sgl_kernel/grammar.h"
+#include "sgl_kernel/grouped.h"
 #include "sgl_kernel/hadamard.h"
 #include "sgl_kernel/kvcache.h"
 #include "sgl_kernel/moe.h"

@@ -57,11 +57,50 @@ def attention_append(n, device):
 def attention_cpu_varlen(n, device):
     """As attention(), with the query i at place i."""
     out, lse, q, k, v, *_ = attention(n, device)
-    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), n, 2 * n, True]
+    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), 16, 32, True]
+
+
+def attention_pool(n, device):
+    """Two requests of n + 1 and 3 tokens in a pool."""
+    cache = [random(64, 2, 16, device=device, seed=i) for i in (1, 2)]
+    where = [(torch.arange(2 * 20, device=device) * 7 % 64).view(2, 20), torch.tensor([1, 0], device=device), torch.tensor([n + 1, 3], device=device)]
+    return cache, where
+
+
+def decode_attention(n, device):
+    (k, v), where = attention_pool(n, device)
+    return [random(2, 4, 16, device=device), k, v, torch.empty(2, 4, 16, device=device), random(2, 2, 16, device=device, seed=3), random(2, 2, 16, device=device, seed=4),
+            where[0][where[1], where[2] - 1], torch.empty(2, 4, 1, 17, device=device), *where, 0.25, 0.0, False, 0, None, None]
+
+
+def extend_attention(n, device):
+    """n new tokens of the first request, which has one more, and two of the second."""
+    (k, v), where = attention_pool(n, device)
+    q = random(n + 2, 4, 16, device=device)
+    return [q, random(n + 2, 2, 16, device=device, seed=3), random(n + 2, 2, 16, device=device, seed=4), torch.empty_like(q), k, v, *where,
+            torch.tensor([n, 2], device=device), torch.tensor([0, n], device=device), 16, 0.25, 0.0, False, 0, None, None]
+
+
+def sparse(n, device):
+    """n queries of one list, which has one block and three columns."""
+    q, k, v = random(1, n, 2, 16, device=device, dtype=torch.float16), *(random(1, 90, 2, 16, device=device, dtype=torch.float16, seed=i) for i in (1, 2))
+    lists = [ints([[[1]] * 2], device), ints([[[[4]]] * 2], device), ints([[[3]] * 2], device), ints([[[[70, 75, 89]]] * 2], device)]
+    return [torch.empty_like(q), torch.empty(1, 2, n, device=device), q, k, v, *lists, None, None, None, None, -1, -1, 0.0, 0.25, False, 0.0]
+
+
+def slash_lists(n, device):
+    """n heads of 130 tokens with two lines and two slashes each."""
+    lists = [torch.full((1, n, 3, *more), 9, dtype=torch.int32, device=device) for more in ((), (2,), (), (2,))]
+    return lists + [ints([130], device), ints([130], device), ints([[[1, 70]] * n], device), ints([[[65, 0]] * n], device)]
+
+
+def lightning(n, device):
+    q, k, v = (random(n, 2, 1, 16, device=device, seed=i) for i in range(3))
+    return [q, k, v, random(n, 2, 16, 16, device=device), random(2, 1, 1, device=device), torch.empty(n, 2, 1, 16, device=device), torch.empty(n, 2, 16, 16, device=device)]
 
 
 def attention_metadata(n, device):
-    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, 9], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, n, None, 0]
+    return [2, 1, 64, 4, 2, 16, 16, torch.bfloat16, ints([3, n], device), None, None, None, None, None, None, 0, True, -1, -1, 0, False, 5, None, 0]
 
 
 def fp8(*shape, device, dtype=torch.float8_e4m3fn, seed=0):
@@ -197,6 +236,83 @@ def embed(n, device):
     return [random(n, 3, 2, 4, 4, device=device), random(5, 3, 2, 4, 4, device=device), random(5, device=device), False]
 
 
+def codes(*shape, device, seed=0):
+    return (random(*shape, device="cpu", seed=seed) * 4).to(torch.float8_e4m3fn).to(device)
+
+
+def scales(*shape, device, seed=0):
+    return random(*shape, device=device, seed=seed).abs()
+
+
+def block_scaled(n, device):
+    """a, its scales, b, its scales, as DeepGEMM takes them."""
+    return [codes(n, 256, device=device), scales(n, 2, device=device), codes(24, 256, device=device, seed=1), scales(1, 2, device=device, seed=1)]
+
+
+def block_scaled_groups(n, device):
+    """The same for three groups, of n rows each."""
+    return [codes(3 * n, 256, device=device), scales(3 * n, 2, device=device), codes(3, 24, 256, device=device, seed=1), scales(3, 1, 2, device=device, seed=1)]
+
+
+def grouped_sizes(n, device, rows=24):
+    return ints([[n, rows, 256], [0, rows, 256], [n, rows, 256]], device), ints([0, n, 2 * n], device)
+
+
+def grouped_offsets(n, device):
+    a, sa, b, sb = block_scaled_groups(n, device)
+    return torch.zeros(3 * n, 24, device=device, dtype=torch.bfloat16), a, b.transpose(1, 2), sa, sb.transpose(1, 2), *grouped_sizes(n, device)
+
+
+def blockwise_grouped(n, device):
+    out, a, b, sa, sb, sizes, offsets = grouped_offsets(n, device)
+    spare = [torch.zeros(3, dtype=torch.int64, device=device) for _ in range(8)]
+    layouts = [torch.zeros(3, 5, dtype=torch.int32, device=device) for _ in range(2)]
+    return [out, *spare[:5], a, b, sa, sb, *spare[5:], *layouts, sizes, offsets, torch.zeros(16, dtype=torch.uint8, device=device)]
+
+
+def es_grouped(n, device):
+    out, a, b, sa, sb, sizes, offsets = grouped_offsets(n, device)
+    spare = [torch.zeros(3, dtype=torch.int64, device=device) for _ in range(3)]
+    return [out, a, b, sa, sb, *spare, sizes, offsets, torch.zeros(16, dtype=torch.uint8, device=device)]
+
+
+def mx_rows(n, device):
+    """Sizes of three experts, their first rows, those of their scales; and how many rows of scales there are."""
+    each = -(-n // 128) * 128
+    return *grouped_sizes(n, device, 128), ints([0, each, each], device), 2 * each
+
+
+def mx_mm(n, device):
+    *sizes, rows = mx_rows(n, device)
+    exponents = torch.full((rows, 8), 126, dtype=torch.uint8, device=device), torch.full((3, 128, 8), 128, dtype=torch.uint8, device=device)
+    return [codes(3 * n, 256, device=device), codes(3, 128, 256, device=device, seed=1).transpose(1, 2), exponents[0], exponents[1].transpose(1, 2),
+            torch.zeros(3 * n, 128, device=device, dtype=torch.bfloat16), *sizes]
+
+
+def mx_quant(n, device):
+    *sizes, rows = mx_rows(n, device)
+    return [random(3 * n, 256, device=device, dtype=torch.bfloat16), *sizes, torch.zeros(3 * n, 256, device=device).to(torch.float8_e4m3fn),
+            torch.zeros(rows, 8, dtype=torch.uint8, device=device)]
+
+
+def masked_groups(n, device):
+    """Three groups of n + 1 rows, of which some count."""
+    return ([codes(3, n + 1, 256, device=device), scales(3, n + 1, 2, device=device), codes(3, 24, 256, device=device, seed=1),
+             scales(3, 1, 2, device=device, seed=1)], [ints([n, 0, 1], device), 2])
+
+
+def contiguous_layout(n, device):
+    """One group in rows 0 to n - 1 after a block of 128 of another."""
+    return ints([2] * 128 + [0] * n, device)
+
+
+def products(device):
+    """Two products, whatever n is."""
+    half = dict(device=device, dtype=torch.float16)
+    return [[random(5, 48, **half), random(3, 40, **half)], [random(16, 48, seed=1, **half), random(24, 40, seed=1, **half)],
+            [torch.zeros(5, 16, **half), torch.zeros(3, 24, **half)], torch.float16, 0, 0]
+
+
 def images(n, device):
     """Two images, whatever n is."""
     pixels = [torch.arange(3 * h * w, device=device).mul(37).remainder(256).to(torch.uint8).view(3, h, w) for h, w in ((20, 31), (9, 8))]
@@ -252,6 +368,13 @@ SAMPLES = {
     "dsv4_fused_k_norm_rope_flashmla": dsv4_k,
     "dsv4_fused_q_indexer_rope_hadamard_quant": dsv4_indexer,
     "linear": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device), random(24, device=device)],
+    "fp8_scaled_mm": lambda n, device: scaled_product(n, device, torch.float8_e4m3fn),
+    "int8_scaled_mm": lambda n, device: scaled_product(n, device, torch.int8),
+    "bmm_fp8": batched_product,
+    "bmm_fp8.v0_1_8": lambda n, device: batched_product(n, device, 0),
+    "linear_batched": lambda n, device: [torch.empty(3, n, 24, device=device), random(3, n, 48, device=device), random(3, 24, 48, device=device), None],
+    "dsv3_router_gemm": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device)],
+    "dsv3_fused_a_gemm": lambda n, device: [torch.empty(n, 24, device=device), random(n, 48, device=device), random(24, 48, device=device).T],
     "convert_weight_packed": lambda n, device: [random(32 * n, 48, device=device, dtype=torch.bfloat16)],
     "convert_scale_packed": lambda n, device: [ints([i % 251 for i in range(96 * n)], device, torch.uint8).view(32 * n, 3)],
     "convert_weight_packed_scale_zp": lambda n, device: int4_words(device),
@@ -268,17 +391,38 @@ SAMPLES = {
     "int4_scaled_mm_cpu": lambda n, device: [random(n, 64, device=device), *int4_packed(device), None],
     "qkv_proj_with_rope": lambda n, device: latent_projection(n, device, False),
     "qkv_proj_with_rope_fused_weight": lambda n, device: latent_projection(n, device, True),
-    "fp8_scaled_mm": lambda n, device: scaled_product(n, device, torch.float8_e4m3fn),
-    "int8_scaled_mm": lambda n, device: scaled_product(n, device, torch.int8),
-    "bmm_fp8": batched_product,
-    "bmm_fp8.v0_1_8": lambda n, device: batched_product(n, device, 0),
     "conv3d_embed_cpu": embed,
+    "fp8_blockwise_scaled_mm": lambda n, device: [codes(n, 256, device=device), codes(24, 256, device=device, seed=1).t(), scales(2, n, device=device).t(),
+                                                  scales(1, 2, device=device, seed=1).t(), torch.bfloat16],
+    "fp8_blockwise_scaled_grouped_mm": blockwise_grouped,
+    "es_fp8_blockwise_scaled_grouped_mm": es_grouped,
+    "es_sm100_mxfp8_blockscaled_grouped_mm": mx_mm,
+    "es_sm100_mxfp8_blockscaled_grouped_quant": mx_quant,
+    "cublas_grouped_gemm": lambda n, device: products(device),
+    "fp8_gemm_nt": lambda n, device: [torch.zeros(n, 24, device=device, dtype=torch.bfloat16), *block_scaled(n, device)],
+    "m_grouped_fp8_gemm_nt_contiguous": lambda n, device: [
+        torch.zeros(128 + n, 24, device=device, dtype=torch.bfloat16), codes(128 + n, 256, device=device), scales(128 + n, 2, device=device),
+        *block_scaled_groups(n, device)[2:], contiguous_layout(n, device), False],
+    "m_grouped_fp8_gemm_nt_masked": lambda n, device: [torch.zeros(3, n + 1, 24, device=device, dtype=torch.bfloat16), *masked_groups(n, device)[0],
+                                                       *masked_groups(n, device)[1]],
+    "m_grouped_bf16_gemm_nt_contiguous": lambda n, device: [
+        torch.zeros(128 + n, 24, device=device, dtype=torch.bfloat16), random(128 + n, 48, device=device, dtype=torch.bfloat16),
+        random(3, 24, 48, device=device, dtype=torch.bfloat16, seed=1), contiguous_layout(n, device), False],
+    "m_grouped_bf16_gemm_nt_masked": lambda n, device: [
+        torch.zeros(3, n + 1, 24, device=device, dtype=torch.bfloat16), random(3, n + 1, 48, device=device, dtype=torch.bfloat16),
+        random(3, 24, 48, device=device, dtype=torch.bfloat16, seed=1), *masked_groups(n, device)[1]],
     "conv3d_embed_weight_pack": lambda n, device: embed(n, device)[:1],
     "image_preprocess_cpu": images,
     "store_kv_cache": store,
     "store_cache_cpu": lambda n, device: [*store(n, device)[3:], *store(n, device)[:3], 32],
     "flash_attn": attention,
     "flash_attn_append": attention_append,
+    "decode_attention_cpu": decode_attention,
+    "extend_attention_cpu": extend_attention,
+    "sparse_attention": sparse,
+    "convert_vertical_slash_indexes": lambda n, device: [*slash_lists(n, device), 130, 64, 64, True],
+    "convert_vertical_slash_indexes_mergehead": lambda n, device: [*slash_lists(n, device), ints([1] * n, device), ints([2] * n, device), 130, 64, 64, True],
+    "lightning_attention_decode": lightning,
     "get_scheduler_metadata": attention_metadata,
     "flash_attn_varlen_func": attention_cpu_varlen,
     "merge_state": merge,

@@ -37,6 +37,7 @@ def test_info_as_json():
     assert {"rmsnorm", "fused_add_rmsnorm"} <= {v["operator"] for v in facts["versions"]}
 
 
+@pytest.mark.skipif("gemm" in _library.families_left_out, reason="the family is left out")
 def test_info_for_a_shape():
     result = sgl_kernel_command("info", "--op=linear", "--shape=100,4096,512", "--json")
     versions = json.loads(result.stdout)["versions"]

@@ -1,7 +1,8 @@
 """The cost of a call from Python next to torch's add_, in the same run: `.default`, positional, outputs given.
 
 Two comparisons are judged. silu_and_mul has as many tensors as add_ and stands beside `a.add_(b)`, which skips torch.ops and its conversion of
-arguments by schema. rmsnorm, with three tensors and two numbers, stands beside add_ called the way our operators are: torch.ops.aten.add_.Tensor."""
+arguments by schema. rmsnorm, with three tensors and two numbers, stands beside add_ called the way our operators are: torch.ops.aten.add_.Tensor.
+What so many arguments cost whoever takes them is printed: torch.ops.aten.addcmul_ has three tensors and one number."""
 import statistics
 import time
 
@@ -48,7 +49,8 @@ def test_call_cost(kind, capsys):
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
-            calls = {"add_": lambda: a.add_(b), "torch.ops.aten.add_": lambda: add(a, b),
+            c, addcmul = torch.zeros(8, device=kind), torch.ops.aten.addcmul_.default
+            calls = {"add_": lambda: a.add_(b), "torch.ops.aten.add_": lambda: add(a, b), "torch.ops.aten.addcmul_": lambda: addcmul(c, a, b),
                      "silu_and_mul": lambda: silu(half, x), "rmsnorm": lambda: norm(out, x, w, 1e-6, False)}
             for _ in range(3):      # a busy machine may spoil one; what is asked is what the code can do
                 best, medians = interleaved(calls, rounds=25 if kind == "cpu" else 15, times=5000, done=done)

@@ -12,8 +12,8 @@ from samples import SAMPLES, random  # noqa: E402
 from sgl_kernel import _library  # noqa: E402
 
 TAKES_SEVERAL_DEVICES = {"copy_to_gpu_no_ce"}
-# Their result is an argument's memory, which torch.compile does not take from an operator: tests/test_aliases.py, tests/test_flash_attn.py.
-RETURN_AN_ARGUMENT = {"weak_ref_tensor", "timestep_embedding", "fwd"}
+# Their result is an argument's memory, which torch.compile does not take from an operator: tests/test_aliases.py, tests/test_flash_attn.py, tests/test_sparse_attn.py.
+RETURN_AN_ARGUMENT = {"weak_ref_tensor", "timestep_embedding", "fwd", "fwd_sparse", "varlen_fwd_sparse"}
 OPERATORS = [name + (f".{overload}" if overload else "") for name, overload in _library.torch_operators() if name not in RETURN_AN_ARGUMENT]
 
 
@@ -31,7 +31,7 @@ def written(name):
 
 
 def copies(arguments):
-    return [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+    return [a.clone() if isinstance(a, torch.Tensor) else copies(a) if isinstance(a, list) else a for a in arguments]
 
 
 def plain(t):
@@ -41,12 +41,16 @@ def plain(t):
     return t.nan_to_num(nan=-7.0) if t.is_floating_point() else t
 
 
+def written_tensors(name, arguments):
+    return [t for i in written(name) for t in (arguments[i] if isinstance(arguments[i], list) else [arguments[i]])]
+
+
 def run(op, name, arguments):
     """The results, and what the operator left in the arguments that it writes."""
     arguments = copies(arguments)
     result = op(*arguments)
     results = [] if result is None else list(result) if isinstance(result, (tuple, list)) else [result]
-    return [r for r in results + [arguments[i] for i in written(name)] if isinstance(r, torch.Tensor)]
+    return [r for r in results + written_tensors(name, arguments) if isinstance(r, torch.Tensor)]
 
 
 def assert_same(got, expected):
@@ -69,7 +73,8 @@ def test_sample_does_something(name, device):
     before = SAMPLES[name](4, device)
     after = run(operator(name), name, before)
     if written(name):
-        assert any(not torch.equal(plain(a), plain(before[i])) for a, i in zip(after[-len(written(name)):], written(name)))
+        initial = written_tensors(name, before)
+        assert any(not torch.equal(plain(a), plain(b)) for a, b in zip(after[-len(initial):], initial))
     assert_same(run(operator(name), name, before), after)
 
 
@@ -343,6 +348,8 @@ def test_waits_for_the_kernel_before(name, gpu):
     arguments = SAMPLES[name](4, gpu)
     expected = run(operator(name), name, arguments)
     places = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.is_cuda and a.numel() and a.is_contiguous()]
+    if not places:
+        return
     width, long, offset, tail, spots = 4096, 1 << 16, 0, [], {}
     for i in places:
         raw = arguments[i].flatten().view(torch.uint8)

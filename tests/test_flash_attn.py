@@ -16,13 +16,18 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 TOLERANCE = {torch.float32: 4e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 
 
-def attend(q, k, v, scale=None, causal=False, window=(-1, -1)):
-    """One sequence: q [sq, h, d], k, v [sk, h_k, d] -> out [sq, h, d], lse [h, sq], all float64."""
+def attend(q, k, v, scale=None, causal=False, window=(-1, -1), chunk=0, softcap=0, sinks=None, qv=None, top_left=False):
+    """One sequence: q [sq, h, d], k [sk, h_k, d], v [sk, h_k, e] -> out [sq, h, e], lse [h, sq], all float64."""
     q, k, v = (x.double() for x in (q, k, v))
     sq, sk, group = q.shape[0], k.shape[0], q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    scores = torch.einsum("ihd,jhd->hij", q, k) * (scale or q.shape[-1] ** -0.5)
-    c = torch.arange(sq, device=q.device)[:, None] + sk - sq
+    scores = torch.einsum("ihd,jhd->hij", q, k)
+    if qv is not None:
+        scores += torch.einsum("ihe,jhe->hij", qv.double(), v)
+    scores = scores * (scale or (q.shape[-1] + (v.shape[-1] if qv is not None else 0)) ** -0.5)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    c = torch.arange(sq, device=q.device)[:, None] + (0 if top_left else sk - sq)
     j = torch.arange(sk, device=q.device)[None, :]
     left, right = window[0], 0 if causal else window[1]
     seen = torch.ones(sq, sk, dtype=torch.bool, device=q.device)
@@ -30,8 +35,13 @@ def attend(q, k, v, scale=None, causal=False, window=(-1, -1)):
         seen &= j >= c - left
     if right >= 0:
         seen &= j <= c + right
+    if chunk:
+        seen &= torch.div(j, chunk, rounding_mode="floor") == torch.div(c, chunk, rounding_mode="floor")
     scores = scores.masked_fill(~seen, -math.inf)
-    lse = torch.logsumexp(scores, -1) if sk else torch.full(scores.shape[:2], -math.inf, dtype=torch.float64, device=q.device)
+    none = torch.full(scores.shape[:2], -math.inf, dtype=torch.float64, device=q.device)
+    lse = torch.logsumexp(scores, -1) if sk else none
+    if sinks is not None:
+        lse = torch.where(lse == -math.inf, none, torch.logaddexp(lse, sinks.double()[:, None].expand_as(lse)))
     p = torch.exp(scores - lse.masked_fill(lse == -math.inf, 0)[..., None])
     return torch.einsum("hij,jhd->ihd", p, v), lse
 
@@ -94,6 +104,135 @@ def test_varlen(device, dtype, causal, window):
     want = [attend(*part, causal=causal, window=window) for part in zip(q.split(lengths_q), k.split(lengths_k), v.split(lengths_k))]
     assert_close(out.cpu(), torch.cat([w[0] for w in want]), dtype)
     assert_close(lse.cpu(), torch.cat([w[1] for w in want], 1), torch.float16)
+
+
+def e4m3(x):
+    return x.clamp(-448, 448).to(torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float8_e4m3fn])
+@pytest.mark.parametrize("queries", [1, 33])
+@pytest.mark.parametrize("options", [
+    {"softcap": 20.0}, {"chunk": 48}, {"sinks": torch.float32}, {"sinks": torch.bfloat16}, {"dim_v": 128}, {"dim": 192, "dim_v": 128}, {"dim": 320}, {"dim": 512},
+    {"dim": 59}, {"qv": True, "dim_v": 512}, {"qv": True, "dim_v": 64, "softcap": 15.0, "sinks": torch.bfloat16, "window": (60, -1), "chunk": 70}])
+def test_options(device, dtype, queries, options):
+    """Every option of attention to a paged cache."""
+    if dtype == torch.float8_e4m3fn and "qv" in options:
+        pytest.skip("q_v is not for e4m3")
+    heads, kv_heads, dim, page_size = 6, 2, options.get("dim", 64), 16
+    dim_v, lengths = options.get("dim_v", dim), [1, 300, 77]
+    draw = (lambda *shape: e4m3(torch.randn(*shape))) if dtype == torch.float8_e4m3fn else (lambda *shape: torch.randn(*shape, dtype=dtype))
+    k, v = [draw(n, kv_heads, dim) for n in lengths], [draw(n, kv_heads, dim_v) for n in lengths]
+    pages = torch.randperm(63)[:60].view(3, 20).int()
+    caches = []
+    for sequences, size in ((k, dim), (v, dim_v)):
+        cache = torch.zeros(63, page_size, kv_heads, size).to(dtype)
+        for n, rows in enumerate(sequences):
+            flat = torch.zeros(20 * page_size, kv_heads, size).to(dtype)
+            flat[: rows.shape[0]] = rows
+            cache[pages[n].long()] = flat.view(20, page_size, kv_heads, size)
+        caches.append(cache.to(device))
+    q = draw(3, queries, heads, dim)
+    qv = draw(3, queries, heads, dim_v) if "qv" in options else None
+    sinks = torch.randn(heads).to(options["sinks"]) if "sinks" in options else None
+    scales = [torch.rand(3, kv_heads) + 0.5 for _ in range(3)] if dtype == torch.float8_e4m3fn else [None] * 3
+    on = lambda x: None if x is None else x.to(device)
+    out, lse, *_ = flash_attn_with_kvcache(
+        q.to(device), *caches, qv=on(qv), cache_seqlens=torch.tensor(lengths, dtype=torch.int32, device=device), page_table=pages.to(device), causal=True,
+        q_descale=on(scales[0]), k_descale=on(scales[1]), v_descale=on(scales[2]), window_size=options.get("window", (-1, -1)),
+        attention_chunk=options.get("chunk"), softcap=options.get("softcap", 0.0), sinks=on(sinks), return_softmax_lse=True)
+    assert out.dtype == (torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype)
+    want = []
+    for n in range(3):
+        x, y, z = q[n].double(), k[n].double(), v[n].double()
+        if scales[0] is not None:
+            x = x * scales[0][n].double().repeat_interleave(heads // kv_heads)[:, None]
+            y, z = y * scales[1][n].double()[:, None], z * scales[2][n].double()[:, None]
+        want.append(attend(x, y, z, causal=True, window=options.get("window", (-1, -1)), chunk=options.get("chunk", 0), softcap=options.get("softcap", 0),
+                           sinks=sinks, qv=None if qv is None else qv[n]))
+    assert_close(out.cpu(), torch.stack([w[0] for w in want]), torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype)
+    assert_close(lse.cpu(), torch.stack([w[1] for w in want]), torch.float16)
+
+
+def rotated(x, cos, sin, interleaved):
+    """x [n, h, d] at n positions; cos and sin [n, r / 2]."""
+    x, cos, sin = x.double().clone(), cos.double()[:, None], sin.double()[:, None]
+    r = 2 * cos.shape[-1]
+    a, b = (x[..., 0:r:2], x[..., 1:r:2]) if interleaved else (x[..., : r // 2], x[..., r // 2: r])
+    a, b = a * cos - b * sin, a * sin + b * cos
+    if interleaved:
+        x[..., 0:r:2], x[..., 1:r:2] = a, b
+    else:
+        x[..., : r // 2], x[..., r // 2: r] = a, b
+    return x
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("offsets", [None, [5, 0, 60]])
+def test_append_with_rotation(device, interleaved, causal, offsets):
+    dtype, heads, kv_heads, dim, new, room = torch.bfloat16, 4, 2, 64, 5, 128
+    before = [0, 33, 100]
+    cos, sin = torch.randn(room, 16, dtype=dtype), torch.randn(room, 16, dtype=dtype)
+    q, k_new, v_new = (torch.randn(3, new, h, dim, dtype=dtype) for h in (heads, kv_heads, kv_heads))
+    k, v = torch.randn(2, 3, room, kv_heads, dim, dtype=dtype)
+    k_cache, v_cache = k.to(device), v.to(device)
+    out = flash_attn_with_kvcache(
+        q.to(device), k_cache, v_cache, k_new.to(device), v_new.to(device), rotary_cos=cos.to(device), rotary_sin=sin.to(device),
+        cache_seqlens=torch.tensor(before, dtype=torch.int32, device=device), causal=causal, rotary_interleaved=interleaved,
+        rotary_seqlens=None if offsets is None else torch.tensor(offsets, dtype=torch.int32, device=device))
+    for n in range(3):
+        first = (offsets or before)[n]
+        at = torch.arange(first, first + new)
+        keys = torch.cat((k[n, : before[n]], rotated(k_new[n], cos[at], sin[at], interleaved).to(dtype)))
+        values = torch.cat((v[n, : before[n]], v_new[n]))
+        assert_close(k_cache[n, before[n]: before[n] + new].cpu(), keys[before[n]:].double(), dtype)
+        at = at if causal else torch.full((new,), first)
+        want, _ = attend(rotated(q[n], cos[at], sin[at], interleaved).to(dtype), keys, values, causal=causal)
+        assert_close(out[n].cpu(), want, dtype)
+
+
+def test_fwd(device):
+    """The released operator: out given or not, both schemas, and in a compiled graph."""
+    q, k, v = torch.randn(2, 3, 4, 32, device=device), torch.randn(2, 9, 2, 32, device=device), torch.randn(2, 9, 2, 32, device=device)
+    want, lse, *_ = flash_attn_with_kvcache(q, k, v, causal=True, return_softmax_lse=True)
+
+    def newest(q, k, v, out):
+        return torch.ops.sgl_kernel.fwd(
+            q, k, v, None, None, None, out, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, True,
+            -1, -1, 0, 0.0, True, None, 0, None, 0, None)
+
+    def oldest(q, k, v, out):
+        return torch.ops.sgl_kernel.fwd.v0_1_8(
+            q, k, v, None, None, None, out, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, None, 32 ** -0.5, True,
+            -1, -1, 0.0, True, None, 0, None, 0)
+
+    for fwd in (newest, oldest):
+        for out in (None, torch.empty_like(q)):
+            for call in (fwd, torch.compile(fwd, fullgraph=True, backend="aot_eager")):
+                got = call(q, k, v, out)
+                assert torch.equal(got[0], want) and torch.equal(got[1], lse)
+                if out is not None:
+                    assert got[0].data_ptr() == out.data_ptr() and torch.equal(out, want)
+                    out.zero_()
+    assert len(newest(q, k, v, None)) == 4 and len(oldest(q, k, v, None)) == 2
+
+
+def test_scheduler_metadata(device):
+    from sgl_kernel.flash_attn import get_scheduler_metadata
+    lengths = torch.tensor([3, 9], dtype=torch.int32, device=device)
+    metadata = get_scheduler_metadata(2, 1, 64, 4, 2, 64, lengths, causal=True)
+    assert metadata.dtype == torch.int32 and metadata.shape == get_scheduler_metadata(2, 1, 64, 4, 2, 64, lengths * 2, causal=True).shape
+    q, k = torch.randn(2, 1, 4, 64, device=device), torch.randn(2, 64, 2, 64, device=device)
+    assert torch.equal(flash_attn_with_kvcache(q, k, k, cache_seqlens=lengths, scheduler_metadata=metadata), flash_attn_with_kvcache(q, k, k, cache_seqlens=lengths))
+
+
+def test_varlen_with_pages(device):
+    q, cu_q, cu_k = torch.randn(7, 4, 64, device=device), cumulative([3, 4], device), cumulative([40, 21], device)
+    k, v = torch.randn(2, 61, 2, 64)
+    caches = paged(k.split([40, 21]), v.split([40, 21]), 16, 3, device)
+    got = flash_attn_varlen_func(q, caches[0], caches[1], cu_q, cu_k, 4, 40, page_table=caches[2], causal=True)
+    assert torch.allclose(got, flash_attn_varlen_func(q, k.to(device), v.to(device), cu_q, cu_k, 4, 40, causal=True), atol=1e-5)
 
 
 @pytest.mark.parametrize("page_size", [0, 1, 16])
@@ -213,3 +352,84 @@ def test_compile():
         k2, v2 = k.clone(), v.clone()
         assert torch.equal(compiled(q, k, v, lengths), step(q, k2, v2, lengths))
         assert torch.equal(k, k2) and torch.equal(v[:, 4:7], q)
+
+
+def pool_case(device, batch, context, encoder=0):
+    """req_to_token in a shuffled pool, and what finds each sequence in it."""
+    slots = (batch + 2) * context + 5
+    table = torch.randperm(slots)[: (batch + 2) * context].view(batch + 2, context)
+    rows = torch.randperm(batch + 2)[:batch]
+    return slots, table, rows
+
+
+@pytest.mark.parametrize("heads, kv_heads, dim, dim_v", [(16, 16, 64, 64), (16, 1, 33, 55), (32, 8, 128, 128), (22, 1, 576, 512)])
+@pytest.mark.parametrize("options", [{}, {"window": 17}, {"cap": 20.0}, {"sinks": True}, {"encoder": 10}, {"cross": True}])
+def test_decode_attention_cpu(device, heads, kv_heads, dim, dim_v, options):
+    dtype, batch, context, scale = torch.bfloat16, 3, 200, dim ** -0.5
+    slots, table, rows = pool_case(device, batch, context)
+    lengths = [1, 190, 77]
+    offset = options.get("encoder", 0)
+    encoder = torch.full((batch,), offset or 60) if offset or "cross" in options else None
+    latent = dim == 576
+    k = torch.randn(slots, kv_heads, dim, dtype=dtype)
+    v = k[:, :, :dim_v] if latent else torch.randn(slots, kv_heads, dim_v, dtype=dtype)
+    key, value = torch.randn(batch, kv_heads, dim, dtype=dtype), torch.randn(batch, kv_heads, dim_v, dtype=dtype)
+    q, sinks = torch.randn(batch, heads, dim, dtype=dtype), torch.randn(heads, dtype=dtype) if "sinks" in options else None
+    loc = torch.stack([table[r, offset + n - 1] for r, n in zip(rows, lengths)])
+    k_cache = k.clone().to(device)
+    v_cache = k_cache[:, :, :dim_v] if latent else v.clone().to(device)
+    out = torch.empty(batch, heads, dim_v, dtype=dtype, device=device)
+    on = lambda x: None if x is None else x.to(device)
+    torch.ops.sgl_kernel.decode_attention_cpu(
+        on(q), k_cache, v_cache, out, on(key), on(value), on(loc), torch.empty(batch, heads, 8, dim_v + 1, device=device), on(table.int()), on(rows),
+        on(torch.tensor(lengths)), scale, options.get("cap", 0.0), "cross" in options, options.get("window", 0), on(encoder), on(sinks))
+    k[loc] = key
+    if not latent:
+        v[loc] = value
+    assert torch.equal(k_cache.cpu(), k) and torch.equal(v_cache.cpu(), v)
+    for b in range(batch):
+        n, first = (60, 0) if "cross" in options else (lengths[b], offset)
+        at = table[rows[b], first: first + n]
+        want, _ = attend(q[b:b + 1], k[at], v[at], scale=scale, window=(options.get("window", 0) - 1, -1), softcap=options.get("cap", 0), sinks=sinks)
+        assert_close(out[b].cpu(), want[0], dtype)
+
+
+@pytest.mark.parametrize("heads, kv_heads, dim, dim_v", [(1, 1, 32, 32), (16, 4, 128, 96), (6, 2, 40, 40)])
+@pytest.mark.parametrize("options", [{}, {"window": 17}, {"cap": 20.0}, {"sinks": True}, {"encoder": 10}, {"cross": True}, {"unread": True}])
+def test_extend_attention_cpu(device, heads, kv_heads, dim, dim_v, options):
+    dtype, batch, context, scale = torch.float16, 3, 200, dim ** -0.5
+    slots, table, rows = pool_case(device, batch, context)
+    before, fresh = ([0] * 3 if "unread" in options else [0, 150, 7]), [33, 1, 70]
+    offset = options.get("encoder", 0)
+    encoder = torch.full((batch,), offset or 60) if offset or "cross" in options else None
+    k_buffer, v_buffer = torch.randn(slots, kv_heads + ("unread" in options), dim, dtype=dtype), torch.randn(slots, kv_heads + ("unread" in options), dim_v, dtype=dtype)
+    k, v = torch.randn(sum(fresh), kv_heads, dim, dtype=dtype), torch.randn(sum(fresh), kv_heads, dim_v, dtype=dtype)
+    q, sinks = torch.randn(sum(fresh), heads, dim, dtype=dtype), torch.randn(heads, dtype=dtype) if "sinks" in options else None
+    start = [0, *itertools.accumulate(fresh)]
+    out = torch.empty(sum(fresh), heads, dim_v, dtype=dtype, device=device)
+    on = lambda x: None if x is None else x.to(device)
+    cross = "cross" in options
+    torch.ops.sgl_kernel.extend_attention_cpu(
+        on(q), None if cross else on(k), None if cross else on(v), out, on(k_buffer), on(v_buffer), on(table), on(rows),
+        on(torch.tensor([x + y for x, y in zip(before, fresh)])), on(torch.tensor(fresh)), on(torch.tensor(start[:-1])), max(fresh), scale,
+        options.get("cap", 0.0), cross, options.get("window", 0), on(encoder), on(sinks))
+    for b in range(batch):
+        new = slice(start[b], start[b + 1])
+        at = table[rows[b], :60] if cross else table[rows[b], offset: offset + before[b]]
+        keys = [k_buffer[at]] if cross else [k[new]] if "unread" in options else [k_buffer[at], k[new]]
+        values = [v_buffer[at]] if cross else [v[new]] if "unread" in options else [v_buffer[at], v[new]]
+        want, _ = attend(q[new], torch.cat(keys), torch.cat(values), scale=scale, causal=not cross, window=(options.get("window", 0) - 1, -1),
+                         softcap=options.get("cap", 0), sinks=sinks)
+        assert_close(out[new].cpu(), want, dtype)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_flash_attn_varlen_func_operator(device, causal):
+    """The operator of the CPU list, which aligns the first query with the first key."""
+    dtype, lengths_q, lengths_k = torch.bfloat16, [30, 3, 70], [40, 96, 20]
+    q = torch.randn(sum(lengths_q), 16, 48, dtype=dtype)
+    k, v = torch.randn(sum(lengths_k), 2, 48, dtype=dtype), torch.randn(sum(lengths_k), 2, 32, dtype=dtype)
+    out = torch.ops.sgl_kernel.flash_attn_varlen_func(
+        q.to(device), k.to(device), v.to(device), cumulative(lengths_q, device), cumulative(lengths_k, device), 70, 96, causal)
+    want = [attend(*part, causal=causal, top_left=True)[0] for part in zip(q.split(lengths_q), k.split(lengths_k), v.split(lengths_k))]
+    assert_close(out.cpu(), torch.cat(want), dtype)

@@ -2,7 +2,7 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-from sgl_kernel import linear  # noqa: E402
+from sgl_kernel import dsv3_fused_a_gemm, dsv3_router_gemm, linear  # noqa: E402
 
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}     # relative l2: one rounding, and f32 sums
 FORMATS = list(TOLERANCE)
@@ -58,6 +58,51 @@ def test_shapes(device):
     linear(x[0, 0], w, out=wide[:, 3:12])
     assert_near(wide[:, 3:12], wanted(x[0, 0], w), 1e-6)
     assert (wide[:, :3] == 5).all() and (wide[:, 12:] == 5).all()
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("batch, rows, columns, depth", [(1, 3, 5, 7), (5, 33, 24, 136), (3, 70, 40, 64)])
+def test_batched(device, dtype, batch, rows, columns, depth):
+    """As the absorbed projections of latent attention use it: heads are the batch, and lie between a token's elements."""
+    x, w = random(rows, batch, depth, dtype=dtype, device=device).transpose(0, 1), random(batch, columns, depth, dtype=dtype, device=device)
+    bias = random(batch, columns, dtype=dtype, device=device)
+    right = torch.bmm(x.double(), w.double().transpose(1, 2))
+    assert_near(linear(x, w), right, TOLERANCE[dtype])
+    assert_near(linear(x, w, bias), right + bias.double()[:, None], TOLERANCE[dtype])
+    found = torch.empty(rows, batch, columns, dtype=dtype, device=device)
+    linear(x, w, out=found.transpose(0, 1))
+    assert_near(found.transpose(0, 1), right, TOLERANCE[dtype])
+    assert_near(linear(x, w[:1].expand(batch, -1, -1)), torch.bmm(x.double(), w[:1].double().expand(batch, -1, -1).transpose(1, 2)), TOLERANCE[dtype])
+    assert linear(x[:0], w[:0]).shape == (0, rows, columns)
+    with pytest.raises(RuntimeError, match="linear_batched: weight has size"):
+        linear(x, w[:, :, 1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_f32_out(device, dtype):
+    x, w = random(4, 96, dtype=dtype, device=device), random(24, 96, dtype=dtype, device=device)
+    found = linear(x, w, out_dtype=torch.float32)
+    assert found.dtype == torch.float32
+    assert_near(found, wanted(x, w), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 16, 40])
+@pytest.mark.parametrize("columns, depth", [(256, 7168), (20, 100)])
+def test_dsv3(device, rows, columns, depth):
+    x, w = random(rows, depth, dtype=torch.bfloat16, device=device), random(columns, depth, dtype=torch.bfloat16, device=device)
+    for out_dtype in (torch.bfloat16, torch.float32):
+        found = dsv3_router_gemm(x, w, out_dtype)
+        assert found.dtype == out_dtype
+        if rows:
+            assert_near(found, wanted(x, w), TOLERANCE[out_dtype])
+    assert dsv3_router_gemm(x, w).dtype == torch.bfloat16
+    out = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
+    assert dsv3_fused_a_gemm(x, w.T, out) is out
+    assert torch.equal(dsv3_fused_a_gemm(x, w.T), out)
+    if rows:
+        assert_near(out, wanted(x, w), TOLERANCE[torch.bfloat16])
+        with pytest.raises(RuntimeError, match="dsv3_fused_a_gemm: mat_b has stride"):
+            dsv3_fused_a_gemm(x, w.T.contiguous())
 
 
 def test_empty(device):

@@ -25,20 +25,28 @@ OWN_OPERATORS = {
     "multimodal_rotary_embedding": "multimodal_rotary_embedding_cpu without results, which are its arguments: torch.compile takes it",
     "apply_rotary_pos_emb": "the same of apply_rotary_pos_emb_cpu",
     "linear": "input @ weight.T + bias, which the releases leave to torch",
+    "linear_batched": "the same with a weight for each product of a batch",
     "softmax": "softmax with temperature, which the releases leave to torch",
     "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
     "flash_attn_append": "the same, with new keys and values written into the cache",
+    "sparse_attention": "what fwd_sparse and varlen_fwd_sparse run: torch.compile takes it",
+    "convert_vertical_slash_indexes": "released with a schema that names two arguments q_seqlens, which torch's parser refuses; the second is kv_seqlens here",
+    "convert_vertical_slash_indexes_mergehead": "the same",
     "get_scheduler_metadata": "released, and missing from the lists of schemas",
     "silu_and_mul_experts": "silu_and_mul for rows of the experts that are here, which the engine compiles for itself",
     "gelu_quick": "released for ROCm alone",
     "timestep_embedding_out": "timestep_embedding as torch.compile takes it: the released operator returns its argument",
     "fused_rmsnorm_quant": "seen between two releases, and in none",
     "fused_add_rmsnorm_quant": "the same",
+    "cublas_grouped_gemm": "of releases before 0.1.8",
+    **dict.fromkeys(["fp8_gemm_nt", "m_grouped_fp8_gemm_nt_contiguous", "m_grouped_fp8_gemm_nt_masked", "m_grouped_bf16_gemm_nt_contiguous",
+                     "m_grouped_bf16_gemm_nt_masked"], "what sgl_kernel.deep_gemm calls: DeepGEMM's products"),
     "top_k_top_p_sampling_from_probs_seeded": "the released operator with its seeds as a tensor, for graphs and for torch before 2.13",
 }
 # Arguments that an operator writes and the release did not mark: without the mark a compiled graph drops the call.
 OWN_MARKS = {
     "fwd": {"k", "v"},
+    "decode_attention_cpu": {"k_cache", "v_cahce"},
     "rotary_embedding_cpu": {"query", "key"},
     "multimodal_rotary_embedding_cpu": {"query", "key"},
     "apply_rotary_pos_emb_cpu": {"query", "key"},
@@ -53,10 +61,15 @@ OWN_MARKS = {
     "shuffle_rows": {"output"},
     "apply_shuffle_mul_sum": {"output"},
     "moe_sum_reduce": {"output"},
+    "fp8_blockwise_scaled_grouped_mm": {"output"},
+    "es_fp8_blockwise_scaled_grouped_mm": {"output"},
+    "es_sm100_mxfp8_blockscaled_grouped_mm": {"d"},
+    "es_sm100_mxfp8_blockscaled_grouped_quant": {"quant_output", "scale_factor"},
 }
 # Public Python functions that no release has.
 OWN_FUNCTIONS = {
     "gemm.linear": "as the operator",
+    "gemm.cublas_grouped_gemm": "as the operator",
     "sampling.softmax": "as the operator",
     "elementwise.gelu_quick": "as the operator",
     "elementwise.fused_rmsnorm_quant": "as the operator",
@@ -186,7 +199,7 @@ def text(annotation):
 
 PYTHON = {release: released_functions(release) for release in RELEASES}
 MODULES = [m.name.removeprefix("sgl_kernel.") for m in pkgutil.walk_packages(sgl_kernel.__path__, "sgl_kernel.")]
-MODULES = [name for name in MODULES if not name.startswith("_") and name != "cli"]
+MODULES = [name for name in MODULES if not name.startswith("_") and name not in ("cli", "deep_gemm")]       # deep_gemm: another package's names
 FUNCTIONS = {}
 for module_name in MODULES:
     module = importlib.import_module(f"sgl_kernel.{module_name}")
@@ -234,7 +247,7 @@ def test_older_calls_are_understood(name):
 
 
 def test_public_names_are_at_the_root():
-    module_only = {"flash_attn", "memory", "utils", "testing.rotary_embedding", "test_utils", "debug_utils", "kvcacheio"}
+    module_only = {"flash_attn", "sparse_flash_attn", "memory", "utils", "testing.rotary_embedding", "test_utils", "debug_utils", "kvcacheio"}
     for name in FUNCTIONS:
         module_name, _, function_name = name.rpartition(".")
         if module_name not in module_only:

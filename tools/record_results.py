@@ -2,10 +2,10 @@
 """Puts the results of one run on one machine into benchmark/results/DATE-DEVICE.json, from which tables.py prints.
 
 usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--comparison COMPARE.json] [--linear LINEAR.json]
-                         [--linear-cpu LINEAR_CPU.json] [--tests TEST_GPU.json]
+                         [--elementwise-cpu CPU.json] [--linear-cpu LINEAR_CPU.json] [--tests TEST_GPU.json]
 
 BENCH.json is what `sgk-check --bench --json` wrote, LLM.json what `benchmark/bench_llm.py --json` did, COMPARE.json
-what `benchmark/elementwise.py --json` did, LINEAR.json what `benchmark/linear.py --json` did,
+what `benchmark/elementwise.py --json` did, LINEAR.json what `benchmark/linear.py --json` did, CPU.json what `benchmark/elementwise_cpu.py --json` did,
 LINEAR_CPU.json what `benchmark/linear_cpu.py --json` did, TEST_GPU.json what tools/test_gpu.py did.
 """
 import argparse
@@ -22,18 +22,18 @@ def device_of(result):
         return result["bench"]["gpu"] or "CPU " + result["bench"]["cpu"]
     if "comparison" in result:
         return result["comparison"]["ceilings"]["device"]
-    return (result.get("linear") or result.get("linear_cpu") or result["tests"])["device"]
+    return (result.get("linear") or result.get("elementwise_cpu") or result.get("linear_cpu") or result["tests"])["device"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="what was built")
     parser.add_argument("--date", default=datetime.date.today().isoformat())
-    for name in ("bench", "llm", "comparison", "linear", "linear-cpu", "tests"):
-        parser.add_argument("--" + name, type=argparse.FileType())
+    for name in ("bench", "llm", "comparison", "linear", "elementwise_cpu", "linear_cpu", "tests"):
+        parser.add_argument("--" + name.replace("_", "-"), type=argparse.FileType())
     arguments = parser.parse_args()
     result = {"date": arguments.date, "commit": arguments.commit}
-    for name in ("bench", "llm", "comparison", "linear", "linear_cpu", "tests"):
+    for name in ("bench", "llm", "comparison", "linear", "elementwise_cpu", "linear_cpu", "tests"):
         file = getattr(arguments, name)
         if file:
             result[name] = json.load(file)

@@ -107,7 +107,7 @@ def comparison():
 def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
-    for kind, table in (("linear", linear_table), ("llm", llm_table), ("bench", bench_table)):
+    for kind, table in (("linear", linear_table), ("llm", llm_table), ("elementwise_cpu", cpu_table), ("bench", bench_table)):
         for device, result in results(kind):
             lines += [f"**{device}**, {result['date']}, commit {result['commit']}."] + table(result[kind])
     return lines[:-1] or ["No results yet."]
@@ -139,6 +139,18 @@ def bench_table(bench):
         share = f"{row['share']:.2f}" if row["share"] else ""
         lines.append(f"| {row['case']} | {row['microseconds']:.1f} | {f'{graph:.1f}' if graph else ''} | {row['gigabytes_per_second']:.0f} "
                      f"| {row['gigaflops']:.0f} | {share} |")
+    return lines + [""]
+
+
+def cpu_table(cpu):
+    limits = cpu["ceilings"]
+    lines = [f"`benchmark/elementwise_cpu.py`: bf16 where nothing else is said, torch {cpu['torch']}. `64 tokens`: what stays in the caches, {cpu['rounds']} paired rounds, a ratio above 1 "
+             f"says that ours is faster than torch's eager form. `memory`: some 400 MB, the bytes that must move over the best time, and that as a share of this run's best copy, "
+             f"{limits['copy'] * 1e-9:.0f} GB/s; of the best read, {limits['read'] * 1e-9:.0f}, where little is written; and of the best update in place, {limits['update'] * 1e-9:.0f}, where that is done.", ""]
+    lines += ["| operator | 64 tokens, us | torch, us | ratio | memory, ms | GB/s | share |", "|---|---|---|---|---|---|---|"]
+    for row in cpu["rows"]:
+        memory = f"{row['milliseconds']:.1f} | {row['gigabytes_per_second']:.1f} | {row['share']:.2f}" if "share" in row else " | | "
+        lines.append(f"| {row['operator']} | {row['ours_microseconds']:.1f} | {row['torch_microseconds']:.1f} | {row['ratio']:.2f} | {memory} |")
     return lines + [""]
 
 

@@ -240,7 +240,7 @@ SGK_INLINE float amax_run(sgk_dtype t, const void *p, int64_t first, int64_t n, 
             m0 = _mm256_max_epu16(m0, _mm256_andnot_si256(sign, _mm256_loadu_si256((const void *)(x + (i + 2 * VF <= n ? i : n - 2 * VF)))));
         const __m256i h = _mm256_max_epu16(m0, m1);
 #endif
-        const __m128i q        = _mm_max_epu16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)), ones = _mm_set1_epi16(-1);
+        const __m128i q = _mm_max_epu16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)), ones = _mm_set1_epi16(-1);
         const int     most     = 0xffff ^ _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(q, ones)), 0);
         const int     infinity = t == SGK_BF16 ? 0x7f80 : 0x7c00;
         *finite                = most < infinity;

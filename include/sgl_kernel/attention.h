@@ -65,7 +65,7 @@ typedef struct sgk_flash_attn_options {
  *
  * @param out          [B, Q, H, E] or [T, H, E], dtype of q, for e4m3 bf16; rows and heads may be strided
  * @param softmax_lse  [B, H, Q] or [H, T], f32; may be NULL
- * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16 | e4m3; D up to 512; all but D may be strided
+ * @param q            [B, Q, H, D], or with cu_seqlens_q [T, H, D]; f32 | f16 | bf16 | e4m3; D up to 576; all but D may be strided
  * @param k            dense [C, S, K, D] with C = B unless kv_batch_idx is given; with cu_seqlens_k [S, K, D]; with page_table
  *                     [pages, page_size, K, D], any page_size; dtype of q; H a multiple of K; all but D may be strided.
  *                     Written only where k_new is appended
@@ -92,6 +92,140 @@ SGK_API sgk_status sgk_flash_attn(const DLTensor *out, const DLTensor *softmax_l
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_attention_scheduler_metadata(const DLTensor *metadata, const DLTensor *seqused_k, int64_t num_splits, const sgk_exec *exec);
+
+/** What the two functions below may be told besides. Fill with SGK_ATTENTION_POOL_OPTIONS_INIT and set what differs. */
+typedef struct sgk_attention_pool_options {
+    size_t          size;                   /* sizeof(sgk_attention_pool_options) as the caller compiled it: it may grow at its end */
+    double          sm_scale;
+    double          logit_cap;              /* scores s become logit_cap * tanh(s / logit_cap); 0: they do not */
+    bool            is_cross_attn;          /* keys are those of the encoder, 0 .. encoder_lens[b] - 1, and every query sees all of them */
+    int64_t         sliding_window_size;    /* a query sees so many keys, itself included; 0 or less: all before it */
+    const DLTensor *encoder_lens;           /* [B], i64, may be NULL: where each sequence's own tokens begin in req_to_token */
+    const DLTensor *sinks;                  /* [H], f32 | f16 | bf16, may be NULL */
+} sgk_attention_pool_options;
+
+#define SGK_ATTENTION_POOL_OPTIONS_INIT { .size = sizeof(sgk_attention_pool_options), .sm_scale = 1 }
+
+/**
+ * Attention of one new token a sequence to a pool of keys and values: token p of sequence b lies in slot
+ * req_to_token[req_pool_indices[b], p], with encoder_lens p + encoder_lens[b]. key and value are written to slot loc[b] first.
+ *
+ * @param output            [B, H, E], dtype of query; rows and heads may be strided
+ * @param query             [B, H, D], f32 | f16 | bf16
+ * @param k_cache, v_cache  [slots, K, D] and [slots, K, E], dtype of query; H a multiple of K; may be the same memory, as the latent
+ *                          keys of which the first E are the values: then value is not written
+ * @param key, value        [B, K, D] and [B, K, E]; both NULL: nothing is written
+ * @param loc               [B], i64
+ * @param attn_logits       [B, H, splits, E + 1], f32: what the released operator works in, and this one leaves as it is; may be NULL
+ * @param req_to_token      [R, C], i32 | i64
+ * @param req_pool_indices  [B], i64
+ * @param seq_lens          [B], i64: tokens of each sequence, the new one included
+ * @param options           NULL: none
+ *
+ * Formula, numbers and index checks as sgk_flash_attn, causal. A sequence without keys gives 0.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_decode_attention(const DLTensor *output, const DLTensor *query, const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *key,
+                                        const DLTensor *value, const DLTensor *loc, const DLTensor *attn_logits, const DLTensor *req_to_token,
+                                        const DLTensor *req_pool_indices, const DLTensor *seq_lens, const sgk_attention_pool_options *options, const sgk_exec *exec);
+
+/**
+ * Attention of new tokens to those before them, which are in a pool as in sgk_decode_attention, and to each other, causal. The new keys and
+ * values are read where they are and not written to the pool.
+ *
+ * @param o_extend                 [T, H, E], dtype of q_extend
+ * @param q_extend                 [T, H, D], f32 | f16 | bf16
+ * @param k_extend, v_extend       [T, K, D] and [T, K, E]; NULL with is_cross_attn
+ * @param k_buffer, v_buffer       [slots, K, D] and [slots, K, E]; with another number of heads or other sizes than k_extend the pool is not read, and no
+ *                                 sequence may have tokens before the new ones
+ * @param req_to_token             [R, C], i32 | i64
+ * @param req_pool_indices         [B], i64
+ * @param seq_lens                 [B], i64: tokens of each sequence, the new ones included
+ * @param extend_seq_lens          [B], dtype of req_to_token: the new ones
+ * @param extend_start_loc         [B], dtype of req_to_token: their first row; sequences follow each other without gaps
+ * @param max_len_extend           the most new tokens of a sequence
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_extend_attention(const DLTensor *o_extend, const DLTensor *q_extend, const DLTensor *k_extend, const DLTensor *v_extend, const DLTensor *k_buffer,
+                                        const DLTensor *v_buffer, const DLTensor *req_to_token, const DLTensor *req_pool_indices, const DLTensor *seq_lens,
+                                        const DLTensor *extend_seq_lens, const DLTensor *extend_start_loc, int64_t max_len_extend,
+                                        const sgk_attention_pool_options *options, const sgk_exec *exec);
+
+/** What sgk_sparse_attention may be told besides. Fill with SGK_SPARSE_ATTENTION_OPTIONS_INIT and set what differs. */
+typedef struct sgk_sparse_attention_options {
+    size_t          size;                   /* sizeof(sgk_sparse_attention_options) as the caller compiled it: it may grow at its end */
+    const DLTensor *cu_seqlens_q, *cu_seqlens_k;            /* [B + 1], i32: sequences are packed; both or neither */
+    const DLTensor *seqused_k;              /* [B], i32: how many keys count, at most */
+    int64_t         max_seqlen_q, max_seqlen_k;             /* the longest sequences, where they are packed */
+    double          softmax_scale;          /* 0: 1 / sqrt(D) */
+    bool            is_causal;
+    double          softcap;                /* as in sgk_flash_attn_options */
+    const DLTensor *alibi_slopes;           /* not supported: NULL */
+    double          p_dropout;              /* not supported: 0 */
+} sgk_sparse_attention_options;
+
+#define SGK_SPARSE_ATTENTION_OPTIONS_INIT { .size = sizeof(sgk_sparse_attention_options), .max_seqlen_q = -1, .max_seqlen_k = -1 }
+
+/**
+ * Attention in which queries 64 r .. 64 r + 63 of a sequence and head see the keys that list r names: for each of its first block_count
+ * entries of block_offset the 64 keys from there on, and each of its first column_count entries of column_index; of those the ones that exist,
+ * and causal only up to the query's own place c = i + sk - sq. A key that is named twice counts twice.
+ *
+ * (H. Jiang et al.: MInference 1.0, 2024.)
+ *
+ * @param out           [B, Q, H, E] or [T, H, E], dtype of q; rows and heads may be strided
+ * @param softmax_lse   [B, H, Q] or [H, T], f32; may be NULL
+ * @param q             [B, Q, H, D] or [T, H, D], f16 | bf16, on the CPU also f32
+ * @param k, v          [B, S, K, D] and [B, S, K, E], or [S, K, D] and [S, K, E]; dtype of q; H a multiple of K
+ * @param block_count   [B, H, R], i32, R at least a 64th of the longest sequence of queries; like all four dense
+ * @param block_offset  [B, H, R, N], i32
+ * @param column_count  [B, H, R], i32
+ * @param column_index  [B, H, R, V], i32
+ * @param options       NULL: none
+ *
+ * A query that sees no key gets out 0 and softmax_lse -inf. Numbers and index checks as sgk_flash_attn.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_sparse_attention(const DLTensor *out, const DLTensor *softmax_lse, const DLTensor *q, const DLTensor *k, const DLTensor *v, const DLTensor *block_count,
+                                        const DLTensor *block_offset, const DLTensor *column_count, const DLTensor *column_index,
+                                        const sgk_sparse_attention_options *options, const sgk_exec *exec);
+
+/**
+ * Lists for sgk_sparse_attention from vertical lines (keys that all queries see) and slashes (distances from query to key at which keys are
+ * seen): each list's blocks cover its slashes, and the vertical lines beside them become its columns. Lists of queries behind a sequence's
+ * end are left as they are, and so is what lies behind the counts.
+ *
+ * @param block_count, block_offset, column_count, column_index  [B, H, R], [B, H, R, S], [B, H, R], [B, H, R, V], i32, dense, R = context_size /
+ *                              block_size_M rounded up; written
+ * @param q_seqlens, kv_seqlens [B], i32
+ * @param vertical_indexes      [B, H, V], i32, ascending, dense
+ * @param slash_indexes         [B, H, S], i32, descending, dense
+ * @param vertical_indices_count, slash_indices_count  [H], i32: how many of them count, for each head; both or neither
+ * @param block_size_M          queries of a list
+ * @param block_size_N          keys of a block
+ * @param causal                otherwise slashes reach behind the last query, too
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_convert_vertical_slash_indexes(const DLTensor *block_count, const DLTensor *block_offset, const DLTensor *column_count, const DLTensor *column_index,
+                                                      const DLTensor *q_seqlens, const DLTensor *kv_seqlens, const DLTensor *vertical_indexes, const DLTensor *slash_indexes,
+                                                      const DLTensor *vertical_indices_count, const DLTensor *slash_indices_count, int64_t context_size, int64_t block_size_M,
+                                                      int64_t block_size_N, bool causal, const sgk_exec *exec);
+
+/**
+ * One step of lightning attention: new_kv = e^-slope past_kv + k v', output = q new_kv, for each sequence and head.
+ *
+ * @param output   [B, H, 1, E], dtype of q; like all tensors dense
+ * @param new_kv   [B, H, D, E], f32; may be past_kv itself
+ * @param q, k     [B, H, 1, D], f32 | f16 | bf16
+ * @param v        [B, H, 1, E], dtype of q
+ * @param past_kv  [B, H, D, E], f32
+ * @param slope    [H, 1, 1], f32
+ *
+ * Products and sums are f32; output is rounded once.
+ * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
+ */
+SGK_API sgk_status sgk_lightning_attention_decode(const DLTensor *output, const DLTensor *new_kv, const DLTensor *q, const DLTensor *k, const DLTensor *v, const DLTensor *past_kv,
+                                                  const DLTensor *slope, const sgk_exec *exec);
 
 /**
  * Merges attention over two disjoint sets of keys, given the natural logarithms of their sums:

@@ -18,12 +18,48 @@
  * version is chosen by M unless exec asks for batch_invariant, and then they don't either. CPUs with AVX512_BF16 or AMX multiply bf16 with
  * VDPBF16PS or TDPBF16PS, which take numbers below 2^-126 as 0 and give 0 for them.
  *
+ * Under programmatic launch (exec->pdl) the weight is read while the kernel before this one may still run: it must not be that one's result.
+ *
  * Scratch memory: on the CPU for M above 24, in bf16 where the CPU multiplies that above 8, and for any M if that is batch invariant (see
  * SGK_EXEC workspace_query); on the GPU none.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()
  */
 SGK_API sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor *weight,
                               const DLTensor *bias, const sgk_exec *exec);
+
+/**
+ * out[b, m, n] = round(sum_k input[b, m, k] * weight[b, n, k] + bias[b, n])
+ *
+ * @param out     [B, M, N], dtype of input or f32; B and M may be strided; must not overlap an argument
+ * @param input   [B, M, K], f32 | f16 | bf16; B and M may be strided, also with stride 0
+ * @param weight  [B, N, K], dtype of input; B and N may be strided, also with stride 0
+ * @param bias    [B, N], dtype of input or f32; B may be strided; may be NULL
+ *
+ * Any sizes. Numbers, scratch memory and errors as of sgk_linear.
+ */
+SGK_API sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, const sgk_exec *exec);
+
+/**
+ * output[m, n] = round(sum_k mat_a[m, k] * mat_b[n, k]): the logits of a router.
+ *
+ * @param output  [M, N], dtype of mat_a or f32; rows may be strided; must not overlap an argument
+ * @param mat_a   [M, K], f32 | f16 | bf16; rows may be strided
+ * @param mat_b   [N, K], dtype of mat_a; rows may be strided
+ *
+ * Any sizes. Numbers, scratch memory and errors as of sgk_linear.
+ */
+SGK_API sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec);
+
+/**
+ * output[m, n] = round(sum_k mat_a[m, k] * mat_b[k, n]): the projections of a token's latent vectors, in one product.
+ *
+ * @param output  [M, N], dtype of mat_a or f32; rows may be strided; must not overlap an argument
+ * @param mat_a   [M, K], f32 | f16 | bf16; rows may be strided
+ * @param mat_b   [K, N], dtype of mat_a; stride 1 along K, columns may be strided
+ *
+ * Any sizes. Numbers, scratch memory and errors as of sgk_linear.
+ */
+SGK_API sgk_status sgk_dsv3_fused_a_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec);
 
 /**
  * out[n, o] = round(sum over c, d, h, w of input[n, c, d, h, w] * weight[o, c, d, h, w] + bias[o])

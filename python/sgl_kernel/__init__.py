@@ -6,12 +6,12 @@ function that needs torch says so when it is called.
 import os
 import types
 
-from sgl_kernel import _library, _vision, debug_utils, load_utils  # noqa: F401
+from sgl_kernel import _attention, _library, _vision, debug_utils, load_utils  # noqa: F401
 
 __version__ = _library.version
 common_ops = load_utils._load_architecture_specific_ops()
 
-from sgl_kernel.attention import merge_state, merge_state_v2
+from sgl_kernel.attention import lightning_attention_decode, merge_state, merge_state_v2
 from sgl_kernel.elementwise import (
     FusedSetKVBufferArg,
     apply_rope_with_cos_sin_cache_inplace,
@@ -35,8 +35,17 @@ from sgl_kernel.elementwise import (
     silu_and_mul,
     timestep_embedding,
 )
+from sgl_kernel.expert_specialization import (
+    es_fp8_blockwise_scaled_grouped_mm,
+    es_sm100_mxfp8_blockscaled_grouped_mm,
+    es_sm100_mxfp8_blockscaled_grouped_quant,
+)
 from sgl_kernel.gemm import (
     bmm_fp8,
+    cublas_grouped_gemm,
+    dsv3_fused_a_gemm,
+    dsv3_router_gemm,
+    fp8_blockwise_scaled_mm,
     fp8_scaled_mm,
     int8_scaled_mm,
     linear,
@@ -56,7 +65,7 @@ from sgl_kernel.hadamard import (
     hadamard_transform_40n,
 )
 from sgl_kernel.memory import set_kv_buffer_kernel, weak_ref_tensor
-from sgl_kernel.moe import apply_shuffle_mul_sum, fused_qk_norm_rope, moe_sum, moe_sum_reduce
+from sgl_kernel.moe import apply_shuffle_mul_sum, fp8_blockwise_scaled_grouped_mm, fused_qk_norm_rope, moe_sum, moe_sum_reduce
 from sgl_kernel.sampling import softmax, top_k_top_p_sampling_from_probs
 from sgl_kernel.spatial import get_sm_available
 

@@ -5,6 +5,7 @@ from typing import Optional, Tuple
 
 from sgl_kernel._ops import operator, provided_by, torch
 
+_lightning_attention_decode = operator("lightning_attention_decode")
 _merge_state = operator("merge_state")
 _merge_state_v2 = operator("merge_state_v2")
 
@@ -35,3 +36,9 @@ def merge_state_v2(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Merges attention over two sets of keys, given the natural logarithms s_a and s_b of their sums."""
     return _merge(_merge_state_v2, v_a, s_a, v_b, s_b, v_merged, s_merged)
+
+
+@provided_by("attention")
+def lightning_attention_decode(q, k, v, past_kv, slope, output, new_kv):
+    """new_kv = e^-slope past_kv + k v', output = q new_kv: one step of lightning attention, for each sequence and head."""
+    _lightning_attention_decode(q, k, v, past_kv, slope, output, new_kv)

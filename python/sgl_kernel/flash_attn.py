@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from typing import Optional, Union
 
-from sgl_kernel._ops import operator, provided_by, register_decomposition, register_fake, torch
+from sgl_kernel._attention import outputs
+from sgl_kernel._ops import operator, provided_by, torch
 from sgl_kernel.debug_utils import maybe_wrap_debug_kernel
 from sgl_kernel.utils import cache_once
 
@@ -23,17 +24,6 @@ def is_fa3_supported(device=None) -> bool:
 
 def maybe_contiguous(x):
     return x.contiguous() if x is not None and x.stride(-1) != 1 else x
-
-
-def _outputs(q, head_dim_v, cu_seqlens_q, return_softmax_lse, out):
-    if out is None:
-        dtype = torch.bfloat16 if q.element_size() == 1 else q.dtype
-        out = torch.empty(q.shape[:-1] + (head_dim_v,), dtype=dtype, device=q.device)
-    lse = None
-    if return_softmax_lse:
-        shape = (q.shape[0], q.shape[2], q.shape[1]) if cu_seqlens_q is None else (q.shape[1], q.shape[0])
-        lse = torch.empty(shape, dtype=torch.float32, device=q.device)
-    return out, lse
 
 
 @maybe_wrap_debug_kernel
@@ -59,7 +49,7 @@ def flash_attn_with_kvcache(
     q, qv = maybe_contiguous(q), maybe_contiguous(qv)
     cache_seqlens, page_table = maybe_contiguous(cache_seqlens), maybe_contiguous(page_table)
     cu_seqlens_q, cache_batch_idx, cache_leftpad = maybe_contiguous(cu_seqlens_q), maybe_contiguous(cache_batch_idx), maybe_contiguous(cache_leftpad)
-    out, lse = _outputs(q, v_cache.shape[-1], cu_seqlens_q, return_softmax_lse, out)
+    out, lse = outputs(q, v_cache.shape[-1], cu_seqlens_q, return_softmax_lse, out)
     left, right = window_size
     if k is None and v is None and rotary_cos is None and rotary_sin is None:
         _flash_attn(
@@ -92,7 +82,7 @@ def flash_attn_varlen_func(
     if max_seqlen_q is None or max_seqlen_k is None:
         raise ValueError("max_seqlen_q and max_seqlen_k are required")
     q, k, v, qv = maybe_contiguous(q), maybe_contiguous(k), maybe_contiguous(v), maybe_contiguous(qv)
-    out, lse = _outputs(q, v.shape[-1], cu_seqlens_q, return_softmax_lse, out)
+    out, lse = outputs(q, v.shape[-1], cu_seqlens_q, return_softmax_lse, out)
     left, right = window_size
     if page_table is not None:
         seqused_k = cu_seqlens_k.diff() if seqused_k is None else seqused_k
@@ -116,39 +106,3 @@ def get_scheduler_metadata(
         batch_size, max_seqlen_q, max_seqlen_k, num_heads, num_heads_k, headdim, headdim if headdim_v is None else headdim_v, qkv_dtype,
         maybe_contiguous(cache_seqlens), cu_seqlens_q, cu_seqlens_k, cu_seqlens_k_new, seqused_q, leftpad_k, page_size, max_seqlen_k_new, causal,
         window_size[0], window_size[1], attention_chunk, has_softcap, num_splits, pack_gqa, sm_margin)
-
-
-@register_fake("get_scheduler_metadata")
-def _get_scheduler_metadata_fake(batch_size, max_seqlen_q, max_seqlen_k, num_heads, num_heads_k, headdim, headdim_v, qkv_dtype, seqused_k, *_, **__):
-    return seqused_k.new_empty(batch_size + 1)
-
-
-@register_fake("flash_attn_varlen_func")
-def _flash_attn_varlen_func_fake(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal):
-    return q.new_empty(q.shape[:-1] + (v.shape[-1],))
-
-
-@register_decomposition("fwd")
-def _fwd(
-    q, k, v, k_new, v_new, q_v, out, cu_seqlens_q, cu_seqlens_k, cu_seqlens_k_new, seqused_q, seqused_k, max_seqlen_q, max_seqlen_k, page_table,
-    kv_batch_idx, leftpad_k, rotary_cos, rotary_sin, seqlens_rotary, q_descale, k_descale, v_descale, softmax_scale, is_causal, window_size_left,
-    window_size_right, attention_chunk, softcap, is_rotary_interleaved, scheduler_metadata, num_splits, pack_gqa, sm_margin, sinks,
-):
-    out, lse = _outputs(q, v.shape[-1], cu_seqlens_q, True, out)
-    if k_new is None and v_new is None and rotary_cos is None and rotary_sin is None:
-        _flash_attn(
-            out, lse, q, k, v, q_v, cu_seqlens_q, cu_seqlens_k, seqused_q, seqused_k, max_seqlen_q, max_seqlen_k, page_table, kv_batch_idx, leftpad_k,
-            q_descale, k_descale, v_descale, softmax_scale, is_causal, window_size_left, window_size_right, attention_chunk, softcap, num_splits, sinks,
-            sm_margin)
-    else:
-        _flash_attn_append(
-            out, lse, q, k, v, k_new, v_new, q_v, cu_seqlens_q, cu_seqlens_k_new, seqused_q, seqused_k, max_seqlen_q, page_table, kv_batch_idx, leftpad_k,
-            rotary_cos, rotary_sin, seqlens_rotary, q_descale, k_descale, v_descale, softmax_scale, is_causal, window_size_left, window_size_right,
-            attention_chunk, softcap, is_rotary_interleaved, num_splits, sinks, sm_margin)
-    return out, lse, lse.new_empty(0), lse.new_empty(0)
-
-
-@register_decomposition("fwd", "v0_1_8")
-def _fwd_v0_1_8(*arguments):
-    *before, softcap, interleaved, metadata, num_splits, pack_gqa, sm_margin = arguments
-    return list(_fwd(*before, 0, softcap, interleaved, metadata, num_splits, pack_gqa, sm_margin, None)[:2])

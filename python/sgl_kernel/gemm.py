@@ -10,7 +10,12 @@ _linear = operator("linear")
 _fp8_scaled_mm = operator("fp8_scaled_mm")
 _int8_scaled_mm = operator("int8_scaled_mm")
 _bmm_fp8 = operator("bmm_fp8")
+_linear_batched = operator("linear_batched")
+_dsv3_router_gemm = operator("dsv3_router_gemm")
+_dsv3_fused_a_gemm = operator("dsv3_fused_a_gemm")
 _shuffle_rows = operator("shuffle_rows")
+_fp8_blockwise_scaled_mm = operator("fp8_blockwise_scaled_mm")
+_cublas_grouped_gemm = operator("cublas_grouped_gemm")
 _per_token_quant_fp8 = operator("sgl_per_token_quant_fp8")
 _per_tensor_quant_fp8 = operator("sgl_per_tensor_quant_fp8")
 _per_token_group_quant_8bit = operator("sgl_per_token_group_quant_8bit")
@@ -20,12 +25,32 @@ _per_token_group_quant_8bit_v2 = operator("sgl_per_token_group_quant_8bit_v2")
 @provided_by("gemm")
 def linear(
     input: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None, out: Optional[torch.Tensor] = None,
+    out_dtype: Optional[torch.dtype] = None,
 ) -> torch.Tensor:
-    """out = input @ weight.T + bias, sums in float32. Not part of the released package."""
+    """out = input @ weight.T + bias, sums in float32; with a weight [B, N, K] one product for each of B. out_dtype, without out: that of
+    input, or float32. Not part of the released package."""
     if out is None:
-        out = torch.empty(input.shape[:-1] + (weight.shape[0],), dtype=input.dtype, device=input.device)
-    _linear(out, input, weight, bias)
+        out = torch.empty(input.shape[:-1] + (weight.shape[-2],), dtype=out_dtype or input.dtype, device=input.device)
+    (_linear_batched if weight.dim() == 3 else _linear)(out, input, weight, bias)
     return out
+
+
+@provided_by("grouped")
+def fp8_blockwise_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype):
+    """mat_a @ mat_b, with a scale for 1 x 128 elements of mat_a and for 128 x 128 of mat_b."""
+    return _fp8_blockwise_scaled_mm(mat_a, mat_b, scales_a, scales_b, out_dtype)
+
+
+@register_fake("fp8_blockwise_scaled_mm")
+def _(mat_a, mat_b, scales_a, scales_b, out_dtype):
+    return mat_a.new_empty(mat_a.shape[0], mat_b.shape[1], dtype=out_dtype)
+
+
+@provided_by("grouped")
+def cublas_grouped_gemm(inputs, weights, outputs, out_dtype) -> None:
+    """outputs[i] = inputs[i] @ weights[i].T for every i."""
+    assert all(t.dtype == out_dtype for t in (*inputs, *weights, *outputs)), "cublas_grouped_gemm: all tensors have the dtype of out_dtype"
+    _cublas_grouped_gemm(inputs, weights, outputs, out_dtype, 0, 0)
 
 
 @provided_by("gemm")
@@ -55,6 +80,31 @@ def bmm_fp8(
         out = torch.empty((A.shape[0], A.shape[1], B.shape[2]), device=A.device, dtype=dtype)
     _bmm_fp8(A, B, out, A_scale, B_scale, _get_cache_buf("bmm_fp8_workspace", 0, A.device), 0)        # neither a workspace nor a handle is needed
     return out
+
+
+@provided_by("gemm")
+def dsv3_fused_a_gemm(
+    mat_a: torch.Tensor,
+    mat_b: torch.Tensor,
+    output: Optional[torch.Tensor] = None,
+) -> torch.Tensor:
+    """mat_a @ mat_b; the columns of mat_b are dense, as those of a weight's transpose are."""
+    if output is None:
+        output = torch.empty((mat_a.shape[0], mat_b.shape[1]), device=mat_a.device, dtype=mat_a.dtype)
+    _dsv3_fused_a_gemm(output, mat_a, mat_b)
+    return output
+
+
+@provided_by("gemm")
+def dsv3_router_gemm(
+    hidden_states: torch.Tensor,
+    router_weights: torch.Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """hidden_states @ router_weights.T"""
+    output = torch.empty(hidden_states.shape[0], router_weights.shape[0], device=hidden_states.device, dtype=out_dtype)
+    _dsv3_router_gemm(output, hidden_states, router_weights)
+    return output
 
 
 @provided_by("moe")

@@ -9,6 +9,7 @@ _moe_sum_reduce = operator("moe_sum_reduce")
 _moe_sum = operator("moe_sum")
 _apply_shuffle_mul_sum = operator("apply_shuffle_mul_sum")
 _fused_qk_norm_rope = operator("fused_qk_norm_rope")
+_fp8_blockwise_scaled_grouped_mm = operator("fp8_blockwise_scaled_grouped_mm")
 
 
 @provided_by("moe")
@@ -38,3 +39,14 @@ def fused_qk_norm_rope(
     """Normalises and rotates the heads of q and k in place; rotary_dim is head_dim unless given."""
     _fused_qk_norm_rope(qkv, num_heads_q, num_heads_k, num_heads_v, head_dim, eps, q_weight, k_weight, base, is_neox, position_ids, factor, low,
                         high, attention_factor, head_dim if rotary_dim is None else rotary_dim)
+
+
+@provided_by("grouped")
+def fp8_blockwise_scaled_grouped_mm(
+    output, a_ptrs, b_ptrs, out_ptrs, a_scales_ptrs, b_scales_ptrs, a, b, scales_a, scales_b, stride_a, stride_b, stride_c, layout_sfa, layout_sfb,
+    problem_sizes, expert_offsets, workspace,
+):
+    """output[rows of expert e] = a[rows of e] @ b[e]. Pointers, layouts and workspace of the release are neither read nor written."""
+    _fp8_blockwise_scaled_grouped_mm(
+        output, a_ptrs, b_ptrs, out_ptrs, a_scales_ptrs, b_scales_ptrs, a, b, scales_a, scales_b, stride_a, stride_b, stride_c, layout_sfa, layout_sfb,
+        problem_sizes, expert_offsets, workspace)

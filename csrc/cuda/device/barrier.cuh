@@ -45,6 +45,21 @@ DEVICE void mbarrier_wait(uint32_t barrier, uint32_t parity)
     } while (!ended);
 }
 
+/* The same, and what the thread wrote before, also to the other block's shared memory, is seen by who waits there with mbarrier_wait_published. */
+DEVICE void mbarrier_publish_at(uint32_t barrier, uint32_t rank)
+{
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
+}
+
+DEVICE void mbarrier_wait_published(uint32_t barrier, uint32_t parity)
+{
+    uint32_t ended;
+    do {
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
+    } while (!ended);
+}
+
 /* The block's number in its cluster; 0 without clusters. */
 DEVICE uint32_t cluster_rank(void)
 {
@@ -59,7 +74,16 @@ DEVICE void cluster_sync(void)
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* 16 bytes at this address of the shared memory of block `rank`. */
+/* Its two halves: what comes between them does not wait. */
+DEVICE void cluster_announce(void) { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+DEVICE void cluster_await(void) { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+/* 16 bytes to, or at, this address of the shared memory of block `rank`. */
+DEVICE void cluster_store4(uint32_t address, uint32_t rank, float x, float y, float z, float w)
+{
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.v4.f32 [there], {%2, %3, %4, %5};\n}" ::"r"(address), "r"(rank), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
+}
+
 DEVICE float4 cluster_load4(uint32_t address, uint32_t rank)
 {
     float4 v;
@@ -71,6 +95,14 @@ DEVICE float4 cluster_load4(uint32_t address, uint32_t rank)
 /* A barrier of `threads` threads, whole warps; id 1 to 15 (0 is __syncthreads). The ones that only announce do not wait. */
 DEVICE void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 DEVICE void named_announce(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+/* Of the same kind: whether p holds in all of them. */
+DEVICE bool named_all(int id, int threads, bool p)
+{
+    uint32_t all;
+    asm volatile("{\n.reg .pred p, q;\nsetp.ne.u32 p, %1, 0;\nbar.red.and.pred q, %2, %3, p;\nselp.u32 %0, 1, 0, q;\n}"
+                 : "=r"(all) : "r"((uint32_t)p), "r"(id), "r"(threads) : "memory");
+    return all;
+}
 
 /* All warps of a warpgroup: give registers back, or wait for more; a multiple of 8 from 24 to 256. The kernel needs __launch_bounds__
  * with both numbers. */

@@ -7,6 +7,9 @@
  *
  *     wgmma_fence();                              once before a batch, and when ordinary code wrote d
  *     wgmma(d, a, b, add, (const T *)0);          as many as wanted; add = false: D = A B^T
+ *     wgmma_held(d, a, b, add, (const T *)0);     A in registers, as in mma.cuh: packed sums of one product are A of the next. They must
+ *                                                 stay as they are until the batch is done
+ *     wgmma_held_t(d, a, b, add, (const T *)0);   and B as [K][N] in memory, N along the 128 bytes
  *     wgmma_commit();
  *     wgmma_wait(n);                              all but the newest n batches are done
  *     wgmma_pin(d);                               for every d that is read next: the compiler does not know that wgmma_wait() defines it
@@ -22,6 +25,16 @@
  */
 DEVICE uint64_t wgmma_operand(uint32_t address) { return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4; }
 enum { WGMMA_STEP = 2 };
+
+/* B of wgmma_held_t: slabs of [K][128 bytes], N along the 128 bytes, each `slab` bytes. A step of 16 in K adds 128. */
+DEVICE uint64_t wgmma_operand_t(uint32_t address, uint32_t slab) { return 1ull << 62 | 64ull << 32 | (uint64_t)(slab >> 4) << 16 | (address & 0x3ffff) >> 4; }
+enum { WGMMA_STEP_T = 128 };
+
+/*
+ * A number that is the same in all lanes, so that the compiler knows it: descriptors made from it stay in uniform registers. Otherwise each
+ * product waits until its descriptor has been moved there.
+ */
+DEVICE uint32_t uniform(uint32_t x) { return __reduce_or_sync(~0u, x); }
 
 DEVICE void wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void wgmma_commit(void) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -79,7 +92,7 @@ DEVICE void stmatrix_x4_trans(uint32_t to, uint32_t a, uint32_t b, uint32_t c, u
 #define WGMMA_LIST_120 WGMMA_LIST_112, WGMMA_D8(112)
 #define WGMMA_LIST_128 WGMMA_LIST_120, WGMMA_D8(120)
 
-/* The last three numbers are those of the operands behind d. */
+/* The last three numbers are those of the operands behind d; with A in registers, of its four, of b and of add. */
 #define WGMMA(n, format, registers, a_, b_, add_) \
     DEVICE void wgmma(float (&d)[registers], uint64_t a, uint64_t b, bool add, const format *) \
     { \
@@ -88,14 +101,40 @@ DEVICE void stmatrix_x4_trans(uint32_t to, uint32_t a, uint32_t b, uint32_t c, u
                      " {" WGMMA_NAMES_##registers "}, %" #a_ ", %" #b_ ", add, 1, 1, 0, 0;\n}" \
                      : WGMMA_LIST_##registers : "l"(a), "l"(b), "r"((int)add)); \
     }
+#define WGMMA_HELD(name, n, format, registers, a0_, a1_, a2_, a3_, b_, add_, transposed) \
+    DEVICE void name(float (&d)[registers], const uint32_t (&a)[4], uint64_t b, bool add, const format *) \
+    { \
+        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #add_ ", 0;\n" \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." #format "." #format \
+                     " {" WGMMA_NAMES_##registers "}, {%" #a0_ ", %" #a1_ ", %" #a2_ ", %" #a3_ "}, %" #b_ ", add, 1, 1, " #transposed ";\n}" \
+                     : WGMMA_LIST_##registers : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add)); \
+    }
 #define WGMMA_BOTH(n, registers, a, b, add) WGMMA(n, f16, registers, a, b, add) WGMMA(n, bf16, registers, a, b, add)
+#define WGMMA_HELDS(n, registers, ...) \
+    WGMMA_HELD(wgmma_held, n, f16, registers, __VA_ARGS__, 0) WGMMA_HELD(wgmma_held, n, bf16, registers, __VA_ARGS__, 0) \
+    WGMMA_HELD(wgmma_held_t, n, f16, registers, __VA_ARGS__, 1) WGMMA_HELD(wgmma_held_t, n, bf16, registers, __VA_ARGS__, 1)
 WGMMA_BOTH(16, 8, 8, 9, 10)
 WGMMA_BOTH(32, 16, 16, 17, 18)
 WGMMA_BOTH(64, 32, 32, 33, 34)
+WGMMA_BOTH(80, 40, 40, 41, 42)
 WGMMA_BOTH(96, 48, 48, 49, 50)
+WGMMA_BOTH(112, 56, 56, 57, 58)
 WGMMA_BOTH(128, 64, 64, 65, 66)
+WGMMA_BOTH(144, 72, 72, 73, 74)
 WGMMA_BOTH(160, 80, 80, 81, 82)
+WGMMA_BOTH(176, 88, 88, 89, 90)
 WGMMA_BOTH(192, 96, 96, 97, 98)
+WGMMA_BOTH(208, 104, 104, 105, 106)
 WGMMA_BOTH(224, 112, 112, 113, 114)
 WGMMA_BOTH(256, 128, 128, 129, 130)
+WGMMA_HELDS(64, 32, 32, 33, 34, 35, 36, 37)
+WGMMA_HELDS(80, 40, 40, 41, 42, 43, 44, 45)
+WGMMA_HELDS(96, 48, 48, 49, 50, 51, 52, 53)
+WGMMA_HELDS(112, 56, 56, 57, 58, 59, 60, 61)
+WGMMA_HELDS(128, 64, 64, 65, 66, 67, 68, 69)
+WGMMA_HELDS(144, 72, 72, 73, 74, 75, 76, 77)
+WGMMA_HELDS(160, 80, 80, 81, 82, 83, 84, 85)
+WGMMA_HELDS(176, 88, 88, 89, 90, 91, 92, 93)
+WGMMA_HELDS(192, 96, 96, 97, 98, 99, 100, 101)
+WGMMA_HELDS(256, 128, 128, 129, 130, 131, 132, 133)
 /* clang-format on */

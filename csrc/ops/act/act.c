@@ -71,7 +71,7 @@ static sgk_status run(const sgk_match *m, struct act_args *a, const sgk_cpu_impl
     while (1 << a->lanes_log2 < THREADS && (int64_t)b->steps << a->lanes_log2 < pieces) ++a->lanes_log2;
     const int64_t chunk = (int64_t)b->steps << a->lanes_log2, rows = THREADS >> a->lanes_log2;
     const int64_t chunks = (pieces + chunk - 1) / chunk, groups = (a->rows + rows - 1) / rows;
-    a->chunks            = sgk_divisor_of(chunks);
+    a->chunks = sgk_divisor_of(chunks);
 
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece > 1 ? "" : " (rows are not in 16-byte pieces)");
     const sgk_launch shape = { .grid = { chunks * groups }, .block = { THREADS } };

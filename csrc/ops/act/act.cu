@@ -75,9 +75,9 @@ extern "C" __global__ __launch_bounds__(THREADS) void activation(const __grid_co
 {
     const int64_t  pieces = a.dim / PIECE;
     const int      lanes  = 1 << a.lanes_log2;
-    const uint32_t group  = divide(blockIdx.x, a.chunks), chunk = blockIdx.x - group * a.chunks.by;
-    const int64_t  row    = (int64_t)group * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
-    const int64_t  first  = (int64_t)chunk * (lanes * STEPS) + (threadIdx.x & (lanes - 1));
+    const uint32_t group = divide(blockIdx.x, a.chunks), chunk = blockIdx.x - group * a.chunks.by;
+    const int64_t  row   = (int64_t)group * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
+    const int64_t  first = (int64_t)chunk * (lanes * STEPS) + (threadIdx.x & (lanes - 1));
     if (row >= a.rows) return;
 
     const piece_t *x = (const piece_t *)((const T *)a.input + row * a.input_stride);

@@ -4,16 +4,16 @@
 #include "base/divisor.h"
 
 struct act_args {
-    void       *out;
-    const void *input;
-    int64_t     rows, dim;                              /* of out; a gated row of input has 2 dim elements */
-    int64_t     out_stride, input_stride;               /* in elements */
-    const void *expert_ids;                             /* NULL: every row is done */
-    int64_t     expert_step;
-    sgk_dtype   dtype;
-    int32_t     wide_ids;                               /* expert_ids is i64, otherwise i32 */
-    int32_t     lanes_log2;                             /* GPU: 2^lanes_log2 threads of a block share a row */
-    int32_t     stream;                                 /* CPU: out is written around the caches */
+    void              *out;
+    const void        *input;
+    int64_t            rows, dim;                              /* of out; a gated row of input has 2 dim elements */
+    int64_t            out_stride, input_stride;               /* in elements */
+    const void        *expert_ids;                             /* NULL: every row is done */
+    int64_t            expert_step;
+    sgk_dtype          dtype;
+    int32_t            wide_ids;                               /* expert_ids is i64, otherwise i32 */
+    int32_t            lanes_log2;                             /* GPU: 2^lanes_log2 threads of a block share a row */
+    int32_t            stream;                                 /* CPU: out is written around the caches */
     struct sgk_divisor chunks;                          /* GPU: blocks that share a row */
 };
 

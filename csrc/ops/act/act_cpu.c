@@ -63,8 +63,10 @@ SGK_INLINE void act_part(enum act which, sgk_dtype t, const struct act_args *a, 
 SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct act_args *a, int64_t in, int64_t out, int64_t first, int64_t last)
 {
     enum { STEP  = 2 * VF,
-           AHEAD = 512 };                               /* elements that are asked for in time */
+           AHEAD = 2048,                                /* elements that are asked for in time */
+           NEAR  = 32768 };                             /* the next row is better, where it is not further */
     const bool    gated = which != GELU_QUICK;
+    const int64_t ahead = a->input_stride > 0 && a->input_stride <= NEAR ? a->input_stride : AHEAD;
     const int64_t gate = in + a->dim, line = stream ? first + vf_to_line(t, a->out, out + first) : first, head = line < last ? line : last;
     int64_t       d = first;
     for (int64_t n; d < head; d += n) {
@@ -72,8 +74,8 @@ SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct a
         act_part(which, t, a, in + d, out + d, n);
     }
     for (; d + STEP <= last; d += STEP) {
-        vf_prefetch2(t, a->input, in + d + AHEAD);
-        if (gated) vf_prefetch2(t, a->input, gate + d + AHEAD);
+        vf_prefetch2(t, a->input, in + d + ahead);
+        if (gated) vf_prefetch2(t, a->input, gate + d + ahead);
         vf x = act(which, t, vf_load(t, a->input, in + d)), y = act(which, t, vf_load(t, a->input, in + d + VF));
         if (gated) x = vf_mul(x, vf_load(t, a->input, gate + d)), y = vf_mul(y, vf_load(t, a->input, gate + d + VF));
         if (stream) vf_stream2(t, a->out, out + d, x, y);

@@ -5,8 +5,8 @@
 #include "cuda/cuda.h"
 #include "sgl_kernel/act.h"
 
-sgk_cpu_fn                timestep_ref;
-static const sgk_cpu_impl timestep_cpu[] = { { "ref", 0, timestep_ref } };
+SGK_CPU_DECL(timestep);
+static const sgk_cpu_impl timestep_cpu[] = SGK_CPU_IMPLS(timestep);
 
 #define BUILD(type, dtype) { SGK_KERNEL("act/act_timestep.cu", "timestep", "-DT=" type, SGK_GENERAL), dtype }
 
@@ -54,5 +54,5 @@ sgk_status sgk_timestep_embedding(const DLTensor *output, const DLTensor *input,
     };
     if (a.rows == 0 || a.half == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return timestep_cuda(&m, &a, exec);
-    return sgk_cpu_run(m.op, timestep_cpu, &a, a.rows, sgk_cpu_grain(500 * a.half), exec);
+    return sgk_cpu_run(m.op, timestep_cpu, &a, a.rows, sgk_cpu_grain(16 * a.half), exec);
 }

@@ -1,4 +1,4 @@
-/* The definition, and what runs on the CPU: a call makes a few thousand numbers. */
+/* The definition. */
 #include <math.h>
 #include "act_timestep.h"
 #include "base/convert.h"

@@ -71,8 +71,8 @@ static sgk_status match_rules(const attention_call *c)
     const sgk_match              *m   = &c->m;
     const sgk_flash_attn_options *o   = &c->o;
     const long long               dim = SGK_DIM(m, 'D'), dim_v = SGK_DIM(m, 'E'), heads = SGK_DIM(m, 'H'), kv_heads = SGK_DIM(m, 'K');
-    SGK_REQUIRE(dim >= 1 && dim <= 512, SGK_BAD_ARG, "%s: q has head size %lld, expected 1 to 512", c->op, dim);
-    SGK_REQUIRE(dim_v >= 1 && dim_v <= 512, SGK_BAD_ARG, "%s: v has head size %lld, expected 1 to 512", c->op, dim_v);
+    SGK_REQUIRE(dim >= 1 && dim <= ATTENTION_MOST_DIM, SGK_BAD_ARG, "%s: q has head size %lld, expected 1 to 576", c->op, dim);
+    SGK_REQUIRE(dim_v >= 1 && dim_v <= ATTENTION_MOST_DIM_V, SGK_BAD_ARG, "%s: v has head size %lld, expected 1 to 512", c->op, dim_v);
     SGK_REQUIRE(kv_heads ? heads % kv_heads == 0 : heads == 0, SGK_BAD_ARG, "%s: q has %lld heads, expected a multiple of k's %lld", c->op, heads, kv_heads);
     SGK_REQUIRE(!o->cu_seqlens_q || o->max_seqlen_q >= 0, SGK_BAD_ARG, "%s: max_seqlen_q is not given, expected it with cu_seqlens_q", c->op);
     SGK_REQUIRE(!o->cu_seqlens_k || o->max_seqlen_k >= 0, SGK_BAD_ARG, "%s: max_seqlen_k is not given, expected it with cu_seqlens_k", c->op);

@@ -70,7 +70,9 @@ struct attention_append_args {
     int32_t               interleaved, q_moves;             /* q_moves: query i is at position first + i, otherwise at first */
 };
 
-#define ATTENTION_NO_LIMIT 0x3fffffff                       /* twice it plus a position still fits 32 bits */
+#define ATTENTION_MOST_DIM   576                         /* head sizes of q and k: 512 and 64 of DeepSeek's latent keys */
+#define ATTENTION_MOST_DIM_V 512
+#define ATTENTION_NO_LIMIT   0x3fffffff                       /* twice it plus a position still fits 32 bits */
 
 /* Floats of a row of partial_out: a multiple of four. */
 ATTENTION_FN int32_t attention_partial_dim(const struct attention_args *a) { return (a->dim_v + 3) / 4 * 4; }

@@ -6,7 +6,7 @@
 #include "cuda/cuda.h"
 #include "sgl_kernel/attention.h"
 
-typedef struct {
+typedef struct attention_call {
     const char                  *op;
     const DLTensor              *out, *softmax_lse, *q, *k, *v;
     sgk_flash_attn_options       o;
@@ -14,6 +14,11 @@ typedef struct {
     const sgk_exec              *exec;
     struct attention_args        a;
     struct attention_append_args before;        /* before.a is a copy of a, made when it is run */
+
+    /* Scratch memory that is filled before anything else, by work that is done or enqueued; NULL: there is none. */
+    sgk_status (*prepare)(struct attention_call *c, void *scratch);
+    int64_t     prepare_bytes;              /* a multiple of 256 */
+    const void *prepare_args;
 
     /* On the GPU, decided by the form that takes the call. */
     const sgk_cuda_device *device;
@@ -66,6 +71,22 @@ extern attention_mma_build            attention_mma_builds[ATTENTION_MMA_BUILDS]
 extern attention_plain_build          attention_wide_builds[ATTENTION_WIDE_BUILDS], attention_plain_builds[ATTENTION_PLAIN_BUILDS];
 extern attention_decode_build         attention_decode_builds[ATTENTION_DECODE_BUILDS];
 extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_COMBINE_BUILDS];
+
+/* attention_wgmma.c: many queries on sm_90a. */
+extern const attention_form attention_wgmma;
+
+enum { ATTENTION_WGMMA_BUILDS  = 14,
+       ATTENTION_WGMMA_QUERIES = 33,        /* sequences of at least so many go to it */
+       ATTENTION_L2_SHARE      = 40 };      /* percent of L2 for keys and values that blocks share at a time */
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        dim, dim_v, groups, keys, stages;
+    bool       gather;
+} attention_wgmma_build;
+typedef struct { sgk_kernel kernel; } attention_order_build;
+extern attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];
+extern attention_order_build attention_order_builds[1];
 
 sgk_status attention_run_cpu(attention_call *c);
 sgk_status attention_run_cuda(attention_call *c);

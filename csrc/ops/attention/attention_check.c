@@ -1,8 +1,12 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "attention_lightning.h"
 #include "attention_merge.h"
 #include "attention_metadata.h"
+#include "attention_pool.h"
+#include "attention_slash.h"
+#include "attention_sparse.h"
 #include "check/check.h"
 
 enum { BATCH = 8 };                         /* the most sequences of a case */
@@ -24,11 +28,12 @@ typedef struct {
     double    scale, softcap;
     int       chunk, sinks, rotary;         /* sinks: their format + 1; rotary: elements that rotate */
     bool      q_v, descales, top_left, interleaved, seqlens_rotary;
+    int       margin;
 } shape;
 
 typedef struct {
-    shape         s;
-    int           most_q, most_new;         /* the longest that was drawn */
+    shape s;
+    void (*spoil)(sgk_flash_attn_options *);                /* what a case does to its options to make them illegal */
     check_tensor *out, *softmax_lse, *q, *k, *v, *k_new, *v_new;
     check_tensor *cu_seqlens_q, *cu_seqlens_k, *cu_seqlens_k_new, *seqused_q, *seqused_k, *page_table, *kv_batch_idx, *leftpad_k;
     check_tensor *q_v, *sinks, *rotary_cos, *rotary_sin, *seqlens_rotary, *q_descale, *k_descale, *v_descale;
@@ -48,10 +53,12 @@ static sgk_status evaluate(tensors *t)
     o.window_size_left = t->s.left, o.window_size_right = t->s.right;
     o.softmax_scale = t->s.scale;
     o.num_splits    = t->s.splits;
+    o.sm_margin     = t->s.margin;
     o.q_v = T(t->q_v), o.sinks = T(t->sinks);
     o.rotary_cos = T(t->rotary_cos), o.rotary_sin = T(t->rotary_sin), o.seqlens_rotary = T(t->seqlens_rotary);
     o.q_descale = T(t->q_descale), o.k_descale = T(t->k_descale), o.v_descale = T(t->v_descale);
-    o.softcap = t->s.softcap, o.attention_chunk = t->s.chunk, o.top_left = t->s.top_left, o.rotary_interleaved = t->s.interleaved;
+    o.softcap = t->s.softcap, o.sm_margin = 0, o.attention_chunk = t->s.chunk, o.top_left = t->s.top_left, o.rotary_interleaved = t->s.interleaved;
+    if (t->spoil) t->spoil(&o);
     return sgk_flash_attn(T(t->out), T(t->softmax_lse), T(t->q), T(t->k), T(t->v), &o, check_exec);
 }
 
@@ -266,7 +273,7 @@ static int pick(const int *from, size_t count) { return from[check_int(0, (int)c
 #define PICK(...) pick((const int[]){ __VA_ARGS__ }, sizeof (int[]){ __VA_ARGS__ } / sizeof(int))
 
 /* Any legal set of options. */
-static void check_random(int number)
+static shape random_shape(void)
 {
     shape s      = { .dtype = (sgk_dtype[]){ SGK_F32, SGK_F16, SGK_BF16, SGK_E4M3 }[check_int(0, 3)], .kv_heads = PICK(1, 1, 2, 3), .batch = PICK(1, 2, 3, 5), .queries = PICK(0, 1, 1, 1, 2, 5, 17, 40, 70), .keys = PICK(0, 1, 7, 64, 65, 130, 300, 600), .cache = (layout)check_int(0, 2), .page_size = PICK(1, 3, 16, 64), .packed_q = check_int(0, 1), .causal = check_int(0, 1), .lse = check_int(0, 3) > 0, .seqused_k = check_int(0, 1), .left = PICK(-1, -1, -1, 0, 5, 100), .right = PICK(-1, -1, -1, 0, 5, 100), .splits = PICK(0, 0, 1, 3) };
     s.heads      = s.kv_heads * PICK(1, 2, 4, 7, 16);
@@ -292,10 +299,85 @@ static void check_random(int number)
     if (s.queries > 5 && s.heads > 6) s.heads = s.kv_heads * 2;         /* the reference has to make it too */
     if (s.queries > 5 && s.keys > 300) s.keys = 300;
     if (s.queries * s.keys * s.heads * s.batch > 100000 && s.dim > 256) s.dim = 128;
-    char name[24];
+    return s;
+}
+
+static void check_random(int number)
+{
+    shape s = random_shape();
+    char  name[24];
     snprintf(name, sizeof name, "random%d", number);
     s.keep_arguments = number % 4 != 0;
     check_shape(name, &s);
+}
+
+/* Any legal set of options with one mistake in it. */
+static void spoil_scale(sgk_flash_attn_options *o) { o->softmax_scale = NAN; }
+static void spoil_softcap(sgk_flash_attn_options *o) { o->softcap = o->softcap != 0 ? INFINITY : -1; }
+static void spoil_left(sgk_flash_attn_options *o) { o->window_size_left = -2; }
+static void spoil_right(sgk_flash_attn_options *o) { o->window_size_right = INT64_MIN; }
+static void spoil_chunk(sgk_flash_attn_options *o) { o->attention_chunk = -1; }
+static void spoil_splits(sgk_flash_attn_options *o) { o->num_splits = o->num_splits ? 257 : -1; }
+static void spoil_margin(sgk_flash_attn_options *o) { o->sm_margin = -1; }
+static void spoil_v_new(sgk_flash_attn_options *o) { o->v_new = NULL; }
+static void spoil_seqused_k(sgk_flash_attn_options *o) { o->seqused_k = NULL; }
+static void spoil_sin(sgk_flash_attn_options *o) { o->rotary_sin = NULL; }
+static void spoil_k_new(sgk_flash_attn_options *o) { o->k_new = o->v_new = NULL; }
+static void spoil_max_q(sgk_flash_attn_options *o) { o->max_seqlen_q = -1; }
+static void spoil_max_k(sgk_flash_attn_options *o) { o->max_seqlen_k = -1; }
+static void spoil_idx(sgk_flash_attn_options *o) { o->kv_batch_idx = o->leftpad_k; }
+static void spoil_cu_k(sgk_flash_attn_options *o) { o->cu_seqlens_k = NULL; }
+
+static const struct {
+    void (*spoil)(sgk_flash_attn_options *);
+    const char *words;
+    enum { ALWAYS,
+           APPEND,
+           ROTARY,
+           PACKED_Q,
+           PACKED_K,
+           PAGED_PAD } when;
+} mistakes[] = {
+    { spoil_scale, "softmax_scale is nan, expected a finite number", ALWAYS },
+    { spoil_softcap, "expected a finite number that is not negative", ALWAYS },
+    { spoil_left, "window_size_left is -2, expected -1 or more", ALWAYS },
+    { spoil_right, "window_size_right is -9223372036854775808, expected -1 or more", ALWAYS },
+    { spoil_chunk, "attention_chunk is -1, expected 0 or more", ALWAYS },
+    { spoil_splits, "expected 0 to 256", ALWAYS },
+    { spoil_margin, "sm_margin is -1, expected 0 or more", ALWAYS },
+    { spoil_v_new, "k_new is given alone, expected k_new and v_new together", APPEND },
+    { spoil_seqused_k, "k_new is given without seqused_k", APPEND },
+    { spoil_sin, "rotary_cos is given alone, expected rotary_cos and rotary_sin together", ROTARY },
+    { spoil_k_new, "rotary_cos is given without k_new", ROTARY },
+    { spoil_max_q, "max_seqlen_q is not given, expected it with cu_seqlens_q", PACKED_Q },
+    { spoil_max_k, "max_seqlen_k is not given, expected it with cu_seqlens_k", PACKED_K },
+    { spoil_cu_k, "k has 3 dimensions, expected 4", PACKED_K },
+    { spoil_idx, "page_table is given with kv_batch_idx, expected one of them", PAGED_PAD },
+};
+
+static void check_illegal(int number)
+{
+    const shape s = random_shape();
+    if (!check_case("flash_attn_%sillegal%d", s.append ? "append_" : "", number)) return;
+    int which;
+    for (bool fits = false; !fits;) {
+        which = check_int(0, (int)(sizeof mistakes / sizeof *mistakes) - 1);
+        switch (mistakes[which].when) {
+        case ALWAYS:    fits = true; break;
+        case APPEND:    fits = s.append; break;
+        case ROTARY:    fits = s.rotary; break;
+        case PACKED_Q:  fits = s.packed_q; break;
+        case PACKED_K:  fits = s.cache == PACKED; break;
+        case PAGED_PAD: fits = s.cache == PAGED && s.leftpad; break;
+        }
+    }
+    tensors t = { .s = s, .spoil = mistakes[which].spoil };
+    int     queries[BATCH], used[BATCH];
+    make_queries(&t, queries);
+    make_cache(&t, used);
+    make_keys(&t, used);
+    CHECK_REFUSED(SGK_BAD_ARG, mistakes[which].words, evaluate(&t));
+    check_done(0, 0);
 }
 
 /* Every build: each format, head size and row count that chooses another one. */
@@ -304,7 +386,7 @@ static void check_builds(sgk_dtype dtype)
     static const int64_t dims[] = { 64, 96, 128, 192, 256 };
     for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
         check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
-        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 40, .keys = 100, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
+        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 30, .keys = 100, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1 });
     }
     /* What the forms for anything take, by its size: head sizes and q_v. */
     static const struct {
@@ -318,6 +400,49 @@ static void check_builds(sgk_dtype dtype)
     check_shape("unaligned", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 40, .batch = 2, .queries = 9, .keys = 70, .cache = DENSE, .lse = true, .left = 30, .right = -1, .causal = true, .unaligned = true });
     for (int packed = 0; packed < 2; ++packed)
         check_shape("one", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 3, .keys = 50, .cache = PAGED, .page_size = 3, .append = true, .packed_new = packed, .lse = true, .left = -1, .right = -1, .causal = true, .unaligned = packed });
+}
+
+/* Many queries: each head size that chooses another build, and every option with sequences of several tiles. A margin leaves few
+ * multiprocessors, so that each has several pieces of work. */
+static void check_long(sgk_dtype dtype)
+{
+    static const int64_t sizes[][2] = { { 64, 64 }, { 96, 96 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 72, 40 }, { 168, 120 } };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+        const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = sizes[i][0], .dim_v = sizes[i][1], .batch = 2, .queries = 150, .keys = 203, .lse = true, .left = -1, .right = -1, .margin = 1000 };
+        shape       t = s;
+        t.causal = true;
+        check_shape("long", &t);
+        t = s, t.cache = PACKED, t.packed_q = true, t.batch = 5, t.causal = i % 2 == 0;
+        check_shape("long", &t);
+        t = s, t.cache = PAGED, t.page_size = 16, t.left = 60, t.right = 9;
+        check_shape("long", &t);
+    }
+    if (dtype != SGK_BF16) return;
+    static const int pages[] = { 1, 3, 8, 24, 64, 128, 256 };
+    for (size_t i = 0; i < sizeof pages / sizeof *pages; ++i)
+        for (int pad = 0; pad < 2; ++pad)
+            check_shape("long", &(shape){ .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 70, .keys = 300, .cache = PAGED, .page_size = pages[i], .packed_q = pad == 0, .lse = true, .leftpad = pad, .causal = true, .left = -1, .right = -1, .margin = 130 });
+    const shape s = { .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 3, .queries = 140, .keys = 270, .lse = true, .left = -1, .right = -1, .causal = true, .margin = 129 };
+    shape       t = s;
+    t.sinks = SGK_F32 + 1, t.softcap = 10;
+    check_shape("long", &t);
+    t = s, t.chunk = 50, t.sinks = SGK_BF16 + 1;
+    check_shape("long", &t);
+    t = s, t.top_left = true, t.sinks = SGK_F16 + 1;
+    check_shape("long", &t);
+    t = s, t.batch_idx = t.seqused_k = t.seqused_q = true;
+    check_shape("long", &t);
+    t = s, t.leftpad = t.seqused_k = true;
+    check_shape("long", &t);
+    t = s, t.append = t.packed_new = true, t.cache = PAGED, t.page_size = 16;
+    check_shape("long", &t);
+    t = s, t.queries = 260, t.keys = 100;                               /* queries that see no key */
+    check_shape("long", &t);
+    t = s, t.keys = 0;
+    check_shape("long", &t);
+    t = s, t.left = 0, t.right = -1, t.lse = false;
+    check_shape("long", &t);
+    if (!check_small) check_shape("long", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = 64, .batch = 6, .queries = 300, .keys = 300, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true });
 }
 
 /* Few queries, keys dealt out over blocks: pieces of sequences, whole ones, several in a block; few and many heads side by side. */
@@ -416,12 +541,19 @@ void check_attention(void)
     for (size_t f = 1; f < 4; ++f) check_dealt(formats[f]);
     const int randoms = check_random_cases ? check_random_cases : check_small ? 12
                                                                               : 100;
+    check_long(SGK_F16);
+    check_long(SGK_BF16);
     for (int i = 0; i < randoms; ++i) check_random(i);
+    for (int i = 0; i < randoms; ++i) check_illegal(i);
     for (int few = 0; few < 2; ++few)                                   /* parts at fixed places, and a second kernel that combines them */
         check_shape("invariant", &(shape){ .dtype = SGK_BF16, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 2, .queries = few ? 1 : 20, .keys = check_small ? 1100 : 2100, .cache = DENSE, .seqused_k = true, .lse = true, .left = -1, .right = -1, .causal = true, .invariant = true });
     check_refusals();
     check_merge_state();
     check_attention_metadata();
+    check_attention_pool();
+    check_attention_sparse();
+    check_attention_slash();
+    check_attention_lightning();
     if (!check_benching) return;
     for (size_t f = 0; f < 3; ++f) {
         check_shape("decode", &(shape){ .dtype = formats[f], .heads = 32, .kv_heads = 8, .dim = 128, .batch = 4, .queries = 1, .keys = 4096, .cache = PAGED, .page_size = 1, .left = -1, .right = -1, .causal = true, .same_lengths = true });

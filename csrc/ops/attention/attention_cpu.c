@@ -413,7 +413,7 @@ SGK_INLINE int64_t row_at(const piece *p, int32_t r, int64_t batch_stride, int64
 /* `dim` elements of every row at `q`, transposed to `to` [dim][lanes], or in pairs [dim / 2][lanes]. */
 SGK_INLINE void transpose(sgk_dtype t, const piece *p, float *to, const void *q, int64_t batch_stride, int64_t row_stride, int64_t head_stride, int32_t dim, const bool pairs)
 {
-    float wide[512 + VF];
+    float wide[ATTENTION_MOST_DIM + VF];
     for (int32_t r = 0; r < p->lanes; ++r) {
         if (r >= p->rows) {
             for (int32_t d = 0; d < (pairs ? dim / 2 : dim); ++d) to[d * p->lanes + r] = 0;
@@ -500,7 +500,7 @@ SGK_INLINE void attend_many(sgk_dtype t, const piece *p)
 {
     const struct attention_args *a = p->a;
     load_queries(t, p, false);
-    const void   *query_at[512], *query_v_at[512], *wide_at[KEYS];
+    const void   *query_at[ATTENTION_MOST_DIM], *query_v_at[ATTENTION_MOST_DIM_V], *wide_at[KEYS];
     const int32_t extra = a->q_v ? a->dim_v : 0;
     for (int32_t d = 0; d < a->dim; ++d) query_at[d] = p->q + d * p->lanes;
     for (int32_t d = 0; d < extra; ++d) query_v_at[d] = p->q + (a->dim + d) * p->lanes;

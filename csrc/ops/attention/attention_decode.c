@@ -61,28 +61,41 @@ static const char *passes(const attention_call *c)
 static int64_t piece_bytes(const struct attention_decode_args *d, int64_t width) { return (2 * (int64_t)d->blocks * d->head_warps * d->rows * width * 4 + 255) / 256 * 256; }
 
 /*
- * Blocks for so many heads in each. Sequences of one length shall fall into whole units a block, or whole blocks a unit, because each unit that a
- * block begins costs time. Returns whether that keeps the GPU at work, and cuts no unit into many pieces, which are slow to put together.
+ * Blocks for so many heads in each, and in how many pieces they cut a unit when all sequences are equally long: 1 where units stay whole, 0 where that
+ * leaves too much of the GPU idle. Each unit that a block begins costs time, and so does putting pieces together.
  */
-static bool deal_out(const attention_call *c, const attention_decode_build *b, int head_warps, struct attention_decode_args *d)
+static int64_t deal_out(const attention_call *c, const attention_decode_build *b, int head_warps, struct attention_decode_args *d)
 {
     const int64_t fit = c->device->shared_memory_per_multiprocessor / (shared_memory(b) + RESERVED), most = c->device->multiprocessors * (fit < 1 ? 1 : fit > 2 ? 2
                                                                                                                                                                 : fit);
-    const int64_t units = (int64_t)c->a.batch * c->a.kv_heads / head_warps, each = units ? most / units : most, rounds = (units + most - 1) / most;
+    const int64_t units = (int64_t)c->a.batch * c->a.kv_heads / head_warps, pieces = units ? most / units : most, rounds = (units + most - 1) / most;
     *d        = (struct attention_decode_args){ .a = c->a, .rows = c->a.max_q * c->a.group, .head_warps = head_warps, .key_warps = b->warps / head_warps, .units = c->a.kv_heads / head_warps };
-    d->blocks = (int32_t)(units == 0 ? 1 : each ? units * each
-                                                : (units + rounds - 1) / rounds);
-    return each <= MOST_PIECES && d->blocks * 10 >= most * 9;
+    d->blocks = (int32_t)(units == 0 ? 1 : pieces ? units * pieces
+                                                  : (units + rounds - 1) / rounds);
+
+    const int64_t rows = (int64_t)c->a.heads * c->a.max_q, wanted = c->a.batch ? 4 * c->device->multiprocessors / c->a.batch : 1;
+    d->second_blocks = (int32_t)(wanted < 1 ? 1 : wanted > rows ? rows
+                                                                : wanted);
+    return d->blocks * 10 < most * 9 ? 0 : pieces < 1 ? 1
+                                                      : pieces;
 }
 
-/* Neighbouring heads' rows lie side by side in memory: as many of them in a block as can be; the larger blocks have eight or are passed over. */
+/* Whole units where that can be, else few pieces; then the larger block, and as many heads in it as can be, because neighbouring heads' rows lie side by
+ * side in memory. */
 static attention_decode_build *choose(const attention_call *c, struct attention_decode_args *d)
 {
-    for (attention_decode_build *b = build_after(c, NULL);; b = build_after(c, b)) {
-        const bool last = build_after(c, b) == NULL;
-        for (int head_warps = b->warps; head_warps >= (last ? 1 : b->warps); head_warps /= 2)
-            if (c->a.kv_heads % head_warps == 0 && (deal_out(c, b, head_warps, d) || head_warps == 1)) return b;
-    }
+    static const int64_t pieces[] = { 1, 4, 32 };
+    for (size_t i = 0; i < COUNT(pieces); ++i)
+        for (attention_decode_build *b = build_after(c, NULL); b; b = build_after(c, b))
+            for (int head_warps = b->warps; head_warps >= 1; head_warps /= 2) {
+                if (c->a.kv_heads % head_warps) continue;
+                const int64_t cut = deal_out(c, b, head_warps, d);
+                if (cut > 0 && cut <= pieces[i]) return b;
+            }
+    attention_decode_build *b = build_after(c, NULL);
+    while (build_after(c, b)) b = build_after(c, b);
+    deal_out(c, b, 1, d);
+    return b;
 }
 
 static int64_t plan(attention_call *c)
@@ -105,7 +118,7 @@ static sgk_status run(attention_call *c, void *scratch)
     /* The second kernel waits for the first within itself, so it may be on its way early. */
     attention_decode_combine_build *combine = attention_decode_combine_builds;
     while (combine->dtype != c->a.out_dtype) ++combine;
-    const sgk_launch second = { .grid = { (int64_t)c->a.batch * c->a.heads * c->a.max_q }, .block = { 128 }, .overlap = true };
+    const sgk_launch second = { .grid = { (int64_t)c->a.batch * d.second_blocks }, .block = { 128 }, .overlap = true };
     return sgk_cuda_launch(c->op, &combine->kernel, &second, c->m.device.device_id, c->exec, &d, sizeof d);
 }
 

@@ -75,7 +75,7 @@ DEVICE int find_begin(const attention_decode_args *d, int *first, int *before)
         if (w < t / 32) earlier += warp_sum[w];
         all += warp_sum[w];
     }
-    const int begin = (int)((int64_t)all * blockIdx.x / d->blocks);
+    const int begin = attention_decode_begin(d, all, (int)blockIdx.x);
     int       here  = earlier + upto - mine;
     if (here <= begin && begin < here + mine) {
         int n = from;
@@ -157,8 +157,8 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 
     pdl_wait();
     int       n, before;
-    const int all = find_begin(&d, &n, &before), end = (int)((int64_t)all * (blockIdx.x + 1) / d.blocks);
-    int       at = (int)((int64_t)all * blockIdx.x / d.blocks);
+    const int all = find_begin(&d, &n, &before), end = attention_decode_begin(&d, all, (int)blockIdx.x + 1);
+    int       at = attention_decode_begin(&d, all, (int)blockIdx.x);
     pdl_release();
 
     /* Where this lane's line of an ldmatrix lies; the swizzle turns with 16 columns at a time, and repeats after 64. */

@@ -17,6 +17,7 @@ struct attention_decode_args {
     int32_t               units;                            /* of a sequence: kv_heads / head_warps */
     int32_t               rows;                             /* max_q * group, at most 16 */
     int32_t               blocks;
+    int32_t               second_blocks;                    /* of the second kernel, for each sequence */
     float                *partial_out, *partial_lse;        /* [2 * blocks, head_warps, rows] times dim; times 1 */
 };
 
@@ -41,6 +42,20 @@ ATTENTION_FN int32_t attention_decode_granules_of(const struct attention_decode_
 {
     const struct attention_sequence s = attention_sequence_of(&d->a, n);
     return d->units * attention_decode_granules(d, &s);
+}
+
+/* The first of a block's granules, of `all`; where there are fewer granules than blocks, the first blocks have one each. */
+ATTENTION_FN int32_t attention_decode_begin(const struct attention_decode_args *d, int32_t all, int32_t block)
+{
+    if (all < d->blocks) return block < all ? block : all;
+    return (int32_t)((int64_t)all * block / d->blocks);
+}
+
+/* The block that has a granule. */
+ATTENTION_FN int32_t attention_decode_owner(const struct attention_decode_args *d, int32_t all, int32_t granule)
+{
+    if (all < d->blocks) return granule;
+    return (int32_t)(((int64_t)(granule + 1) * d->blocks - 1) / all);
 }
 
 #endif

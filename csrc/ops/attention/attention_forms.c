@@ -1,12 +1,16 @@
 /* The forms of attention on the GPU, in their order, and what all of them share: appending, parts of the keys and their combination. */
 #include "attention_call.h"
+#include "attention_lightning.h"
 #include "attention_merge.h"
 #include "attention_metadata.h"
+#include "attention_pool.h"
+#include "attention_slash.h"
+#include "attention_sparse.h"
 
 /*
  * Best first: the first form that takes a call runs it. The last ones are general and take every call.
  */
-static const attention_form *const attention_forms[] = { &attention_decode, &attention_mma, &attention_wide, &attention_plain };
+static const attention_form *const attention_forms[] = { &attention_wgmma, &attention_decode, &attention_mma, &attention_wide, &attention_plain };
 
 typedef struct {
     sgk_kernel kernel;
@@ -45,6 +49,8 @@ static format_build rotate_builds[] = {
 /* clang-format on */
 
 const sgk_kernel_table attention_kernels[] = {
+    SGK_KERNEL_TABLE(attention_wgmma_builds),
+    SGK_KERNEL_TABLE(attention_order_builds),
     SGK_KERNEL_TABLE(attention_decode_builds),
     SGK_KERNEL_TABLE(attention_decode_combine_builds),
     SGK_KERNEL_TABLE(attention_mma_builds),
@@ -55,6 +61,10 @@ const sgk_kernel_table attention_kernels[] = {
     SGK_KERNEL_TABLE(rotate_builds),
     SGK_KERNEL_TABLE(merge_state_builds),
     SGK_KERNEL_TABLE(attention_metadata_builds),
+    SGK_KERNEL_TABLE(attention_pool_builds),
+    SGK_KERNEL_TABLE(attention_sparse_builds),
+    SGK_KERNEL_TABLE(attention_slash_builds),
+    SGK_KERNEL_TABLE(lightning_builds),
     { 0 },
 };
 
@@ -168,12 +178,14 @@ sgk_status attention_run_cuda(attention_call *c)
     a->splits           = 1;
     const int64_t bytes = form->plan(c);
     sgk_scratch   scratch;
-    SGK_TRY(sgk_scratch_get(&scratch, c->op, (size_t)(rotated + bytes), c->m.device, c->exec));
+    SGK_TRY(sgk_scratch_get(&scratch, c->op, (size_t)(c->prepare_bytes + rotated + bytes), c->m.device, c->exec));
     if (scratch.query_only) return SGK_OK;
-    if (rotated) a->q = scratch.memory;
+    char      *memory = (char *)scratch.memory + c->prepare_bytes;
+    sgk_status status = c->prepare ? c->prepare(c, scratch.memory) : SGK_OK;
+    if (rotated) a->q = memory;
 
-    sgk_status status = (a->max_new || rotated) && !a->apart && a->batch && a->kv_heads ? append(c) : SGK_OK;
-    if (status == SGK_OK && a->batch && a->heads && a->max_q) status = form->run(c, (char *)scratch.memory + rotated);
+    if (status == SGK_OK) status = (a->max_new || rotated) && !a->apart && a->batch && a->kv_heads ? append(c) : SGK_OK;
+    if (status == SGK_OK && a->batch && a->heads && a->max_q) status = form->run(c, memory + rotated);
     sgk_scratch_put(&scratch);
     return status;
 }

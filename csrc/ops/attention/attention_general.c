@@ -18,9 +18,9 @@ attention_mma_build attention_mma_builds[ATTENTION_MMA_BUILDS] = { MMAS("f16", S
 /* attention_wide.cu: f16, bf16 and e4m3, any head sizes and alignment; attention.cu: f32, with DIM the largest head size of v. */
 /* clang-format off */
 attention_plain_build attention_wide_builds[ATTENTION_WIDE_BUILDS] = {
-    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=f16 -DCODE=0",  SGK_GENERAL), SGK_F16,  512 },
-    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=bf16 -DCODE=0", SGK_GENERAL), SGK_BF16, 512 },
-    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=f16 -DCODE=1",  SGK_GENERAL), SGK_E4M3, 512 },
+    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=f16 -DCODE=0 -DSPARSE=0",  SGK_GENERAL), SGK_F16,  512 },
+    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=bf16 -DCODE=0 -DSPARSE=0", SGK_GENERAL), SGK_BF16, 512 },
+    { SGK_KERNEL("attention/attention_wide.cu", "attention_wide", "-DT=f16 -DCODE=1 -DSPARSE=0",  SGK_GENERAL), SGK_E4M3, 512 },
 };
 attention_plain_build attention_plain_builds[ATTENTION_PLAIN_BUILDS] = {
     { SGK_KERNEL("attention/attention.cu", "attention", "-DDIM=128", SGK_GENERAL), SGK_F32, 128 },

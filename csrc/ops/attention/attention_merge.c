@@ -70,20 +70,20 @@ static sgk_status merge(const char *op, bool base2, const DLTensor *v_merged, co
     SGK_NO_SCRATCH(exec);
 
     struct merge_state_args a = {
-        .v_merged = values(v_merged),
-        .v_a      = values(v_a),
-        .v_b      = values(v_b),
-        .s_merged = values(s_merged),
-        .s_a      = values(s_a),
-        .s_b      = values(s_b),
-        .rows     = SGK_DIM(&m, 'N') * SGK_DIM(&m, 'H'),
-        .heads    = SGK_DIM(&m, 'H'),
-        .dim      = SGK_DIM(&m, 'D'),
-        .dtype    = m.dtype,
-        .base2    = base2,
-        .to_log2  = base2 ? 1 : 1.44269504f,
+        .v_merged    = values(v_merged),
+        .v_a         = values(v_a),
+        .v_b         = values(v_b),
+        .s_merged    = values(s_merged),
+        .s_a         = values(s_a),
+        .s_b         = values(s_b),
+        .rows        = SGK_DIM(&m, 'N') * SGK_DIM(&m, 'H'),
+        .heads       = SGK_DIM(&m, 'H'),
+        .dim         = SGK_DIM(&m, 'D'),
+        .dtype       = m.dtype,
+        .base2       = base2,
+        .to_log2     = base2 ? 1 : 1.44269504f,
         .to_log2_low = base2 ? 0 : 1.92596299e-8f,
-        .from_log2 = base2 ? 1 : 0.69314718f,
+        .from_log2   = base2 ? 1 : 0.69314718f,
     };
     if (a.rows == 0) return SGK_OK;
     fold_heads(&a);

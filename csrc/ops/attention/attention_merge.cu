@@ -32,7 +32,7 @@ DEVICE piece_t merged(const weights &w, piece_t p, piece_t q)
 #else
 typedef uint4 piece_t;
 DEVICE piece_t nothing(void) { return make_uint4(0, 0, 0, 0); }
-DEVICE uint4   only(bool there, uint4 p) { return make_uint4(there ? p.x : 0, there ? p.y : 0, there ? p.z : 0, there ? p.w : 0); }
+DEVICE uint4 only(bool there, uint4 p) { return make_uint4(there ? p.x : 0, there ? p.y : 0, there ? p.z : 0, there ? p.w : 0); }
 DEVICE piece_t merged(const weights &w, piece_t p, piece_t q)
 {
     float x[PIECE], y[PIECE];
@@ -86,9 +86,9 @@ extern "C" __global__ __launch_bounds__(THREADS) void merge_state(const __grid_c
     w.has_a = sa != -INF, w.has_b = sb != -INF;
 
     /* The larger sum's exponential is 1. The smaller's is 0 where a side is not there, or far from the other; NaN stays. */
-    const float most = fmaxf(sa, sb);
-    float       less = (sa == most ? sb : sa) - most;
-    less             = less < LEAST || !w.has_a || !w.has_b ? LEAST : less;
+    const float most     = fmaxf(sa, sb);
+    float       less     = (sa == most ? sb : sa) - most;
+    less                 = less < LEAST || !w.has_a || !w.has_b ? LEAST : less;
     const float exponent = less * a.to_log2, rest = fmaf(less, a.to_log2_low, fmaf(less, a.to_log2, -exponent));
     const float e = exp2_approx(exponent) * fmaf(rest, 0.69314718f, 1.0f), larger = reciprocal_approx(1.0f + e), smaller = e * larger;
     w.a = sa == most ? larger : smaller, w.b = sa == most ? smaller : larger;

@@ -79,6 +79,7 @@ sgk_status attention_run_cpu(attention_call *c)
     SGK_TRY(sgk_scratch_get(&scratch, c->op, (size_t)(rotated + 64 + plan_bytes + unit_bytes + partial_bytes + slots * w.buffer_bytes), c->m.device, exec));
     if (scratch.query_only) return SGK_OK;
 
+    if (c->prepare) (void)c->prepare(c, NULL);                          /* on the CPU it needs no memory, and cannot fail */
     char *memory = scratch.memory;
     if (rotated) a->q = memory, memory += rotated;
     w.a                         = *a;

@@ -35,7 +35,7 @@ static void query(const struct attention_args *a, const struct attention_sequenc
     const int64_t               out  = n * a->out_batch_stride + row * a->out_row_stride + h * a->out_head_stride;
     const struct attention_keys keys = attention_keys_of(a, s, i);
 
-    double most = -INFINITY, sum = 0, total[512] = { 0 };
+    double most = -INFINITY, sum = 0, total[ATTENTION_MOST_DIM_V] = { 0 };
     for (int32_t j = keys.begin; j < keys.end; ++j)
         most = fmax(most, score(a, &q, attention_row_of(a, s, n, kv_head, s->leftpad + j)));
     const bool   sees_none = keys.end <= keys.begin;

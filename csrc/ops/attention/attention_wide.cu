@@ -3,8 +3,10 @@
  * Keys and values stream through shared memory in slabs of 64 rows by 64 columns, so that no head size needs more of it; the sums of a
  * row are spread over the registers of four warps.
  *
- *   T     f16 or bf16: what is multiplied; out is written in a.out_dtype
- *   CODE  1: q, k and v are e4m3, and become f16 on their way to shared memory, exactly
+ *   T       f16 or bf16: what is multiplied; out is written in a.out_dtype
+ *   CODE    1: q, k and v are e4m3, and become f16 on their way to shared memory, exactly
+ *   SPARSE  1: attention_sparse. The keys of 64 queries are those that a list of blocks and columns names, in its order; a block is a tile,
+ *         and rows are those of one query head
  *
  * A block takes 32 rows under one key head, and goes over its part of the keys in tiles of 64. Warp (m, n) of 2 x 4 has rows 16 m .. of
  * 32; of a tile's scores keys 16 n .., of each slab of values columns 16 n ... The softmax meets in shared memory:
@@ -14,7 +16,7 @@
  * One slab is multiplied while the next is in flight to registers. A tile needs the slabs of k, with q_v those of v, and then those of v.
  */
 #define TILE 64
-#include "attention.h"
+#include "attention_sparse.h"
 #include "attention_tile.cuh"
 #include "cp_async.cuh"
 #include "launch.cuh"
@@ -102,8 +104,32 @@ DEVICE void put(uint32_t slab, const piece8 x[2])
     for (int i = 0; i < 2; ++i) store_shared16(piece_at(slab, (int)threadIdx.x / 8 + 32 * i, (int)threadIdx.x % 8), as_t(x[i]));
 }
 
+#if SPARSE
+/* As tile_rows; key_of is the key, or one that nobody sees. */
+DEVICE void listed_rows(const attention_sparse_args *x, const attention_sequence *s, int64_t list, int n, int h, int64_t *key_at, int64_t *value_at, int *key_of, int tile)
+{
+    if ((int)threadIdx.x >= TILE) return;
+    const int blocks = x->block_count[list] < x->nnz_s ? x->block_count[list] : x->nnz_s, columns = x->column_count[list] < x->nnz_v ? x->column_count[list] : x->nnz_v;
+    const int column = (tile - blocks) * TILE + (int)threadIdx.x;
+    const int key    = tile < blocks ? x->block_offset[list * x->nnz_s + tile] + (int)threadIdx.x : column < columns ? x->column_index[list * x->nnz_v + column]
+                                                                                                               : -1;
+    const bool          inside = key >= 0 && key < s->sk;
+    const attention_row r      = attention_row_of(&x->a, s, n, h / x->group, inside ? key : 0);
+    key_at[threadIdx.x]        = inside ? r.k : ATTENTION_NOWHERE;
+    value_at[threadIdx.x]      = inside && r.k != ATTENTION_NOWHERE ? r.v : ATTENTION_NOWHERE;
+    key_of[threadIdx.x]        = inside ? key : 0x7fffffff;
+}
+#endif
+
+#if SPARSE
+extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_sparse(const __grid_constant__ attention_sparse_args x)
+{
+    const attention_args &a = x.a;
+    __shared__ int        key_of[2][TILE];
+#else
 extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __grid_constant__ attention_args a)
 {
+#endif
     __shared__ int64_t key_at[2][TILE], value_at[2][TILE];
     __shared__ float   warp_most[4][ROWS];
 
@@ -121,9 +147,15 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
     const attention_sequence s    = attention_sequence_of(&a, n);
     const int                rows = s.sq * a.group, row0 = row_block * ROWS;
     if (row0 >= rows) return;
+#if SPARSE
+    const int64_t        list  = ((int64_t)n * a.heads + kv_head) * x.row_blocks + row0 / 64;
+    const attention_keys keys  = { 0, s.sk };
+    const int            tiles = max(min(x.block_count[list], x.nnz_s), 0) + (max(min(x.column_count[list], x.nnz_v), 0) + TILE - 1) / TILE;
+#else
     const int            row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
-    const attention_keys keys    = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
-    const int            tiles   = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
+    const attention_keys keys  = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
+    const int            tiles = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
+#endif
 
     const element *k = (const element *)a.k, *v = (const element *)a.v;
     const int      k_slabs = (a.dim + 63) / 64, v_slabs = (a.dim_v + 63) / 64, q_slabs = k_slabs + (a.q_v ? v_slabs : 0);
@@ -133,7 +165,11 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
     const bool     k_pieces = apart_in_pieces && in_pieces(a.k, a.k_batch_stride, a.k_row_stride, a.k_head_stride);
     const bool     v_pieces = apart_in_pieces && in_pieces(a.v, a.v_batch_stride, a.v_row_stride, a.v_head_stride);
 
+#if SPARSE
+    listed_rows(&x, &s, list, n, kv_head, key_at[0], value_at[0], key_of[0], 0);
+#else
     tile_rows(&a, &s, n, kv_head, key_at[0], value_at[0], tile_page(&a, &s, n, keys.begin, keys.end), keys.begin, keys.end);
+#endif
     {
         const bool q_pieces = in_pieces(a.q, a.q_batch_stride, a.q_row_stride, a.q_head_stride), q_v_pieces = in_pieces(a.q_v, a.q_v_batch_stride, a.q_v_row_stride, a.q_v_head_stride);
         for (int i = (int)threadIdx.x; i < q_slabs * ROWS * 8; i += THREADS) {
@@ -177,7 +213,9 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
 
     for (int tile = 0; tile < tiles; ++tile) {
         const int64_t *keys_at = key_at[tile & 1], *values_at = value_at[tile & 1];
-        const int      after = keys.begin + (tile + 1) * TILE, page = tile_page(&a, &s, n, after, keys.end);
+#if !SPARSE
+        const int after = keys.begin + (tile + 1) * TILE, page = tile_page(&a, &s, n, after, keys.end);
+#endif
 
         float score[2][4] = { { 0, 0, 0, 0 }, { 0, 0, 0, 0 } };
         for (int slab = 0; slab < q_slabs; ++slab) {
@@ -203,10 +241,15 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
         for (int j = 0; j < 2; ++j) {
             #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int key = keys.begin + tile * TILE + 16 * wn + 8 * j + 2 * t + (e & 1);
-                float     x   = score[j][e] * scale;
-                if (a.softcap != 0) x = soft_capped(x, a.softcap);
-                score[j][e] = key < least[e >> 1] || key >= behind[e >> 1] ? -INF : x * LOG2_E;
+                const int at = 16 * wn + 8 * j + 2 * t + (e & 1);
+#if SPARSE
+                const int key = key_of[tile & 1][at];
+#else
+                const int key = keys.begin + tile * TILE + at;
+#endif
+                float y = score[j][e] * scale;
+                if (a.softcap != 0) y = soft_capped(y, a.softcap);
+                score[j][e] = key < least[e >> 1] || key >= behind[e >> 1] ? -INF : y * LOG2_E;
                 now[e >> 1] = fmaxf(now[e >> 1], score[j][e]);
             }
         }
@@ -236,7 +279,11 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
                 store_shared4(piece_at(p_base, row, 2 * wn + j) + 4 * t, pack2(x, y, (const T *)0));
             }
         }
+#if SPARSE
+        listed_rows(&x, &s, list, n, kv_head, key_at[(tile + 1) & 1], value_at[(tile + 1) & 1], key_of[(tile + 1) & 1], tile + 1);
+#else
         tile_rows(&a, &s, n, kv_head, key_at[(tile + 1) & 1], value_at[(tile + 1) & 1], page, after, keys.end);
+#endif
         __syncthreads();                                                /* p is there, and where the next tile's rows are */
         uint32_t p[4][4];
         #pragma unroll

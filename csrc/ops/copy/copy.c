@@ -7,9 +7,8 @@
 #include "cuda/indices.h"
 #include "sgl_kernel/copy.h"
 
-/* memcpy is as fast as the machine. */
-sgk_cpu_fn                concat_ref;
-static const sgk_cpu_impl concat_cpu[] = { { "ref", 0, concat_ref } };
+SGK_CPU_DECL(concat);
+static const sgk_cpu_impl concat_cpu[] = SGK_CPU_IMPLS(concat);
 SGK_CPU_DECL(downcast);
 static const sgk_cpu_impl downcast_cpu[] = SGK_CPU_IMPLS(downcast);
 

@@ -56,7 +56,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void downcast_fp8(const __grid_
     pdl_wait();
     pdl_release();
     if (token < a.tokens) {
-        const piece *x = (const piece *)((const T *)r->x + token * r->stride);
+        const piece *x     = (const piece *)((const T *)r->x + token * r->stride);
         int64_t      first = threadIdx.x & (lanes - 1);
         piece        p[STEPS];
         load(p, x, first, lanes, pieces);               /* before its place is known */

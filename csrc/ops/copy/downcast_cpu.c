@@ -5,17 +5,19 @@
 /* t is a constant at every call. */
 SGK_INLINE void tokens(sgk_dtype t, const struct downcast_args *a, int64_t begin, int64_t end)
 {
+    vf inv[2];
+    for (int which = 0; which < 2; ++which) inv[which] = vf_rounded(t, vf_div(vf_set(1), vf_rounded(t, vf_set(*a->rows[which].scale))));
     for (int64_t token = begin; token < end; ++token)
         for (int which = 0; which < 2; ++which) {
             const struct downcast_rows *r     = &a->rows[which];
-            const int64_t               place = load_index(a->loc, token, a->wide_loc ? SGK_I64 : SGK_I32) * a->mult + a->offset;
-            const vf                    inv   = vf_rounded(t, vf_div(vf_set(1), vf_rounded(t, vf_set(*r->scale))));
-            uint8_t                    *out   = (uint8_t *)r->out + place * r->out_stride;
-            for (int64_t d = 0; d < a->dim; d += VF) {
-                const int64_t n = a->dim - d < VF ? a->dim - d : VF, at = token * r->stride + d;
-                const vf      x = n == VF ? vf_load(t, r->x, at) : vf_load_part(t, r->x, at, n);
-                encode(SGK_E4M3, out + d, n, vf_rounded(t, vf_mul(x, inv)), -448, 448);
+            const int64_t               place = load_index(a->loc, token, a->wide_loc ? SGK_I64 : SGK_I32) * a->mult + a->offset, x = token * r->stride;
+            uint8_t                    *out = (uint8_t *)r->out + place * r->out_stride;
+            int64_t                     d   = 0;
+            for (; d + VF <= a->dim; d += VF) {
+                vf_prefetch2(t, r->x, x + r->stride + d);
+                codes_store(out + d, codes(SGK_E4M3, CODES_ENDS, vf_rounded(t, vf_mul(vf_load(t, r->x, x + d), inv[which])), vf_zero(), vf_zero()));
             }
+            if (d < a->dim) encode(SGK_E4M3, out + d, a->dim - d, vf_rounded(t, vf_mul(vf_load_part(t, r->x, x + d, a->dim - d), inv[which])), -448, 448);
         }
 }
 

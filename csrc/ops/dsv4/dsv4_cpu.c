@@ -2,6 +2,7 @@
 #include <math.h>
 #include "dsv4.h"
 #include "cpu/butterfly.h"
+#include "cpu/codes.h"
 
 /* Neighbours are one number: times c, plus the other one times s. */
 typedef struct { float c[DSV4_ROPE], s[DSV4_ROPE]; } turns;
@@ -36,32 +37,12 @@ SGK_INLINE float load_for_norm(float *x, const void *p, int64_t at, int64_t dim,
     return 1 / sqrtf(vf_sum(vf_add(s0, s1)) / (float)dim + eps);
 }
 
-SGK_INLINE float amax_of(const float *x, int64_t n)
-{
-    vf most = vf_zero();
-    for (int64_t i = 0; i < n; i += VF) {
-        const vf v = vf_load_f32(x + i);
-        most       = vf_max(vf_max(v, vf_sub(vf_zero(), v)), most);     /* the second operand where the first is NaN */
-    }
-    return vf_most(most);
-}
+SGK_INLINE float amax_of(const float *x, int64_t n) { return amax_of_numbers(SGK_F32, x, 0, n); }
 
-/* Codes of x * by, n a multiple of VF up to DSV4_INDEXER; x is overwritten. From 2^-6 on the fraction is cut with a carry; below it the last bit
- * of v + 2^14 is the least e4m3. Of the second loop, integers without branches, the compiler makes lanes. */
-SGK_INLINE void encode(uint8_t *q, float *x, int n, float by)
+SGK_INLINE void encode_times(uint8_t *q, const float *x, int n, float by)
 {
-    float small[DSV4_INDEXER];
-    for (int i = 0; i < n; i += VF) {                   /* NaN, the second operand, stays */
-        const vf v = vf_min(vf_set(DSV4_MOST), vf_max(vf_set(-DSV4_MOST), vf_mul(vf_load_f32(x + i), vf_set(by))));
-        vf_store_f32(x + i, v);
-        vf_store_f32(small + i, vf_add(vf_max(v, vf_sub(vf_zero(), v)), vf_set(16384)));
-    }
-    for (int i = 0; i < n; ++i) {
-        const int32_t u = (int32_t)f32_bits(x[i]), magnitude = u & 0x7fffffff;
-        const int32_t normal = (magnitude + (magnitude >> 20 & 1) + 0x7ffff - (120 << 23)) >> 20;
-        const int32_t code   = ((magnitude < 0x3c800000 ? (int32_t)f32_bits(small[i]) : normal) & 0x7f) | (u >> 24 & 0x80);
-        q[i]                 = (uint8_t)(magnitude > 0x7f800000 ? 0x7f : code);
-    }
+    const code_scale k = { by, -DSV4_MOST, DSV4_MOST, false, CODES_ENDS };
+    codes_run(SGK_F32, SGK_E4M3, false, &k, q, x, 0, n);
 }
 
 void SGK_CPU_FN(dsv4_q)(const void *args, int64_t begin, int64_t end)
@@ -98,7 +79,7 @@ void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
         uint8_t      *scales = page + a->page_size * DSV4_TOKEN_BYTES + place % a->page_size * DSV4_SCALE_BYTES;
         for (int g = 0; g < DSV4_K_CODES / DSV4_K_GROUP; ++g) {
             const uint32_t e = dsv4_exponent(dsv4_scale(amax_of(x + g * DSV4_K_GROUP, DSV4_K_GROUP)));
-            encode(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e));
+            encode_times(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e));
             scales[g] = (uint8_t)e;
         }
         for (int i = 0; i < DSV4_ROPE; i += VF) vf_store_bf16((uint16_t *)(void *)(token + DSV4_K_CODES + 2 * i), vf_load_f32(x + DSV4_K_CODES + i));
@@ -122,7 +103,7 @@ void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
             const float root = 0.08838834764831845f;     /* 128^-0.5 */
             for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x + i, vf_mul(vf_load_f32(x + i), vf_set(root)));
             const float s = dsv4_scale(amax_of(x, DSV4_INDEXER));
-            encode(a->codes + t * a->codes_token + h * a->codes_head, x, DSV4_INDEXER, 1 / s);
+            encode_times(a->codes + t * a->codes_token + h * a->codes_head, x, DSV4_INDEXER, 1 / s);
             a->weights_out[t * a->out_token + h * a->out_head] =
                 bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * s;
         }

@@ -42,8 +42,9 @@ DEVICE uint32_t place(int row, int piece)
     return (uint32_t)(row * PIECES + (PIECES == 4 ? piece ^ (row >> 1 & 3) : piece ^ (row & 7))) * 16;
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_constant__ linear_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_constant__ linear_args batch)
 {
+    const linear_args a = linear_batch(&batch, blockIdx.y);
     extern __shared__ __align__(128) uint8_t slabs[];                   /* [STAGES] of input [BM][BK], weight [BN][BK] */
     const int                                lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int                                wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);

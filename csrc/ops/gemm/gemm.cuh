@@ -3,6 +3,17 @@
 #include "gemm.h"
 #include "types.cuh"
 
+/* One product of a batch. */
+DEVICE linear_args linear_batch(const linear_args *a, int64_t i)
+{
+    linear_args b = *a;
+    b.input       = (const T *)a->input + i * a->input_batch;
+    b.weight      = (const T *)a->weight + i * a->weight_batch;
+    b.out         = a->out_dtype == SGK_F32 ? (void *)((float *)a->out + i * a->out_batch) : (void *)((T *)a->out + i * a->out_batch);
+    if (a->bias) b.bias = a->bias_dtype == SGK_F32 ? (const void *)((const float *)a->bias + i * a->bias_batch) : (const void *)((const T *)a->bias + i * a->bias_batch);
+    return b;
+}
+
 /* Tiles go down the rows in bands of 8 before they go on to the next columns: what runs at one time shares weights and input in L2. */
 DEVICE void linear_tile(const linear_args *a, int bm, int bn, int64_t *m0, int64_t *n0)
 {

@@ -10,6 +10,8 @@ struct linear_args {
     int64_t     rows, columns, depth;                           /* M, N, K */
     int64_t     out_stride, input_stride, weight_stride;        /* in elements */
     sgk_dtype   dtype, out_dtype, bias_dtype;
+    int64_t     batch;                                          /* products; from one to the next, in elements: */
+    int64_t     out_batch, input_batch, weight_batch, bias_batch;
 };
 
 /*
@@ -19,9 +21,11 @@ struct linear_args {
 struct linear_wgmma_args {
     sgk_tma_map        first, second, result;       /* result: where out can be written by TMA */
     struct linear_args l;
-    int32_t            first_tiles, second_tiles;
+    int32_t            first_tiles, second_tiles;   /* of one product */
+    int32_t            tiles;                       /* of all */
     int32_t            band;                        /* so many first tiles are walked before the next second tile */
     int32_t            steps;                       /* parts of the ring in K */
+    int32_t            stages;                      /* parts of the ring in shared memory */
     int32_t            split;                       /* blocks of a cluster: each has a share of K; above 1 a cluster has one tile */
     int32_t            by_tma;                      /* out is in the kernel's format and in 16-byte pieces */
 };

@@ -1,6 +1,9 @@
 #include <stdlib.h>
+#include <string.h>
 #include "check/check.h"
+#include "cuda/kernel.h"
 #include "gemm.h"
+#include "gemm_gpu.h"
 
 /*
  * One rounding to the format of out, and f32 sums of K products: their error grows with the root of K, and on the matrix units, which
@@ -67,6 +70,92 @@ static void check_linear_folded(sgk_dtype dtype)
     CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
     check_close(out, tolerance(dtype, dtype, 72));
     check_done(0, 0);
+}
+
+/* Products in a batch: of their own weights, or of the first one's; with gaps between rows and between products. */
+static void check_linear_batched(sgk_dtype dtype, sgk_dtype out_dtype, bool with_bias, int64_t batch, int64_t rows, int64_t columns, int64_t depth, bool dense)
+{
+    if (!check_case("linear_batched_%s_%s%s_%lldx%lldx%lldx%lld%s", check_dtype(dtype), check_dtype(out_dtype), with_bias ? "_bias" : "", (long long)batch,
+                    (long long)rows, (long long)columns, (long long)depth, dense ? "_dense" : "")) return;
+    check_tensor *input  = dense ? check_input_dense(dtype, 3, batch, rows, depth) : check_input(dtype, 3, batch, rows, depth);
+    check_tensor *weight = dense ? check_input_dense(dtype, 3, batch, columns, depth) : check_input(dtype, 3, batch, columns, depth);
+    check_tensor *bias   = with_bias ? check_input(dtype, 2, batch, columns) : NULL;
+    check_tensor *out    = check_output(out_dtype, 3, batch, rows, columns);
+    if (out_dtype != dtype) check_legal(out, CHECK_DTYPE);
+    if (bias) check_legal(bias, CHECK_NULL);
+
+    CHECK_CALL(sgk_linear_batched(T(out), T(input), T(weight), T(bias), check_exec));
+    check_close(out, tolerance(dtype, out_dtype, depth));
+
+    const double b = (double)batch, m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
+    check_done(b * ((m * k + n * k) * size + m * n * sgk_dtype_size(out_dtype)), 2 * b * m * n * k);
+}
+
+static void check_router(sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth)
+{
+    if (!check_case("dsv3_router_gemm_%s_%s_%lldx%lldx%lld", check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth)) return;
+    check_tensor *mat_a  = check_input_dense(dtype, 2, rows, depth);
+    check_tensor *mat_b  = check_input_dense(dtype, 2, columns, depth);
+    check_tensor *output = check_output(out_dtype, 2, rows, columns);
+    if (out_dtype != dtype) check_legal(output, CHECK_DTYPE);
+
+    CHECK_CALL(sgk_dsv3_router_gemm(T(output), T(mat_a), T(mat_b), check_exec));
+    check_close(output, tolerance(dtype, out_dtype, depth));
+
+    const double m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
+    check_done((m * k + n * k) * size + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
+}
+
+/* mat_b as the operator wants it: the transpose of a tensor [N, K]. */
+static sgk_status fused_a(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec)
+{
+    if (!mat_b || mat_b->ndim != 2) return sgk_dsv3_fused_a_gemm(output, mat_a, mat_b, exec);
+    int64_t  shape[] = { mat_b->shape[1], mat_b->shape[0] }, strides[] = { mat_b->strides[1], mat_b->strides[0] };
+    DLTensor turned = *mat_b;
+    turned.shape = shape, turned.strides = strides;
+    return sgk_dsv3_fused_a_gemm(output, mat_a, &turned, exec);
+}
+
+static void check_fused_a(sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth, bool dense)
+{
+    if (!check_case("dsv3_fused_a_gemm_%s_%lldx%lldx%lld%s", check_dtype(dtype), (long long)rows, (long long)columns, (long long)depth, dense ? "_dense" : "")) return;
+    check_tensor *mat_a  = dense ? check_input_dense(dtype, 2, rows, depth) : check_input(dtype, 2, rows, depth);
+    check_tensor *mat_b  = dense ? check_input_dense(dtype, 2, columns, depth) : check_input(dtype, 2, columns, depth);
+    check_tensor *output = check_output(dtype, 2, rows, columns);
+
+    CHECK_CALL(fused_a(T(output), T(mat_a), T(mat_b), check_exec));
+    check_close(output, tolerance(dtype, dtype, depth));
+
+    const double m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
+    check_done((m * k + n * k + m * n) * size, 2 * m * n * k);
+}
+
+/*
+ * Every build for sm_90a and every one that streams, with K in each number of parts, on shapes that leave a part of a tile, of a slab and of
+ * the ring: also those that would not be chosen here.
+ */
+static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth, const char *only)
+{
+    extern const sgk_kernel_table gemm_kernels[];
+    if (!check_on_gpu()) return;
+    int number = 0;
+    for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
+        for (size_t i = 0; i < table->count; ++i)
+            for (int split = 1; split <= 8; split = split < 3 ? split + 1 : split + 5) {
+                const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
+                if (!linear_takes(choice, dtype, rows, columns, depth) || (only && (split > 1 || !strstr(choice.kernel->defines, only)))) continue;
+                if (!check_case("linear_build_%d_%s_%s_%lldx%lldx%lld_in_%d", number++, check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth, split)) continue;
+                check_switches.keep_arguments = true;
+                check_tensor *input           = check_input_dense(dtype, 2, rows, depth);
+                check_tensor *weight          = check_input_dense(dtype, 2, columns, depth);
+                check_tensor *bias            = number % 2 ? check_input(dtype, 1, columns) : NULL;
+                check_tensor *out             = check_output(out_dtype, 2, rows, columns);
+                linear_forced                 = choice;
+                CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
+                linear_forced.kernel = NULL;
+                check_close(out, tolerance(dtype, out_dtype, depth));
+                check_done(0, 0);
+            }
 }
 
 /* All rows at once, then every sixth of them alone; the harness asks for the scratch memory of one call, so on the CPU these have their own. */
@@ -176,9 +265,9 @@ static void check_linear_refused(sgk_dtype dtype)
 }
 
 void check_embed(void);
-void check_packed(void);
 void check_scaled(void);
 void check_scaled_shape(int64_t rows, int64_t columns, int64_t depth);
+void check_packed(void);
 
 void shape_gemm(const int64_t *sizes, int count)
 {
@@ -191,8 +280,8 @@ void shape_gemm(const int64_t *sizes, int count)
 void check_gemm(void)
 {
     check_embed();
-    check_packed();
     check_scaled();
+    check_packed();
     static const sgk_dtype formats[]                  = { SGK_F32, SGK_F16, SGK_BF16 };
     static const struct { int64_t m, n, k; } shapes[] = {
         { 0, 5, 7 },
@@ -260,6 +349,23 @@ void check_gemm(void)
             check_linear(t, t, bias, 5, 12, 40, false);
             if (t != SGK_F32) check_linear(t, SGK_F32, bias, 5, 12, 40, false);
         }
+        if (t != SGK_F32) {
+            check_linear_builds(t, t, 13, 264, 1096, NULL);
+            check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264, NULL);
+            if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
+        }
+        check_linear_batched(t, t, true, 3, 5, 7, 33, false);
+        check_linear_batched(t, SGK_F32, false, 2, 3, 21, 264, true);
+        check_linear_batched(t, t, false, 5, 70, 136, 136, true);
+        check_linear_batched(t, t, true, 2, 9, 72, 1032, true);
+        check_linear_batched(t, t, false, 0, 4, 5, 6, false);
+        check_linear_batched(t, t, false, 4, 3, 5, 0, false);
+        check_router(t, SGK_F32, 1, 256, 1096);
+        check_router(t, t, 7, 40, 264);
+        check_router(t, t, 17, 130, 100);
+        check_fused_a(t, 1, 264, 1032, true);
+        check_fused_a(t, 9, 72, 264, true);
+        check_fused_a(t, 18, 77, 31, false);
         check_linear_folded(t);
         check_linear_invariant(t, 75, 1288);
         check_linear_invariant(t, 10, 2077);
@@ -273,6 +379,11 @@ void check_gemm(void)
     check_linear_tiles(70, 40, 2100, 1);
 #endif
     if (check_benching) {
+        check_router(SGK_BF16, SGK_F32, 1, 256, 7168);
+        check_router(SGK_BF16, SGK_F32, 16, 256, 7168);
+        check_fused_a(SGK_BF16, 1, 2112, 7168, true);
+        check_fused_a(SGK_BF16, 16, 2112, 7168, true);
+        check_linear_batched(SGK_BF16, SGK_BF16, false, 128, 64, 512, 128, true);
         for (int f = 0; f < 3; ++f) {
             check_linear(formats[f], formats[f], NO_BIAS, 1, 2048, 256, true);
             check_linear(formats[f], formats[f], NO_BIAS, 1, 4096, 4096, true);

@@ -31,55 +31,38 @@ scaled_mma_build scaled_mma_builds[SCALED_MMA_BUILDS] = {
     MMA(INTEGERS,  64,  64,  64, 2, 2, 1, 3, 0,  50),
 };
 
+/*
+ * `slab` and `end` are what a multiprocessor takes, in nanoseconds, for a slab of a tile and for what a tile takes besides: fitted to times of all
+ * builds over a grid of shapes on an H200.
+ */
 /* The macros are explained in the kernel. 64 x `groups` x `blocks` rows are the first operand's side of the tile, `bn` the second's. */
-#define WGMMA(first, second, input, weight, swap, groups, blocks, bn, part, sets, own, order, stages, slabs, buffers)                                    \
+#define WGMMA(first, second, input, weight, swap, groups, blocks, bn, part, sets, turns, lag, stages, slabs, chunk, buffers, slab, end)                                    \
     { SGK_KERNEL("gemm/gemm_scaled_wgmma.cu", "scaled_wgmma", "-DFIRST=" #first " -DSECOND=" #second " -DSWAP=" #swap " -DGROUPS=" #groups  \
-                 " -DBLOCKS=" #blocks " -DBN=" #bn " -DPART=" #part " -DSETS=" #sets " -DOWN=" #own " -DORDER=" #order " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers, \
-                 SGK_ARCH_90A), input, weight, swap, own, groups, 64 * (own ? 1 : groups) * blocks, bn, part, stages, slabs, buffers }
+                 " -DBLOCKS=" #blocks " -DBN=" #bn " -DPART=" #part " -DSETS=" #sets " -DTURNS=" #turns " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk \
+                 " -DBUFFERS=" #buffers, SGK_ARCH_90A), input, weight, swap, turns, groups, 64 * (turns ? 1 : groups) * blocks, bn, stages, slabs, chunk, buffers, slab, end }
 #define FP8(...)  WGMMA(e4m3, e4m3, SGK_E4M3, SGK_E4M3, __VA_ARGS__)
 #define INT8(...) WGMMA(s8, s8, SGK_I8, SGK_I8, __VA_ARGS__)
 scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS] = {
-    FP8(0, 2, 1, 256, 128, 1, 0, 1, 3, 1, 4),
-    FP8(0, 2, 1, 256, 128, 1, 0, 1, 4, 1, 1),
-    FP8(0, 2, 1, 256, 128, 1, 0, 0, 3, 1, 4),
-    FP8(0, 2, 2, 128, 128, 1, 0, 1, 4, 1, 1),
-    FP8(0, 2, 2, 128, 128, 1, 1, 1, 3, 1, 1),
-    FP8(0, 2, 2, 128, 128, 1, 1, 0, 3, 1, 1),
-    FP8(0, 3, 1, 128, 128, 1, 0, 0, 4, 1, 2),
-    FP8(0, 3, 1, 128, 128, 1, 0, 1, 4, 1, 2),
-    FP8(0, 2, 1, 128, 128, 2, 0, 0, 3, 2, 2),
-    FP8(0, 2, 1, 128, 128, 2, 0, 1, 3, 2, 2),
-    FP8(0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
-    FP8(0, 2, 1, 192, 192, 1, 0, 1, 4, 1, 3),
-    FP8(0, 2, 1, 160, 160, 1, 0, 1, 5, 1, 4),
-    FP8(0, 2, 1,  96,  96, 1, 0, 1, 6, 1, 2),
-    FP8(1, 2, 1, 128, 128, 1, 0, 1, 6, 1, 1),
-    FP8(1, 1, 1, 128, 128, 1, 0, 0, 4, 2, 1),
-    FP8(1, 2, 1,  64,  64, 2, 0, 0, 4, 2, 1),
-    FP8(1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
-    FP8(1, 2, 1,  32,  32, 2, 0, 0, 5, 2, 1),
-    FP8(1, 1, 1,  32,  32, 2, 0, 0, 4, 4, 1),
-    FP8(1, 2, 1,  16,  16, 2, 0, 0, 6, 2, 1),
-    FP8(1, 1, 1,  16,  16, 2, 0, 0, 5, 4, 1),
-    INT8(0, 2, 1, 256, 256, 0, 0, 0, 3, 1, 4),
-    INT8(0, 2, 1, 224, 224, 0, 0, 0, 4, 1, 4),
-    INT8(0, 2, 1, 192, 192, 0, 0, 0, 4, 1, 3),
-    INT8(0, 2, 1, 160, 160, 0, 0, 0, 5, 1, 4),
-    INT8(0, 2, 1, 128, 128, 0, 0, 0, 6, 1, 2),
-    INT8(0, 2, 2, 128, 128, 0, 1, 0, 3, 1, 1),
-    INT8(0, 2, 1, 256, 256, 0, 1, 0, 2, 1, 2),
-    INT8(1, 2, 1, 128, 128, 0, 0, 0, 6, 1, 1),
-    INT8(1, 1, 1, 128, 128, 0, 0, 0, 4, 2, 1),
-    INT8(1, 2, 1,  64,  64, 0, 0, 0, 4, 2, 1),
-    INT8(1, 1, 1,  64,  64, 0, 0, 0, 6, 2, 1),
-    INT8(1, 2, 1,  32,  32, 0, 0, 0, 5, 2, 1),
-    INT8(1, 1, 1,  32,  32, 0, 0, 0, 4, 4, 1),
-    INT8(1, 2, 1,  16,  16, 0, 0, 0, 6, 2, 1),
-    INT8(1, 1, 1,  16,  16, 0, 0, 0, 5, 4, 1),
-    WGMMA(e4m3, e5m2, SGK_E4M3, SGK_E5M2, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
-    WGMMA(e5m2, e4m3, SGK_E4M3, SGK_E5M2, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
-    WGMMA(e5m2, e4m3, SGK_E5M2, SGK_E4M3, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 2),
-    WGMMA(e4m3, e5m2, SGK_E5M2, SGK_E4M3, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 1),
+    FP8(0, 3, 1, 128, 128, 1, 0, 0, 4, 1, 64, 2, 570, 1300),
+    FP8(0, 2, 1, 128, 128, 2, 0, 0, 3, 2, 64, 2, 380, 1200),
+    FP8(0, 2, 1,  96,  96, 1, 0, 1, 6, 1, 32, 3, 370, 1000),
+    FP8(1, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2, 340, 3200),
+    FP8(1, 1, 1, 128, 128, 1, 0, 0, 4, 2, 64, 2, 270, 1700),
+    FP8(1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1, 140, 2200),
+    FP8(1, 1, 1,  32,  32, 2, 0, 0, 4, 4, 32, 1, 125, 2300),
+    FP8(1, 1, 1,  16,  16, 2, 0, 0, 5, 4, 16, 1, 110, 2400),
+    INT8(0, 2, 1, 224, 224, 0, 0, 0, 4, 1, 32, 4, 570, 3200),
+    INT8(0, 2, 1, 160, 160, 0, 0, 0, 5, 1, 32, 5, 410, 1900),
+    INT8(0, 2, 2, 128, 128, 0, 1, 0, 6, 1, 32, 3, 330, 800),
+    INT8(1, 2, 1, 128, 128, 0, 0, 0, 6, 1, 64, 2, 340, 3200),
+    INT8(1, 1, 1, 128, 128, 0, 0, 0, 4, 2, 64, 2, 270, 1700),
+    INT8(1, 1, 1,  64,  64, 0, 0, 0, 6, 2, 64, 1, 140, 2200),
+    INT8(1, 1, 1,  32,  32, 0, 0, 0, 4, 4, 32, 1, 125, 2300),
+    INT8(1, 1, 1,  16,  16, 0, 0, 0, 5, 4, 16, 1, 110, 2400),
+    WGMMA(e4m3, e5m2, SGK_E4M3, SGK_E5M2, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2, 380, 1200),
+    WGMMA(e5m2, e4m3, SGK_E4M3, SGK_E5M2, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1, 140, 2200),
+    WGMMA(e5m2, e4m3, SGK_E5M2, SGK_E4M3, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2, 380, 1200),
+    WGMMA(e4m3, e5m2, SGK_E5M2, SGK_E4M3, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1, 140, 2200),
 };
 /* clang-format on */
 
@@ -93,9 +76,9 @@ static sgk_status scaled_on_cpu(const char *op, const struct scaled_args *a, DLD
 {
     struct scaled_cpu_args cpu     = { .a = *a, .row_blocks = ceil_div(a->rows, SCALED_BLOCK_ROWS) };
     const int64_t          threads = sgk_num_threads(exec), blocks = a->batch * cpu.row_blocks * ceil_div(a->columns, SCALED_BLOCK);
-    const double           work = 2.0 * (double)a->batch * (double)a->rows * (double)a->columns * (double)(a->depth + 1);
+    const double           work  = 2.0 * (double)a->batch * (double)a->rows * (double)a->columns * (double)(a->depth + 1);
     const int64_t          worth = work > 64.0 * SCALED_GRAIN_OPERATIONS ? 64 : 1 + (int64_t)work / SCALED_GRAIN_OPERATIONS;
-    cpu.parts = least(least(threads, blocks), worth > 64 ? threads : worth);
+    cpu.parts                    = least(least(threads, blocks), worth > 64 ? threads : worth);
     sgk_scratch scratch;
     SGK_TRY(sgk_scratch_get(&scratch, op, a->rows <= SCALED_FEW_ROWS ? 0 : (size_t)cpu.parts * SCALED_SCRATCH, device, exec));
     if (scratch.query_only) return SGK_OK;
@@ -112,8 +95,8 @@ static int64_t tiles(const struct scaled_args *a, int64_t bm, int64_t bn) { retu
 /* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
 static scaled_mma_build *choose_mma(const struct scaled_args *a, bool pieces, bool batch_invariant, int multiprocessors)
 {
-    const int kind = a->input_dtype == SGK_I8 ? INTEGERS : pieces && a->input_dtype == SGK_E4M3 && a->weight_dtype == SGK_E4M3 ? E4M3
-                                                                                                                              : FLOATS;
+    const int         kind       = a->input_dtype == SGK_I8 ? INTEGERS : pieces && a->input_dtype == SGK_E4M3 && a->weight_dtype == SGK_E4M3 ? E4M3
+                                                                                                                                             : FLOATS;
     scaled_mma_build *best       = NULL;
     double            least_time = 0;
     for (int i = 0; i < SCALED_MMA_BUILDS; ++i) {
@@ -127,6 +110,7 @@ static scaled_mma_build *choose_mma(const struct scaled_args *a, bool pieces, bo
 
 /* ---- sm_90a ------------------------------------------------------------------------------------------------------------ */
 
+enum { SPLIT_TIME = 6000 };        /* what a share of K adds, nanoseconds */
 typedef struct {
     scaled_wgmma_build *build;
     int                 split;
@@ -181,8 +165,7 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
                                const struct scaled_args *a)
 {
     const scaled_wgmma_build *b     = plan->build;
-    const int                 split = plan->split, rings = b->own ? b->groups : 1, chunk = b->part % 64 == 0 ? 64 : b->part % 32 == 0 ? 32
-                                                                                                      : 16;
+    const int                 split = plan->split, chunk = b->chunk;
     const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
     struct scaled_wgmma_args  w = {
         .s            = *a,
@@ -204,9 +187,9 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
     /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
     const int64_t    all   = (int64_t)w.first_tiles * w.second_tiles * a->batch;
     const sgk_launch shape = {
-        .grid          = { split > 1 ? all * split : least(ceil_div(all, rings), multiprocessors) },
+        .grid          = { split > 1 ? all * split : least(all, multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
-        .shared_memory = (unsigned)(rings * b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
+        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
     };
     if (sgk_log_wanted(exec))
@@ -214,32 +197,40 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
     return sgk_cuda_launch(op, &plan->build->kernel, &shape, ordinal, exec, &w, sizeof w);
 }
 
+/* The batch-invariant choice does not look at M: always the same tile, and K in one share. */
+static scaled_wgmma_build *invariant_build(const struct scaled_args *a)
+{
+    for (int i = 0; i < SCALED_WGMMA_BUILDS; ++i) {
+        scaled_wgmma_build *b = &scaled_wgmma_builds[i];
+        if (b->input == a->input_dtype && b->weight == a->weight_dtype && b->swap) return b;
+    }
+    return NULL;
+}
+
 /*
- * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
- * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
- * not fill every part of the GPU. The batch-invariant choice does not look at M, and its tile is always the same.
+ * The tile and the shares of K with the least time: what the busiest multiprocessor does, by the times measured of the build, against the
+ * time that memory takes; in nanoseconds. Up to 64 rows are the second operand, of the least tile that holds them. More than two shares were never
+ * faster.
  */
 static wgmma_plan choose_wgmma(const struct scaled_args *a, bool batch_invariant, int multiprocessors)
 {
+    if (batch_invariant) return (wgmma_plan){ invariant_build(a), 1 };
     wgmma_plan    best       = { NULL, 1 };
     double        least_time = 0;
-    const int64_t rows       = batch_invariant ? 1 : a->rows;
+    const int64_t rows       = a->rows;
     const double  memory     = (double)a->batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + 2 * rows)) / 4100;
     for (int i = 0; i < SCALED_WGMMA_BUILDS; ++i) {
         scaled_wgmma_build *b = &scaled_wgmma_builds[i];
         if (b->input != a->input_dtype || b->weight != a->weight_dtype) continue;
-        const bool mixed = b->input != b->weight;
-        if (batch_invariant && (mixed ? b->swap : !(b->swap && b->bn == 128 && b->rows == 128))) continue;
-        if (!batch_invariant && !mixed && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
-        const int64_t all      = a->batch * ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
-        const int64_t steps    = ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs);
-        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
-        for (int split = 1; split <= 4 && split <= steps; ++split) {
-            if (split > 1 && b->own) break;
-            if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
+        if (b->input != b->weight ? b->swap != (rows <= 64) : b->swap ? (b->bn >= 2 * rows && b->bn > 16) || b->bn < rows
+                                                                      : rows <= 64) continue;
+        const int64_t all   = a->batch * ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
+        const int64_t steps = ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs);
+        for (int split = 1; split <= 2 && split <= steps; ++split) {
+            if (split > 1 && (b->turns || all * split > multiprocessors)) break;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
-            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
-            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * b->slab + b->end) + (split > 1 ? SPLIT_TIME : 0);
+            const double  time   = busy > memory ? busy + memory / 8 : memory + busy / 8;
             if (!best.build || time < least_time) best = (wgmma_plan){ b, split }, least_time = time;
         }
     }
@@ -257,7 +248,7 @@ static sgk_status scaled_on_gpu(const char *op, const struct scaled_args *a, int
     }
     scaled_mma_build *b = choose_mma(a, pieces, batch_invariant, device->multiprocessors);
     SGK_LOG_BUILD(exec, op, &b->kernel, !pieces ? " (rows of mat_a or mat_b not in 16-byte pieces)" : batch_invariant ? " (batch invariant)"
-                                                                                                              : "");
+                                                                                                                      : "");
     const sgk_launch shape = { .grid = { tiles(a, b->bm, b->bn) }, .block = { 32u * (unsigned)b->warps }, .shared_memory = (unsigned)(b->stages * (b->bm + b->bn) * b->bk) };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }

@@ -54,7 +54,7 @@ enum {
 
 /* Every build of gemm_scaled.cu and gemm_scaled_wgmma.cu, for gemm_kernels[]. */
 enum { SCALED_MMA_BUILDS   = 11,
-       SCALED_WGMMA_BUILDS = 41 };
+       SCALED_WGMMA_BUILDS = 20 };
 typedef struct {
     sgk_kernel kernel;
     int        kind, bm, bn, bk, warps, stages, efficiency;
@@ -63,8 +63,8 @@ typedef struct {
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  input, weight;
-    bool       swap, own;
-    int        groups, rows, bn, part, stages, slabs, buffers;
+    bool       swap, turns;
+    int        groups, rows, bn, stages, slabs, chunk, buffers, slab, end;
 } scaled_wgmma_build;
 extern scaled_mma_build   scaled_mma_builds[SCALED_MMA_BUILDS];
 extern scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS];

@@ -45,7 +45,7 @@ static sgk_status int8_scaled_mm(const DLTensor *out, const DLTensor *mat_a, con
 typedef sgk_status scaled_mm_fn(const DLTensor *out, const DLTensor *mat_a, const DLTensor *mat_b, const DLTensor *scales_a, const DLTensor *scales_b,
                                 const DLTensor *bias, const sgk_exec *exec);
 static scaled_mm_fn *function_of(sgk_dtype dtype) { return dtype == SGK_I8 ? int8_scaled_mm : fp8_scaled_mm; }
-static const char   *name_of(sgk_dtype dtype) { return dtype == SGK_I8 ? "int8_scaled_mm" : "fp8_scaled_mm"; }
+static const char *name_of(sgk_dtype dtype) { return dtype == SGK_I8 ? "int8_scaled_mm" : "fp8_scaled_mm"; }
 
 enum { BIAS      = 1,
        ONE_SCALE = 2,           /* for all rows, and for all columns */
@@ -120,9 +120,9 @@ static void check_bmm_fp8_special(void)
     check_set_code(B, 7 * depth + 3, 0xff);             /* NaN in column 7 */
     for (int64_t n = 0; n < columns; ++n) check_set_code(B, n * depth + 5, n == 7 ? 0x7f : n % 2 ? 0x38
                                                                                                  : 0xb8);
-    check_tensor *D = check_output(SGK_BF16, 3, batch, rows, columns);
+    check_tensor *D                = check_output(SGK_BF16, 3, batch, rows, columns);
     check_tensor *workspace_buffer = NULL;
-    check_switches.keep_arguments = true;
+    check_switches.keep_arguments  = true;
     turned b;
     CHECK_CALL(sgk_bmm_fp8(T(D), T(A), turn(&b, T(B), 3), T(A_scale), T(B_scale), T(workspace_buffer), check_exec));
     check_close(D, tolerance(SGK_E5M2, SGK_BF16, depth));
@@ -135,9 +135,9 @@ static void check_int8_exact(int64_t rows, int64_t depth)
     if (!check_case("int8_scaled_mm_exact_%lldx%lld", (long long)rows, (long long)depth)) return;
     const int64_t columns = 40, one = 1;
     check_tensor *mat_a = check_index(SGK_I8, 120, 127, 2, rows, depth), *mat_b = check_index(SGK_I8, -128, -120, 2, columns, depth);
-    const double  ones[] = { 1 };
+    const double  ones[]   = { 1 };
     check_tensor *scales_a = check_values(SGK_F32, ones, 1, one), *scales_b = check_values(SGK_F32, ones, 1, one);
-    check_tensor *out = check_output(SGK_F32, 2, rows, columns);
+    check_tensor *out             = check_output(SGK_F32, 2, rows, columns);
     check_switches.keep_arguments = true;
     CHECK_CALL(int8_scaled_mm(T(out), T(mat_a), T(mat_b), T(scales_a), T(scales_b), NULL, check_exec));
     check_equal(out);
@@ -171,9 +171,9 @@ static void check_scaled_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
     if (!check_case("%s_batch_invariant_%lldx%lld", name_of(dtype), (long long)columns, (long long)depth)) return;
     check_switches.batch_invariant = SGK_ON;
     check_switches.keep_arguments  = true;
-    check_tensor *mat_a = codes(dtype, true, (int64_t)ROWS, depth), *mat_b = codes(dtype, true, columns, depth);
-    check_tensor *scales_a = check_input(SGK_F32, 1, (int64_t)ROWS), *scales_b = check_input(SGK_F32, 1, columns);
-    check_tensor *out = check_output(SGK_F32, 2, (int64_t)ROWS, columns), *alone = check_output(SGK_F32, 2, (int64_t)ROWS / APART + 1, columns);
+    check_tensor       *mat_a = codes(dtype, true, (int64_t)ROWS, depth), *mat_b = codes(dtype, true, columns, depth);
+    check_tensor       *scales_a = check_input(SGK_F32, 1, (int64_t)ROWS), *scales_b = check_input(SGK_F32, 1, columns);
+    check_tensor       *out = check_output(SGK_F32, 2, (int64_t)ROWS, columns), *alone = check_output(SGK_F32, 2, (int64_t)ROWS / APART + 1, columns);
     scaled_mm_fn *const run = function_of(dtype);
     CHECK_CALL(all_and_alone(run, T(out), T(alone), T(mat_a), T(mat_b), T(scales_a), T(scales_b), check_exec));
     check_close(out, tolerance(dtype, SGK_F32, depth));
@@ -188,10 +188,10 @@ static void check_scaled_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
 static void check_scaled_refused(sgk_dtype dtype)
 {
     if (!check_case("%s_refused", name_of(dtype))) return;
-    const int64_t one = 1, three = 3, four = 4, five = 5, sixteen = 16;
-    check_tensor *mat_a = codes(dtype, true, three, sixteen), *mat_b = codes(dtype, true, four, sixteen), *rows_b = codes(dtype, true, sixteen, four);
-    check_tensor *scales_a = check_input(SGK_F32, 2, three, one), *scales_b = check_input(SGK_F32, 1, four), *too_many = check_input(SGK_F32, 1, five);
-    check_tensor *bias = check_input(SGK_F32, 1, four), *out = check_output(SGK_BF16, 2, three, four);
+    const int64_t       one = 1, three = 3, four = 4, five = 5, sixteen = 16;
+    check_tensor       *mat_a = codes(dtype, true, three, sixteen), *mat_b = codes(dtype, true, four, sixteen), *rows_b = codes(dtype, true, sixteen, four);
+    check_tensor       *scales_a = check_input(SGK_F32, 2, three, one), *scales_b = check_input(SGK_F32, 1, four), *too_many = check_input(SGK_F32, 1, five);
+    check_tensor       *bias = check_input(SGK_F32, 1, four), *out = check_output(SGK_BF16, 2, three, four);
     scaled_mm_fn *const run = function_of(dtype);
     CHECK_REFUSED(SGK_BAD_ARG, "scales_a has 5 elements, expected 3 or 1", run(T(out), T(mat_a), T(mat_b), T(too_many), T(scales_b), NULL, check_exec));
     CHECK_REFUSED(SGK_BAD_ARG, "scales_b has 5 elements, expected 4 or 1", run(T(out), T(mat_a), T(mat_b), T(scales_a), T(too_many), NULL, check_exec));
@@ -210,12 +210,41 @@ void check_scaled_shape(int64_t rows, int64_t columns, int64_t depth)
 void check_scaled(void)
 {
     static const struct { int64_t m, n, k; } shapes[] = {
-        { 0, 5, 7 }, { 3, 0, 7 }, { 3, 5, 0 }, { 1, 1, 1 }, { 2, 17, 31 }, { 3, 5, 512 }, { 6, 70, 513 }, { 7, 33, 1025 }, { 12, 19, 64 }, { 25, 65, 100 }, { 33, 130, 2100 }, { 200, 9, 48 },
+        { 0, 5, 7 },
+        { 3, 0, 7 },
+        { 3, 5, 0 },
+        { 1, 1, 1 },
+        { 2, 17, 31 },
+        { 3, 5, 512 },
+        { 6, 70, 513 },
+        { 7, 33, 1025 },
+        { 12, 19, 64 },
+        { 25, 65, 100 },
+        { 33, 130, 2100 },
+        { 200, 9, 48 },
     };
     /* Aligned and dense, for the GPU's builds, from few rows to many, small ones with K in 1 to 4 shares. */
     static const struct { int64_t m, n, k; } tiled[] = {
-        { 1, 77, 1040 }, { 3, 72, 16 }, { 1, 200, 528 }, { 3, 136, 2064 }, { 3, 25368, 144 }, { 24, 136, 2192 }, { 20, 8456, 144 }, { 40, 200, 2064 }, { 40, 8456, 16 },
-        { 70, 200, 2064 }, { 66, 2568, 144 }, { 200, 1160, 16 }, { 1100, 2056, 16 }, { 130, 12296, 16 }, { 260, 8456, 16 }, { 130, 16392, 16 },
+        { 1, 77, 1040 },
+        { 3, 72, 16 },
+        { 1, 200, 528 },
+        { 3, 136, 2064 },
+        { 3, 25368, 144 },
+        { 24, 136, 2192 },
+        { 20, 8456, 144 },
+        { 40, 200, 2064 },
+        { 40, 8456, 16 },
+        { 70, 200, 2064 },
+        { 66, 2568, 144 },
+        { 200, 1160, 16 },
+        { 1100, 2056, 16 },
+        { 130, 12296, 16 },
+        { 260, 8456, 16 },
+        { 130, 16392, 16 },
+        { 120, 136, 8208 },
+        { 66, 21120, 144 },
+        { 300, 600, 144 },
+        { 500, 3400, 144 },
     };
     static const sgk_dtype formats[] = { SGK_E4M3, SGK_I8 }, outs[] = { SGK_BF16, SGK_F16, SGK_F32 };
     for (int f = 0; f < 2; ++f) {
@@ -230,6 +259,7 @@ void check_scaled(void)
         check_scaled_invariant(t, 136, 1040);
         check_scaled_refused(t);
     }
+    if (check_on_gpu() && !check_small) check_scaled_mm(SGK_I8, SGK_BF16, DENSE, 65, 29568, 2432);      /* the widest tile, which only deep products choose */
     check_int8_exact(5, 70000);
     check_int8_exact(70, 4112);
 

@@ -27,11 +27,12 @@ enum { BYTE_QUADS = 1 };
 #else
 enum { BYTE_QUADS = 0 };
 #endif
-enum { TILE_ROWS     = VF == 8 ? 3 : 6,                         /* AVX2 has 16 registers, the others 32 */
+enum { TILE_ROWS = VF == 8 ? 3 : 6,                         /* AVX2 has 16 registers, the others 32 */
        TILE_COLUMNS  = 4,
        GROUP_COLUMNS = 8 };                                     /* packed weights that stay in the first-level cache */
 
-typedef enum { FLOATS, INTEGERS } kind;
+typedef enum { FLOATS,
+               INTEGERS } kind;
 
 SGK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 SGK_INLINE int64_t share(int64_t n, int64_t p, int64_t parts) { return n / parts * p + least(p, n % parts); }
@@ -53,7 +54,8 @@ SGK_INLINE vf multiply_add(kind t, vf x, vf w, vf sum)
 #endif
     }
 #if defined(__AVX512VNNI__)
-    return _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sum), _mm512_castps_si512(x), _mm512_castps_si512(w)));
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "vm"(w));      /* with the intrinsic GCC copies every sum twice */
+    return sum;
 #else
     return add_integers(sum, _mm512_castsi512_ps(_mm512_madd_epi16(_mm512_castps_si512(x), _mm512_castps_si512(w))));
 #endif
@@ -112,12 +114,25 @@ SGK_INLINE vf decode(sgk_dtype t, const uint8_t *p)
 #endif
 }
 
-/* One step of packed floats from 2 VF (bf16) or VF codes; the order of bf16 is that of the codes. */
-SGK_INLINE void pack_floats(sgk_dtype t, char *to, const uint8_t *from)
+/* What the codes without sign are in bf16, for packing by table. */
+typedef struct { uint16_t bf16[128]; } table;
+static void fill(table *to, sgk_dtype t)
+{
+    for (int c = 0; c < 128 && BF16_PAIRS; ++c) to->bf16[c] = f32_to_bf16(t == SGK_E5M2 ? e5m2_to_f32((uint8_t)c) : e4m3_to_f32((uint8_t)c));
+}
+
+/* One step of packed floats from 2 VF (bf16) or VF codes. */
+SGK_INLINE void pack_floats(sgk_dtype t, char *to, const uint8_t *from, const table *codes)
 {
 #if defined(__AVX512BF16__)
-    _mm512_storeu_si512((void *)to, (__m512i)_mm512_cvtne2ps_pbh(decode(t, from + VF), decode(t, from)));
+    (void)t;
+    const __m512i c    = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)from));
+    const __m512i low  = _mm512_permutex2var_epi16(_mm512_loadu_si512(codes->bf16), c, _mm512_loadu_si512(codes->bf16 + 32));
+    const __m512i high = _mm512_permutex2var_epi16(_mm512_loadu_si512(codes->bf16 + 64), c, _mm512_loadu_si512(codes->bf16 + 96));
+    const __m512i v    = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(c, _mm512_set1_epi16(0x40)), low, high);
+    _mm512_storeu_si512((void *)to, _mm512_ternarylogic_epi32(v, _mm512_slli_epi16(c, 8), _mm512_set1_epi16((short)0x8000), 0xf8));      /* v | (sign & mask) */
 #else
+    (void)codes;
     vf_store_f32((float *)(void *)to, decode(t, from));
 #endif
 }
@@ -140,24 +155,28 @@ SGK_INLINE void pack_integers(char *to, const uint8_t *from, bool input)
 }
 
 /* n codes of a row, with zeros up to the end of the last step. */
-SGK_INLINE void pack_row_of(sgk_dtype t, char *to, const uint8_t *from, int64_t n, bool input)
+SGK_INLINE void pack_row_of(sgk_dtype t, char *to, const uint8_t *from, int64_t n, bool input, const table *codes)
 {
     const kind    k    = t == SGK_I8 ? INTEGERS : FLOATS;
     const int64_t step = 4 * VF / packed_size(k);
-    for (int64_t i = 0; i < n; i += step, to += 4 * VF) {
-        uint8_t        rest[4 * VF] = { 0 };
-        const uint8_t *p            = from + i;
-        if (n - i < step) memcpy(rest, p, (size_t)(n - i)), p = rest;
-        if (k == FLOATS) pack_floats(t, to, p);
-        else pack_integers(to, p, input);
+    int64_t       i    = 0;
+    for (; i + step <= n; i += step, to += 4 * VF) {
+        if (k == FLOATS) pack_floats(t, to, from + i, codes);
+        else pack_integers(to, from + i, input);
+    }
+    if (i < n) {
+        uint8_t rest[4 * VF] = { 0 };
+        memcpy(rest, from + i, (size_t)(n - i));
+        if (k == FLOATS) pack_floats(t, to, rest, codes);
+        else pack_integers(to, rest, input);
     }
 }
 
-static void pack_row(sgk_dtype t, char *to, const uint8_t *from, int64_t n, bool input)
+static void pack_row(sgk_dtype t, char *to, const uint8_t *from, int64_t n, bool input, const table *codes)
 {
-    if (t == SGK_I8) pack_row_of(SGK_I8, to, from, n, input);
-    else if (t == SGK_E4M3) pack_row_of(SGK_E4M3, to, from, n, input);
-    else pack_row_of(SGK_E5M2, to, from, n, input);
+    if (t == SGK_I8) pack_row_of(SGK_I8, to, from, n, input, codes);
+    else if (t == SGK_E4M3) pack_row_of(SGK_E4M3, to, from, n, input, codes);
+    else pack_row_of(SGK_E5M2, to, from, n, input, codes);
 }
 
 /* 128 times the sum of a packed row of weights: what 128 more in every input adds. */
@@ -247,24 +266,24 @@ SGK_INLINE void store_rows(sgk_dtype t, const struct scaled_args *a, int64_t bat
 }
 
 /* Rows [m, m + rows) by columns [n, n + columns) of a product of the batch. */
-static void block(const struct scaled_args *a, int64_t batch, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
+static void block(const struct scaled_args *a, const table codes[2], int64_t batch, int64_t m, int64_t rows, int64_t n, int64_t columns, char *scratch)
 {
-    const kind     t     = a->input_dtype == SGK_I8 ? INTEGERS : FLOATS;
-    const int64_t  chunk = SCALED_STEP_BYTES / packed_size(t);
-    const uint8_t *input = (const uint8_t *)a->input + batch * a->input_batch + m * a->input_stride;
+    const kind     t      = a->input_dtype == SGK_I8 ? INTEGERS : FLOATS;
+    const int64_t  chunk  = SCALED_STEP_BYTES / packed_size(t);
+    const uint8_t *input  = (const uint8_t *)a->input + batch * a->input_batch + m * a->input_stride;
     const uint8_t *weight = (const uint8_t *)a->weight + batch * a->weight_batch + n * a->weight_stride;
-    char *const    x    = scratch;                                                                       /* [rows][SCALED_STEP_BYTES] */
-    float *const   sums = (float *)(void *)(x + rows * SCALED_STEP_BYTES);                                /* [rows][SCALED_BLOCK] */
+    char *const    x      = scratch;                                                                       /* [rows][SCALED_STEP_BYTES] */
+    float *const   sums   = (float *)(void *)(x + rows * SCALED_STEP_BYTES);                                /* [rows][SCALED_BLOCK] */
     char           w[GROUP_COLUMNS * SCALED_STEP_BYTES] __attribute__((aligned(64)));
     memset(sums, 0, (size_t)rows * SCALED_BLOCK * sizeof *sums);
     for (int64_t k = 0; k < a->depth; k += chunk) {
         const int64_t n_k = least(chunk, a->depth - k), bytes = (n_k * packed_size(t) + 4 * VF - 1) / (4 * VF) * (4 * VF);
-        for (int64_t r = 0; r < rows; ++r) pack_row(a->input_dtype, x + r * SCALED_STEP_BYTES, input + r * a->input_stride + k, n_k, true);
+        for (int64_t r = 0; r < rows; ++r) pack_row(a->input_dtype, x + r * SCALED_STEP_BYTES, input + r * a->input_stride + k, n_k, true, &codes[0]);
         for (int64_t g = 0; g < columns; g += GROUP_COLUMNS) {
             int32_t       over[GROUP_COLUMNS] = { 0 };
             const int64_t some                = least(GROUP_COLUMNS, columns - g);
             for (int64_t c = 0; c < some; ++c) {
-                pack_row(a->weight_dtype, w + c * SCALED_STEP_BYTES, weight + (g + c) * a->weight_stride + k, n_k, false);
+                pack_row(a->weight_dtype, w + c * SCALED_STEP_BYTES, weight + (g + c) * a->weight_stride + k, n_k, false, &codes[1]);
                 if (t == INTEGERS) over[c] = excess(w + c * SCALED_STEP_BYTES, bytes);
             }
             for (int64_t c = some; c % TILE_COLUMNS; ++c) memset(w + c * SCALED_STEP_BYTES, 0, (size_t)bytes);
@@ -286,11 +305,13 @@ void SGK_CPU_FN(scaled_mm)(const void *args, int64_t begin, int64_t end)
     const struct scaled_cpu_args *cpu    = args;
     const struct scaled_args     *a      = &cpu->a;
     const int64_t                 across = (a->columns + SCALED_BLOCK - 1) / SCALED_BLOCK, each = across * cpu->row_blocks, blocks = a->batch * each;
+    table                         codes[2] = { { { 0 } } };
+    fill(&codes[0], a->input_dtype), fill(&codes[1], a->weight_dtype);
     for (int64_t p = begin; p < end; ++p)
         for (int64_t i = share(blocks, p, cpu->parts); i < share(blocks, p + 1, cpu->parts); ++i) {
             const int64_t n = i % across * SCALED_BLOCK, at = i % each / across;
             const int64_t m = share(a->rows, at, cpu->row_blocks), behind = share(a->rows, at + 1, cpu->row_blocks);
             char          few[SCALED_FEW_ROWS * SCALED_ROW_BYTES] __attribute__((aligned(64)));
-            block(a, i / each, m, behind - m, n, least(SCALED_BLOCK, a->columns - n), cpu->scratch ? (char *)cpu->scratch + p * SCALED_SCRATCH : few);
+            block(a, codes, i / each, m, behind - m, n, least(SCALED_BLOCK, a->columns - n), cpu->scratch ? (char *)cpu->scratch + p * SCALED_SCRATCH : few);
         }
 }

@@ -8,9 +8,11 @@
  *   BN       and BN rows of the second
  *   PART     columns of an instruction: BN or BN / 2
  *   SETS     0 for integers; 1 or 2, see below
- *   OWN      0: the warpgroups share a tile; 1: each has its own, and its own ring
+ *   TURNS    0: the warpgroups share a tile; 1: each has tiles of its own, in turn, and one stores its results while the other multiplies
+ *   LAG      so many products a warpgroup begins after the one before it
  *   STAGES   parts of the ring, of SLABS slabs each
- *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
+ *   CHUNK    of the second operand's rows, 16, 32 or 64: with 64 of the first, what leaves at once
+ *   BUFFERS  such chunks that a warpgroup can have on their way out
  *
  * Integers (s8) are summed in 32 bits over all of K. Sums of 8-bit floats keep only 14 bits in the matrix units (wgmma8.cuh), so those of
  * every slab, 128 products, are added to f32 sums in registers. A warpgroup has one set of registers for the sums of a slab and adds them
@@ -31,22 +33,20 @@
 #include "tma.cuh"
 #include "wgmma8.cuh"
 
-#define RINGS       (OWN ? GROUPS : 1)
-#define ROWS        (64 * BLOCKS * (OWN ? 1 : GROUPS))
+#define ROWS        (64 * BLOCKS * (TURNS ? 1 : GROUPS))
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
-#define OUT         (RINGS * STAGES * STAGE_BYTES)     /* where results begin */
+#define OUT         (STAGES * STAGE_BYTES)             /* where results begin */
 #define PARTS       (BN / PART)
 #define UNITS       (BLOCKS * PARTS)                   /* instructions side by side, of a warpgroup */
-#define CHUNK       (PART % 64 == 0 ? 64 : PART % 32 == 0 ? 32 \
-                                                          : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
 #define CHUNK_BYTES (64 * CHUNK * 2)
+#define WHOLE       (BUFFERS * CHUNK == UNITS * PART)  /* all results of a warpgroup have room at once */
 #define MULTIPLIERS (128 * GROUPS)                     /* threads */
 #define PITCH       (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
 #define REGISTERS   ((UNITS + SETS) * PART > 128 || GROUPS == 3) /* so many sums that registers must be moved to them */
 
-#if PART % 16 || BN % PART || (SETS == 2 && (BLOCKS * (BN / PART) * SLABS) % 2)
+#if PART % CHUNK || (TURNS && (GROUPS != 2 || LAG)) || BN % PART || (SETS == 2 && ((BLOCKS * (BN / PART) * SLABS) % 2 || LAG % 2))
 #error "the macros do not fit each other"
 #endif
 
@@ -124,25 +124,35 @@ DEVICE void put_directly(const scaled_args *a, void *out, const sum (&d)[PART / 
 #endif
 }
 
-/* Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. */
+DEVICE uint32_t pack(float lo, float hi, bool f16) { return f16 ? pack_f16x2(lo, hi) : pack_bf16x2(lo, hi); }
+
+/*
+ * Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. f16 is a constant. Unless there is room for all, and with
+ * more than one buffer, a chunk's barrier also says that the next chunk's buffer has been read: of the copies begun before it all but the newest BUFFERS - 2.
+ */
 DEVICE void put_by_tma(const scaled_wgmma_args *a, const sum (&d)[PART / 2], int64_t m, int64_t n, int batch, int t, int group, const float *first,
-                       const float *second, uint32_t place, int *turn)
+                       const float *second, uint32_t place, int *turn, bool f16)
 {
     const scaled_args *l    = &a->s;
     const int          lane = t % 32, warp = t / 32, r = warp * 16 + lane / 4, c = lane % 4 * 2;
     const float        low = first[r], high = first[r + 8];
+    float2             by[PART / 8];
+    #pragma unroll
+    for (int j = 0; j < PART / 8; ++j) by[j] = *(const float2 *)(second + 8 * j + c);
 #if SWAP
     const float bias_low = scaled_bias(l, n + r), bias_high = scaled_bias(l, n + r + 8);
 #endif
     #pragma unroll
     for (int k = 0; k < PART / CHUNK; ++k, *turn = *turn + 1 == BUFFERS ? 0 : *turn + 1) {
         const uint32_t to = place + *turn * CHUNK_BYTES;
-        if (t == 0) tma_store_wait_read(BUFFERS - 1);
+#if BUFFERS == 1 && !WHOLE
+        if (t == 0) tma_store_wait_read(0);
         named_sync(1 + group, 128);
+#endif
         #pragma unroll
         for (int j = 0; j < CHUNK / 16; ++j) {
             const sum   *x = d + k * (CHUNK / 2) + 8 * j;
-            const float2 s = *(const float2 *)(second + k * CHUNK + 16 * j + c), u = *(const float2 *)(second + k * CHUNK + 16 * j + c + 8);
+            const float2 s = by[k * (CHUNK / 8) + 2 * j], u = by[k * (CHUNK / 8) + 2 * j + 1];
             float        y[8];
             if (all_small(x)) {
                 #pragma unroll
@@ -157,8 +167,8 @@ DEVICE void put_by_tma(const scaled_wgmma_args *a, const sum (&d)[PART / 2], int
             const int row = 16 * j + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
             #pragma unroll
             for (int i = 0; i < 8; ++i) y[i] += i % 4 / 2 ? bias_high : bias_low;
-            stmatrix_x4_trans(to + row * 128 + (piece ^ (row & 7)) * 16, scaled_pack(l, y[0], y[1]), scaled_pack(l, y[2], y[3]),
-                              scaled_pack(l, y[4], y[5]), scaled_pack(l, y[6], y[7]));
+            stmatrix_x4_trans(to + row * 128 + (piece ^ (row & 7)) * 16, pack(y[0], y[1], f16), pack(y[2], y[3], f16), pack(y[4], y[5], f16),
+                              pack(y[6], y[7], f16));
 #else                                                           /* [64 rows of out][CHUNK] */
             const int row = 16 * warp + lane % 16, piece = 2 * j + lane / 16;
             if (l->bias) {
@@ -168,15 +178,20 @@ DEVICE void put_by_tma(const scaled_wgmma_args *a, const sum (&d)[PART / 2], int
             }
             const int at = CHUNK == 64 ? row * 128 + (piece ^ (row & 7)) * 16 : CHUNK == 32 ? row * 64 + (piece ^ (row >> 1 & 3)) * 16
                                                                                             : row * 32 + piece * 16;
-            stmatrix_x4(to + at, scaled_pack(l, y[0], y[1]), scaled_pack(l, y[2], y[3]), scaled_pack(l, y[4], y[5]), scaled_pack(l, y[6], y[7]));
+            stmatrix_x4(to + at, pack(y[0], y[1], f16), pack(y[2], y[3], f16), pack(y[4], y[5], f16), pack(y[6], y[7], f16));
 #endif
         }
+#if !WHOLE
         async_fence();
+#if BUFFERS > 1
+        if (t == 0) tma_store_wait_read(BUFFERS - 2);
+#endif
         named_sync(1 + group, 128);
         if (t == 0) {
             tma_store3(&a->result, (int)n + (SWAP ? 0 : k * CHUNK), (int)m + (SWAP ? k * CHUNK : 0), batch, to);
             tma_store_commit();
         }
+#endif
     }
 }
 
@@ -192,7 +207,7 @@ DEVICE void put_share(sum *share, const sum (&d)[PART / 2], int row, int column,
 }
 
 /* This block's columns of the tile, pieces of four: the sum of all shares, in order. Reads from other blocks are slow, hence several at once. */
-DEVICE void add_shares(const scaled_wgmma_args *a, corner at, int slice, uint32_t shares, int t)
+DEVICE void add_shares(const scaled_wgmma_args *a, corner at, int slice, uint32_t shares, const float *first, const float *second, int t)
 {
     const scaled_args *l      = &a->s;
     void *const        out    = scaled_out(l, at.batch);
@@ -223,37 +238,24 @@ DEVICE void add_shares(const scaled_wgmma_args *a, corner at, int slice, uint32_
             const int     p = i + e * MULTIPLIERS;
             const int64_t m = at.m + p / wide, n = at.n + (left + p % wide) * 4;
             if (p >= count || n >= l->columns) continue;
-            const float scale = l->input_scales[m * l->input_scale_step];
-            float       y[4];
+            const int    down = p / wide, column = (left + p % wide) * 4;         /* in the tile */
+            const float4 weight = *(const float4 *)((SWAP ? first : second) + column);
+            const float  scale = SWAP ? second[down] : first[down], by[4] = { weight.x, weight.y, weight.z, weight.w };
+            float        y[4];
             #pragma unroll
-            for (int c = 0; c < 4; ++c) {
-                const int64_t column = n + c < l->columns ? n + c : n;
-                y[c] = (float)v[e][c] * l->weight_scales[column * l->weight_scale_step] * scale + scaled_bias(l, column);
-            }
+            for (int c = 0; c < 4; ++c) y[c] = (float)v[e][c] * by[c] * scale + scaled_bias(l, n + c);
             scaled_store2(l, out, m, n, y[0], y[1], pairs);
             scaled_store2(l, out, m, n + 2, y[2], y[3], pairs);
         }
     }
 }
 
-/*
- * The matrix units take instructions of the warps that share them in turn, so that all would end their products at one time, add, and leave the units
- * idle. A warp therefore waits while the one of another warpgroup is issuing a product. This is a hint: nothing goes wrong where two go at once.
- */
-#if ORDER
-DEVICE void wait_for_turn(volatile int *issuing, int group, int t)
+/* The part of the ring behind n others. */
+DEVICE void skip(int *stage, uint32_t *lap, int n)
 {
-    const int warp = t / 32;
-    for (int tries = 0; tries < 40; ++tries) {
-        int busy = 0;
-        #pragma unroll
-        for (int g = 0; g < GROUPS; ++g) busy |= g != group ? issuing[g * 4 + warp] : 0;
-        if (!busy) break;
-    }
-    __syncwarp();
-    if (t % 32 == 0) issuing[group * 4 + warp] = 1;
+    n += *stage;
+    *stage = n % STAGES, *lap ^= n / STAGES & 1;
 }
-#endif
 
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
 
@@ -267,17 +269,13 @@ DEVICE void copy_scales(float *to, const float *from, int64_t step, int64_t at, 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(const __grid_constant__ scaled_wgmma_args a)
 {
     extern __shared__ uint8_t memory[];
-    __shared__ uint64_t       full[RINGS][STAGES], empty[RINGS][STAGES];
+    __shared__ uint64_t       full[STAGES], empty[STAGES];
     __shared__ alignas(16) float first_scales[GROUPS][64 * BLOCKS], second_scales[GROUPS][BN];
-    __shared__ volatile int   issuing[4 * GROUPS], begun;
     const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     const int                 slice = (int)cluster_rank(), lane = t % 32;
     const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 ring = !OWN ? 0 : group < GROUPS ? group : t / 32;           /* a warp that copies feeds one ring */
-    const int                 tiles = a.first_tiles * a.second_tiles * (int)a.s.batch;
-    const int                 begin = (int)blockIdx.x / a.split * RINGS + ring, stride = (int)gridDim.x / a.split * RINGS;
-    const uint32_t            slabs = base + ring * STAGES * STAGE_BYTES;
+    const int                 tiles = a.first_tiles * a.second_tiles * (int)a.s.batch, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
     int                       stage = 0;
     uint32_t                  lap   = 0;
 
@@ -285,18 +283,12 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
         tma_prefetch_map(&a.first);
         tma_prefetch_map(&a.second);
         #pragma unroll
-        for (int s = 0; s < RINGS * STAGES; ++s) {
-            mbarrier_init(shared_address(&full[0][s]), 1);
-            mbarrier_init(shared_address(&empty[0][s]), OWN ? 4 : 4 * GROUPS);
+        for (int s = 0; s < STAGES; ++s) {
+            mbarrier_init(shared_address(&full[s]), 1);
+            mbarrier_init(shared_address(&empty[s]), TURNS ? 4 : 4 * GROUPS);
         }
-        #pragma unroll
-        for (int w = 0; w < 4 * GROUPS; ++w) issuing[w] = 0;
-        begun = 0;
         mbarrier_init_done();
     }
-#if OWN
-    __syncthreads();
-#else
     if (group < GROUPS) {
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
@@ -304,24 +296,23 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
         __syncwarp();
         named_announce(1 + GROUPS, MULTIPLIERS + 32);
     }
-#endif
     pdl_wait();
 
     if (group == GROUPS) {
 #if REGISTERS
         registers_give(GROUPS == 3 ? 32 : 40);
 #endif
-        if (t < 32 * RINGS && lane == 0) {
+        if (t == 0) {
             for (int id = begin; id < tiles; id += stride) {
                 const corner at    = tile(&a, id);
                 const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n);
                 for (int k = from; k < to; ++k) {
-                    const uint32_t arrived = shared_address(&full[ring][stage]);
-                    mbarrier_wait(shared_address(&empty[ring][stage]), lap ^ 1);
+                    const uint32_t arrived = shared_address(&full[stage]);
+                    mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
                     mbarrier_expect(arrived, STAGE_BYTES);
                     #pragma unroll
                     for (int s = 0; s < SLABS; ++s) {
-                        const uint32_t slab = slabs + stage * STAGE_BYTES + s * SLAB_BYTES;
+                        const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
                         const int      x    = (k * SLABS + s) * 128;
                         tma_load3(slab, &a.first, x, first, at.batch, arrived);
                         tma_load3(slab + FIRST_BYTES, &a.second, x, second, at.batch, arrived);
@@ -329,7 +320,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                     if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
-            if (a.split == 1 && t == 0) {
+            if (a.split == 1) {
                 if (a.by_tma) tma_prefetch_map(&a.result);
                 pdl_release();
             }
@@ -340,16 +331,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
 #if REGISTERS
         registers_take(GROUPS == 3 ? 160 : 232);
 #endif
-        const int part_of_tile = OWN ? 0 : group * BLOCKS;                   /* in blocks of 64 rows */
+        const int part_of_tile = TURNS ? 0 : group * BLOCKS;                 /* in blocks of 64 rows */
         sum       d[UNITS][PART / 2];
         int       turn = 0;
-#if OWN
-        if (group > 0 && begin < tiles)                                     /* so that one stores its results while the other multiplies */
-            while (!begun) __nanosleep(100);
-#endif
-        for (int id = begin; id < tiles; id += stride) {
+        if (TURNS) skip(&stage, &lap, group * (to - from));
+        for (int id = begin + (TURNS ? group * stride : 0); id < tiles; id += TURNS ? GROUPS * stride : stride) {
             const corner at = tile(&a, id);
-            if (a.split == 1) {
+            {
                 const float *input = a.s.input_scales, *weight = a.s.weight_scales;
                 const int64_t input_step = a.s.input_scale_step, weight_step = a.s.weight_scale_step;
                 named_sync(1 + group, 128);                                 /* the last tile's have been read */
@@ -367,26 +355,25 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
 #else
             int last = 0;
 #endif
+            if (TURNS && id != begin) named_sync(2 + GROUPS + group, 256);  /* whose turn it was waits for its last slabs no more */
+            const int most = (to - from) * (SETS ? SLABS * UNITS : 1), lag = LAG < most ? LAG : most;
+            if (LAG && group > 0 && id == begin) named_sync(1 + GROUPS + group, 256);
             for (int k = from; k < to; ++k) {
-                mbarrier_wait(shared_address(&full[ring][stage]), lap);
+                mbarrier_wait(shared_address(&full[stage]), lap);
 #if SETS
                 #pragma unroll
                 for (int q = 0; q < SLABS * UNITS; q += SETS) {
-#if ORDER
-                    wait_for_turn(issuing, group, t);
-#endif
                     wgmma_fence();
                     #pragma unroll
                     for (int e = 0; e < SETS; ++e) {
                         const int      u = (q + e) % UNITS;
-                        const uint32_t slab = slabs + stage * STAGE_BYTES + (q + e) / UNITS * SLAB_BYTES;
+                        const uint32_t slab = base + stage * STAGE_BYTES + (q + e) / UNITS * SLAB_BYTES;
                         const uint64_t x    = wgmma_operand(slab + (part_of_tile + u / PARTS) * 8192);
                         const uint64_t y    = wgmma_operand(slab + FIRST_BYTES + u % PARTS * PART * 128);
                         #pragma unroll
                         for (int i = 0; i < 4; ++i) wgmma(part[e], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const FIRST *)0, (const SECOND *)0);
                         wgmma_commit();
                     }
-                    if (ORDER && lane == 0) issuing[group * 4 + t / 32] = 0;
 #if SETS == 2
                     wgmma_wait(1);
                     wgmma_pin(part[0]);
@@ -395,7 +382,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
 #endif
                     wgmma_wait(0);
                     wgmma_pin(part[SETS - 1]);
-                    if (q + SETS == SLABS * UNITS && lane == 0) mbarrier_arrive(shared_address(&empty[ring][stage]));
+                    if (q + SETS == SLABS * UNITS && lane == 0) mbarrier_arrive(shared_address(&empty[stage]));
+                    if (LAG && group + 1 < GROUPS && id == begin && (k - from) * SLABS * UNITS + q + SETS == lag) named_announce(2 + GROUPS + group, 256);
                     #pragma unroll
                     for (int i = 0; i < PART / 2; ++i) d[(q + SETS - 1) % UNITS][i] += part[SETS - 1][i];
                 }
@@ -403,7 +391,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                 wgmma_fence();
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
-                    const uint32_t slab = slabs + stage * STAGE_BYTES + s * SLAB_BYTES;
+                    const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
                     const uint64_t x = wgmma_operand(slab + part_of_tile * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
                     for (int i = 0; i < 4; ++i)
@@ -413,43 +401,61 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                                   k > from || s > 0 || i > 0, (const FIRST *)0, (const SECOND *)0);
                 }
                 wgmma_commit();
+                if (LAG && group + 1 < GROUPS && id == begin && k - from + 1 == lag) named_announce(2 + GROUPS + group, 256);
                 if (k > from) {                                             /* the stage before this one has been read */
                     wgmma_wait(1);
-                    if (lane == 0) mbarrier_arrive(shared_address(&empty[ring][last]));
+                    if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
                 }
                 last = stage;
 #endif
-#if OWN
-                if (group == 0 && k == to / 2) begun = 1;
-#endif
                 if (++stage == STAGES) stage = 0, lap ^= 1;
             }
+            if (TURNS && id + stride < tiles) named_announce(2 + GROUPS + (group + 1) % GROUPS, 256);
 #if !SETS
             wgmma_wait(0);
-            if (lane == 0) mbarrier_arrive(shared_address(&empty[ring][last]));
+            if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
             #pragma unroll
             for (int u = 0; u < UNITS; ++u) wgmma_pin(d[u]);
 #endif
 
+            if (TURNS) skip(&stage, &lap, (GROUPS - 1) * (to - from));
             if (a.split > 1) {
                 sum *share = (sum *)(memory + (base - unaligned));
                 named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
                 #pragma unroll
                 for (int u = 0; u < UNITS; ++u) put_share(share, d[u], (part_of_tile + u / PARTS) * 64, u % PARTS * PART, t);
+                cp_async_wait_all();
                 cluster_sync();
-                add_shares(&a, at, slice, base, (int)threadIdx.x);
+                add_shares(&a, at, slice, base, first_scales[0], second_scales[0], (int)threadIdx.x);
             } else {
                 cp_async_wait_all();
+                if (WHOLE && t == 0) tma_store_wait_read(0);
                 named_sync(1 + group, 128);
-                void *const out = scaled_out(&a.s, at.batch);
+                void *const    out   = scaled_out(&a.s, at.batch);
+                const uint32_t place = base + OUT + group * BUFFERS * CHUNK_BYTES;
                 #pragma unroll
                 for (int u = 0; u < UNITS; ++u) {
                     const int64_t row = (part_of_tile + u / PARTS) * 64, column = u % PARTS * PART;
                     const int64_t m = at.m + (SWAP ? column : row), n = at.n + (SWAP ? row : column);
                     const float  *first = first_scales[group] + u / PARTS * 64, *second = second_scales[group] + column;
-                    if (a.by_tma) put_by_tma(&a, d[u], m, n, at.batch, t, group, first, second, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn);
+                    if (a.by_tma && a.s.out_dtype == SGK_BF16) put_by_tma(&a, d[u], m, n, at.batch, t, group, first, second, place, &turn, false);
+                    else if (a.by_tma) put_by_tma(&a, d[u], m, n, at.batch, t, group, first, second, place, &turn, true);
                     else put_directly(&a.s, out, d[u], m, n, t, first, second);
                 }
+#if WHOLE
+                if (a.by_tma) {
+                    async_fence();
+                    named_sync(1 + group, 128);
+                    if (t == 0) {
+                        #pragma unroll
+                        for (int c = 0; c < BUFFERS; ++c) {
+                            const int row = (part_of_tile + c * CHUNK / BN) * 64, column = c * CHUNK % BN;
+                            tma_store3(&a.result, (int)at.n + (SWAP ? row : column), (int)at.m + (SWAP ? column : row), at.batch, place + c * CHUNK_BYTES);
+                        }
+                        tma_store_commit();
+                    }
+                }
+#endif
             }
         }
         if (t == 0) tma_store_wait_read(0);

@@ -40,8 +40,9 @@ DEVICE void put(float to[BK][LINE], const float v[2][4], int row, int k)
         for (int e = 0; e < 4; ++e) to[k + e][row + 32 * i] = v[i][e];
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void linear_simt(const __grid_constant__ linear_args a)
+extern "C" __global__ __launch_bounds__(THREADS) void linear_simt(const __grid_constant__ linear_args batch)
 {
+    const linear_args a = linear_batch(&batch, blockIdx.y);
     __shared__ __align__(16) float xs[2][BK][LINE], ws[2][BK][LINE];
     int64_t                        m0, n0;
     linear_tile(&a, 64, 64, &m0, &n0);

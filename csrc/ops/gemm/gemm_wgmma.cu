@@ -6,16 +6,18 @@
  *   SWAP     0: the first operand of the instruction is input, the second weight; 1: the other way round, for few rows of input
  *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
  *   BN       and BN rows of the second
- *   STAGES   parts of the ring, of SLABS slabs each
+ *   BEHIND   slabs that the second group stays behind the first: they do not end a tile, and store it, at the same time
+ *   RESIDENT blocks on a multiprocessor: with 2, a block's copies are on their way while another one stores
+ *   STAGES   parts of the ring, of SLABS slabs each; fewer are used where sums of shares need room
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *
- * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K; they add up through each other's
- * shared memory, in the order of the shares. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
+ * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K and, of the tile, every split-th part of
+ * 16 rows or more: a warp sends its sums to the block whose they are, which adds the shares in their order. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
  * M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by the matrix units, or by memory when M is
  * small.
  *
- * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS BLOCKS][64], second [BN][64], then results on their way out. The sums of a
- * split are laid over the slabs.
+ * Shared memory: slabs [stages][SLABS] of first [64 GROUPS BLOCKS][64], second [BN][64], then results on their way out, or the sums of
+ * all shares.
  */
 #include "barrier.cuh"
 #include "cp_async.cuh"
@@ -29,34 +31,45 @@
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
-#define OUT         (STAGES * STAGE_BYTES)             /* where results begin */
 #define CHUNK       (BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 \
                                                       : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
 #define CHUNK_BYTES (64 * CHUNK * 2)
 #define MULTIPLIERS (128 * GROUPS)                     /* threads */
-#define PITCH       (SWAP ? ROWS + 4 : BN + 8)         /* of a row of sums: no bank is met twice */
+#define UNITS       (ROWS / 16)                        /* of the tile's rows: what one warp has */
 
 #if BN % (SWAP ? 16 : 32)
 #error "the macros do not fit each other"
 #endif
 
-struct corner { int64_t m, n; };
+struct corner {
+    int64_t m, n;
+    int     product;
+};
 
 /* Down the first tiles in bands: what runs at one time shares both operands in L2. */
 DEVICE corner tile(const linear_wgmma_args *a, int id)
 {
+    int product = 0;
+    if (a->l.batch > 1) product = id / (a->first_tiles * a->second_tiles), id %= a->first_tiles * a->second_tiles;
     const int     in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
     const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
     const int64_t first = (int64_t)(top + rest % high) * ROWS, second = (int64_t)(rest / high) * BN;
-    return SWAP ? corner{ second, first } : corner{ first, second };
+    return SWAP ? corner{ second, first, product } : corner{ first, second, product };
+}
+
+/* The next part of the ring. */
+DEVICE void advance(int stages, int *stage, uint32_t *lap)
+{
+    if (++*stage == stages) *stage = 0, *lap ^= 1;
 }
 
 /* ---- results of one warpgroup, the sums in its registers --------------------------------------------------------------- */
 
 /* Element by element: f32, or an out that TMA cannot write. */
-DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t)
+DEVICE void put_directly(const linear_args *batch, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t)
 {
-    const int r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
+    const linear_args l = linear_batch(batch, product), *a = &l;
+    const int         r = t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
 #if SWAP
     const float low = linear_bias(a, n + r), high = linear_bias(a, n + r + 8);
     #pragma unroll
@@ -75,10 +88,10 @@ DEVICE void put_directly(const linear_args *a, float (&d)[BN / 2], int64_t m, in
 }
 
 /* Through shared memory, in chunks: `place` has room for BUFFERS, `turn` says which one is next. */
-DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int t, int group, uint32_t place, int *turn)
+DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m, int64_t n, int product, int t, int group, uint32_t place, int *turn)
 {
-    const linear_args *l    = &a->l;
-    const int          lane = t % 32, warp = t / 32;
+    const linear_args one = linear_batch(&a->l, product), *l = &one;
+    const int         lane = t % 32, warp = t / 32;
 #if SWAP
     const float low = linear_bias(l, n + warp * 16 + lane / 4), high = linear_bias(l, n + warp * 16 + lane / 4 + 8);
 #endif
@@ -108,83 +121,81 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
         async_fence();
         named_sync(1 + group, 128);
         if (t == 0) {
-            tma_store2(&a->result, (int)n + (SWAP ? 0 : c * CHUNK), (int)m + (SWAP ? c * CHUNK : 0), to);
+            tma_store3(&a->result, (int)n + (SWAP ? 0 : c * CHUNK), (int)m + (SWAP ? c * CHUNK : 0), product, to);
             tma_store_commit();
         }
     }
 }
 
-/* Into the block's share of a split: rows of out, PITCH apart. `row` counts in the tile, along the first operand. */
-DEVICE void put_share(float *share, float (&d)[BN / 2], int row, int t)
+/* The first unit of the tile that belongs to block `rank` of a cluster. */
+DEVICE int unit_of(int split, int rank) { return (UNITS * rank + split - 1) / split; }
+
+/*
+ * A warp's sums, 16 rows of the first operand, to the block whose they are. An inbox is [split][most units of a block][BN / 8][32] times four
+ * sums, as the lanes of the instruction have them.
+ */
+DEVICE void send_share(const linear_wgmma_args *a, float (&d)[BN / 2], int unit, int slice, uint32_t inbox, uint32_t received, int lane)
 {
-    const int r = row + t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
+    const int      owner = unit * a->split / UNITS, most = (UNITS + a->split - 1) / a->split;
+    const uint32_t to = inbox + (uint32_t)((slice * most + unit - unit_of(a->split, owner)) * (BN / 8) * 32 + lane) * 16;
     #pragma unroll
-    for (int j = 0; j < BN / 8; ++j) {
-#if SWAP
-        #pragma unroll
-        for (int e = 0; e < 4; ++e) share[(8 * j + c + e % 2) * PITCH + r + e / 2 * 8] = d[4 * j + e];
-#else
-        *(float2 *)(share + r * PITCH + 8 * j + c)       = make_float2(d[4 * j], d[4 * j + 1]);
-        *(float2 *)(share + (r + 8) * PITCH + 8 * j + c) = make_float2(d[4 * j + 2], d[4 * j + 3]);
-#endif
-    }
+    for (int j = 0; j < BN / 8; ++j) cluster_store4(to + j * 512, (uint32_t)owner, d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
+    __syncwarp();
+    if (lane == 0) mbarrier_publish_at(received, (uint32_t)owner);
 }
 
-/* Four columns of out. */
-DEVICE void put4(const linear_args *l, int64_t m, int64_t n, float4 v, bool pieces)
+/* The sums of all shares of this block's units, in order, and out. */
+DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, const float4 *inbox, int warp, int lane)
 {
-    if (l->bias) v.x += linear_bias(l, n), v.y += linear_bias(l, n + 1), v.z += linear_bias(l, n + 2), v.w += linear_bias(l, n + 3);
-    if (!pieces) linear_store(l, m, n, v.x), linear_store(l, m, n + 1, v.y), linear_store(l, m, n + 2, v.z), linear_store(l, m, n + 3, v.w);
-    else if (l->out_dtype == SGK_F32) *(float4 *)((float *)l->out + m * l->out_stride + n) = v;
-    else *(uint2 *)((T *)l->out + m * l->out_stride + n) = make_uint2(pack2(v.x, v.y, (const T *)0), pack2(v.z, v.w, (const T *)0));
-}
-
-/* This block's columns of the tile, pieces of four: the sum of all shares, in order. Reads from other blocks are slow, hence several at once. */
-DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, uint32_t shares, int t)
-{
-    const linear_args *l      = &a->l;
-    const int          across = (SWAP ? ROWS : BN) / 4, left = across * slice / a->split, wide = across * (slice + 1) / a->split - left;
-    const int64_t      rest = l->rows - at.m;
-    const int          high = rest < (SWAP ? BN : ROWS) ? (int)rest : (SWAP ? BN : ROWS), count = high * wide;
-    const bool         pieces = a->by_tma || (l->out_dtype == SGK_F32 && l->out_stride % 4 == 0 && (uint64_t)l->out % 16 == 0);
-    for (int i = t; i < count; i += 4 * MULTIPLIERS) {
-        float4   sum[4];
-        uint32_t from[4];
-        #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            const int p = i + e * MULTIPLIERS < count ? i + e * MULTIPLIERS : i;
-            from[e]     = shares + (uint32_t)(p / wide * PITCH + (left + p % wide) * 4) * 4;
-            sum[e]      = cluster_load4(from[e], 0);
-        }
+    const linear_args l     = linear_batch(&a->l, at.product);
+    const int         first = unit_of(a->split, slice), units = unit_of(a->split, slice + 1) - first, most = (UNITS + a->split - 1) / a->split;
+    const bool        pairs = linear_pairs(&l);
+    #pragma unroll 1                            /* little code: every instruction of a short kernel comes from memory */
+    for (int i = warp; i < units * (BN / 8); i += MULTIPLIERS / 32) {
+        float4 sum = inbox[i * 32 + lane];
+        #pragma unroll 1
         for (int s = 1; s < a->split; ++s) {
-            float4 v[4];
-            #pragma unroll
-            for (int e = 0; e < 4; ++e) v[e] = cluster_load4(from[e], (uint32_t)s);
-            #pragma unroll
-            for (int e = 0; e < 4; ++e) sum[e].x += v[e].x, sum[e].y += v[e].y, sum[e].z += v[e].z, sum[e].w += v[e].w;
+            const float4 v = inbox[(s * most * (BN / 8) + i) * 32 + lane];
+            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
         }
-        #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            const int     p = i + e * MULTIPLIERS;
-            const int64_t n = at.n + (left + p % wide) * 4;
-            if (p < count && n < l->columns) put4(l, at.m + p / wide, n, sum[e], pieces);
-        }
+        const int row = (first + i / (BN / 8)) * 16 + lane / 4, column = i % (BN / 8) * 8 + lane % 4 * 2;
+#if SWAP
+        const int64_t m = at.m + column, n = at.n + row;
+        const float   low = linear_bias(&l, n), high = linear_bias(&l, n + 8);
+        linear_store(&l, m, n, sum.x + low), linear_store(&l, m + 1, n, sum.y + low);
+        linear_store(&l, m, n + 8, sum.z + high), linear_store(&l, m + 1, n + 8, sum.w + high);
+#else
+        const int64_t m = at.m + row, n = at.n + column;
+        const float   b0 = linear_bias(&l, n), b1 = linear_bias(&l, n + 1);
+        linear_store2(&l, m, n, sum.x + b0, sum.y + b1, pairs);
+        linear_store2(&l, m + 8, n, sum.z + b0, sum.w + b1, pairs);
+#endif
     }
 }
 
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
 
-extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
+/* A slab of the operand that is weight, or of the one that is input. */
+DEVICE void load(const linear_wgmma_args *a, bool weight, corner at, int slab, uint32_t to, uint32_t arrived, uint64_t policy)
+{
+    const sgk_tma_map *map = weight == SWAP ? &a->first : &a->second;
+    if (weight != SWAP) to += FIRST_BYTES;
+    if (weight) tma_load3_policy(to, map, slab * 64, (int)at.n, at.product, arrived, policy);
+    else tma_load3(to, map, slab * 64, (int)at.m, at.product, arrived);
+}
+
+extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
 {
     extern __shared__ uint8_t memory[];
-    __shared__ uint64_t       full[STAGES], empty[STAGES];
-    const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
+    __shared__ uint64_t       full[STAGES], empty[STAGES], received;        /* the sums of all shares */
+    const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u, results = base + (uint32_t)a.stages * STAGE_BYTES;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     const int                 slice = (int)cluster_rank(), lane = t % 32;
     const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 tiles = a.first_tiles * a.second_tiles, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
-    int                       stage = 0;
-    uint32_t                  lap   = 0;
+    const int                 begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
+    const uint64_t            policy = l2_policy((SWAP ? a.second_tiles : a.first_tiles) == 1);     /* for weights */
+    int                       stage  = 0;
+    uint32_t                  lap    = 0;
 
     if (threadIdx.x == MULTIPLIERS) {
         tma_prefetch_map(&a.first);
@@ -194,53 +205,70 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
             mbarrier_init(shared_address(&full[s]), 1);
             mbarrier_init(shared_address(&empty[s]), 4 * GROUPS);
         }
+        const int units = unit_of(a.split, slice + 1) - unit_of(a.split, slice);
+        mbarrier_init(shared_address(&received), units ? (uint32_t)(a.split * units) : 1);
         mbarrier_init_done();
     }
+    if (a.split > 1) cluster_announce();        /* its barriers are there */
     if (group < GROUPS) {
+        /* Weights are on their way to L2 while the copy engine still fetches its maps. */
+        const corner  at   = tile(&a, begin);
+        const int     k    = from * SLABS * 64;
+        const int64_t rest = a.l.depth - k;
+        for (int row = (int)threadIdx.x; row < (SWAP ? ROWS : BN) && at.n + row < a.l.columns && rest > 0 && begin < a.tiles; row += MULTIPLIERS)
+            l2_prefetch((const T *)a.l.weight + at.product * a.l.weight_batch + (at.n + row) * a.l.weight_stride + k,
+                        (rest < a.stages * SLABS * 64 ? (int)rest : a.stages * SLABS * 64) * 2, policy);
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
         __threadfence_block();
         __syncwarp();
         named_announce(1 + GROUPS, MULTIPLIERS + 32);
     }
-    pdl_wait();
 
     if (group == GROUPS) {
 #if BLOCKS * BN > 128
         registers_give(40);
 #endif
         if (t == 0) {
-            for (int id = begin; id < tiles; id += stride) {
-                const corner at    = tile(&a, id);
-                const int    first = (int)(SWAP ? at.n : at.m), second = (int)(SWAP ? at.m : at.n);
-                for (int k = from; k < to; ++k) {
+            /* The kernel before this one may still run: weights are not its result. */
+            const int ahead = begin < a.tiles ? (to - from < a.stages ? to - from : a.stages) : 0;
+            for (int k = 0; k < ahead; ++k) {
+                const uint32_t arrived = shared_address(&full[k]);
+                mbarrier_expect(arrived, STAGE_BYTES);
+                #pragma unroll
+                for (int s = 0; s < SLABS; ++s)
+                    load(&a, true, tile(&a, begin), (from + k) * SLABS + s, base + k * STAGE_BYTES + s * SLAB_BYTES, arrived, policy);
+            }
+            pdl_wait();
+            pdl_release();
+            for (int id = begin; id < a.tiles; id += stride) {
+                const corner at = tile(&a, id);
+                for (int k = from; k < to; ++k, advance(a.stages, &stage, &lap)) {
                     const uint32_t arrived = shared_address(&full[stage]);
-                    mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
-                    mbarrier_expect(arrived, STAGE_BYTES);
+                    const bool     begun   = id == begin && k - from < ahead;
+                    if (!begun) {
+                        mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
+                        mbarrier_expect(arrived, STAGE_BYTES);
+                    }
                     #pragma unroll
                     for (int s = 0; s < SLABS; ++s) {
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                        const int      x    = (k * SLABS + s) * 64;
-                        tma_load2(slab, &a.first, x, first, arrived);
-                        tma_load2(slab + FIRST_BYTES, &a.second, x, second, arrived);
+                        if (!begun) load(&a, true, at, k * SLABS + s, slab, arrived, policy);
+                        load(&a, false, at, k * SLABS + s, slab, arrived, policy);
                     }
-                    if (++stage == STAGES) stage = 0, lap ^= 1;
                 }
             }
-            if (a.split == 1) {
-                if (a.by_tma) tma_prefetch_map(&a.result);
-                pdl_release();
-            }
+            if (a.split == 1 && a.by_tma) tma_prefetch_map(&a.result);
         }
-        __syncwarp();
-        if (a.split > 1) cluster_sync();
     } else {
 #if BLOCKS * BN > 128
         registers_take(232);
 #endif
+        pdl_wait();
         float d[BLOCKS][BN / 2];
         int   turn = 0;
-        for (int id = begin; id < tiles; id += stride) {
+        if (BEHIND && group > 0) named_sync(2 + GROUPS, MULTIPLIERS);
+        for (int id = begin; id < a.tiles; id += stride) {
             const corner at   = tile(&a, id);
             int          last = 0;
             for (int k = from; k < to; ++k) {
@@ -257,12 +285,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
                             wgmma(d[b], x + i * WGMMA_STEP + b * (8192 / 16), y + i * WGMMA_STEP, k > from || s > 0 || i > 0, (const T *)0);
                 }
                 wgmma_commit();
+                if (BEHIND && group == 0 && id == begin && k - from == (to - from < BEHIND ? to - from : BEHIND) - 1) named_announce(2 + GROUPS, MULTIPLIERS);
                 if (k > from) {                                             /* the stage before this one has been read */
                     wgmma_wait(1);
                     if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
                 }
                 last = stage;
-                if (++stage == STAGES) stage = 0, lap ^= 1;
+                advance(a.stages, &stage, &lap);
             }
             wgmma_wait(0);
             if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
@@ -270,25 +299,22 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wgmma(
             for (int b = 0; b < BLOCKS; ++b) wgmma_pin(d[b]);
 
             if (a.split > 1) {
-                float *share = (float *)(memory + (base - unaligned));
-                named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
+                cluster_await();
                 #pragma unroll
-                for (int b = 0; b < BLOCKS; ++b) put_share(share, d[b], (group * BLOCKS + b) * 64, t);
-                cluster_sync();
-                add_shares(&a, at, slice, base, (int)threadIdx.x);
-            } else {
-                #pragma unroll
-                for (int b = 0; b < BLOCKS; ++b) {
-                    const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
-                    if (a.by_tma) put_by_tma(&a, d[b], m, n, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn);
-                    else put_directly(&a.l, d[b], m, n, t);
+                for (int b = 0; b < BLOCKS; ++b) send_share(&a, d[b], (group * BLOCKS + b) * 4 + t / 32, slice, results, shared_address(&received), lane);
+                if (unit_of(a.split, slice) < unit_of(a.split, slice + 1)) {
+                    mbarrier_wait_published(shared_address(&received), 0);
+                    add_shares(&a, at, slice, (const float4 *)(memory + (results - unaligned)), (int)threadIdx.x / 32, lane);
                 }
+                continue;
+            }
+            #pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) {
+                const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
+                if (a.by_tma) put_by_tma(&a, d[b], m, n, at.product, t, group, results + group * BUFFERS * CHUNK_BYTES, &turn);
+                else put_directly(&a.l, d[b], m, n, at.product, t);
             }
         }
         if (t == 0) tma_store_wait_read(0);
-    }
-    if (a.split > 1) {
-        cluster_sync();                         /* a block's shared memory is the cluster's until all are done */
-        pdl_release();
     }
 }

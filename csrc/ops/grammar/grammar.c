@@ -31,8 +31,8 @@ static sgk_status token_bitmask_cuda(struct token_bitmask_args *a, const char *o
     struct grammar_build *b       = token_bitmask_builds;
     while (b->size != a->size || (b->piece > 1 && !vectors)) ++b;
     const int64_t chunk = THREADS * STEPS * b->piece, chunks = (a->columns + chunk - 1) / chunk;
-    a->chunks           = sgk_divisor_of(chunks);
-    a->early            = a->columns * a->count * a->size <= EARLY_BYTES;
+    a->chunks = sgk_divisor_of(chunks);
+    a->early  = a->columns * a->count * a->size <= EARLY_BYTES;
 
     SGK_LOG_BUILD(exec, op, &b->kernel, b->piece > 1 ? "" : " (rows do not begin at 16 bytes)");
     const sgk_launch shape = { .grid = { chunks * a->count }, .block = { THREADS } };

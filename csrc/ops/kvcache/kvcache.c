@@ -5,9 +5,8 @@
 #include "cuda/indices.h"
 #include "sgl_kernel/kvcache.h"
 
-/* memcpy is as fast as the machine: the reference is the only version on the CPU. */
-sgk_cpu_fn                store_kv_cache_ref;
-static const sgk_cpu_impl store_kv_cache_cpu[] = { { "ref", 0, store_kv_cache_ref } };
+SGK_CPU_DECL(store_kv_cache);
+static const sgk_cpu_impl store_kv_cache_cpu[] = SGK_CPU_IMPLS(store_kv_cache);
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
 typedef struct {

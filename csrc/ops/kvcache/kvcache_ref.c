@@ -1,4 +1,4 @@
-/* The definition; copies leave nothing to be made faster but the number of threads. */
+/* The definition. Everything else is a faster way to get these bytes. */
 #include <string.h>
 #include "base/convert.h"
 #include "cpu/cpu.h"

@@ -9,8 +9,8 @@ SGK_CPU_DECL(moe_sum);
 static const sgk_cpu_impl moe_sum_cpu[] = SGK_CPU_IMPLS(moe_sum);
 
 /* memcpy is as fast as the machine: the reference is the only version on the CPU. */
-sgk_cpu_fn                shuffle_rows_ref;
-static const sgk_cpu_impl shuffle_rows_cpu[] = { { "ref", 0, shuffle_rows_ref } };
+SGK_CPU_DECL(shuffle_rows);
+static const sgk_cpu_impl shuffle_rows_cpu[] = SGK_CPU_IMPLS(shuffle_rows);
 
 /* PIECE is the unit that is copied, uint4 (16 bytes) where every address and stride allows it. */
 typedef struct {
@@ -74,7 +74,7 @@ static sgk_status shuffle_rows_cuda(const sgk_match *m, struct shuffle_rows_args
     const int64_t each = a->bytes / b->piece;
     SGK_REQUIRE(each <= INT32_MAX, SGK_UNSUPPORTED, "%s: rows of %lld bytes, expected fewer than 2^31 pieces of %d bytes", m->op, (long long)a->bytes, b->piece);
     SGK_LOG_BUILD(exec, m->op, &b->kernel, b->piece == 16 ? "" : " (rows not in 16-byte pieces)");
-    a->lanes_log2          = lanes_log2((each + SHUFFLE_STEPS - 1) / SHUFFLE_STEPS, SHUFFLE_THREADS);
+    a->lanes_log2       = lanes_log2((each + SHUFFLE_STEPS - 1) / SHUFFLE_STEPS, SHUFFLE_THREADS);
     const int64_t chunk = SHUFFLE_STEPS * ((int64_t)1 << a->lanes_log2), chunks = (each + chunk - 1) / chunk, rows = SHUFFLE_THREADS >> a->lanes_log2;
     a->chunks              = sgk_divisor_of(chunks);
     const sgk_launch shape = { .grid = { chunks * ((a->rows + rows - 1) / rows) }, .block = { SHUFFLE_THREADS } };

@@ -4,7 +4,6 @@
 #include "cpu/cpu.h"
 #include "moe.h"
 
-/* memcpy is as fast as the machine: this is the only version on the CPU. */
 void shuffle_rows_ref(const void *args, int64_t begin, int64_t end)
 {
     const struct shuffle_rows_args *a = args;

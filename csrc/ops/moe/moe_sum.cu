@@ -36,7 +36,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_const
 {
     const int64_t  pieces = a.dim / PIECE;
     const int      lanes  = 1 << a.lanes_log2;
-    const uint32_t group  = divide(blockIdx.x, a.chunks), chunk = blockIdx.x - group * a.chunks.by;
+    const uint32_t group = divide(blockIdx.x, a.chunks), chunk = blockIdx.x - group * a.chunks.by;
     const int64_t  token  = (int64_t)group * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2);
     const int64_t  c      = (int64_t)chunk * lanes + (threadIdx.x & (lanes - 1));
     const bool     inside = token < a.tokens && c < pieces;

@@ -97,7 +97,7 @@ SGK_INLINE void write_part(sgk_dtype t, int form, const struct norm_args *a, pla
     store(t, a->output, at.out + d, n, u);
 }
 
-/* The last pass asks for the next row while it writes this one, so that memory is read all the time. */
+/* The last pass asks for a later row while it writes this one, so that memory is read all the time. */
 SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, const struct norm_args *a, places at, places next, vf mean, vf scale)
 {
     const int64_t line = stream ? vf_to_line(t, a->output, at.out) : 0, head = line < a->dim ? line : a->dim;
@@ -118,16 +118,17 @@ SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, const struct norm_
     for (; d < a->dim; d += VF) write_part(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF, mean, scale);
 }
 
+enum { AHEAD = 2048 };                                  /* elements: a row further on is asked for */
+
 SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
 {
-    places at = places_of(a, begin);
+    const int64_t far = a->dim < AHEAD ? AHEAD / a->dim : 1;
     for (int64_t i = begin; i < end; ++i) {
-        const places next  = i + 1 < end ? places_of(a, i + 1) : at;
+        const places at = places_of(a, i), next = i + far < end ? places_of(a, i + far) : at;
         const float  mean  = LAYERS(form) ? row_sum(t, form, a, at) / (float)a->dim : 0;
         const float  scale = 1 / sqrtf(sum_of_squares(t, form, a, at, mean) / (float)a->dim + a->eps);
         if (a->stream) write_row(t, form, true, a, at, next, vf_set(mean), vf_set(scale));
         else write_row(t, form, false, a, at, next, vf_set(mean), vf_set(scale));
-        at = next;
     }
     if (a->stream) vf_stream_end();
 }

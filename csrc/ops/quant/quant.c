@@ -49,18 +49,16 @@ static tensor_build tensor_builds[] = TENSOR_BUILDS("quant_tensor");
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        elements, lanes_log2, fuse, form, most;      /* most groups it is good for */
+    int        elements, lanes_log2, fuse, form;
 } groups_build;
-enum { FEW_GROUPS  = 8192,                              /* so few that each thread may do half as much */
-       MANY_GROUPS = 32768 };                           /* what fills a GPU also with few threads */
-#define GROUPS_UP_TO(most, type, dtype, elements, lanes, fuse, form) \
+enum { MANY_GROUPS = 32768 };                           /* what fills a GPU also with few threads a group */
+#define GROUPS(type, dtype, elements, lanes, fuse, form) \
     { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DELEMENTS=" #elements " -DLANES=" #lanes " -DFUSE=" #fuse " -DFORM=" #form, SGK_GENERAL), \
-      dtype, elements, lanes, fuse, form, most }
-#define GROUPS(type, dtype, elements, lanes, fuse, form) GROUPS_UP_TO(INT32_MAX, type, dtype, elements, lanes, fuse, form)
+      dtype, elements, lanes, fuse, form }
 #define GROUPS_OF_128(type, dtype) \
-    GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), \
-        GROUPS_UP_TO(FEW_GROUPS, type, dtype, 8, 4, 0, GROUPS_FIRST), GROUPS_UP_TO(MANY_GROUPS - 1, type, dtype, 16, 3, 0, GROUPS_FIRST), \
-        GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
+    GROUPS(type, dtype, 32, 2, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), \
+        GROUPS(type, dtype, 32, 2, 0, GROUPS_FIRST), GROUPS(type, dtype, 16, 3, 0, GROUPS_FIRST), GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), \
+        GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
 #define GROUPS_OF_ANY(type, dtype) \
     GROUPS(type, dtype, 16, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 8, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 0, GROUPS_ANY), \
         GROUPS(type, dtype, 16, -1, 1, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 1, GROUPS_ANY)
@@ -200,7 +198,7 @@ static bool groups_fit(const groups_build *b, const struct quant_groups_args *a,
     return a->group % b->elements == 0 && (lanes & (lanes - 1)) == 0 && lanes <= (a->ue8m0 ? 8 : 32) &&    /* a word of scales is of one warp */
            (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && (b->elements < 32 || groups >= MANY_GROUPS) &&
            (b->form == GROUPS_ANY || known) && quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) &&
-           groups <= (b->most < INT32_MAX - THREADS ? b->most : INT32_MAX - THREADS);
+           groups <= INT32_MAX - THREADS;
 }
 
 static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)

@@ -22,22 +22,22 @@ struct quant_tensor_args {                  /* one scale */
 };
 
 struct quant_groups_args {                  /* a scale for each group of neighbours */
-    uint8_t             *q;
-    void                *s;                                   /* f32, or words of four exponents */
-    const void          *input;
-    const int32_t       *masked_m;
-    int64_t              rows, batch_rows;                    /* of all batches, of one */
-    int64_t              groups, group;                       /* groups of a row, elements of a group */
-    int64_t              q_stride, input_stride;              /* in elements */
-    int64_t              s_batch, s_row, s_column;            /* strides of s, in elements or words */
-    sgk_dtype            dtype;
-    sgk_dtype            code;                                /* e4m3 or i8 */
-    float                eps, least, most, inverse;           /* inverse: 1 / most */
-    int32_t              version;                             /* 1 or 2 */
-    int32_t              ue8m0, fuse;
-    int32_t              clamps;                              /* least and most are not the ends of the format */
-    int32_t              lanes_log2;                          /* GPU: 2^lanes_log2 threads share a group */
-    struct sgk_divisor   columns, lines;                      /* GPU: groups of a row, rounded up to whole words of scales; rows of a batch */
+    uint8_t           *q;
+    void              *s;                                   /* f32, or words of four exponents */
+    const void        *input;
+    const int32_t     *masked_m;
+    int64_t            rows, batch_rows;                    /* of all batches, of one */
+    int64_t            groups, group;                       /* groups of a row, elements of a group */
+    int64_t            q_stride, input_stride;              /* in elements */
+    int64_t            s_batch, s_row, s_column;            /* strides of s, in elements or words */
+    sgk_dtype          dtype;
+    sgk_dtype          code;                                /* e4m3 or i8 */
+    float              eps, least, most, inverse;           /* inverse: 1 / most */
+    int32_t            version;                             /* 1 or 2 */
+    int32_t            ue8m0, fuse;
+    int32_t            clamps;                              /* least and most are not the ends of the format */
+    int32_t            lanes_log2;                          /* GPU: 2^lanes_log2 threads share a group */
+    struct sgk_divisor columns, lines;                      /* GPU: groups of a row, rounded up to whole words of scales; rows of a batch */
 };
 
 /* What a build of the group quantiser knows of its arguments. */

@@ -234,7 +234,9 @@ static void check_all_groups(sgk_dtype dtype)
     check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 1, 1, 1, ROW_MAJOR, .fuse = false });
     check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 0, 3, 64, ROW_MAJOR, .fuse = false });
     if (!check_small) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 70, 33, 128, ALIGNED, .fuse = false });
-    if (check_on_gpu()) check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 600, 56, 128, ROW_MAJOR, .fuse = false });     /* so many groups that each has few threads */
+    if (check_on_gpu()) check_groups((group_case){ v1, 1, dtype, SGK_E4M3, 1, 600, 56, 128, ROW_MAJOR, .fuse = false });    /* so many groups that each has few threads */
+    if (check_on_gpu()) check_groups((group_case){ v2, 2, dtype, SGK_E4M3, 1, 600, 56, 128, ALIGNED, .fuse = false });
+    if (check_on_gpu()) check_groups((group_case){ v1, 1, dtype, SGK_I8, 1, 600, 56, 128, ROW_MAJOR, .fuse = false });
     check_groups((group_case){ "sgl_per_token_group_quant_fp8", 1, dtype, SGK_E4M3, 1, 3, 2, 24, ROW_MAJOR, .fuse = false });
     check_groups((group_case){ "sgl_per_token_group_quant_int8", 1, dtype, SGK_I8, 1, 3, 2, 24, COLUMN_MAJOR, .fuse = false });
 }
@@ -323,12 +325,14 @@ void check_quant(void)
     static const sgk_dtype formats[] = { SGK_F32, SGK_F16, SGK_BF16 };
     static const int64_t   some[]    = { 0, 1, 4, 7, 8, 64, 100, 512, 1000, 2048, 4096, 4104, 7168, 16384, 32768, 40000 };
     static const int64_t   few[]     = { 1, 8, 4096, 4104, 40000 };
+    static const int64_t   many[]    = { 512, 3584, 8192 };             /* of rows enough to fill a GPU: a build each */
     const int64_t         *dims      = check_small ? few : some;
     const size_t           count     = check_small ? sizeof few / sizeof *few : sizeof some / sizeof *some;
 
     for (size_t f = 0; f < 3; ++f) {
         for (int fp8 = 0; fp8 < 2; ++fp8) {
             for (size_t i = 0; i < count; ++i) check_rows(fp8, formats[f], check_small ? 2 : check_int(1, 5), dims[i], true);
+            for (size_t i = 0; i < sizeof many / sizeof *many; ++i) check_rows(fp8, formats[f], 300, many[i], true);
             check_rows(fp8, formats[f], 0, 64, true);
             check_rows(fp8, formats[f], 3, 128, false);
             check_infinite(fp8, formats[f]);

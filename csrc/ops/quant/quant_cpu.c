@@ -19,7 +19,7 @@ SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quan
 {
     const float most = code == SGK_E4M3 ? 448.0f : 127.0f;
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t              x       = row * a->input_stride;
+        const int64_t              x = row * a->input_stride;
         bool                       finite;
         const struct quant_scaling scaling = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
         const code_scale           k       = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS };
@@ -83,8 +83,8 @@ SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor
 
 void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
 {
-    const struct quant_tensor_args *a = args;
-    const code_scale                k = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS };
+    const struct quant_tensor_args *a      = args;
+    const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS };
     const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
@@ -118,7 +118,9 @@ SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, in
     static __attribute__((noinline)) void name(bool stream, bool finite, const struct quant_groups_args *a, const struct quant_scaling *s, uint8_t *q, \
                                                const void *from, int64_t first, int64_t n) \
     { \
-        encode_scaled_as(t, stream, a, (code_scale){ s->by, a->least, a->most, s->divide, a->clamps ? CODES_ANY : finite ? CODES_WITHIN : CODES_ENDS }, q, from, first, n); \
+        encode_scaled_as(t, stream, a, (code_scale){ s->by, a->least, a->most, s->divide, a->clamps ? CODES_ANY : finite ? CODES_WITHIN \
+                                                                                                                         : CODES_ENDS }, \
+                         q, from, first, n); \
     }
 SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_scale k, uint8_t *q, const void *from, int64_t first,
                                  int64_t n)
@@ -133,7 +135,8 @@ SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_gr
 ENCODE_SCALED(encode_f32, SGK_F32)
 ENCODE_SCALED(encode_f16, SGK_F16)
 ENCODE_SCALED(encode_bf16, SGK_BF16)
-#define encode_scaled(t, ...) ((t) == SGK_F32 ? encode_f32(__VA_ARGS__) : (t) == SGK_F16 ? encode_f16(__VA_ARGS__) : encode_bf16(__VA_ARGS__))
+#define encode_scaled(t, ...) ((t) == SGK_F32 ? encode_f32(__VA_ARGS__) : (t) == SGK_F16 ? encode_f16(__VA_ARGS__) \
+                                                                                         : encode_bf16(__VA_ARGS__))
 
 /* Of group j of the row whose scales begin at `place`. */
 SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, int64_t j, struct quant_scaling k)
@@ -217,10 +220,17 @@ SGK_INLINE vf summed(sgk_dtype t, bool add, const struct quant_norm_args *n, int
 /* Elements [first, first + count) of the norm, rounded to the format. `last`: nothing of the row is read after this, and the sum is stored. */
 SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
-    for (int64_t i = 0; i < count; i += VF) {
+    const int64_t kept = row * n->residual_stride + first;
+    int64_t       i    = 0;
+    for (; i + 2 * VF <= count; i += 2 * VF) {
+        const vf x = summed(t, add, n, row, first + i, VF), y = summed(t, add, n, row, first + i + VF, VF);
+        vf_store2(t, out, i, vf_mul(vf_mul(x, scale), vf_load(t, n->weight, first + i)), vf_mul(vf_mul(y, scale), vf_load(t, n->weight, first + i + VF)));
+        if (add && last) vf_store2(t, n->residual, kept + i, x, y);
+    }
+    for (; i < count; i += VF) {
         const vf x = summed(t, add, n, row, first + i, count - i);
         store_some(t, out, i, count - i, vf_mul(vf_mul(x, scale), load_some(t, n->weight, first + i, count - i)));
-        if (add && last) store_some(t, n->residual, row * n->residual_stride + first + i, count - i, x);
+        if (add && last) store_some(t, n->residual, kept + i, count - i, x);
     }
 }
 

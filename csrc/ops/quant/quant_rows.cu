@@ -62,7 +62,17 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_rows(const __gr
         const int c = thread + s * threads;
         p[s]        = c < pieces ? ((const uint4 *)x)[c] : make_uint4(0, 0, 0, 0);
     }
+#if STEPS == 2
     amax = largest_size(p, STEPS);
+#else                                                   /* where the machine is full, as fast with registers that keep it from being fuller */
+    #pragma unroll
+    for (int s = 0; s < STEPS; ++s) {
+        float v[PIECE];
+        unpack16(v, p[s], (const T *)0);
+        #pragma unroll
+        for (int i = 0; i < PIECE; ++i) amax = fmaxf(amax, fabsf(v[i]));
+    }
+#endif
 #endif
     const quant_scaling scaling = quant_row_scaling(row_max(amax, scratch, threads / 32), a.code);
     if (thread == 0) a.s[row * a.s_stride] = scaling.s;

@@ -99,7 +99,7 @@ static sgk_status rope_cuda(struct rope_args *a, const char *op, int ordinal, co
     a->heads            = (int32_t)heads;
     rope_build   *b     = choose(a);
     const int64_t piece = b->bytes ? b->bytes / sgk_dtype_size(a->dtype) : 1, each = a->rot_dim / 2 / piece + up(a->rest, 2 * piece), threads = b->threads;
-    a->each             = (int32_t)each;
+    a->each = (int32_t)each;
 
     SGK_LOG_BUILD(exec, op, &b->kernel, b->bytes == 16 ? "" : " (heads, or cosines and sines, are not in 16-byte pieces)");
     /* Blocks that share a token have equal parts of its heads. */

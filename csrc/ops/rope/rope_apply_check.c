@@ -75,6 +75,7 @@ void check_apply_rope(void)
             check_apply((apply_case){ t, 3, 2, 3, 13, 6, i, false, true, false });
             check_apply((apply_case){ t, 3, 4, 2, 64, 64, i, false, false, true });
             check_apply((apply_case){ t, 300, 3, 1, 64, 32, i, true, true, false });
+            if (check_on_gpu()) check_apply((apply_case){ t, 1640, 32, 8, 128, 128, i, true, false, false });       /* more than the GPU holds at once */
             if (check_small) continue;
             check_apply((apply_case){ t, 0, 4, 2, 64, 64, i, false, true, false });
             check_apply((apply_case){ t, 3, 2, 2, 32, 0, i, false, false, false });

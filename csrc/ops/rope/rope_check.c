@@ -94,6 +94,7 @@ void check_rope(void)
             check_rotary_embedding((rope_case){ t, SGK_I32, 2, 3, 3, 11, 6, n, true, false });
             check_rotary_embedding((rope_case){ t, SGK_I64, 4, 2, 2, 2, 2, n, false, false });
             check_rotary_embedding((rope_case){ t, SGK_I64, 300, 3, 1, 64, 32, n, true, false });
+            if (check_on_gpu()) check_rotary_embedding((rope_case){ t, SGK_I64, 1640, 32, 8, 128, 128, n, true, false });     /* more than the GPU holds at once */
             check_rotary_embedding_batch(t, n);
             if (check_small) continue;
             check_rotary_embedding((rope_case){ t, SGK_I64, 0, 4, 2, 64, 64, n, false, false });

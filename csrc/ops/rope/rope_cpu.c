@@ -1,5 +1,5 @@
 /* The cosines and sines of up to PAIRS pairs are widened once for each token and then serve all heads. */
-#include "cpu/simd.h"
+#include "cpu/copy.h"
 #include "rope.h"
 
 enum { PAIRS = 256 };
@@ -68,16 +68,20 @@ SGK_INLINE void rotate_heads(sgk_dtype t, const struct rope_args *a, const struc
 }
 
 /* `count` elements of every head; what is stored twice is computed once. */
-SGK_INLINE void copy_heads(sgk_dtype t, const struct rope_heads *from, int64_t x, const struct rope_heads *to, int64_t out, int32_t heads, int64_t count)
+SGK_INLINE void copy_heads(sgk_dtype t, bool stream, const struct rope_heads *from, int64_t x, const struct rope_heads *to, int64_t out, int32_t heads,
+                           int64_t count)
 {
     const int64_t size = t == SGK_F32 ? 4 : 2;
-    for (int64_t n = 0; n < heads; ++n)
-        memcpy((char *)to->data + (out + n * to->head_stride) * size, (const char *)from->data + (x + n * from->head_stride) * size, (size_t)(count * size));
+    for (int64_t n = 0; n < heads; ++n) {
+        const char *head = (const char *)from->data + (x + n * from->head_stride) * size;
+        copy_row((char *)to->data + (out + n * to->head_stride) * size, head, count * size, stream, head + from->inner_stride * size);
+    }
 }
 
 SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_args *a, int64_t begin, int64_t end)
 {
-    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1;
+    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1, kept = 2 * a->k_heads * a->head_size * (t == SGK_F32 ? 4 : 2);
+    const bool    stream = a->k_buffer.data && kept > 0 && sgk_cpu_streams(a->k_buffer.data, a->tokens, kept, 1);
     rope_angles   w;
     for (int64_t token = begin; token < end; ++token) {
         const int64_t outer = token / a->inner, inner = token % a->inner;
@@ -92,14 +96,15 @@ SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_arg
             rotate_heads(t, a, &a->k, &a->k_out, a->k_heads, outer, inner, first, count, &w);
         }
         if (a->rest && a->q_out.data != a->q.data)
-            copy_heads(t, &a->q, place(&a->q, outer, inner) + a->rot_dim, &a->q_out, place(&a->q_out, outer, inner) + a->rot_dim, a->q_heads, a->rest);
+            copy_heads(t, false, &a->q, place(&a->q, outer, inner) + a->rot_dim, &a->q_out, place(&a->q_out, outer, inner) + a->rot_dim, a->q_heads, a->rest);
         if (a->rest && a->k_out.data != a->k.data)
-            copy_heads(t, &a->k, place(&a->k, outer, inner) + a->rot_dim, &a->k_out, place(&a->k_out, outer, inner) + a->rot_dim, a->k_heads, a->rest);
+            copy_heads(t, false, &a->k, place(&a->k, outer, inner) + a->rot_dim, &a->k_out, place(&a->k_out, outer, inner) + a->rot_dim, a->k_heads, a->rest);
         if (!a->k_buffer.data) continue;
         const int64_t slot = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
-        copy_heads(t, &a->k_out, place(&a->k_out, outer, inner), &a->k_buffer, slot * a->k_buffer.inner_stride, a->k_heads, a->head_size);
-        copy_heads(t, &a->v, place(&a->v, outer, inner), &a->v_buffer, slot * a->v_buffer.inner_stride, a->k_heads, a->head_size);
+        copy_heads(t, stream, &a->k_out, place(&a->k_out, outer, inner), &a->k_buffer, slot * a->k_buffer.inner_stride, a->k_heads, a->head_size);
+        copy_heads(t, stream, &a->v, place(&a->v, outer, inner), &a->v_buffer, slot * a->v_buffer.inner_stride, a->k_heads, a->head_size);
     }
+    if (stream) vf_stream_end();
 }
 
 void SGK_CPU_FN(rope)(const void *args, int64_t begin, int64_t end)

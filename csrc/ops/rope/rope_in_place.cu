@@ -48,7 +48,7 @@ extern "C" __global__ __launch_bounds__(THREADS, RESIDENT / THREADS) void rope_i
     const bool     known = position >= 0 && position < a.max_position;          /* another token is passed over */
     const int64_t  row   = known ? position : 0;
     const C *const c_row = (const C *)a.cosines + row * a.cosine_stride + pair, *const s_row = (const C *)a.sines + row * a.sine_stride + pair;
-    uint4          cosines[ANGLES], sines[ANGLES];
+    uint4 cosines[ANGLES], sines[ANGLES];
     #pragma unroll
     for (int i = 0; i < ANGLES; ++i) cosines[i] = ((const uint4 *)c_row)[i], sines[i] = ((const uint4 *)s_row)[i];
     float c[PIECE], s[PIECE];

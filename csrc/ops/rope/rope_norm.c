@@ -8,17 +8,16 @@
 SGK_CPU_DECL(qk_norm_rope);
 static const sgk_cpu_impl qk_norm_rope_cpu[] = SGK_CPU_IMPLS(qk_norm_rope);
 
-/* Of a size, the first is for few heads, of which each has many threads; the last takes any alignment and any part of a head that rotates. */
-#define BUILD(dim, lanes, heads) \
-    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DLANES=" #lanes " -DHEADS=" #heads, SGK_GENERAL), dim, lanes, heads }
+/* Of a size, for more and more heads, of which a thread then takes more; the last takes any alignment and any part of a head that rotates. */
+#define BUILD(dim, lanes, heads, most) \
+    { SGK_KERNEL("rope/rope_norm.cu", "qk_norm_rope", "-DDIM=" #dim " -DLANES=" #lanes " -DHEADS=" #heads, SGK_GENERAL), dim, lanes, heads, most }
 #define BUILDS(dim, few_lanes, lanes) \
-    BUILD(dim, few_lanes, 1), BUILD(dim, lanes, 2), \
-    { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0, 1 }
+    BUILD(dim, few_lanes, 1, 4096), BUILD(dim, lanes, 2, 65536), BUILD(dim, lanes, 4, INT64_MAX), \
+    { SGK_KERNEL("rope/rope_norm_any.cu", "qk_norm_rope_any", "-DDIM=" #dim, SGK_GENERAL), dim, 0, 1, INT64_MAX }
 
-norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64, 16, 4), BUILDS(128, 32, 8), BUILDS(256, 32, 16) };
+norm_build qk_norm_rope_builds[NORM_BUILDS] = { BUILDS(64, 8, 4), BUILDS(128, 16, 8), BUILDS(256, 32, 16) };
 
 enum { THREADS = 160,                                   /* of a block, about; the kernel takes 256 */
-       FEW     = 4096,                                  /* heads, below which threads are not yet scarce */
        WARPS   = 8 };                                   /* as in rope_norm_any.cu */
 
 static int64_t up(int64_t n, int64_t step) { return (n + step - 1) / step; }
@@ -28,7 +27,7 @@ static bool takes(const norm_build *b, const struct qk_norm_rope_args *a, int64_
     if (b->dim != a->head_dim) return false;
     if (b->lanes == 0) return true;
     return sgk_in_pieces(a->qkv, a->qkv_stride, SGK_BF16) && sgk_in_pieces(a->q_weight, 0, SGK_BF16) && sgk_in_pieces(a->k_weight, 0, SGK_BF16) &&
-           (!a->is_neox || a->rot_dim % 16 == 0) && (b->heads > 1 || a->tokens * heads <= FEW);
+           (!a->is_neox || a->rot_dim % 16 == 0) && a->tokens * heads <= b->most;
 }
 
 static sgk_status qk_norm_rope_cuda(const struct qk_norm_rope_args *a, const char *op, int ordinal, const sgk_exec *exec)

@@ -20,10 +20,11 @@ struct qk_norm_rope_args {
 #include <stdbool.h>
 #include "cuda/kernel.h"
 /* Every build of rope_norm.cu and rope_norm_any.cu, for rope_kernels[]. */
-enum { NORM_BUILDS = 9 };
+enum { NORM_BUILDS = 12 };
 typedef struct {
     sgk_kernel kernel;
     int        dim, lanes, heads;       /* lanes 0: rope_norm_any.cu */
+    int64_t    most;                    /* heads of all tokens for which it is good */
 } norm_build;
 extern norm_build qk_norm_rope_builds[NORM_BUILDS];
 

@@ -38,6 +38,8 @@ void check_qk_norm_rope(void)
             check_case_of(2, 3, 1, 0, dim, dim / 2, neox, 4, true);
             check_case_of(2, 2, 1, 1, dim, 3 * (dim / 16), neox, 2, false);
             check_case_of(300, 5, 1, 1, dim, dim / 2, neox, 4, true);
+            check_case_of(700, 5, 1, 1, dim, dim / 2, neox, 4, true);       /* so many heads that a thread takes two */
+            if (check_on_gpu() && neox) check_case_of(1640, 32, 8, 1, dim, dim, neox, 1, true);     /* or four */
             if (check_small) continue;
             check_case_of(0, 2, 2, 2, dim, dim, neox, 1, true);
             check_case_of(5, 9, 0, 1, dim, dim, neox, 4, true);

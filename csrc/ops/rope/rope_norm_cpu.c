@@ -1,30 +1,41 @@
 /* A token's cosines and sines serve all its heads; a head is normalised and rotated in f32 beside its place. */
 #include <math.h>
 #include "cpu/simd.h"
+#include "cpu/turn.h"
 #include "rope_norm.h"
 
 enum { PAIRS = QK_NORM_ROPE_MOST / 2 };
 
-static void frequencies(const struct qk_norm_rope_args *a, double *f)
+/* Returns the largest. */
+static double frequencies(const struct qk_norm_rope_args *a, double *f)
 {
+    double most = 0;
     for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
         const double plain = pow(a->base, -2.0 * (double)i / a->rot_dim);
         const double ramp  = a->scaled ? fmin(fmax(((double)i - a->low) / ((double)a->high - a->low), 0), 1) : 0;
         f[i]               = a->scaled ? plain / a->factor * ramp + plain * (1 - ramp) : plain;
+        most               = fmax(most, f[i]);
+    }
+    return most;
+}
+
+/* Of `count` heads of a token from number n on, one beside the other: what makes a head's mean square 1. head_dim is a multiple of 64. */
+enum { TOGETHER = 8 };
+SGK_INLINE void scales_of(const struct qk_norm_rope_args *a, int64_t at, int count, float *scale)
+{
+    for (int n = 0; n < count; ++n, at += a->head_dim) {
+        vf sum0 = vf_zero(), sum1 = vf_zero();
+        for (int64_t d = 0; d < a->head_dim; d += 2 * VF) {
+            const vf u = vf_load(SGK_BF16, a->qkv, at + d), v = vf_load(SGK_BF16, a->qkv, at + d + VF);
+            sum0 = vf_fma(u, u, sum0), sum1 = vf_fma(v, v, sum1);
+        }
+        scale[n] = 1 / sqrtf(vf_sum(vf_add(sum0, sum1)) / (float)a->head_dim + a->eps);
     }
 }
 
-/* head_dim is a multiple of 64. */
-SGK_INLINE void normalise(const struct qk_norm_rope_args *a, int64_t at, const void *weight, float *x)
+SGK_INLINE vf normalised(const struct qk_norm_rope_args *a, int64_t at, const void *weight, int64_t d, vf scale)
 {
-    vf sum = vf_zero();
-    for (int64_t d = 0; d < a->head_dim; d += VF) {
-        const vf v = vf_load(SGK_BF16, a->qkv, at + d);
-        vf_store_f32(x + d, v);
-        sum = vf_fma(v, v, sum);
-    }
-    const vf scale = vf_set(1 / sqrtf(vf_sum(sum) / (float)a->head_dim + a->eps));
-    for (int64_t d = 0; d < a->head_dim; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load_f32(x + d), scale), vf_load(SGK_BF16, weight, d)));
+    return vf_mul(vf_mul(vf_load(SGK_BF16, a->qkv, at + d), scale), vf_load(SGK_BF16, weight, d));
 }
 
 /* x in place; neighbours: c has each cosine twice, s each sine as -s, +s. */
@@ -54,24 +65,54 @@ SGK_INLINE void rotate(const struct qk_norm_rope_args *a, float *x, const float 
     }
 }
 
+/* A head whose halves, or pairs, fill vectors goes through registers; another one through x. */
+SGK_INLINE void head(const struct qk_norm_rope_args *a, int64_t at, const void *weight, vf scale, const float *c, const float *s)
+{
+    const int64_t half = a->rot_dim / 2;
+    float         x[QK_NORM_ROPE_MOST];
+    if (half % VF) {
+        for (int64_t d = 0; d < a->head_dim; d += VF) vf_store_f32(x + d, normalised(a, at, weight, d, scale));
+        rotate(a, x, c, s);
+        for (int64_t d = 0; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, vf_load_f32(x + d));
+        return;
+    }
+    if (a->is_neox) {
+        for (int64_t i = 0; i < half; i += VF) {
+            const vf u = normalised(a, at, weight, i, scale), v = normalised(a, at, weight, half + i, scale), ci = vf_load_f32(c + i), si = vf_load_f32(s + i);
+            vf_store(SGK_BF16, a->qkv, at + i, vf_sub(vf_mul(u, ci), vf_mul(v, si)));
+            vf_store(SGK_BF16, a->qkv, at + half + i, vf_add(vf_mul(v, ci), vf_mul(u, si)));
+        }
+    } else {
+        for (int64_t i = 0; i < 2 * half; i += VF) {
+            const vf u = normalised(a, at, weight, i, scale);
+            vf_store(SGK_BF16, a->qkv, at + i, vf_add(vf_mul(u, vf_load_f32(c + i)), vf_mul(vf_swap_pairs(u), vf_load_f32(s + i))));
+        }
+    }
+    for (int64_t d = 2 * half; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, normalised(a, at, weight, d, scale));
+}
+
 void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
 {
     const struct qk_norm_rope_args *a = args;
     double                          f[PAIRS];
-    float                           c[2 * PAIRS], s[2 * PAIRS], x[QK_NORM_ROPE_MOST];
-    frequencies(a, f);
+    float                           c[2 * PAIRS], s[2 * PAIRS], scale[TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
+    const double                    most = frequencies(a, f);
     for (int64_t t = begin; t < end; ++t) {
-        for (int64_t i = 0; i < a->rot_dim / 2; ++i) {
-            const double angle = a->position_ids[t * a->position_stride] * f[i];
-            const float  ci = (float)(cos(angle) * a->attention_factor), si = (float)(sin(angle) * a->attention_factor);
-            if (a->is_neox) c[i] = ci, s[i] = si;
-            else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
+        for (int64_t first = 0; first < a->rot_dim / 2; first += TURN_BLOCK) {
+            const int64_t n = a->rot_dim / 2 - first < TURN_BLOCK ? a->rot_dim / 2 - first : TURN_BLOCK;
+            turn(f + first, most, a->position_ids[t * a->position_stride], n, sine, cosine);
+            for (int64_t j = 0, i = first; j < n; ++j, ++i) {
+                const float ci = cosine[j] * a->attention_factor, si = sine[j] * a->attention_factor;
+                if (a->is_neox) c[i] = ci, s[i] = si;
+                else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
+            }
         }
-        for (int64_t n = 0; n < (int64_t)a->q_heads + a->k_heads; ++n) {
-            const int64_t at = t * a->qkv_stride + n * a->head_dim;
-            normalise(a, at, n < a->q_heads ? a->q_weight : a->k_weight, x);
-            rotate(a, x, c, s);
-            for (int64_t d = 0; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, vf_load_f32(x + d));
+        const int64_t heads = (int64_t)a->q_heads + a->k_heads;
+        for (int64_t n = 0; n < heads; n += TOGETHER) {
+            const int     count = heads - n < TOGETHER ? (int)(heads - n) : TOGETHER;
+            const int64_t at    = t * a->qkv_stride + n * a->head_dim;
+            scales_of(a, at, count, scale);
+            for (int j = 0; j < count; ++j) head(a, at + j * a->head_dim, n + j < a->q_heads ? a->q_weight : a->k_weight, vf_set(scale[j]), c, s);
         }
     }
 }

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Attention over many queries: `sgl_kernel.flash_attn` of one or several libraries, and torch's (cuDNN).
+
+    python benchmark/attention.py --library ours=python --library fa3=/path/of/another/sgl_kernel --json out.json
+
+Each library runs in a process of its own, because both define the same names; the processes share one GPU and take turns. A figure is the
+median over the rounds, a ratio the median of the ratios of paired rounds, above 1 where the first library is faster. Operations are those of the products
+alone, of pairs of a query and a key that it sees. Inputs are random normal numbers, the same in every process; results are compared
+before any is timed.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+
+def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16"):
+    return dict(name=name, batch=batch, length=length, heads=heads, kv_heads=kv_heads, dim=dim, dim_v=dim_v or dim, causal=causal, window=window,
+                layout=layout, page=page, dtype=dtype)
+
+
+CASES = [
+    case("causal 4x4096 32:32", 4, 4096, 32, 32, 128), case("full 4x4096 32:32", 4, 4096, 32, 32, 128, causal=False),
+    case("causal 16x1024 32:8", 16, 1024, 32, 8, 128), case("full 16x1024 32:8", 16, 1024, 32, 8, 128, causal=False),
+    case("causal 8x2048 32:8", 8, 2048, 32, 8, 128), case("causal 4x4096 32:8", 4, 4096, 32, 8, 128),
+    case("causal 2x8192 32:8", 2, 8192, 32, 8, 128), case("full 2x8192 32:8", 2, 8192, 32, 8, 128, causal=False),
+    case("causal 1x16384 32:8", 1, 16384, 32, 8, 128), case("causal 1x32768 32:8", 1, 32768, 32, 8, 128),
+    case("causal 4x4096 32:32 x 64", 4, 4096, 32, 32, 64), case("full 4x4096 32:32 x 64", 4, 4096, 32, 32, 64, causal=False),
+    case("causal 4x4096 16:16 x 192/128", 4, 4096, 16, 16, 192, 128), case("causal 4x4096 16:16 x 256", 4, 4096, 16, 16, 256),
+    case("variable 8 up to 4096 32:8", 8, 4096, 32, 8, 128, layout="packed"),
+    case("page 1, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=1), case("page 16, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=16),
+    case("page 64, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=64), case("window 1024, 2x8192 32:8", 2, 8192, 32, 8, 128, window=1024),
+]
+
+
+def lengths_of(c):
+    if c["layout"] != "packed":
+        return [c["length"]] * c["batch"]
+    return [c["length"] * (i * 5 % c["batch"] + 1) // c["batch"] for i in range(c["batch"])]
+
+
+def operations(c):
+    pairs = 0
+    for n in lengths_of(c):
+        if c["window"] >= 0:
+            pairs += sum(min(i + 1, c["window"] + 1) for i in range(n))
+        else:
+            pairs += n * (n + 1) // 2 if c["causal"] else n * n
+    return 2 * pairs * c["heads"] * (c["dim"] + c["dim_v"])
+
+
+# ---- one library in a process: answers lines of JSON ---------------------------------------------------------------------------------------------
+
+def prepare(torch, library, c):
+    torch.manual_seed(7)
+    dtype = getattr(torch, c["dtype"])
+    lengths, b, n = lengths_of(c), c["batch"], c["length"]
+    rows = sum(lengths)
+    q, k, v = (torch.randn(rows, heads, dim, device="cuda").to(dtype) for heads, dim in ((c["heads"], c["dim"]), (c["kv_heads"], c["dim"]), (c["kv_heads"], c["dim_v"])))
+    window = (c["window"], 0) if c["window"] >= 0 else (-1, -1)
+    if library == "cudnn":
+        if c["layout"] != "dense" or c["window"] >= 0:
+            return None
+        import torch.nn.functional as F
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        q, k, v = (t.view(b, n, *t.shape[1:]).transpose(1, 2) for t in (q, k, v))
+
+        def call():
+            with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=c["causal"], enable_gqa=c["heads"] != c["kv_heads"]).transpose(1, 2).reshape(rows, c["heads"], c["dim_v"])
+        return call
+    from sgl_kernel.flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
+    if c["layout"] == "packed":
+        cu = torch.tensor([sum(lengths[:i]) for i in range(b + 1)], dtype=torch.int32, device="cuda")
+        return lambda: flash_attn_varlen_func(q, k, v, cu, cu, n, n, causal=c["causal"], window_size=window)
+    q = q.view(b, n, *q.shape[1:])
+    if c["layout"] == "dense":
+        k, v = k.view(b, n, *k.shape[1:]), v.view(b, n, *v.shape[1:])
+        return lambda: flash_attn_with_kvcache(q, k, v, causal=c["causal"], window_size=window).reshape(rows, c["heads"], c["dim_v"])
+    page, per = c["page"], n // c["page"]
+    order = torch.randperm(b * per, device="cuda")
+    paged_k, paged_v = (torch.empty(b * per, page, *t.shape[1:], dtype=dtype, device="cuda") for t in (k, v))
+    paged_k[order], paged_v[order] = k.view(b * per, page, *k.shape[1:]), v.view(b * per, page, *v.shape[1:])
+    table, used = order.view(b, per).int(), torch.full((b,), n, dtype=torch.int32, device="cuda")
+    cu = torch.arange(0, rows + 1, n, dtype=torch.int32, device="cuda")
+    flat = q.reshape(rows, *q.shape[2:])
+    return lambda: flash_attn_with_kvcache(flat, paged_k, paged_v, cache_seqlens=used, page_table=table, cu_seqlens_q=cu, max_seqlen_q=n, causal=c["causal"], window_size=window)
+
+
+def worker(library):
+    import torch
+    call = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "case" in request:
+                call = prepare(torch, library, request["case"])
+                answer = None
+                if call:
+                    out = call()
+                    torch.cuda.synchronize()
+                    answer = out[:: max(1, out.shape[0] // 64), 0].float().flatten()[:4096].tolist()
+                    for _ in range(2):
+                        call()
+                    torch.cuda.synchronize()
+            else:
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                for _ in range(request["calls"]):
+                    call()
+                end.record()
+                end.synchronize()
+                answer = start.elapsed_time(end) * 1e3 / request["calls"]
+        except Exception as error:          # one library may not take what the other does
+            answer = {"error": f"{type(error).__name__}: {error}"[:200]}
+        print("ANSWER " + json.dumps(answer), flush=True)
+
+
+class Library:
+    def __init__(self, name, path):
+        environment = dict(os.environ)
+        if path:
+            environment["PYTHONPATH"] = path + os.pathsep + environment.get("PYTHONPATH", "")
+        self.name = name
+        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("ANSWER "):
+                return json.loads(line[7:])
+        raise SystemExit(f"{self.name} ended")
+
+
+def measure(c, libraries, rounds, milliseconds):
+    results, refused = {}, {}
+    for library in libraries:
+        answer = library.ask(case=c)
+        if isinstance(answer, list):
+            results[library.name] = answer
+        else:
+            refused[library.name] = answer["error"] if answer else "not asked"
+    running = [x for x in libraries if x.name in results]
+    if not running:
+        return {"case": c, "refused": refused}
+    first = results[running[0].name]
+    apart = {x.name: max(abs(p - q) for p, q in zip(first, results[x.name])) for x in running[1:]}
+    calls = {x.name: max(1, round(milliseconds * 1e3 / x.ask(calls=2))) for x in running}
+    times = {x.name: [] for x in running}
+    for i in range(rounds):
+        for x in running if i % 2 == 0 else running[::-1]:
+            times[x.name].append(x.ask(calls=calls[x.name]))
+    us = {name: statistics.median(t) for name, t in times.items()}
+    return {"case": c, "us": us, "teraflops": {name: operations(c) / t * 1e-6 for name, t in us.items()}, "apart": apart, "refused": refused,
+            "ratio": {x.name: statistics.median(b / a for a, b in zip(times[running[0].name], times[x.name])) for x in running[1:]}}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--library", action="append", metavar="NAME=PATH", help="a folder for PYTHONPATH; may be repeated. The first one is compared with the others")
+    parser.add_argument("--no-cudnn", action="store_true")
+    parser.add_argument("--only", action="append", default=[], help="cases whose name contains it; may be repeated")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--milliseconds", type=float, default=20, help="of one library's turn in a round")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return worker(arguments.worker)
+    libraries = [Library(*text.split("=", 1)) for text in arguments.library or ["ours="]]
+    if not arguments.no_cudnn:
+        libraries.append(Library("cudnn", ""))
+    results = []
+    for c in CASES:
+        if arguments.only and not any(text in c["name"] for text in arguments.only):
+            continue
+        r = measure(c, libraries, arguments.rounds, arguments.milliseconds)
+        results.append(r)
+        figures = [f"{name} {t:5.0f} TFLOP/s" + (f" (ratio {r['ratio'][name]:.3f})" if name in r["ratio"] else "") for name, t in r.get("teraflops", {}).items()]
+        print(f"{c['name']:32} " + ", ".join(figures) + "".join(f"; {name}: {why}" for name, why in r["refused"].items() if why != "not asked"), flush=True)
+    if arguments.json:
+        import torch
+        with open(arguments.json, "w") as file:
+            json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rounds": arguments.rounds, "rows": results}, file, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

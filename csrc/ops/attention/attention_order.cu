@@ -1,0 +1,57 @@
+/*
+ * Before attention_wgmma: nothing is given out yet; and where lengths differ, a list of the tiles of queries of all sequences, those with
+ * the most keys first. One block; tiles with about as many keys come in any order, which changes no result.
+ */
+#include "attention_wgmma.h"
+#include "launch.cuh"
+
+#define THREADS 1024
+#define BINS    1024
+
+/* Tiles of keys that a tile of queries meets, cut to BINS of them. */
+DEVICE int bin_of(const attention_wgmma_args *p, const attention_sequence *s, int tile, int width)
+{
+    const int            first = tile * p->tile_rows, last = first + p->tile_rows < s->sq ? first + p->tile_rows - 1 : s->sq - 1;
+    const attention_keys from = attention_keys_of(&p->a, s, first), to = attention_keys_of(&p->a, s, last);
+    const int            keys = to.end > from.begin ? to.end - from.begin : 0, bin = keys / width;
+    return bin < BINS ? bin : BINS - 1;
+}
+
+extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_order(const __grid_constant__ attention_wgmma_args p)
+{
+    __shared__ int count[BINS], sums[32];
+    const int      warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int      most = (p.a.max_k + (p.a.apart ? p.a.max_new : 0)) / BINS, width = most > p.tile_keys ? most : p.tile_keys;
+    count[threadIdx.x] = 0;
+    __syncthreads();
+    pdl_wait();
+    if (threadIdx.x == 0) *p.next = 0;
+    if (!p.order) return;
+    for (int n = warp; n < p.a.batch; n += THREADS / 32) {
+        const attention_sequence s = attention_sequence_of(&p.a, n);
+        for (int tile = lane; tile * p.tile_rows < s.sq; tile += 32) atomicAdd(&count[bin_of(&p, &s, tile, width)], 1);
+    }
+    __syncthreads();
+    /* Where each bin begins, the last bin first. */
+    const int mine = count[BINS - 1 - threadIdx.x];
+    int       upto = mine;
+    #pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+        const int x = __shfl_up_sync(~0u, upto, d);
+        if (lane >= d) upto += x;
+    }
+    if (lane == 31) sums[warp] = upto;
+    __syncthreads();
+    for (int w = 0; w < warp; ++w) upto += sums[w];
+    count[BINS - 1 - threadIdx.x] = upto - mine;
+    if (threadIdx.x == THREADS - 1) *p.order_count = upto;
+    __syncthreads();
+    for (int n = warp; n < p.a.batch; n += THREADS / 32) {
+        const attention_sequence s = attention_sequence_of(&p.a, n);
+        for (int tile = lane; tile * p.tile_rows < s.sq; tile += 32) {
+            const attention_tile found                              = { n, tile };
+            p.order[atomicAdd(&count[bin_of(&p, &s, tile, width)], 1)] = found;
+        }
+    }
+    pdl_release();
+}

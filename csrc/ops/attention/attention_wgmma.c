@@ -1,0 +1,176 @@
+/* Attention over many queries on the matrix units of sm_90a. */
+#include "attention_wgmma.h"
+#include "attention_call.h"
+#include "cuda/tensor_map.h"
+
+/* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
+/* clang-format off */
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, gather, give, take)                                                \
+    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups  \
+                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take,     \
+                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather }
+#define WGMMAS(type, dtype)                                    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 1, 2, 0, 24, 240),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 40, 232),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 40, 232)
+attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
+
+attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
+/* clang-format on */
+
+/* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
+static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
+
+static const attention_wgmma_build *build_of(const struct attention_args *a)
+{
+    for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
+        const attention_wgmma_build *b = &attention_wgmma_builds[i];
+        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
+    }
+    return NULL;
+}
+
+/* Distances that the copy engine can have between rows, heads and batches. */
+static bool within_reach(int64_t x, int64_t y, int64_t z)
+{
+    const int64_t far = INT64_C(1) << 38;
+    return x >= 0 && y >= 0 && z >= 0 && x < far && y < far && z < far;
+}
+
+static const char *wgmma_passes(const attention_call *c)
+{
+    const struct attention_args *a = &c->a;
+    if (!sgk_kernel_fits(&attention_wgmma_builds[0].kernel, c->device)) return "not sm_90a";
+    if (a->dtype != SGK_F16 && a->dtype != SGK_BF16) return "neither f16 nor bf16";
+    if (a->max_q < ATTENTION_WGMMA_QUERIES) return "few queries";
+    if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
+    if (c->o.num_splits > 1) return "num_splits given";
+    if (a->q_v) return "q_v";
+    if (a->apart) return "new keys apart";
+    if (!build_of(a)) return "head sizes";
+    if (!(a->scale > 0)) return "softmax_scale not positive";
+    if (a->max_k == 0 || a->kv_batches == 0 || (a->cu_seqlens_q && a->total_q == 0)) return "no keys or no queries";
+    if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->dtype, 16))
+        return "q, k, v or out not in 16-byte pieces";
+    if (!within_reach(a->q_batch_stride, a->q_row_stride, a->q_head_stride) || !within_reach(a->k_batch_stride, a->k_row_stride, a->k_head_stride) ||
+        !within_reach(a->v_batch_stride, a->v_row_stride, a->v_head_stride))
+        return "strides too large for TMA";
+    if ((int64_t)a->batch * a->heads * (a->max_q / 64 + 1) >= INT32_MAX / 2) return "too many tiles";
+    return NULL;
+}
+
+static bool lengths_differ(const struct attention_args *a)
+{
+    return a->batch > 1 && (a->cu_seqlens_q || a->cu_seqlens_k || a->seqused_q || a->seqused_k || a->leftpad_k || a->cu_seqlens_k_new);
+}
+
+/* Pieces of work: tiles of queries under each head; and how many run at a time. */
+static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * c->a.heads * ((c->a.max_q + c->rows - 1) / c->rows); }
+static int64_t blocks(const attention_call *c)
+{
+    const int64_t most = c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1;
+    return works(c) < most ? works(c) : most;
+}
+
+/* Work is given out as blocks ask for it where pieces differ and there is more than one for a block. */
+static bool asks(const attention_call *c)
+{
+    const struct attention_args *a = &c->a;
+    return lengths_differ(a) || (works(c) > blocks(c) && (a->window_right != ATTENTION_NO_LIMIT || a->window_left != ATTENTION_NO_LIMIT || a->chunk));
+}
+
+static int64_t wgmma_plan(attention_call *c)
+{
+    const struct attention_args *a = &c->a;
+    const attention_wgmma_build *b = build_of(a);
+    c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
+    c->shared_memory = (unsigned)(((c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
+    if (!lengths_differ(a)) return asks(c) ? 256 : 0;
+    const int64_t each = works(c) / a->heads, packed = a->total_q / c->rows + a->batch;
+    return 256 + (a->cu_seqlens_q && packed < each ? packed : each) * (int64_t)sizeof(struct attention_tile);
+}
+
+/* Boxes of `rows` rows and 64 columns. A dimension of one element has any stride. */
+static sgk_status map_of(const attention_call *c, const char *name, const void *data, int64_t dim, int64_t rows, int64_t heads, int64_t batches,
+                         int64_t row_stride, int64_t head_stride, int64_t batch_stride, int box_rows, sgk_tma_map *map)
+{
+    const sgk_tensor_map shape = {
+        .dtype     = c->a.dtype,
+        .rank      = 4,
+        .data      = data,
+        .size      = { dim, rows, heads, batches },
+        .stride    = { 1, rows > 1 ? row_stride : dim, heads > 1 ? head_stride : dim, batches > 1 ? batch_stride : dim },
+        .box       = { 64, box_rows, 1, 1 },
+        .swizzle   = SGK_SWIZZLE_128,
+        .promotion = SGK_PROMOTE_256,
+    };
+    return sgk_cuda_tensor_map(c->op, name, &shape, map);
+}
+
+static sgk_status make_maps(const attention_call *c, struct attention_wgmma_args *w)
+{
+    const struct attention_args *a      = &c->a;
+    const int64_t                q_rows = a->cu_seqlens_q ? a->total_q : a->max_q, kv_rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size : a->max_k;
+    const int                    boxes[] = { w->box_rows, 8, 1 };
+    sgk_tma_map *const           maps[]  = { &w->v, &w->v8, &w->v1 };
+    SGK_TRY(map_of(c, "q", a->q, a->dim, q_rows, a->heads, a->cu_seqlens_q ? 1 : a->batch, a->q_row_stride, a->q_head_stride, a->q_batch_stride, c->rows, &w->q));
+    SGK_TRY(map_of(c, "k", a->k, a->dim, kv_rows, a->kv_heads, a->kv_batches, a->k_row_stride, a->k_head_stride, a->k_batch_stride, w->box_rows, &w->k));
+    for (size_t i = 0; i < COUNT(maps); ++i)
+        SGK_TRY(map_of(c, "v", a->v, a->dim_v, kv_rows, a->kv_heads, a->kv_batches, a->v_row_stride, a->v_head_stride, a->v_batch_stride, boxes[i], maps[i]));
+    return SGK_OK;
+}
+
+/* Keys that one box brings: all of a tile, or as many as lie in one page. */
+static int box_rows(const struct attention_args *a, int keys)
+{
+    if (!a->page_size || a->page_size % keys == 0) return keys;
+    int rows = 1;
+    while (a->page_size % (2 * rows) == 0 && keys % (2 * rows) == 0) rows *= 2;
+    return rows;
+}
+
+/* Heads whose keys and values share L2: of one sequence, or of all where their tiles are in one list. */
+static int32_t at_once(const attention_call *c)
+{
+    const struct attention_args *a       = &c->a;
+    const bool                   ordered = lengths_differ(a);
+    int64_t                      places  = a->cu_seqlens_k ? a->total_k : (int64_t)a->batch * a->max_k;
+    if (a->page_size && places > (int64_t)a->kv_batches * a->page_size) places = (int64_t)a->kv_batches * a->page_size;
+    if (!ordered) places = places / (a->batch ? a->batch : 1) + 1;
+    const int64_t bytes = places * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype) + 1, share = (int64_t)c->device->l2_bytes / 100 * ATTENTION_L2_SHARE / bytes;
+    return attention_at_most((share > 0 ? share : 1) * a->group, ordered ? a->heads : (int64_t)a->batch * a->heads);
+}
+
+static sgk_status wgmma_run(attention_call *c, void *scratch)
+{
+    const attention_wgmma_build *b     = c->build;
+    const struct attention_args *a     = &c->a;
+    const float                  log2e = 1.4426950408889634f;
+    struct attention_wgmma_args  w     = {
+        .a         = *a,
+        .row_tiles = (a->max_q + c->rows - 1) / c->rows,
+        .box_rows  = box_rows(a, b->keys),
+        .tile_rows = c->rows,
+        .tile_keys = b->keys,
+        .scale     = a->softcap > 0 ? 1 : a->scale * log2e,
+        .cap_inner = a->softcap > 0 ? 2 * a->scale * log2e / a->softcap : 0,
+        .cap_outer = a->softcap * log2e,
+    };
+    SGK_TRY(make_maps(c, &w));
+    w.at_once = at_once(c);
+    if (asks(c)) {
+        w.next = scratch;
+        if (lengths_differ(a)) w.order_count = w.next + 1, w.order = (struct attention_tile *)((char *)scratch + 256);
+        const sgk_launch one = { .grid = { 1 }, .block = { 1024 } };
+        SGK_TRY(sgk_cuda_launch(c->op, &attention_order_builds[0].kernel, &one, c->m.device.device_id, c->exec, &w, sizeof w));
+    }
+    SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
+    const sgk_launch shape = { .grid = { blocks(c) }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory, .overlap = asks(c) };
+    return sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, c->exec, &w, sizeof w);
+}
+
+const attention_form attention_wgmma = { "wgmma", wgmma_passes, wgmma_plan, wgmma_run };

@@ -1,0 +1,405 @@
+/*
+ * Attention on the matrix units of sm_90a, f16 and bf16: persistent blocks of one warpgroup that starts the copies (TMA) and GROUPS that
+ * multiply (wgmma), 64 queries of one head each. They go over the keys in tiles from the last to the first, keep a running maximum and
+ * sum for each row, and never store a score.
+ *
+ *     moved        q and out once; k and v once for each 64 GROUPS queries and each query head, mostly from L2
+ *     operations   2 (DIM + DIM_V) a query and key: bound by the matrix units
+ *
+ *   T             f16 or bf16
+ *   DIM, DIM_V    head sizes up to here, multiples of 32; smaller ones are filled up with zeros
+ *   GROUPS        2 or 3 warpgroups
+ *   KEYS          keys in a tile, a multiple of 16
+ *   HOLD_Q        1: q stays in registers; 0: the matrix units read it from shared memory
+ *   STAGES        tiles of keys, and of values, on their way
+ *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
+ *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
+ *
+ * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile is started
+ * before that with the values of this one, and while both run the exponentials of the next are made. The warpgroups take turns in starting
+ * products, so that one's exponentials meet the others' products.
+ *
+ * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
+ * v [STAGES][V_SLABS][KEYS].
+ */
+#define WEIGHT_BITS 0
+#include "attention_wgmma.cuh"
+#include "wgmma.cuh"
+
+#define Q_SLAB    (ROWS * 128)
+#define KV_SLAB   (KEYS * 128)
+#define SLABS     ((DIM + 63) / 64)
+#define V_SLABS   ((DIM_V + 63) / 64)
+#define Q_BYTES   (SLABS * Q_SLAB)
+#define K_BYTES   (SLABS * KV_SLAB)
+#define V_BYTES   (V_SLABS * KV_SLAB)
+__shared__ const T *rows_at[2][KEYS];           /* of keys, of values */
+
+/* ---- the warps that copy ------------------------------------------------------------------------------------------------ */
+
+DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, int head, uint32_t arrived)
+{
+    for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * 64, at.row, head, at.batch, arrived);
+}
+
+/* A tile of keys or values; lanes share the boxes. */
+DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, const work *w, int kv_head, int tile, uint32_t to, int slabs, uint32_t arrived, int lane)
+{
+    for (int i = lane * p->box_rows; i < KEYS; i += 32 * p->box_rows)
+        load_box(to + i * 128, map, slabs, place_of(&p->a, w, tile * KEYS + i), kv_head, arrived);
+}
+
+/* Pages too small for boxes: rows by cp.async, four at a time for each slab, each 16-byte piece where the swizzle has it. `at` says where the
+ * rows begin; null: nowhere, which reads as zeros. It is filled while the stage is still in use; returns whether all rows are somewhere. */
+DEVICE bool look_up(const attention_args *a, const work *w, int tile, const T *from, int64_t batch_stride, int64_t row_stride, const T **at, int lane)
+{
+    int missing = 0;
+    #pragma unroll
+    for (int i = lane; i < KEYS; i += 32) {
+        const int slot = tile * KEYS + i, row = w->k_row + slot;
+        const int page = slot < w->sk ? a->page_table[w->n * a->page_table_stride + row / a->page_size] : -1;
+        if (page < 0 || page >= a->kv_batches) at[i] = nullptr, missing = 1;
+        else at[i] = from + page * batch_stride + row % a->page_size * row_stride;
+    }
+    return !__any_sync(~0u, missing);
+}
+
+DEVICE void gather(const T *from, const T *const *at, bool all, int dim, int slabs, uint32_t to, int lane)
+{
+    enum { AT_ONCE = SLABS > 2 ? 4 : 8 };
+    if (all && dim == slabs * 64) {
+        #pragma unroll AT_ONCE
+        for (int i = 0; i < KEYS / 4; ++i) {
+            const T       *row  = at[4 * i + lane / 8] + lane % 8 * 8;
+            const uint32_t here = to + i * 512 + lane / 8 * 128 + ((lane % 8 ^ (lane / 8 + i % 2 * 4)) << 4);
+            for (int s = 0; s < slabs; ++s) cp_async16(here + s * KV_SLAB, row + s * 64, true);
+        }
+        return;
+    }
+    #pragma unroll 1
+    for (int row = lane / 8; row < KEYS; row += 4)
+        for (int s = 0; s < slabs; ++s) {
+            const int  column = s * 64 + lane % 8 * 8;
+            const bool inside = at[row] && column < dim;
+            cp_async16(to + s * KV_SLAB + row * 128 + ((lane % 8 ^ (row & 7)) << 4), inside ? at[row] + column : from, inside);
+        }
+}
+
+DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
+{
+    const attention_args *a = &p->a;
+    const uint32_t        to = base + r->stage * K_BYTES, arrived = shared_address(&k_full[r->stage]), free = shared_address(&k_empty[r->stage]);
+    if (GATHER) {
+        const T   *from = (const T *)a->k + w->head / a->group * a->k_head_stride;
+        const bool all  = look_up(a, w, tile, from, a->k_batch_stride, a->k_row_stride, rows_at[0], lane);
+        mbarrier_wait(free, r->lap ^ 1);
+        gather(from, rows_at[0], all, a->dim, SLABS, to, lane);
+        cp_async_arrive(arrived);
+    } else {
+        mbarrier_wait(free, r->lap ^ 1);
+        if (lane == 0) mbarrier_expect(arrived, K_BYTES);
+        __syncwarp();
+        load_boxes(p, &p->k, w, w->head / a->group, tile, to, SLABS, arrived, lane);
+    }
+    advance(r);
+}
+
+/* Values behind the end of the sequence must be zeros, since zero times NaN is NaN: there the tile is put together from boxes of 8 rows
+ * and of one. */
+DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
+{
+    const attention_args *a = &p->a;
+    const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]), free = shared_address(&v_empty[r->stage]);
+    const int             kv_head = w->head / a->group, first = tile * KEYS;
+    if (GATHER) {
+        const T   *from = (const T *)a->v + kv_head * a->v_head_stride;
+        const bool all  = look_up(a, w, tile, from, a->v_batch_stride, a->v_row_stride, rows_at[1], lane);
+        mbarrier_wait(free, r->lap ^ 1);
+        gather(from, rows_at[1], all, a->dim_v, V_SLABS, to, lane);
+        cp_async_arrive(arrived);
+        advance(r);
+        return;
+    }
+    mbarrier_wait(free, r->lap ^ 1);
+    if (lane == 0) mbarrier_expect(arrived, V_BYTES);
+    __syncwarp();
+    if (first + KEYS <= w->sk) {
+        load_boxes(p, &p->v, w, kv_head, tile, to, V_SLABS, arrived, lane);
+    } else {
+        const place outside = { 0, a->kv_batches };
+        if (lane < KEYS / 8) {
+            const int slot = first + 8 * lane;
+            if (slot + 8 <= w->sk || slot >= w->sk)
+                load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, kv_head, arrived);
+        }
+        const int slot = (w->sk & ~7) + lane;
+        if (w->sk & 7 && lane < 8)
+            load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, kv_head, arrived);
+    }
+    advance(r);
+}
+
+/* The warp that copies queries and keys. Queries come after the first tile of keys: they may have to wait for the last product before them. */
+DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    ring k = { 0, 0 };
+    for (int count = 0;; ++count) {
+        const work *w = work_of(count);
+        int tile = w->high - 1;
+        if (w->n >= 0 && tile >= w->low) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
+        mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
+        if (w->n < 0 || w->low == w->high) {
+            if (lane == 0) mbarrier_arrive(shared_address(&q_full));
+            if (w->n < 0) return;
+        } else if (lane == 0) {
+            mbarrier_expect(shared_address(&q_full), Q_BYTES);
+            for (int s = 0; s < SLABS; ++s)
+                tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, shared_address(&q_full));
+        }
+        named_announce(WANTED, 64);
+        for (; tile >= w->low; --tile) load_k(p, w, tile, base + Q_BYTES, &k, lane);
+    }
+}
+
+DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    ring v = { 0, 0 };
+    for (int count = 0;; ++count) {
+        const work *w = work_of(count);
+        if (w->n < 0) return;
+        for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &v, lane);
+    }
+}
+
+/* ---- the warpgroups that multiply -------------------------------------------------------------------------------------- */
+
+DEVICE void pack(uint32_t (&weight)[KEYS / 16][4], const float (&s)[KEYS / 2])
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 16; ++i)
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) weight[i][e] = pack2(s[8 * i + 2 * e], s[8 * i + 2 * e + 1], (const T *)0);
+}
+
+/* Four registers of each lane of a quad, transposed among them. */
+DEVICE void transpose4(uint32_t x[4], int t)
+{
+    const bool odd = t & 1, high = t & 2;
+    #pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        const uint32_t other = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
+        if (odd) x[i] = other;
+        else x[i + 1] = other;
+    }
+    #pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const uint32_t other = __shfl_xor_sync(~0u, high ? x[i] : x[i + 2], 2);
+        if (high) x[i] = other;
+        else x[i + 2] = other;
+    }
+}
+
+/* Results of 64 rows; rows without a key have a sum of 0. */
+DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale)
+{
+    const int             t = thread();
+    const attention_args *a = &p->a;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float sum = sums[r];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const int   row = w->row + t / 32 * 16 + t % 32 / 4 + 8 * r;
+        const bool  inside = row < w->sq;
+        float       top = most[r] * scale, inverse = 1;
+        if (a->sinks && sum > 0) {
+            const float sink = sink_of(a, w->head) * 1.4426950408889634f, both = fmaxf(top, sink);
+            inverse = ex2(top - both);
+            sum     = sum * inverse + ex2(sink - both), top = both;
+        }
+        inverse = sum == 0 ? 0 : inverse / sum;
+        if (inside && t % 4 == 0 && a->softmax_lse)
+            a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] =
+                sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
+        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride + t % 4 * 8;
+        #pragma unroll
+        for (int j = 0; j < DIM_V / 32; ++j) {
+            uint32_t x[4];
+            #pragma unroll
+            for (int i = 0; i < 4; ++i) x[i] = pack2(o[16 * j + 4 * i + 2 * r] * inverse, o[16 * j + 4 * i + 2 * r + 1] * inverse, (const T *)0);
+            transpose4(x, t);
+            if (inside && 32 * j + t % 4 * 8 < a->dim_v) *(uint4 *)(to + 32 * j) = make_uint4(x[0], x[1], x[2], x[3]);
+        }
+    }
+}
+
+DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
+{
+    const attention_args *a      = &p->a;
+    const uint32_t        k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = uniform(base + t / 128 * 8192);
+    const bool            one    = t % 32 == 0;
+    const int             turn   = TURN + t / 128;
+    float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], factor[2];
+    uint32_t              weight[KEYS / 16][4];
+#if HOLD_Q
+    uint32_t q[DIM / 16][4];
+#endif
+    ring k = { 0, 0 };
+    int  count = 0;
+
+#if HOLD_Q
+#define TAKE_Q() \
+    do { \
+        _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) \
+            ldmatrix_x4(q[d], q_base + d / 4 * Q_SLAB + (t / 32 % 4 * 16 + t % 16) * 128 + (((d % 4 * 2 + t % 32 / 16) ^ (t & 7)) << 4)); \
+        __syncwarp(); \
+        if (one) mbarrier_arrive(shared_address(&q_empty)); \
+    } while (0)
+#define TIMES_K(d) wgmma_held(s, q[d], wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
+#define LEAVE_Q()  (void)0
+#else
+#define TAKE_Q()   (void)0
+#define TIMES_K(d) wgmma(s, wgmma_operand(q_base + d / 4 * Q_SLAB) + d % 4 * WGMMA_STEP, wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
+#define LEAVE_Q() \
+    do { \
+        if (one) mbarrier_arrive(shared_address(&q_empty)); \
+    } while (0)
+#endif
+
+    const work *w = next_work(p, &count);
+    if (w->n < 0) return;
+    whole f = whole_of(a, w);
+    int    tile = w->high - 1, low = w->low;
+    if (turn == GROUPS) named_announce(TURN, 256);
+
+    TAKE_Q();
+    mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
+    {
+        const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
+        if (GATHER) async_fence();
+        wgmma_fence();
+        #pragma unroll
+        for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
+        wgmma_commit();
+        wgmma_wait(0);
+        wgmma_pin(s);
+    }
+    if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
+    advance(&k);
+    if (tile == low) LEAVE_Q();
+    if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
+    if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
+    most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
+    softmax(s, most, sum, factor, p->scale);
+    pack(weight, s);
+
+    bool add = false;
+    for (;;) {
+        const bool  ends = tile == low;
+        const work *done = w;
+        if (ends) {
+            ++count;
+            w = next_work(p, &count);
+            if (w->n < 0) {
+                w = done;
+                break;
+            }
+            f    = whole_of(a, w);
+            tile = w->high, low = w->low;
+            TAKE_Q();
+        }
+        --tile;
+
+        mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
+        named_sync(turn, 256);
+        const ring     v    = before(k);
+        const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
+        if (GATHER) async_fence();
+        wgmma_fence();
+        #pragma unroll
+        for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
+        wgmma_commit();
+        mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
+        const uint32_t values = uniform(v_base + v.stage * V_BYTES);
+        if (GATHER) async_fence();
+        wgmma_fence();
+        #pragma unroll
+        for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
+        wgmma_commit();
+        named_announce(turn == GROUPS ? TURN : turn + 1, 256);
+
+        wgmma_wait(1);
+        wgmma_pin(s);
+        if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
+        if (tile == low) LEAVE_Q();
+        if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
+        if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
+        const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
+        if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
+        softmax(s, most, sum, factor, p->scale);
+        wgmma_pin(s);
+        /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */
+        if (ends) {
+            wgmma_wait(0);
+            wgmma_pin(o);
+            if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
+            put(p, done, o, old_most, old_sum, p->scale);
+        } else {
+            wgmma_wait(0);
+            wgmma_pin(o);
+            if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
+            #pragma unroll
+            for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
+        }
+        advance(&k);
+        add = !ends;
+        pack(weight, s);
+    }
+
+    const ring v = before(k);
+    mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
+    const uint32_t values = uniform(v_base + v.stage * V_BYTES);
+    if (GATHER) async_fence();
+    wgmma_fence();
+    #pragma unroll
+    for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
+    wgmma_commit();
+    wgmma_wait(0);
+    wgmma_pin(o);
+    put(p, w, o, most, sum, p->scale);
+}
+
+extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(const __grid_constant__ attention_wgmma_args p)
+{
+    extern __shared__ uint8_t memory[];
+    const uint32_t            base  = (shared_address(memory) + 1023) & ~1023u;
+    const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
+    if (threadIdx.x == 0) {
+        init_works();
+        #pragma unroll
+        for (int s = 0; s < STAGES; ++s) {
+            mbarrier_init(shared_address(&k_full[s]), GATHER ? 32 : 1);
+            mbarrier_init(shared_address(&v_full[s]), GATHER ? 32 : 1);
+            mbarrier_init(shared_address(&k_empty[s]), 4 * GROUPS);
+            mbarrier_init(shared_address(&v_empty[s]), 4 * GROUPS);
+        }
+        mbarrier_init_done();
+    }
+    __syncthreads();
+    pdl_wait();
+    if (group == GROUPS) {
+        registers_give(GIVE);
+        if (t < 32) {
+            if (t == 0) tma_prefetch_map(&p.q), tma_prefetch_map(&p.k), tma_prefetch_map(&p.v);
+            copy_q_and_k(&p, base, t);
+            pdl_release();
+        } else if (t < 64) {
+            copy_v(&p, base, t - 32);
+        } else if (t < 96) {
+            find(&p, t - 64);
+        }
+    } else {
+        registers_take(TAKE);
+        multiply(&p, base, (int)threadIdx.x);
+    }
+}

@@ -1,0 +1,255 @@
+/*
+ * What the forms of attention for sm_90a share: work is found and described by one warp, masks, weights. The including file's
+ *
+ *   GROUPS, KEYS, STAGES   warpgroups that multiply, keys in a tile, stages of a ring
+ *   WEIGHT_BITS            weights are 2^WEIGHT_BITS times as large
+ */
+#pragma once
+#include "attention_wgmma.h"
+#include "barrier.cuh"
+#include "cp_async.cuh"
+#include "launch.cuh"
+#include "mma.cuh"
+#include "tma.cuh"
+
+#define ROWS    (64 * GROUPS)
+#define THREADS (128 * GROUPS)          /* that multiply */
+#define WORKS   4                       /* descriptions in shared memory: as many as can be in use */
+
+enum { TURN   = 1,                      /* named barriers: a turn of each warpgroup; another piece of work is wanted */
+       WANTED = TURN + GROUPS };
+
+/* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`; none where no query sees a key. */
+struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, pad0, pad1; };
+
+__shared__ work     works[WORKS];
+__shared__ uint64_t found_work[WORKS], q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+
+/* A place in a ring of stages, and the parity of its lap. */
+struct ring { int stage; uint32_t lap; };
+DEVICE void advance(ring *r)
+{
+    if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
+}
+
+DEVICE ring before(ring r)
+{
+    const ring last = { r.stage == 0 ? STAGES - 1 : r.stage - 1, r.stage == 0 ? r.lap ^ 1 : r.lap };
+    return last;
+}
+
+DEVICE float ex2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEVICE attention_sequence sequence_of(const work *w)
+{
+    attention_sequence s = { w->sq, w->sk, 0, 0, 0, 0, 0, 0 };
+    return s;
+}
+
+/* By one thread: all barriers but those of keys and values. */
+DEVICE void init_works(void)
+{
+    #pragma unroll
+    for (int i = 0; i < WORKS; ++i) mbarrier_init(shared_address(&found_work[i]), 1);
+    mbarrier_init(shared_address(&q_full), 1);
+    mbarrier_init(shared_address(&q_empty), 4 * GROUPS);
+}
+
+/* ---- work ---------------------------------------------------------------------------------------------------------------- */
+
+/* How many pieces of work there are, those of short sequences included that are none. */
+DEVICE int count_works(const attention_wgmma_args *p)
+{
+    return p->order ? *p->order_count * p->a.heads : p->a.batch * p->a.heads * p->row_tiles;
+}
+
+/* Longest first, among as many heads as share L2. */
+DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
+{
+    const attention_args *a     = &p->a;
+    const int             tiles = p->order ? *p->order_count : p->row_tiles, all = p->order ? a->heads : a->batch * a->heads;
+    const int             first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
+    const int             here  = all - first < p->at_once ? all - first : p->at_once;
+    if (p->order) {
+        const attention_tile at = p->order[rest / here];
+        w->n = at.sequence, w->head = first + rest % here, w->row = at.tile * ROWS;
+    } else {
+        const int pair = first + rest % here;
+        w->n = pair / a->heads, w->head = pair % a->heads, w->row = (tiles - 1 - rest / here) * ROWS;
+    }
+    asm volatile("" ::: "memory");              /* registers are few: what has been found is read again */
+    {
+        const attention_sequence s = attention_sequence_of(a, w->n);
+        w->sq = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
+    }
+    asm volatile("" ::: "memory");
+    if (w->row >= w->sq) return false;
+    const attention_sequence s     = sequence_of(w);
+    const int                begin = attention_keys_of(a, &s, w->row).begin, end = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1).end;
+    w->low   = begin / KEYS;
+    w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
+    w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n] : w->n;
+    if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
+    return true;
+}
+
+struct place { int row, batch; };
+
+/* Where `slot` keys behind key 0 of the sequence a box begins. Where there is no page: outside, which reads as zeros. */
+DEVICE place place_of(const attention_args *a, const work *w, int slot)
+{
+    place at = { w->k_row + slot, w->batch };
+    if (a->page_size) {
+        const int page = slot < w->sk ? a->page_table[w->n * a->page_table_stride + at.row / a->page_size] : -1;
+        at.row %= a->page_size;
+        at.batch = page < 0 || page >= a->kv_batches ? a->kv_batches : page;
+    }
+    return at;
+}
+
+/* The piece of work that follows `id`. Without a counter forth and back, so that the blocks with the longest work of a round get the
+ * shortest of the next. */
+DEVICE int id_behind(const attention_wgmma_args *p, int id)
+{
+    const int blocks = (int)gridDim.x, round = id / blocks + 1;
+    if (p->next) return blocks + atomicAdd(p->next, 1);
+    return round * blocks + (round & 1 ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
+}
+
+/* The warp that finds work: a description is written when the one before it has been taken up, so that it is there when that is done. */
+DEVICE void find(const attention_wgmma_args *p, int lane)
+{
+    __shared__ int next_id, count;              /* kept here: registers are few */
+    if (lane == 0) next_id = (int)blockIdx.x, count = 0;
+    for (int n = 0; n >= 0;) {
+        if (lane == 0) {
+            bool found = false;
+            for (int id; !found && (id = next_id) < count_works(p); next_id = id_behind(p, id)) found = describe(p, &works[count % WORKS], id);
+            asm volatile("" ::: "memory");
+            if (!found) works[count % WORKS].n = -1;
+            mbarrier_arrive(shared_address(&found_work[count % WORKS]));
+            n = works[count % WORKS].n;
+            ++count;
+        }
+        n = __shfl_sync(~0u, n, 0);
+        if (n >= 0) named_sync(WANTED, 64);
+    }
+}
+
+/* For warps that copy: piece of work number `count`. */
+DEVICE const work *work_of(int count)
+{
+    mbarrier_wait(shared_address(&found_work[count % WORKS]), count / WORKS & 1);
+    return &works[count % WORKS];
+}
+
+/* ---- scores and weights -------------------------------------------------------------------------------------------------- */
+
+/* threadIdx.x, read anew each time: what follows from it is not kept in registers, which are few. */
+DEVICE int thread(void)
+{
+    int t;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(t));
+    return t;
+}
+
+/* The tiles that all rows of the warpgroup see whole: [from, to). */
+struct whole { int from, to; };
+
+DEVICE whole whole_of(const attention_args *a, const work *w)
+{
+    const attention_sequence s = sequence_of(w);
+    const int                row = w->row + thread() / 128 * 64;
+    const whole              f = { (attention_keys_of(a, &s, row + 63).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, row).end / KEYS };
+    return f;
+}
+
+DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, int tile)
+{
+    const int                t = thread();
+    const attention_sequence q = sequence_of(w);
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const attention_keys sees  = attention_keys_of(a, &q, w->row + t / 32 * 16 + t % 32 / 4 + 8 * r);
+        const int            first = tile * KEYS + t % 4 * 2, least = sees.begin - first, behind = sees.end - first;
+        #pragma unroll
+        for (int j = 0; j < KEYS / 8; ++j)
+            #pragma unroll
+            for (int e = 0; e < 2; ++e)
+                if (8 * j + e >= behind || 8 * j + e < least) s[4 * j + 2 * r + e] = -INF;
+    }
+}
+
+/* s = cap * tanh(s * scale / cap), in powers of two. */
+DEVICE void cap(float (&s)[KEYS / 2], float inner, float outer)
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i) {
+        float r;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1 + ex2(s[i] * inner)));
+        s[i] = outer - 2 * outer * r;
+    }
+}
+
+/* Weights in place of scores, times 2^WEIGHT_BITS. `most` is a row's largest score so far, `factor` what its earlier sums are to be multiplied with. */
+DEVICE void softmax(float (&s)[KEYS / 2], float (&most)[2], float (&sum)[2], float (&factor)[2], float scale)
+{
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float now[2] = { fmaxf(most[r], s[2 * r]), s[2 * r + 1] };
+        #pragma unroll
+        for (int j = 1; j < KEYS / 8; ++j) now[0] = fmaxf(now[0], s[4 * j + 2 * r]), now[1] = fmaxf(now[1], s[4 * j + 2 * r + 1]);
+        now[0] = fmaxf(now[0], now[1]);
+        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 1));
+        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 2));
+        const float base = now[0] == -INF ? 0 : now[0] * scale - WEIGHT_BITS;   /* no key seen so far: -inf - -inf is no number */
+        factor[r] = ex2(most[r] * scale - WEIGHT_BITS - base);
+        most[r]   = now[0];
+        float add[2] = { 0, 0 };
+        #pragma unroll
+        for (int j = 0; j < KEYS / 8; ++j)
+            #pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                s[4 * j + 2 * r + e] = ex2(fmaf(s[4 * j + 2 * r + e], scale, -base));
+                add[e] += s[4 * j + 2 * r + e];
+            }
+        sum[r] = sum[r] * factor[r] + (add[0] + add[1]);
+    }
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------------------- */
+
+DEVICE float sink_of(const attention_args *a, int head)
+{
+    if (a->sinks_dtype == SGK_F32) return ((const f32 *)a->sinks)[head];
+    return a->sinks_dtype == SGK_F16 ? to_f32(((const f16 *)a->sinks)[head]) : to_f32(((const bf16 *)a->sinks)[head]);
+}
+
+/* Zeros for the warpgroup's rows of a piece of work without keys. */
+DEVICE void put_none(const attention_wgmma_args *p, const work *w)
+{
+    const attention_args *a = &p->a;
+    const int             t = thread(), row = w->row + t / 2;
+    if (row >= w->sq) return;
+    uint16_t *to = (uint16_t *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride;
+    for (int column = t % 2 * 8; column < a->dim_v; column += 16) *(uint4 *)(to + column) = make_uint4(0, 0, 0, 0);
+    if (t % 2 == 0 && a->softmax_lse) a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] = a->empty_lse;
+}
+
+/* The next piece of work that has keys; others are zeros and done. n is -1 when there is none. */
+DEVICE const work *next_work(const attention_wgmma_args *p, int *count)
+{
+    for (;; ++*count) {
+        const work *w = &works[*count % WORKS];
+        mbarrier_wait(shared_address(&q_full), *count & 1);
+        if (w->n < 0 || w->low < w->high) return w;
+        put_none(p, w);
+        __syncwarp();
+        if (thread() % 32 == 0) mbarrier_arrive(shared_address(&q_empty));
+    }
+}

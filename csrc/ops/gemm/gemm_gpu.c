@@ -1,0 +1,486 @@
+/* linear on the GPU: the builds, and which one runs. */
+#include "gemm_gpu.h"
+#include "gemm_packed_cuda.h"
+#include "gemm_scaled.h"
+#include <stdio.h>
+#include "base/match.h"
+#include "cuda/tensor_map.h"
+
+/* Every build of the five kernels. */
+/* clang-format off */
+#define VECTOR(type, dtype, rows, share) \
+    { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, SGK_GENERAL), dtype, rows, share }
+#define VECTORS(type, dtype) \
+    VECTOR(type, dtype, 1, 1), VECTOR(type, dtype, 4, 1), VECTOR(type, dtype, 1, 8), VECTOR(type, dtype, 4, 8), VECTOR(type, dtype, 8, 8)
+static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; } vector_builds[] = {
+    VECTOR("f32", SGK_F32, 1, 1), VECTOR("f32", SGK_F32, 4, 1), VECTOR("f32", SGK_F32, 8, 1), VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
+};
+
+/* The macros are explained in the kernel. 16 x `tiles` columns and up to `rows` rows are a block's at a time. Other GPUs have less shared memory. */
+#define STREAM(type, dtype, tiles, eights, warps, stages, archs)                                                                    \
+    { SGK_KERNEL("gemm/gemm_stream.cu", "linear_stream", "-DT=" type " -DTILES=" #tiles " -DEIGHTS=" #eights " -DWARPS=" #warps " -DSTAGES=" #stages, archs), \
+      dtype, 16 * tiles, 8 * eights, warps, stages, warps * stages * (4 * tiles + 2 * eights) * 512 }
+#define STREAMS(type, dtype)                            \
+    STREAM(type, dtype, 2, 1, 8, 5, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 2, 2, 8, 3, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 2, 1, 4, 4, SGK_ARCH_90A),      \
+    STREAM(type, dtype, 1, 1, 8, 3, SGK_GENERAL),       \
+    STREAM(type, dtype, 1, 2, 8, 2, SGK_GENERAL)
+static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, rows, warps, stages, ring; } stream_builds[] = {
+    STREAMS("f16", SGK_F16), STREAMS("bf16", SGK_BF16),
+};
+
+/* `efficiency` is the share of the largest tile's speed, in percent, that a tile reaches when all multiprocessors have one. */
+#define MMA(type, dtype, bm, bn, bk, wm, wn, wk, stages, efficiency)                                                                 \
+    { SGK_KERNEL("gemm/gemm.cu", "linear_mma", "-DT=" type " -DBM=" #bm " -DBN=" #bn " -DBK=" #bk " -DWM=" #wm " -DWN=" #wn " -DWK=" #wk \
+                 " -DSTAGES=" #stages, SGK_GENERAL), dtype, bm, bn, bk, wm * wn * wk, stages, efficiency }
+#define MMAS(type, dtype)                                       \
+    MMA(type, dtype, 128, 128,  32, 2, 4, 1, 4, 100),           \
+    MMA(type, dtype, 128,  64,  32, 4, 2, 1, 4, 90),            \
+    MMA(type, dtype,  64,  64,  64, 2, 2, 1, 4, 75),            \
+    MMA(type, dtype,  32,  32, 128, 1, 1, 4, 4, 45),            \
+    MMA(type, dtype,  16,  32, 128, 1, 1, 4, 4, 30)
+static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, warps, stages, efficiency; } mma_builds[] = {
+    MMAS("f16", SGK_F16), MMAS("bf16", SGK_BF16),
+};
+
+/*
+ * The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile.
+ */
+#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, behind, resident)                                     \
+    { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks     \
+                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DBEHIND=" #behind " -DRESIDENT=" #resident, SGK_ARCH_90A), \
+      dtype, swap, behind, resident, groups, 64 * blocks * groups, bn, stages, slabs, buffers }
+#define WGMMAS(type, dtype)                            \
+    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 2, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 192, 5, 1, 1, 2, 1),   \
+    WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1,  96, 7, 1, 3, 0, 1),   \
+    WGMMA(type, dtype, 0, 2, 1,  64, 4, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 0, 1, 1,  96, 5, 2, 3, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1, 128, 6, 1, 2, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1, 128, 4, 2, 2, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  64, 4, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  64, 6, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  32, 5, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1, 0, 1),   \
+    WGMMA(type, dtype, 1, 1, 1,  32, 4, 2, 1, 0, 2),   \
+    WGMMA(type, dtype, 1, 1, 1,  16, 4, 2, 1, 0, 2)
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int behind, resident, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
+    WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
+};
+
+/* The last row of a format takes any strides, addresses and K. */
+#define SIMT(type, dtype, pieces) \
+    { SGK_KERNEL("gemm/gemm_simt.cu", "linear_simt", "-DT=" type " -DPIECES=" #pieces, SGK_GENERAL), dtype, pieces }
+static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } simt_builds[] = {
+    SIMT("f32", SGK_F32, 1), SIMT("f32", SGK_F32, 0), SIMT("f16", SGK_F16, 0), SIMT("bf16", SGK_BF16, 0),
+};
+/* clang-format on */
+
+const sgk_kernel_table gemm_kernels[] = {
+    SGK_KERNEL_TABLE(vector_builds),
+    SGK_KERNEL_TABLE(stream_builds),
+    SGK_KERNEL_TABLE(mma_builds),
+    SGK_KERNEL_TABLE(wgmma_builds),
+    SGK_KERNEL_TABLE(simt_builds),
+    SGK_KERNEL_TABLE(scaled_mma_builds),
+    SGK_KERNEL_TABLE(scaled_wgmma_builds),
+    SGK_KERNEL_TABLE(packed_mma_builds),
+    SGK_KERNEL_TABLE(packed_simt_builds),
+    SGK_KERNEL_TABLE(packed_i8_builds),
+    SGK_KERNEL_TABLE(packed_quant_builds),
+    SGK_KERNEL_TABLE(packed_sigmoid_builds),
+    SGK_KERNEL_TABLE(pack_builds),
+    SGK_KERNEL_TABLE(mla_builds),
+    { 0 },
+};
+
+#define COUNT(rows) (sizeof(rows) / sizeof *(rows))
+
+static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t tiles(const struct linear_args *a, int bm, int bn) { return ceil_div(a->rows, bm) * ceil_div(a->columns, bn); }
+
+/* ---- what each kernel takes, and how it is launched ------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char            *op, *why;            /* why nothing better runs, or "" */
+    int                    ordinal;
+    const sgk_cuda_device *device;
+    const sgk_exec        *exec;
+    bool                   pieces;              /* rows of input and weight lie in 16-byte pieces */
+} linear_call;
+
+/* Blocks of one tile, or clusters of `split` blocks. The batch lies along y, in as many launches as that takes. */
+static sgk_status launch(const linear_call *c, linear_choice choice, int64_t blocks, int warps, int64_t shared_memory, const struct linear_args *a)
+{
+    if (sgk_log_wanted(c->exec)) {
+        char parts[32] = "";
+        if (choice.split > 1) snprintf(parts, sizeof parts, ", K in %d", choice.split);
+        sgk_log(c->exec, "%s: cuda, %s %s %s%s%s", c->op, choice.kernel->file, choice.kernel->entry, choice.kernel->defines, parts, c->why);
+    }
+    enum { MOST = 65535 };
+    for (int64_t first = 0; first < a->batch; first += MOST) {
+        const sgk_launch shape = {
+            .grid          = { blocks * choice.split, least(MOST, a->batch - first) },
+            .block         = { 32u * (unsigned)warps },
+            .shared_memory = (unsigned)shared_memory,
+            .cluster       = choice.split > 1 ? (unsigned)choice.split : 0,
+        };
+        struct linear_args part = *a;
+        part.input              = (const char *)a->input + first * a->input_batch * sgk_dtype_size(a->dtype);
+        part.weight             = (const char *)a->weight + first * a->weight_batch * sgk_dtype_size(a->dtype);
+        part.out                = (char *)a->out + first * a->out_batch * sgk_dtype_size(a->out_dtype);
+        if (a->bias) part.bias = (const char *)a->bias + first * a->bias_batch * sgk_dtype_size(a->bias_dtype);
+        SGK_TRY(sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &part, sizeof part));
+    }
+    return SGK_OK;
+}
+
+static bool simt_takes(const struct simt_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    return split == 1 && b->dtype == a->dtype && (c->pieces || !b->pieces);
+}
+
+static bool vector_takes(const struct vector_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows;
+}
+
+static bool mma_takes(const struct mma_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    return split == 1 && b->dtype == a->dtype && c->pieces;
+}
+
+/* A cluster that shares K has one group of columns; lone blocks walk through theirs. */
+static bool stream_takes(const struct stream_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    const int64_t most = INT32_MAX - 4096;
+    return b->dtype == a->dtype && c->pieces && a->rows <= b->rows && a->depth > 0 && a->depth < most / 16 && a->columns < most && sgk_kernel_fits(&b->kernel, c->device) &&
+           (split == 1 || (split <= 8 && c->device->major >= 9 && ceil_div(a->columns, b->columns) * split < most && split <= ceil_div(a->depth, 64)));
+}
+
+/* Bytes for the sums of all shares of a block's part of the tile, and for these and the ring together. */
+static int wgmma_inbox(const struct wgmma_build *b, int split) { return split * ((b->rows / 16 + split - 1) / split) * 16 * b->bn * 4; }
+static int wgmma_shared(const struct wgmma_build *b) { return (b->resident == 1 ? 232448 : 233472 / 2 - 1024) - 1024 - 512; }
+
+/* Rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
+static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    const int64_t most = INT32_MAX - 4096, far = INT64_C(1) << 38, steps = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
+    return b->dtype == a->dtype && c->pieces && sgk_kernel_fits(&b->kernel, c->device) && a->depth > 0 && a->columns % 8 == 0 &&
+           a->rows < most && a->columns < most && a->depth < most && a->batch < most &&
+           ceil_div(a->rows, 16) <= most / (ceil_div(a->columns, 16) * a->batch) &&
+           (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far &&
+           (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far)) &&
+           (split == 1 || (split <= 8 && split <= steps && wgmma_shared(b) - wgmma_inbox(b, split) >= 2 * b->slabs * (b->rows + b->bn) * 128));
+}
+
+/* Whether out can be written in boxes. */
+static bool wgmma_boxes(const struct linear_args *a)
+{
+    return a->out_dtype == a->dtype && sgk_in_pieces(a->out, a->rows == 1 ? a->columns : a->out_stride, a->dtype) &&
+           (a->rows == 1 || (a->out_stride >= a->columns && a->out_stride < INT64_C(1) << 38)) &&
+           (a->batch == 1 || (sgk_in_pieces(NULL, a->out_batch, a->dtype) && a->out_batch < INT64_C(1) << 38));
+}
+
+/* `batch` matrices of `rows` rows, in boxes of `width` x `height` elements; a row or a matrix alone has any stride. */
+static sgk_tensor_map wgmma_map(const struct linear_args *a, const void *data, int64_t columns, int64_t rows, int64_t stride, int64_t batch, int width, int height)
+{
+    return (sgk_tensor_map){
+        .dtype     = a->dtype,
+        .rank      = 3,
+        .data      = data,
+        .size      = { columns, rows, a->batch },
+        .stride    = { 1, rows == 1 ? columns : stride, a->batch == 1 ? columns : batch },
+        .box       = { width, height, 1 },
+        .swizzle   = width == 64 ? SGK_SWIZZLE_128 : SGK_SWIZZLE_64,
+        .promotion = SGK_PROMOTE_256,
+    };
+}
+
+static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
+{
+    const int                chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
+                                                                            : 16,
+                             split = choice.split;
+    const int64_t            first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
+    struct linear_wgmma_args w = {
+        .l            = *a,
+        .first_tiles  = (int32_t)ceil_div(first, b->rows),
+        .second_tiles = (int32_t)ceil_div(second, b->bn),
+        .band         = 8,
+        .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs),
+        .split        = split,
+        .by_tma       = wgmma_boxes(a),
+    };
+    w.tiles                     = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
+    const sgk_tensor_map input  = wgmma_map(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
+    const sgk_tensor_map weight = wgmma_map(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
+    const sgk_tensor_map out    = wgmma_map(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, b->swap ? &w.second : &w.first));
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, b->swap ? &w.first : &w.second));
+    if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(c->op, "out", &out, &w.result));
+
+    /* Behind the ring: results on their way out, or one sum of each share. The last KiB aligns the slabs. */
+    const int stage  = b->slabs * (b->rows + b->bn) * 128;
+    const int behind = split > 1 ? wgmma_inbox(b, split) : b->groups * b->buffers * 64 * chunk * 2;
+    w.stages         = (int32_t)least(b->stages, (wgmma_shared(b) - behind) / stage);
+
+    /* A cluster that splits K has one tile; lone blocks walk through theirs. */
+    const sgk_launch shape = {
+        .grid          = { split > 1 ? (int64_t)w.tiles * split : least(w.tiles, b->resident * c->device->multiprocessors) },
+        .block         = { 128u * (unsigned)(b->groups + 1) },
+        .shared_memory = (unsigned)(w.stages * stage + behind + 1024),
+        .cluster       = split > 1 ? (unsigned)split : 0,
+    };
+    if (sgk_log_wanted(c->exec))
+        sgk_log(c->exec, "%s: cuda, %s %s %s, K in %d%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, split, c->why);
+    return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
+}
+
+/* The row of a table that this kernel is, or NULL. */
+#define ROW(builds, choice) \
+    ((uintptr_t)(choice).kernel - (uintptr_t)(builds) < sizeof(builds) ? (void *)(choice).kernel : NULL)
+
+/* Whether the build takes the shape; if so, and `run`, it runs. */
+static bool takes(const linear_call *c, linear_choice choice, const struct linear_args *a, bool run, sgk_status *status)
+{
+    const struct vector_build *v     = ROW(vector_builds, choice);
+    const struct stream_build *s     = ROW(stream_builds, choice);
+    const struct mma_build    *m     = ROW(mma_builds, choice);
+    const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
+    const struct simt_build   *f     = ROW(simt_builds, choice);
+    const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
+                                                                             : m   ? mma_takes(m, c, a, choice.split)
+                                                                             : w   ? wgmma_takes(w, c, a, choice.split)
+                                                                                   : f && simt_takes(f, c, a, choice.split);
+    if (!legal || !run) return legal;
+    if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
+    if (s) {
+        const int64_t groups = ceil_div(a->columns, s->columns);
+        *status              = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
+    }
+    if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
+    if (w) *status = launch_wgmma(w, c, choice, a);
+    if (f) *status = launch(c, choice, tiles(a, 64, 64), 4, 0, a);
+    return true;
+}
+
+/* ---- the choice ---------------------------------------------------------------------------------------------------------------------- */
+
+linear_choice linear_forced;
+
+static linear_choice choose_simt(const linear_call *c, const struct linear_args *a)
+{
+    struct simt_build *s = simt_builds;
+    while (!simt_takes(s, c, a, 1)) ++s;
+    return (linear_choice){ &s->kernel, 1 };
+}
+
+static linear_choice choose_vector(const linear_call *c, const struct linear_args *a)
+{
+    for (size_t i = 0; i < COUNT(vector_builds); ++i)
+        if (vector_builds[i].share == 1 && vector_takes(&vector_builds[i], c, a, 1)) return (linear_choice){ &vector_builds[i].kernel, 1 };
+    return (linear_choice){ NULL, 1 };
+}
+
+/*
+ * For few rows, the build and the shares of K with the least time: what a block reads of weight and input, at the rate of one multiprocessor,
+ * but no less than all of it takes; in nanoseconds.
+ */
+static linear_choice choose_stream(const linear_call *c, const struct linear_args *a)
+{
+    linear_choice best       = { NULL, 1 };
+    double        least_time = 0;
+    for (size_t i = 0; i < COUNT(stream_builds); ++i) {
+        struct stream_build *b = &stream_builds[i];
+        for (int split = 1; split <= 8; ++split) {
+            const int64_t groups = ceil_div(a->columns, b->columns), blocks = groups * split * a->batch;
+            if (!stream_takes(b, c, a, split) || (split > 1 && blocks > c->device->multiprocessors)) continue;
+            const double slabs = (double)ceil_div(ceil_div(a->depth, 64), split) * (double)ceil_div(blocks, c->device->multiprocessors);
+            const double block = slabs * 128 * (double)(b->columns + least(a->rows, b->rows)) / 40, all = 2.0 * (double)(a->batch * a->columns * a->depth) / 4300;
+            const double time = (block > all ? block + all / 8 : all + block / 8) + (split > 1 ? 400 : 0);
+            if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
+        }
+    }
+    return best;
+}
+
+/* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
+static linear_choice choose_mma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
+{
+    linear_choice best       = { NULL, 1 };
+    double        least_time = 0;
+    for (size_t i = 0; i < COUNT(mma_builds); ++i) {
+        struct mma_build *b = &mma_builds[i];
+        if (!mma_takes(b, c, a, 1) || (batch_invariant && b->bm != 64)) continue;
+        const double time = (double)ceil_div(tiles(a, b->bm, b->bn) * a->batch, c->device->multiprocessors) * b->bm * b->bn / b->efficiency;
+        if (!best.kernel || time < least_time) best.kernel = &b->kernel, least_time = time;
+    }
+    return best;
+}
+
+/*
+ * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
+ * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
+ * not fill every part of the GPU. The batch-invariant choice does not look at M, and its tile is always the same.
+ */
+static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
+{
+    linear_choice best            = { NULL, 1 };
+    double        least_time      = 0;
+    const int     multiprocessors = c->device->multiprocessors;
+    const int64_t rows = batch_invariant ? 1 : a->rows, batch = batch_invariant ? 1 : a->batch;
+    const double  memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
+    for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
+        struct wgmma_build *b = &wgmma_builds[i];
+        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
+        const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
+        const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
+        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
+        for (int split = 1; split <= 4 && split <= steps; ++split) {
+            if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
+            if (!wgmma_takes(b, c, a, split)) continue;
+            const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
+            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
+            if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
+        }
+    }
+    return best;
+}
+
+/* ---- what was measured: gemm_table.def ---------------------------------------------------------------------------------------- */
+
+/* Builds by what distinguishes them, whatever their order. */
+#define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
+#define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
+#define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
+#define W(swap, behind, resident, rows, bn, split) \
+    (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
+
+const char *linear_token(linear_choice choice, char *text, size_t size)
+{
+    const struct vector_build *v = ROW(vector_builds, choice);
+    const struct stream_build *s = ROW(stream_builds, choice);
+    const struct mma_build    *m = ROW(mma_builds, choice);
+    const struct wgmma_build  *w = ROW(wgmma_builds, choice);
+    if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
+    else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
+    else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
+    else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
+    else snprintf(text, size, "0");
+    return text;
+}
+
+static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
+{
+    const int split = (int)(token & 31);
+    for (size_t i = 0; i < COUNT(stream_builds); ++i)
+        if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, stream_builds[i].stages, split)) return &stream_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
+        const struct wgmma_build *w = &wgmma_builds[i];
+        if (w->dtype == dtype && token == W(w->swap, w->behind, w->resident, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
+    }
+    for (size_t i = 0; i < COUNT(vector_builds); ++i)
+        if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(mma_builds); ++i)
+        if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
+    return NULL;
+}
+
+static const int table_rows[] = LINEAR_TABLE_ROWS;
+static const struct {
+    int32_t  columns, depth;
+    uint32_t choice[COUNT(table_rows)];
+} measured[] = {
+#include "gemm_table.def"
+};
+
+static double apart(int64_t a, int64_t b) { return a > b ? (double)a / (double)b : (double)b / (double)a; }
+
+/*
+ * What was fastest at the next larger M of the table, for the same N and K; up to 128 rows also for an N and a K that are together less than a
+ * fifth away. Above, whole tiles of rows decide, and M must have as many as the table's. NULL: the table does not know.
+ */
+static linear_choice choose_measured(const linear_call *c, const struct linear_args *a)
+{
+    linear_choice choice = { NULL, 1 };
+    if (a->dtype == SGK_F32 || a->batch != 1 || c->device->arch != SGK_ARCH_90A || c->device->multiprocessors != 132) return choice;
+    size_t r = 0;
+    while (r < COUNT(table_rows) && table_rows[r] < a->rows) ++r;
+    if (r == COUNT(table_rows) || (a->rows > 128 && ceil_div(a->rows, 64) != ceil_div(table_rows[r], 64))) return choice;
+    const double least_apart = a->rows > 128 ? 1 : 1.2;
+    double       nearest     = least_apart;
+    uint32_t     token       = 0;
+    for (size_t i = 0; i < COUNT(measured); ++i) {
+        const double by = measured[i].columns == a->columns && measured[i].depth == a->depth ? 1 : apart(measured[i].columns, a->columns) * apart(measured[i].depth, a->depth);
+        if (by <= nearest && measured[i].choice[r]) nearest = by, token = measured[i].choice[r];
+    }
+    choice.kernel = token ? kernel_of(token, a->dtype) : NULL;
+    choice.split  = (token >> 28 == 1 || token >> 28 == 4) ? (int)(token & 31) : 1;
+    if (choice.kernel && !takes(c, choice, a, false, NULL)) choice.kernel = NULL;
+    return choice;
+}
+
+bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_t depth)
+{
+    enum { MULTIPROCESSORS = 132 };
+    const struct vector_build *v = ROW(vector_builds, choice);
+    const struct stream_build *s = ROW(stream_builds, choice);
+    const struct mma_build    *m = ROW(mma_builds, choice);
+    const struct wgmma_build  *w = ROW(wgmma_builds, choice);
+    if (v) return rows > v->rows / 2 && columns < 100000;
+    if (s) return (s->rows < 2 * rows || s->rows == 8) && (choice.split == 1 || ceil_div(columns, s->columns) * choice.split <= MULTIPROCESSORS);
+    if (m) return rows > m->bm / 2 && rows <= 2 * m->bm && rows <= 64;
+    if (!w) return false;
+    const int64_t down = ceil_div(w->swap ? columns : rows, w->rows), across = ceil_div(w->swap ? rows : columns, w->bn);
+    if (w->swap && (w->bn >= 2 * rows && w->bn > 16)) return false;
+    if (w->swap && across > 4 && w->bn < 128) return false;
+    if (!w->swap && 2 * rows <= w->rows) return false;
+    return choice.split == 1 || (down * across * choice.split <= w->resident * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
+}
+
+bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth)
+{
+    const sgk_cuda_device *device;
+    if (sgk_cuda_get_device("linear", 0, &device) != SGK_OK || !sgk_kernel_fits(choice.kernel, device)) return false;
+    const struct linear_args a = { .rows = rows, .columns = columns, .depth = depth, .out_stride = columns, .input_stride = depth, .weight_stride = depth, .dtype = dtype, .out_dtype = dtype, .batch = 1 };
+    const linear_call        c = { .op = "linear", .why = "", .device = device, .pieces = sgk_in_pieces(NULL, depth, dtype) };
+    return takes(&c, choice, &a, false, NULL);
+}
+
+sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
+{
+    const sgk_cuda_device *device;
+    SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
+    const bool  batch_invariant = sgk_exec_batch_invariant(exec);
+    linear_call c               = { op, batch_invariant ? " (batch invariant)" : "", ordinal, device, exec, false };
+    c.pieces                    = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) && sgk_in_pieces(NULL, a->depth, a->dtype) &&
+                                  (a->batch == 1 || (sgk_in_pieces(NULL, a->input_batch, a->dtype) && sgk_in_pieces(NULL, a->weight_batch, a->dtype)));
+    sgk_status status           = SGK_OK;
+    if (linear_forced.kernel) {
+        SGK_REQUIRE(takes(&c, linear_forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
+        return status;
+    }
+    linear_choice choice = { NULL, 1 };
+    if (!batch_invariant) choice = choose_measured(&c, a);
+    if (!choice.kernel && !batch_invariant && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) choice = choose_stream(&c, a);
+    if (!choice.kernel) choice = choose_wgmma(&c, a, batch_invariant);
+    if (!choice.kernel) {
+        if (!c.pieces) c.why = " (rows of input or weight not in 16-byte pieces)";
+        else if (a->dtype != SGK_F32 && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) c.why = " (columns not a multiple of 8, rows that overlap, or too large for TMA)";
+        if (!batch_invariant) choice = choose_vector(&c, a);
+        if (!choice.kernel && !batch_invariant) choice = choose_stream(&c, a);
+        if (!choice.kernel) choice = choose_mma(&c, a, batch_invariant);
+        if (!choice.kernel) choice = choose_simt(&c, a);
+    }
+    SGK_REQUIRE(takes(&c, choice, a, true, &status), SGK_FAILED, "%s: the build chosen does not take this shape", op);
+    return status;
+}
