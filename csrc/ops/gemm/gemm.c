@@ -46,8 +46,8 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     const int64_t          threads = sgk_num_threads(exec), weights = a->columns * (a->depth + 1);
     /* AMX adds in another order than few rows are added in. */
     const bool tiles = a->dtype == SGK_BF16 && a->rows > LINEAR_FEW_TILES && sgk_cpu_has_amx() && !sgk_exec_batch_invariant(exec);
-    /* So do more rows than wait for memory alone, which have lanes along the columns. */
-    const bool pairs = a->dtype == SGK_BF16 && !tiles && packed_has_pairs() && (a->rows > LINEAR_FEW_PAIRS || sgk_exec_batch_invariant(exec));
+    /* So do more rows than wait for memory alone, which have lanes along the columns; not those of a batch. */
+    const bool pairs = a->batch == 1 && a->dtype == SGK_BF16 && !tiles && packed_has_pairs() && (a->rows > LINEAR_FEW_PAIRS || sgk_exec_batch_invariant(exec));
     if (pairs) return linear_in_pairs(op, a, device, exec);
     const bool    few   = a->rows <= LINEAR_FEW_ROWS && !tiles;
     const int64_t worth = 1 + weights * sgk_dtype_size(a->dtype) / LINEAR_GRAIN_BYTES;
