@@ -15,8 +15,7 @@
     WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240),    \
     WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240),    \
     WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 40, 232),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 40, 232)
+    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 40, 232)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
@@ -51,7 +50,7 @@ static const char *wgmma_passes(const attention_call *c)
     if (c->o.num_splits > 1) return "num_splits given";
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
-    if (!build_of(a)) return "head sizes";
+    if (!build_of(a)) return "head sizes, or such in scattered pages";
     if (!(a->scale > 0)) return "softmax_scale not positive";
     if (a->max_k == 0 || a->kv_batches == 0 || (a->cu_seqlens_q && a->total_q == 0)) return "no keys or no queries";
     if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->dtype, 16))

@@ -23,6 +23,9 @@
  * v [STAGES][V_SLABS][KEYS].
  */
 #define WEIGHT_BITS 0
+#ifndef SPLIT
+#define SPLIT 1
+#endif
 #include "attention_wgmma.cuh"
 #include "wgmma.cuh"
 
@@ -66,7 +69,7 @@ DEVICE bool look_up(const attention_args *a, const work *w, int tile, const T *f
 
 DEVICE void gather(const T *from, const T *const *at, bool all, int dim, int slabs, uint32_t to, int lane)
 {
-    enum { AT_ONCE = SLABS > 2 ? 4 : 8 };
+    enum { AT_ONCE = SLABS > 2 ? 2 : 8 };
     if (all && dim == slabs * 64) {
         #pragma unroll AT_ONCE
         for (int i = 0; i < KEYS / 4; ++i) {
@@ -146,12 +149,13 @@ DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
     for (int count = 0;; ++count) {
         const work *w = work_of(count);
         int tile = w->high - 1;
-        if (w->n >= 0 && tile >= w->low) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
+        if (w->n >= 0) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
         mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
-        if (w->n < 0 || w->low == w->high) {
+        if (w->n < 0) {
             if (lane == 0) mbarrier_arrive(shared_address(&q_full));
-            if (w->n < 0) return;
-        } else if (lane == 0) {
+            return;
+        }
+        if (lane == 0) {
             mbarrier_expect(shared_address(&q_full), Q_BYTES);
             for (int s = 0; s < SLABS; ++s)
                 tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, shared_address(&q_full));
@@ -233,13 +237,13 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
     }
 }
 
-DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
+DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
     const attention_args *a      = &p->a;
-    const uint32_t        k_base = base + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = uniform(base + t / 128 * 8192);
+    const uint32_t        k_base = memory + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = uniform(memory + t / 128 * 8192);
     const bool            one    = t % 32 == 0;
     const int             turn   = TURN + t / 128;
-    float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], factor[2];
+    float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], base[2], factor[2];
     uint32_t              weight[KEYS / 16][4];
 #if HOLD_Q
     uint32_t q[DIM / 16][4];
@@ -266,7 +270,9 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
     } while (0)
 #endif
 
-    const work *w = next_work(p, &count);
+#define TIMES_V(i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + (i) * WGMMA_STEP_T, add || i > 0, (const T *)0)
+
+    const work *w = queries_of(count);
     if (w->n < 0) return;
     whole f = whole_of(a, w);
     int    tile = w->high - 1, low = w->low;
@@ -290,7 +296,8 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
     if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
     if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
     most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
-    softmax(s, most, sum, factor, p->scale);
+    maxima(s, most, base, factor, p->scale);
+    weigh(s, sum, base, factor, p->scale);
     pack(weight, s);
 
     bool add = false;
@@ -299,7 +306,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         const work *done = w;
         if (ends) {
             ++count;
-            w = next_work(p, &count);
+            w = queries_of(count);
             if (w->n < 0) {
                 w = done;
                 break;
@@ -322,21 +329,38 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
         const uint32_t values = uniform(v_base + v.stage * V_BYTES);
         if (GATHER) async_fence();
+#if SPLIT
+        wgmma_wait(0);
+        wgmma_pin(s);
         wgmma_fence();
         #pragma unroll
-        for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
+        for (int i = 0; i < KEYS / 32; ++i) TIMES_V(i);
         wgmma_commit();
         named_announce(turn == GROUPS ? TURN : turn + 1, 256);
-
+#else
+        wgmma_fence();
+        #pragma unroll
+        for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
+        wgmma_commit();
+        named_announce(turn == GROUPS ? TURN : turn + 1, 256);
         wgmma_wait(1);
         wgmma_pin(s);
+#endif
         if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
         if (tile == low) LEAVE_Q();
         if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
         if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
         const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
-        softmax(s, most, sum, factor, p->scale);
+        maxima(s, most, base, factor, p->scale);
+#if SPLIT
+        asm volatile("" : "+f"(base[0]), "+f"(base[1])::"memory");
+        wgmma_fence();
+        #pragma unroll
+        for (int i = KEYS / 32; i < KEYS / 16; ++i) TIMES_V(i);
+        wgmma_commit();
+#endif
+        weigh(s, sum, base, factor, p->scale);
         wgmma_pin(s);
         /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */
         if (ends) {
@@ -362,7 +386,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
     if (GATHER) async_fence();
     wgmma_fence();
     #pragma unroll
-    for (int i = 0; i < KEYS / 16; ++i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + i * WGMMA_STEP_T, add || i > 0, (const T *)0);
+    for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
     wgmma_commit();
     wgmma_wait(0);
     wgmma_pin(o);

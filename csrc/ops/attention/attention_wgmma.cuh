@@ -19,7 +19,7 @@
 enum { TURN   = 1,                      /* named barriers: a turn of each warpgroup; another piece of work is wanted */
        WANTED = TURN + GROUPS };
 
-/* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`; none where no query sees a key. */
+/* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`. */
 struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, pad0, pad1; };
 
 __shared__ work     works[WORKS];
@@ -121,23 +121,43 @@ DEVICE int id_behind(const attention_wgmma_args *p, int id)
     return round * blocks + (round & 1 ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
 }
 
-/* The warp that finds work: a description is written when the one before it has been taken up, so that it is there when that is done. */
+/* Zeros for a piece of work without keys, by one warp. */
+DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
+{
+    const attention_args *a = &p->a;
+    for (int row = w->row; row < w->row + ROWS && row < w->sq; ++row) {
+        uint16_t *to = (uint16_t *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride;
+        for (int column = lane * 8; column < a->dim_v; column += 256) *(uint4 *)(to + column) = make_uint4(0, 0, 0, 0);
+        if (lane == 0 && a->softmax_lse) a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] = a->empty_lse;
+    }
+}
+
+/* The warp that finds work: a description is written when the one before it has been taken up, so that it is there when that is done. What
+ * has no keys is done here. The last description has n = -1. */
 DEVICE void find(const attention_wgmma_args *p, int lane)
 {
     __shared__ int next_id, count;              /* kept here: registers are few */
     if (lane == 0) next_id = (int)blockIdx.x, count = 0;
-    for (int n = 0; n >= 0;) {
+    __syncwarp();
+    for (;;) {
         if (lane == 0) {
             bool found = false;
             for (int id; !found && (id = next_id) < count_works(p); next_id = id_behind(p, id)) found = describe(p, &works[count % WORKS], id);
             asm volatile("" ::: "memory");
             if (!found) works[count % WORKS].n = -1;
-            mbarrier_arrive(shared_address(&found_work[count % WORKS]));
-            n = works[count % WORKS].n;
-            ++count;
         }
-        n = __shfl_sync(~0u, n, 0);
-        if (n >= 0) named_sync(WANTED, 64);
+        __syncwarp();
+        const work *w = &works[count % WORKS];
+        if (w->n >= 0 && w->low == w->high) {
+            put_none(p, w, lane);
+            __syncwarp();
+            continue;
+        }
+        if (lane == 0) mbarrier_arrive(shared_address(&found_work[count % WORKS]));
+        if (w->n < 0) return;
+        __syncwarp();
+        if (lane == 0) ++count;
+        named_sync(WANTED, 64);
     }
 }
 
@@ -196,26 +216,36 @@ DEVICE void cap(float (&s)[KEYS / 2], float inner, float outer)
     }
 }
 
-/* Weights in place of scores, times 2^WEIGHT_BITS. `most` is a row's largest score so far, `factor` what its earlier sums are to be multiplied with. */
-DEVICE void softmax(float (&s)[KEYS / 2], float (&most)[2], float (&sum)[2], float (&factor)[2], float scale)
+/* With the scores of a tile: `most`, a row's largest score so far, `base` of its weights, and `factor`, what its earlier sums are to be
+ * multiplied with. */
+DEVICE void maxima(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
+{
+    float now[2][2];
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        now[r][0] = fmaxf(most[r], s[2 * r]), now[r][1] = s[2 * r + 1];
+        #pragma unroll
+        for (int j = 1; j < KEYS / 8; ++j) now[r][0] = fmaxf(now[r][0], s[4 * j + 2 * r]), now[r][1] = fmaxf(now[r][1], s[4 * j + 2 * r + 1]);
+        now[r][0] = fmaxf(now[r][0], now[r][1]);
+        now[r][0] = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 1));
+        now[r][0] = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 2));
+        base[r]   = now[r][0] == -INF ? 0 : now[r][0] * scale - WEIGHT_BITS;    /* no key seen so far: -inf - -inf is no number */
+        factor[r] = ex2(most[r] * scale - WEIGHT_BITS - base[r]);
+        most[r]   = now[r][0];
+    }
+}
+
+/* Weights in place of scores, times 2^WEIGHT_BITS, and their sums. */
+DEVICE void weigh(float (&s)[KEYS / 2], float (&sum)[2], const float (&base)[2], const float (&factor)[2], float scale)
 {
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        float now[2] = { fmaxf(most[r], s[2 * r]), s[2 * r + 1] };
-        #pragma unroll
-        for (int j = 1; j < KEYS / 8; ++j) now[0] = fmaxf(now[0], s[4 * j + 2 * r]), now[1] = fmaxf(now[1], s[4 * j + 2 * r + 1]);
-        now[0] = fmaxf(now[0], now[1]);
-        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 1));
-        now[0] = fmaxf(now[0], __shfl_xor_sync(~0u, now[0], 2));
-        const float base = now[0] == -INF ? 0 : now[0] * scale - WEIGHT_BITS;   /* no key seen so far: -inf - -inf is no number */
-        factor[r] = ex2(most[r] * scale - WEIGHT_BITS - base);
-        most[r]   = now[0];
         float add[2] = { 0, 0 };
         #pragma unroll
         for (int j = 0; j < KEYS / 8; ++j)
             #pragma unroll
             for (int e = 0; e < 2; ++e) {
-                s[4 * j + 2 * r + e] = ex2(fmaf(s[4 * j + 2 * r + e], scale, -base));
+                s[4 * j + 2 * r + e] = ex2(fmaf(s[4 * j + 2 * r + e], scale, -base[r]));
                 add[e] += s[4 * j + 2 * r + e];
             }
         sum[r] = sum[r] * factor[r] + (add[0] + add[1]);
@@ -230,26 +260,9 @@ DEVICE float sink_of(const attention_args *a, int head)
     return a->sinks_dtype == SGK_F16 ? to_f32(((const f16 *)a->sinks)[head]) : to_f32(((const bf16 *)a->sinks)[head]);
 }
 
-/* Zeros for the warpgroup's rows of a piece of work without keys. */
-DEVICE void put_none(const attention_wgmma_args *p, const work *w)
+/* For warpgroups that multiply: piece of work number `count`, its queries included. */
+DEVICE const work *queries_of(int count)
 {
-    const attention_args *a = &p->a;
-    const int             t = thread(), row = w->row + t / 2;
-    if (row >= w->sq) return;
-    uint16_t *to = (uint16_t *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride;
-    for (int column = t % 2 * 8; column < a->dim_v; column += 16) *(uint4 *)(to + column) = make_uint4(0, 0, 0, 0);
-    if (t % 2 == 0 && a->softmax_lse) a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] = a->empty_lse;
-}
-
-/* The next piece of work that has keys; others are zeros and done. n is -1 when there is none. */
-DEVICE const work *next_work(const attention_wgmma_args *p, int *count)
-{
-    for (;; ++*count) {
-        const work *w = &works[*count % WORKS];
-        mbarrier_wait(shared_address(&q_full), *count & 1);
-        if (w->n < 0 || w->low < w->high) return w;
-        put_none(p, w);
-        __syncwarp();
-        if (thread() % 32 == 0) mbarrier_arrive(shared_address(&q_empty));
-    }
+    mbarrier_wait(shared_address(&q_full), count & 1);
+    return &works[count % WORKS];
 }

@@ -61,9 +61,13 @@ DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int lane)
 {
     ring r = { 0, 0 };
     for (int count = 0;; ++count) {
-        const work *w    = work_of(count);
-        const bool  none = w->n < 0 || w->low == w->high;
-        for (int tile = w->high - 1; !none && tile >= w->low; --tile) {
+        const work *w = work_of(count);
+        if (w->n < 0) {
+            mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
+            if (lane == 0) mbarrier_arrive(shared_address(&q_full));
+            return;
+        }
+        for (int tile = w->high - 1; tile >= w->low; --tile) {
             const uint32_t k_arrived = shared_address(&k_full[r.stage]), v_arrived = shared_address(&v_full[r.stage]), v = base + V_AT + r.stage * TILE_BYTES;
             mbarrier_wait(shared_address(&k_empty[r.stage]), r.lap ^ 1);
             if (lane == 0) mbarrier_expect(k_arrived, TILE_BYTES);
@@ -83,12 +87,6 @@ DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int lane)
             if (tile * KEYS + KEYS <= w->sk) load_boxes(p, &p->v, w, tile, v, v_arrived, lane);
             else load_end(p, w, tile, v, v_arrived, lane);
             advance(&r);
-        }
-        if (none) {
-            mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
-            if (lane == 0) mbarrier_arrive(shared_address(&q_full));
-            if (w->n < 0) return;
-            named_announce(WANTED, 64);
         }
     }
 }
@@ -219,18 +217,18 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[64], co
         } \
     } while (0)
 
-DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
+DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
     const attention_args *a      = &p->a;
-    const uint32_t        q_base = uniform(base + t / 128 * 8192);
+    const uint32_t        q_base = uniform(memory + t / 128 * 8192);
     const bool            one    = t % 32 == 0;
     const int             turn   = TURN + t / 128;
-    float                 o[64], part[64], s[KEYS / 2], most[2], sum[2], older[2], factor[2];
+    float                 o[64], part[64], s[KEYS / 2], most[2], sum[2], base[2], older[2], factor[2];
     uint32_t              weight[KEYS / 32][4];
     ring                  k = { 0, 0 };
     int                   count = 0;
 
-    const work *w = next_work(p, &count);
+    const work *w = queries_of(count);
     if (w->n < 0) return;
     whole f     = whole_of(a, w);
     int   tile  = w->high - 1, low = w->low;
@@ -239,7 +237,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
 
     mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
     {
-        const uint32_t keys = uniform(base + K_AT + k.stage * TILE_BYTES);
+        const uint32_t keys = uniform(memory + K_AT + k.stage * TILE_BYTES);
         TIMES_K();
         wgmma_wait(0);
         wgmma_pin(s);
@@ -249,7 +247,8 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
     if (tile == low && one) mbarrier_arrive(shared_address(&q_empty));
     SCORES();
     most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
-    softmax(s, most, sum, older, scale);
+    maxima(s, most, base, older, scale);
+    weigh(s, sum, base, older, scale);
     pack(weight, s);
 
     bool add = false;
@@ -259,7 +258,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         const float done_scale = scale;
         if (ends) {
             ++count;
-            w = next_work(p, &count);
+            w = queries_of(count);
             if (w->n < 0) {
                 w = done;
                 break;
@@ -273,10 +272,10 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         const ring v = before(k);
         mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
         named_sync(turn, 256);
-        const uint32_t keys = uniform(base + K_AT + k.stage * TILE_BYTES);
+        const uint32_t keys = uniform(memory + K_AT + k.stage * TILE_BYTES);
         TIMES_K();
         mbarrier_wait(shared_address(&turned_full[v.stage]), v.lap);
-        const uint32_t values = uniform(base + TURNED_AT + v.stage * TURNED);
+        const uint32_t values = uniform(memory + TURNED_AT + v.stage * TURNED);
         TIMES_V();
         named_announce(turn == GROUPS ? TURN : turn + 1, 256);
 
@@ -287,7 +286,8 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
         SCORES();
         const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
-        softmax(s, most, sum, factor, scale);
+        maxima(s, most, base, factor, scale);
+        weigh(s, sum, base, factor, scale);
         wgmma_pin(s);
         /* The wait stands behind a branch: see attention_wgmma.cu. */
         if (ends) {
@@ -304,7 +304,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t base, int t)
 
     const ring v = before(k);
     mbarrier_wait(shared_address(&turned_full[v.stage]), v.lap);
-    const uint32_t values = uniform(base + TURNED_AT + v.stage * TURNED);
+    const uint32_t values = uniform(memory + TURNED_AT + v.stage * TURNED);
     TIMES_V();
     ADD_UP();
     put(p, w, o, most, sum, scale);
