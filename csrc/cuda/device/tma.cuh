@@ -21,20 +21,6 @@ DEVICE void l2_prefetch(const void *from, int bytes)
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
 }
 
-/* How long L2 keeps what a copy brings: first to leave, for what is read once, or as usual. */
-DEVICE uint64_t l2_policy(bool once)
-{
-    uint64_t first, usual;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
-    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(usual));
-    return once ? first : usual;
-}
-
-DEVICE void l2_prefetch(const void *from, int bytes, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes), "l"(policy) : "memory");
-}
-
 /* The bytes of the whole box arrive at the mbarrier. */
 DEVICE void tma_load2(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier)
 {
@@ -49,11 +35,6 @@ DEVICE void tma_load4(uint32_t to, const sgk_tma_map *map, int x, int y, int z, 
 DEVICE void tma_load3(uint32_t to, const sgk_tma_map *map, int x, int y, int z, uint32_t barrier)
 {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier) : "memory");
-}
-
-DEVICE void tma_load3_policy(uint32_t to, const sgk_tma_map *map, int x, int y, int z, uint32_t barrier, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "l"(policy) : "memory");
 }
 
 /* To the same address in every block of the cluster whose bit is set in `blocks`; the bytes arrive at the barrier of each. */

@@ -407,7 +407,8 @@ static double apart(int64_t a, int64_t b) { return a > b ? (double)a / (double)b
 
 /*
  * What was fastest at the next larger M of the table, for the same N and K; up to 128 rows also for an N and a K that are together less than a
- * fifth away. Above, whole tiles of rows decide, and M must have as many as the table's. NULL: the table does not know.
+ * fifth away. Above, whole tiles of rows decide, and M must have as many as the table's. Beyond 512 rows what is fastest in a short run is not
+ * so in a long one, which power limits: there the model knows better. NULL: the table does not know.
  */
 static linear_choice choose_measured(const linear_call *c, const struct linear_args *a)
 {
@@ -415,7 +416,7 @@ static linear_choice choose_measured(const linear_call *c, const struct linear_a
     if (a->dtype == SGK_F32 || a->batch != 1 || c->device->arch != SGK_ARCH_90A || c->device->multiprocessors != 132) return choice;
     size_t r = 0;
     while (r < COUNT(table_rows) && table_rows[r] < a->rows) ++r;
-    if (r == COUNT(table_rows) || (a->rows > 128 && ceil_div(a->rows, 64) != ceil_div(table_rows[r], 64))) return choice;
+    if (a->rows > 512 || r == COUNT(table_rows) || (a->rows > 128 && ceil_div(a->rows, 64) != ceil_div(table_rows[r], 64))) return choice;
     const double least_apart = a->rows > 128 ? 1 : 1.2;
     double       nearest     = least_apart;
     uint32_t     token       = 0;

@@ -63,7 +63,7 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
     /* The kernel before this one may still run: weights are not its result, and may come as far as L2. */
     const int begin = (int)(slabs * slice / slices) * 64, bytes = ((int)a.depth - begin < (STAGES - 1) * WARPS * 64 ? (int)a.depth - begin : (STAGES - 1) * WARPS * 64) * 2;
     if ((int)threadIdx.x < COLUMNS && first * COLUMNS + (int)threadIdx.x < (int)a.columns && first < last && bytes > 0)
-        l2_prefetch((const T *)a.weight + (first * COLUMNS + (int)threadIdx.x) * a.weight_stride + begin, bytes, policy);
+        l2_prefetch((const T *)a.weight + (first * COLUMNS + (int)threadIdx.x) * a.weight_stride + begin, bytes);
 #endif
     pdl_wait();
     pdl_release();

@@ -98,7 +98,7 @@ static bool record(candidate *c, int64_t m, int64_t n, int64_t k, int nodes, int
 static int measure(candidate *all, int64_t m, int64_t n, int64_t k)
 {
     const size_t each = (size_t)((m + n) * k * 2), cache = (size_t)gpu_l2_bytes();
-    const int    copies = (int)(3 * cache / 2 / each + 1);
+    const int    copies = (int)(4 * cache / each + 1);
     const double least  = (double)each / 4e12 + 2.0 * (double)m * (double)n * (double)k / 7e14;       /* seconds of a call */
     const int    wanted = least > 3e-4 ? 1 : least > 1e-4 ? 3
                                          : least > 3e-5   ? 8

@@ -176,12 +176,9 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, const f
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
 
 /* A slab of the operand that is weight, or of the one that is input. */
-DEVICE void load(const linear_wgmma_args *a, bool weight, corner at, int slab, uint32_t to, uint32_t arrived, uint64_t policy)
+DEVICE void load(const linear_wgmma_args *a, bool weight, corner at, int slab, uint32_t to, uint32_t arrived)
 {
-    const sgk_tma_map *map = weight == SWAP ? &a->first : &a->second;
-    if (weight != SWAP) to += FIRST_BYTES;
-    if (weight) tma_load3_policy(to, map, slab * 64, (int)at.n, at.product, arrived, policy);
-    else tma_load3(to, map, slab * 64, (int)at.m, at.product, arrived);
+    tma_load3(weight == SWAP ? to : to + FIRST_BYTES, weight == SWAP ? &a->first : &a->second, slab * 64, (int)(weight ? at.n : at.m), at.product, arrived);
 }
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
@@ -193,9 +190,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
     const int                 slice = (int)cluster_rank(), lane = t % 32;
     const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
     const int                 begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
-    const uint64_t            policy = l2_policy((SWAP ? a.second_tiles : a.first_tiles) == 1);     /* for weights */
-    int                       stage  = 0;
-    uint32_t                  lap    = 0;
+    int                       stage = 0;
+    uint32_t                  lap   = 0;
 
     if (threadIdx.x == MULTIPLIERS) {
         tma_prefetch_map(&a.first);
@@ -211,13 +207,6 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
     }
     if (a.split > 1) cluster_announce();        /* its barriers are there */
     if (group < GROUPS) {
-        /* Weights are on their way to L2 while the copy engine still fetches its maps. */
-        const corner  at   = tile(&a, begin);
-        const int     k    = from * SLABS * 64;
-        const int64_t rest = a.l.depth - k;
-        for (int row = (int)threadIdx.x; row < (SWAP ? ROWS : BN) && at.n + row < a.l.columns && rest > 0 && begin < a.tiles; row += MULTIPLIERS)
-            l2_prefetch((const T *)a.l.weight + at.product * a.l.weight_batch + (at.n + row) * a.l.weight_stride + k,
-                        (rest < a.stages * SLABS * 64 ? (int)rest : a.stages * SLABS * 64) * 2, policy);
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
         __threadfence_block();
@@ -237,7 +226,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
                 mbarrier_expect(arrived, STAGE_BYTES);
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s)
-                    load(&a, true, tile(&a, begin), (from + k) * SLABS + s, base + k * STAGE_BYTES + s * SLAB_BYTES, arrived, policy);
+                    load(&a, true, tile(&a, begin), (from + k) * SLABS + s, base + k * STAGE_BYTES + s * SLAB_BYTES, arrived);
             }
             pdl_wait();
             pdl_release();
@@ -253,8 +242,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
                     #pragma unroll
                     for (int s = 0; s < SLABS; ++s) {
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                        if (!begun) load(&a, true, at, k * SLABS + s, slab, arrived, policy);
-                        load(&a, false, at, k * SLABS + s, slab, arrived, policy);
+                        if (!begun) load(&a, true, at, k * SLABS + s, slab, arrived);
+                        load(&a, false, at, k * SLABS + s, slab, arrived);
                     }
                 }
             }
