@@ -178,7 +178,8 @@ def vision_rope(tokens, cached):
 
 
 def qk_norm_rope(tokens, cached):
-    qkv, weights, positions, cache = random(tokens, 48 * 128), [random(128) for _ in range(2)], torch.randint(4096, (tokens,), dtype=torch.int32), angles(F32)
+    weights = [torch.ones(128, dtype=BF16) for _ in range(2)]           # in place again and again: others would drive elements into the subnormal numbers
+    qkv, positions, cache = random(tokens, 48 * 128), torch.randint(4096, (tokens,), dtype=torch.int32), angles(F32)
 
     def theirs():
         heads = qkv.view(tokens, 48, 128)

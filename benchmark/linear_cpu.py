@@ -109,7 +109,7 @@ def many_rows(rows, columns, depth, rounds, ggml, threads):
     result = {"rows": rows, "columns": columns, "depth": depth}
     for name, group, wrong in (("bf16", calls, errors), ("u8s8", calls8, errors8)):
         times = measure(group, rounds)
-        result[name] = {"ms": medians(times), "errors": wrong,
+        result[name] = {"ms": medians(times), "least_ms": {n: min(t) for n, t in times.items()}, "errors": wrong,
                         "ratio": {f"{rival} / {ours}": ratio(times, rival, ours) for rival in group for ours in ("packed", "linear")
                                   if rival not in ("packed", "linear", "with_quant") and ours in group},
                         "teraflops": {n: 2e-9 * rows * columns * depth / ms for n, ms in medians(times).items()}}
@@ -129,6 +129,7 @@ def few_rows(rows, columns, depth, rounds, copies):
     times = measure(calls, rounds)
     bytes_read = 2 * copies * columns * depth
     return {"rows": rows, "columns": columns, "depth": depth, "gigabytes_per_second": {n: 1e-6 * bytes_read / ms for n, ms in medians(times).items()},
+            "most_gigabytes_per_second": {n: 1e-6 * bytes_read / min(t) for n, t in times.items()},
             "share_of_read": {n: ratio(times, "read", n) for n in calls if n != "read"}}
 
 
@@ -146,17 +147,19 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     ggml = Ggml(arguments.ggml) if arguments.ggml else None
-    results = {"torch": torch.__version__, "threads": arguments.threads, "rounds": arguments.rounds, "many": [], "few": []}
+    with open("/proc/cpuinfo") as file:
+        name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
+    results = {"device": f"CPU {name}", "torch": torch.__version__, "threads": arguments.threads, "rounds": arguments.rounds, "many": [], "few": []}
     for rows in arguments.rows:
         r = many_rows(rows, arguments.columns, arguments.depth, arguments.rounds, ggml, arguments.threads)
         results["many"].append(r)
         for kind in ("bf16", "u8s8"):
-            figures = ", ".join(f"{n} {ms:.2f} ms" for n, ms in r[kind]["ms"].items())
+            figures = ", ".join(f"{n} {ms:.2f} ms (least {r[kind]['least_ms'][n]:.2f})" for n, ms in r[kind]["ms"].items())
             print(f"{kind} {rows} x {r['columns']} x {r['depth']}: {figures}; " + ", ".join(f"{n} {x:.3f}" for n, x in r[kind]["ratio"].items()), flush=True)
     for rows in arguments.few:
         r = few_rows(rows, arguments.columns, arguments.depth, arguments.rounds, arguments.copies)
         results["few"].append(r)
-        print(f"{rows} rows: " + ", ".join(f"{n} {x:.1f} GB/s" for n, x in r["gigabytes_per_second"].items()) + "; of the read: "
+        print(f"{rows} rows: " + ", ".join(f"{n} {x:.1f} (most {r['most_gigabytes_per_second'][n]:.1f}) GB/s" for n, x in r["gigabytes_per_second"].items()) + "; of the read: "
               + ", ".join(f"{n} {x:.2f}" for n, x in r["share_of_read"].items()), flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:

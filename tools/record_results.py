@@ -2,11 +2,11 @@
 """Puts the results of one run on one machine into benchmark/results/DATE-DEVICE.json, from which tables.py prints.
 
 usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--comparison COMPARE.json] [--linear LINEAR.json]
-                         [--elementwise-cpu CPU.json] [--tests TEST_GPU.json]
+                         [--linear-cpu CPU.json] [--elementwise-cpu CPU.json] [--dsv3 DSV3.json] [--scaled-mm MM.json] [--block-mm MM.json]
+                         [--attention ATTENTION.json] [--decode DECODE.json] [--tests TEST_GPU.json]
 
-BENCH.json is what `sgk-check --bench --json` wrote, LLM.json what `benchmark/bench_llm.py --json` did, COMPARE.json
-what `benchmark/elementwise.py --json` did, LINEAR.json what `benchmark/linear.py --json` did, CPU.json what `benchmark/elementwise_cpu.py --json` did, TEST_GPU.json
-what tools/test_gpu.py did.
+BENCH.json is what `sgk-check --bench --json` wrote, COMPARE.json what `benchmark/elementwise.py --json` did, TEST_GPU.json what tools/test_gpu.py did;
+the others are from the benchmark of the same name.
 """
 import argparse
 import datetime
@@ -22,18 +22,19 @@ def device_of(result):
         return result["bench"]["gpu"] or "CPU " + result["bench"]["cpu"]
     if "comparison" in result:
         return result["comparison"]["ceilings"]["device"]
-    return (result.get("linear") or result.get("elementwise_cpu") or result["tests"])["device"]
+    return next(result[name] for name in ("linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "decode", "tests") if name in result)["device"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="what was built")
     parser.add_argument("--date", default=datetime.date.today().isoformat())
-    for name in ("bench", "llm", "comparison", "linear", "elementwise_cpu", "tests"):
+    names = ("bench", "llm", "comparison", "linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "decode", "tests")
+    for name in names:
         parser.add_argument("--" + name.replace("_", "-"), type=argparse.FileType())
     arguments = parser.parse_args()
     result = {"date": arguments.date, "commit": arguments.commit}
-    for name in ("bench", "llm", "comparison", "linear", "elementwise_cpu", "tests"):
+    for name in names:
         file = getattr(arguments, name)
         if file:
             result[name] = json.load(file)

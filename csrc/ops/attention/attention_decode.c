@@ -50,6 +50,7 @@ static const char *passes(const attention_call *c)
     if (a->dtype == SGK_F32) return "f32";
     if ((int64_t)a->max_q * a->group > 16) return "more than 16 rows a sequence";
     if (a->dim != a->dim_v || a->q_v) return "head sizes differ";
+    if (a->dim % 8) return "a head size that is no multiple of 8";
     if (a->apart) return "new keys apart";
     if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
     if (c->o.num_splits) return "num_splits given";

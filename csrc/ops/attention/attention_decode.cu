@@ -407,7 +407,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             #pragma unroll
             for (int e = 0; e < 8; ++e) total[e] *= inverse;
             if (whole) {
-                T *target        = (T *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
+                R *target        = (R *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
                 *(uint4 *)target = pack16(total, (const R *)0);
                 if (column == 0 && a.softmax_lse)
                     a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;

@@ -85,7 +85,7 @@ DEVICE void combine(const attention_decode_args *d, const attention_sequence *s,
     __syncthreads();
 }
 
-extern "C" __global__ __launch_bounds__(THREADS, 8)       /* told how many blocks to fit, the assembler spills nothing to fit more */
+extern "C" __global__ __launch_bounds__(THREADS, 6)       /* told how many blocks to fit, the assembler spills nothing to fit more */
     void attention_decode_combine(const __grid_constant__ attention_decode_args d)
 {
     __shared__ int        totals[2][WARPS];

@@ -124,6 +124,15 @@ SGK_INLINE vf broadcast(const uint32_t *x)
     return vf_set(f);
 }
 
+/* The sums come from the second-level cache while the tile is multiplied. */
+SGK_INLINE void prefetch_sums(const tile_end *end, int rows, int64_t column)
+{
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
+        for (int i = 0; i < TILE_COLUMNS * 4; i += 64) __builtin_prefetch((const char *)end->sums + (r * end->stride + column) * 4 + i, 1);
+}
+
 SGK_INLINE void prefetch_ahead(const char *w)
 {
     __builtin_prefetch(w + AHEAD);
@@ -133,6 +142,7 @@ SGK_INLINE void prefetch_ahead(const char *w)
 /* `rows` rows by TILE_COLUMNS columns; x_rows: of the strip. */
 SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
+    if (rows > FEW_ROWS) prefetch_sums(end, rows, column);
     vf          sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
@@ -163,6 +173,7 @@ SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t 
 
 SGK_INLINE void tile_i8(int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
+    if (rows > FEW_ROWS) prefetch_sums(end, rows, column);
     quads       sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
@@ -307,20 +318,22 @@ typedef void tiles_fn(int64_t rows, const uint32_t *x, const char *w, int64_t st
 
 /* ---- strips ----------------------------------------------------------------------------------------------------------------------- */
 
+/* VF elements of a row, or the n there are, zeros behind them. */
+SGK_INLINE vf row_part(sgk_dtype t, const void *p, int64_t i, int64_t n) { return n >= VF ? vf_load(t, p, i) : vf_load_part(t, p, i, n); }
+SGK_INLINE vf row_lanes(sgk_dtype t, const void *p, int64_t i, int64_t n)
+{
+    return t == SGK_F32 ? row_part(SGK_F32, p, i, n) : t == SGK_F16 ? row_part(SGK_F16, p, i, n)
+                                                                    : row_part(SGK_BF16, p, i, n);
+}
+
 /* n elements of a row of input as steps, zeros behind them up to a whole step; q: what quantises it, or 0. */
 static void row_to_steps(const struct packed_cpu_args *cpu, const void *input, int64_t at, int64_t n, float by, uint32_t *to)
 {
     const sgk_dtype t = cpu->a.dtype;
     if (cpu->quantise) {
         uint8_t *const codes = (uint8_t *)to;
-        for (int64_t k = 0; k < n; k += VF) {
-            const vf v = packed_least(VF, n - k) == VF ? t == SGK_F32 ? vf_load(SGK_F32, input, at + k) : t == SGK_F16 ? vf_load(SGK_F16, input, at + k)
-                                                                                                                       : vf_load(SGK_BF16, input, at + k)
-                         : t == SGK_F32                ? vf_load_part(SGK_F32, input, at + k, n - k)
-                         : t == SGK_F16                ? vf_load_part(SGK_F16, input, at + k, n - k)
-                                                       : vf_load_part(SGK_BF16, input, at + k, n - k);
-            encode(SGK_U8, codes + k, packed_least(VF, n - k), vf_mul(v, vf_set(by)), -127, 127);
-        }
+        for (int64_t k = 0; k < n; k += VF)
+            encode(SGK_U8, codes + k, packed_least(VF, n - k), vf_mul(row_lanes(t, input, at + k, n - k), vf_set(by)), -127, 127);
         for (int64_t k = n; k % 4; ++k) codes[k] = 128;
         return;
     }
@@ -340,16 +353,9 @@ static void row_to_steps(const struct packed_cpu_args *cpu, const void *input, i
 /* What a row is multiplied by to be quantised. */
 static float quantiser(const struct packed_args *a, int64_t at, float *scale)
 {
-    vf      most = vf_zero();
-    int64_t k    = 0;
-    for (; k + VF <= a->depth; k += VF) {
-        const vf v = a->dtype == SGK_F32 ? vf_load(SGK_F32, a->input, at + k) : a->dtype == SGK_F16 ? vf_load(SGK_F16, a->input, at + k)
-                                                                                                    : vf_load(SGK_BF16, a->input, at + k);
-        most       = vf_max(vf_abs(v), most);                   /* leaves NaN out */
-    }
-    float amax = vf_most(most);
-    for (; k < a->depth; ++k) amax = fmaxf(amax, fabsf(load_f32(a->dtype, a->input, at + k)));
-    const struct quant_scaling scaling = quant_row_scaling(amax, SGK_U8);
+    vf most = vf_zero();
+    for (int64_t k = 0; k < a->depth; k += VF) most = vf_max(vf_abs(row_lanes(a->dtype, a->input, at + k, a->depth - k)), most);         /* leaves NaN out */
+    const struct quant_scaling scaling = quant_row_scaling(vf_most(most), SGK_U8);
     *scale                             = scaling.s;
     return scaling.by;
 }

@@ -76,7 +76,7 @@ DEVICE void decode(uint32_t pairs[2], uint32_t codes, bool e5m2)
 }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS) void scaled_mma(const __grid_constant__ scaled_args a)
+extern "C" __global__ __launch_bounds__(THREADS, 1) void scaled_mma(const __grid_constant__ scaled_args a)
 {
     extern __shared__ __align__(128) uint8_t slabs[];                   /* [STAGES] of input [BM][BK], weight [BN][BK] */
     const int                                lane = threadIdx.x % 32, warp = threadIdx.x / 32;

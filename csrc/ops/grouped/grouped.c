@@ -17,15 +17,16 @@ static const sgk_cpu_impl quant_cpu[] = { { "ref", 0, grouped_quant_ref } };
 /* Every build of the three kernels. */
 /* clang-format off */
 enum { F16, BF16, BLOCKS, MX };         /* FORMAT in grouped.cu */
-#define MMA(format, bm, bn, wm, wn, stages, pieces) \
+#define MMA(format, bm, bn, wm, wn, stages, pieces, archs) \
     { SGK_KERNEL("grouped/grouped.cu", "grouped_mma", "-DFORMAT=" #format " -DBM=" #bm " -DBN=" #bn " -DWM=" #wm " -DWN=" #wn " -DSTAGES=" #stages \
-                 " -DPIECES=" #pieces, SGK_GENERAL), format, bm, bn, wm * wn, stages, pieces }
+                 " -DPIECES=" #pieces, archs), format, bm, bn, wm * wn, stages, pieces }
+#define OTHERS (SGK_GENERAL & ~SGK_ARCH_90A)            /* there they have another form */
 /* Of a format: large tiles, small ones, and the one that takes any addresses and strides. */
 static struct mma_build { sgk_kernel kernel; int format, bm, bn, warps, stages, pieces; } mma_builds[] = {
-    MMA(0, 128, 128, 2, 4, 3, 1), MMA(0, 64, 64, 2, 2, 3, 1), MMA(0, 64, 64, 2, 2, 2, 0),
-    MMA(1, 128, 128, 2, 4, 3, 1), MMA(1, 64, 64, 2, 2, 3, 1), MMA(1, 64, 64, 2, 2, 2, 0),
-    MMA(2, 128, 128, 2, 4, 3, 1), MMA(2, 64, 64, 2, 2, 3, 1), MMA(2, 16, 64, 1, 4, 4, 1), MMA(2, 64, 64, 2, 2, 2, 0),
-    MMA(3, 64, 64, 2, 2, 3, 1), MMA(3, 64, 64, 2, 2, 2, 0),
+    MMA(0, 128, 128, 2, 4, 3, 1, SGK_GENERAL), MMA(0, 64, 64, 2, 2, 3, 1, SGK_GENERAL), MMA(0, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
+    MMA(1, 128, 128, 2, 4, 3, 1, OTHERS), MMA(1, 64, 64, 2, 2, 3, 1, OTHERS), MMA(1, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
+    MMA(2, 128, 128, 2, 4, 3, 1, OTHERS), MMA(2, 64, 64, 2, 2, 3, 1, OTHERS), MMA(2, 16, 64, 1, 4, 4, 1, OTHERS), MMA(2, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
+    MMA(3, 64, 64, 2, 2, 3, 1, SGK_GENERAL), MMA(3, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
 };
 
 #define QUANT(type, dtype, pieces) \
@@ -35,37 +36,28 @@ static struct quant_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } qu
 };
 
 /* The macros are explained in the kernel. */
-#define WGMMA(scaled, swap, groups, bn, halves, pipe, lag, stages, slabs, chunk, buffers)                                            \
+#define WGMMA(scaled, swap, groups, bn, halves, pipe, lag, stages, slabs, chunk, buffers, slab)                                       \
     { SGK_KERNEL("grouped/grouped_wgmma.cu", "grouped_wgmma", "-DSCALED=" #scaled " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn      \
-                 " -DHALVES=" #halves " -DPIPE=" #pipe " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk     \
-                 " -DBUFFERS=" #buffers, SGK_ARCH_90A), scaled, swap, groups, bn, halves, stages, slabs, chunk, buffers }
-static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, halves, stages, slabs, chunk, buffers; } wgmma_builds[] = {
-    WGMMA(1, 0, 2, 128, 2, 0, 1, 4, 1, 32, 3),
-    WGMMA(1, 0, 2,  96, 2, 0, 1, 5, 1, 32, 2),
-    WGMMA(1, 0, 2, 160, 1, 0, 1, 5, 1, 32, 2),
-    WGMMA(1, 0, 2, 128, 1, 1, 1, 3, 2, 64, 1),
-    WGMMA(1, 0, 3, 128, 1, 0, 1, 4, 1, 64, 2),
-    WGMMA(1, 1, 2,  64, 1, 1, 0, 4, 2, 64, 1),
-    WGMMA(1, 1, 2,  32, 1, 1, 0, 5, 2, 32, 1),
-    WGMMA(1, 1, 2,  16, 1, 1, 0, 6, 2, 16, 1),
-    WGMMA(1, 1, 1,  64, 1, 1, 0, 6, 2, 64, 1),
-    WGMMA(1, 1, 1,  16, 1, 1, 0, 5, 4, 16, 1),
-    WGMMA(1, 0, 2, 112, 1, 1, 0, 3, 2,  0, 0),
-    WGMMA(1, 0, 2,  64, 1, 1, 0, 4, 2,  0, 0),
-    WGMMA(1, 0, 2,  56, 1, 1, 0, 4, 2,  0, 0),
-    WGMMA(1, 0, 2,  48, 1, 1, 0, 5, 2,  0, 0),
-    WGMMA(1, 0, 2,  32, 1, 1, 0, 5, 2,  0, 0),
-    WGMMA(1, 0, 1,  96, 2, 0, 0, 6, 1,  0, 0),
-    WGMMA(1, 0, 1, 112, 1, 1, 0, 5, 2,  0, 0),
-    WGMMA(1, 0, 1,  64, 1, 1, 0, 6, 2,  0, 0),
-    WGMMA(1, 0, 1,  56, 1, 1, 0, 7, 2,  0, 0),
-    WGMMA(1, 0, 1,  48, 1, 1, 0, 7, 2,  0, 0),
-    WGMMA(1, 0, 1,  32, 1, 1, 0, 4, 4,  0, 0),
-    WGMMA(1, 0, 1,  16, 1, 1, 0, 5, 4,  0, 0),
-    WGMMA(0, 0, 2, 256, 1, 0, 0, 4, 1, 32, 3),
-    WGMMA(0, 0, 2, 128, 1, 0, 0, 6, 1, 64, 1),
-    WGMMA(0, 1, 2,  64, 1, 0, 0, 4, 2, 64, 1),
-    WGMMA(0, 1, 2,  16, 1, 0, 0, 6, 2, 16, 1),
+                 " -DHALVES=" #halves " -DPIPE=" #pipe " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk         \
+                 " -DBUFFERS=" #buffers, SGK_ARCH_90A), scaled, swap, groups, bn, halves, stages, slabs, chunk, buffers, slab }
+/* `slab`: nanoseconds that a tile's slab of 128 bytes in K takes where all multiprocessors have one and memory is no limit, measured on an H200. */
+static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, halves, stages, slabs, chunk, buffers, slab; } wgmma_builds[] = {
+    WGMMA(1, 0, 2, 128, 2, 0, 1, 4, 1, 32, 3, 937),
+    WGMMA(1, 0, 2,  96, 2, 0, 1, 5, 1, 32, 2, 728),
+    WGMMA(1, 0, 2, 160, 1, 0, 1, 5, 1, 32, 2, 615),
+    WGMMA(1, 0, 2, 128, 1, 1, 1, 3, 2, 64, 1, 530),
+    WGMMA(1, 1, 2,  64, 1, 1, 0, 4, 2, 64, 1, 340),
+    WGMMA(1, 1, 2,  32, 1, 1, 0, 5, 2, 32, 1, 265),
+    WGMMA(1, 1, 2,  16, 1, 1, 0, 6, 2, 16, 1, 243),
+    WGMMA(1, 1, 1,  64, 1, 1, 0, 6, 2, 64, 1, 262),
+    WGMMA(1, 1, 1,  16, 1, 1, 0, 5, 4, 16, 1, 205),
+    WGMMA(1, 0, 1,  56, 1, 1, 0, 7, 2,  0, 0, 256),
+    WGMMA(1, 0, 1,  48, 1, 1, 0, 7, 2,  0, 0, 250),
+    WGMMA(1, 0, 1,  32, 1, 1, 0, 4, 4,  0, 0, 213),
+    WGMMA(0, 0, 2, 256, 1, 0, 0, 4, 1, 32, 3, 850),
+    WGMMA(0, 0, 2, 128, 1, 0, 0, 6, 1, 64, 1, 450),
+    WGMMA(0, 1, 2,  64, 1, 0, 0, 4, 2, 64, 1, 300),
+    WGMMA(0, 1, 2,  16, 1, 0, 0, 6, 2, 16, 1, 240),
 };
 /* clang-format on */
 
@@ -81,12 +73,15 @@ static bool lengths_on_device(const struct grouped_args *a) { return a->form >= 
 
 static int format_of(const struct grouped_args *a)
 {
-    return a->scaling == GROUPED_MX ? MX : a->scaling == GROUPED_BLOCKS ? BLOCKS : a->dtype == SGK_F16 ? F16 : BF16;
+    return a->scaling == GROUPED_MX ? MX : a->scaling == GROUPED_BLOCKS ? BLOCKS
+                                       : a->dtype == SGK_F16            ? F16
+                                                                        : BF16;
 }
 
 static sgk_status launch_mma(const char *op, struct mma_build *b, const char *why, int64_t slots, int ordinal, const sgk_exec *exec, const struct grouped_args *a)
 {
-    const int        words = b->format == BLOCKS ? b->bm + 4 : b->format == MX ? b->bm + b->bn : 0;
+    const int        words = b->format == BLOCKS ? b->bm + 4 : b->format == MX ? b->bm + b->bn
+                                                                               : 0;
     const sgk_launch shape = {
         .grid          = { slots * ceil_div(a->columns, b->bn) },
         .block         = { 32u * (unsigned)b->warps },
@@ -100,19 +95,22 @@ static sgk_status launch_mma(const char *op, struct mma_build *b, const char *wh
 static int64_t slots_of(const struct grouped_args *a, int bm)
 {
     const int64_t tiles = ceil_div(a->rows, bm);
-    return a->form <= GROUPED_INDICES ? tiles : a->form == GROUPED_MASKED ? tiles * a->groups : tiles + a->groups;
+    return a->form <= GROUPED_INDICES ? tiles : a->form == GROUPED_MASKED ? tiles * a->groups
+                                                                          : tiles + a->groups;
 }
 
-static sgk_status run_mma(const char *op, const struct grouped_args *a, const char *why, bool pieces, int64_t expected, int multiprocessors, int ordinal, const sgk_exec *exec)
+static sgk_status run_mma(const char *op, const struct grouped_args *a, const char *why, bool pieces, int64_t expected, const sgk_cuda_device *device, bool batch_invariant,
+                          const sgk_exec *exec)
 {
     struct mma_build *b = mma_builds;
     for (;; ++b) {
-        if (b->format != format_of(a) || b->pieces != (int)pieces) continue;
-        if (b->bm == 128 && (expected <= 64 || slots_of(a, 128) * ceil_div(a->columns, 128) < multiprocessors)) continue;
-        if (b->bm == 64 && b[1].bm == 16 && b[1].format == b->format && expected <= 16) continue;
+        if (b->format != format_of(a) || b->pieces > (int)pieces || !sgk_kernel_fits(&b->kernel, device)) continue;
+        if (batch_invariant) break;
+        if (b->bm == 128 && (expected <= 64 || slots_of(a, 128) * ceil_div(a->columns, 128) < device->multiprocessors)) continue;
+        if (b->bm == 64 && b[1].bm == 16 && expected <= 16) continue;
         break;
     }
-    return launch_mma(op, b, why, slots_of(a, b->bm), ordinal, exec, a);
+    return launch_mma(op, b, why, slots_of(a, b->bm), device->ordinal, exec, a);
 }
 
 /* ---- sm_90a ------------------------------------------------------------------------------------------------------------ */
@@ -170,10 +168,10 @@ static sgk_tensor_map map_of(sgk_dtype dtype, const void *data, int64_t columns,
 
 static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, int ordinal, int multiprocessors, const sgk_exec *exec, const struct grouped_args *a)
 {
-    const struct wgmma_build  *b = plan->build;
-    const int                  width = 128 / sgk_dtype_size(a->dtype), rows = tile_rows(b), columns = tile_columns(b), cluster = plan->pair_m * plan->pair_n * plan->split;
-    const int64_t              matrices = a->form == GROUPED_MASKED ? a->groups : 1;
-    struct grouped_wgmma_args  w = {
+    const struct wgmma_build *b     = plan->build;
+    const int                 width = 128 / sgk_dtype_size(a->dtype), rows = tile_rows(b), columns = tile_columns(b), cluster = plan->pair_m * plan->pair_n * plan->split;
+    const int64_t             matrices = a->form == GROUPED_MASKED ? a->groups : 1;
+    struct grouped_wgmma_args w        = {
         .g       = *a,
         .m_tiles = (int32_t)ceil_div(a->rows, rows),
         .n_tiles = (int32_t)ceil_div(a->columns, columns),
@@ -192,7 +190,7 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, int ordin
     SGK_TRY(sgk_cuda_tensor_map(op, "b", &of_b, b->swap ? &w.first : &w.second));
     if (w.by_tma && b->chunk) SGK_TRY(sgk_cuda_tensor_map(op, "out", &of_out, &w.result));
 
-    const int64_t    most  = slots_of(a, rows) * w.n_tiles, across = ceil_div(w.n_tiles, plan->pair_n) * ceil_div(slots_of(a, rows), plan->pair_m);
+    const int64_t    most = slots_of(a, rows) * w.n_tiles, across = ceil_div(w.n_tiles, plan->pair_n) * ceil_div(slots_of(a, rows), plan->pair_m);
     const sgk_launch shape = {
         .grid          = { plan->split > 1 ? most * plan->split : least(across * cluster, multiprocessors / cluster * cluster) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
@@ -205,18 +203,21 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, int ordin
 }
 
 /*
- * The tile, the shares of K and the pairs with the least time by a model: the busiest multiprocessor's slabs, each as long as the matrix
- * units or its reads from L2 take, against the time that memory takes; in nanoseconds. `expected` rows a group. The batch-invariant choice does not look at it.
+ * The tile and the shares of K with the least time by a model: the busiest multiprocessor's slabs, or what memory takes; in nanoseconds. What is
+ * fixed, and what shares of K cost, is measured too. `expected` rows a group. The batch-invariant choice looks at neither rows nor groups.
  */
 static wgmma_plan choose_wgmma(const struct grouped_args *a, int64_t expected, bool batch_invariant, const sgk_cuda_device *device)
 {
     const int     multiprocessors = device->multiprocessors;
-    wgmma_plan    best       = { 0 };
-    double        least_time = 0;
-    const int64_t groups     = a->form == GROUPED_ONE ? 1 : a->form == GROUPED_INDICES ? ceil_div(a->rows, GROUPED_ALIGNMENT) : a->groups;
-    const int64_t each       = a->form == GROUPED_INDICES ? GROUPED_ALIGNMENT : a->form == GROUPED_ONE ? a->rows : expected < 1 ? 1 : expected;
-    const int     size       = sgk_dtype_size(a->dtype);
-    const double  memory     = (double)(a->columns * a->depth * a->groups + each * groups * a->depth) * size / 4200.0;
+    wgmma_plan    best            = { 0 };
+    double        least_time      = 0;
+    const int64_t groups          = a->form == GROUPED_ONE ? 1 : a->form == GROUPED_INDICES ? ceil_div(a->rows, GROUPED_ALIGNMENT)
+                                                                                            : a->groups;
+    const int64_t each            = a->form == GROUPED_INDICES ? GROUPED_ALIGNMENT : a->form == GROUPED_ONE ? a->rows
+                                                                                 : expected < 1             ? 1
+                                                                                                            : expected;
+    const int     size            = sgk_dtype_size(a->dtype);
+    const double  memory          = (double)(a->columns * a->depth * a->groups + each * groups * a->depth) * size / 4200.0;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
         if (b->scaled != (a->scaling == GROUPED_BLOCKS) || shared_bytes(b, a) > device->shared_memory_per_block) continue;
@@ -225,23 +226,12 @@ static wgmma_plan choose_wgmma(const struct grouped_args *a, int64_t expected, b
             continue;
         }
         if (a->form == GROUPED_INDICES && GROUPED_ALIGNMENT % tile_rows(b)) continue;
-        const int     first = 64 * b->groups, second = b->bn * b->halves;
-        const int64_t down = groups * ceil_div(each, tile_rows(b)), across = ceil_div(a->columns, tile_columns(b));
-        const int64_t steps = ceil_div(a->depth * size, 128 * b->slabs);
+        const int64_t all = groups * ceil_div(each, tile_rows(b)) * ceil_div(a->columns, tile_columns(b)), steps = ceil_div(a->depth * size, 128 * b->slabs);
         for (int split = 1; split <= 4 && split <= steps; ++split) {
-            if (split > 1 && (!b->swap || a->form != GROUPED_ONE || down * across * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors))) break;
-            for (int pair = 0; pair < 3; ++pair) {
-                const int pair_m = pair == 1 ? 2 : 1, pair_n = pair == 2 ? 2 : 1;
-                if (pair && (split > 1 || b->swap || b->bn * b->halves % 16)) continue;
-                if (pair_m == 2 && (a->form != GROUPED_ONE || (down % 2 && down < 16))) continue;
-                if (pair_n == 2 && across % 2) continue;
-                const double  multiply = first * second / 32 / 1.55 + (b->scaled && b->groups == 1 ? 60 : 0);
-                const double  read = (tile_rows(b) / (double)pair_n + tile_columns(b) / (double)pair_m) * 128 / 95.0, slab = multiply > read ? multiply : read;
-                const int64_t rounds = split > 1 ? 1 : ceil_div(ceil_div(down, pair_m) * ceil_div(across, pair_n), multiprocessors / (pair_m * pair_n));
-                const double  busy = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
-                const double  time = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + first * second / 6 : 0);
-                if (!best.build || time < least_time) best = (wgmma_plan){ b, split, pair_m, pair_n, b->swap ? 8 : 16 }, least_time = time;
-            }
+            if (split > 1 && (!b->swap || a->form != GROUPED_ONE || all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors))) break;
+            const double busy = (double)((split > 1 ? 1 : ceil_div(all, multiprocessors)) * (ceil_div(steps, split) * b->slabs * b->slab + 500));
+            const double time = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 2100 * split - 1700 : 0);
+            if (!best.build || time < least_time) best = (wgmma_plan){ b, split, 1, 1, b->swap ? 8 : 16 }, least_time = time;
         }
     }
     return best;
@@ -259,8 +249,10 @@ static sgk_status run_on_gpu(const char *op, const struct grouped_args *a, int64
         const wgmma_plan plan = choose_wgmma(a, expected, batch_invariant, device);
         return launch_wgmma(op, &plan, ordinal, device->multiprocessors, exec, a);
     }
-    const char *why = !pieces ? " (rows of a or b not in 16-byte pieces)" : !wgmma ? "" : a->scaling == GROUPED_MX ? " (MX)" : " (f16, rows that overlap, or too large for TMA)";
-    return run_mma(op, a, why, pieces, batch_invariant ? 128 : expected, batch_invariant ? 0 : device->multiprocessors, ordinal, exec);
+    const char *why = !pieces ? " (rows of a or b not in 16-byte pieces)" : !wgmma                 ? ""
+                                                                        : a->scaling == GROUPED_MX ? " (MX)"
+                                                                                                   : " (f16, rows that overlap, or too large for TMA)";
+    return run_mma(op, a, why, pieces, expected, device, batch_invariant, exec);
 }
 
 /* ---- any device -------------------------------------------------------------------------------------------------------- */

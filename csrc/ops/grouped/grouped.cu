@@ -29,7 +29,8 @@ typedef e4m3 T;
 #define STEP    (128 / SIZE)                    /* elements of K in a slab */
 #define THREADS (32 * WM * WN)
 #define STAGE   ((BM + BN) * 128)
-#define SCALES  (FORMAT == 2 ? BM + 4 : FORMAT == 3 ? BM + BN : 0)     /* words in a stage: of rows, of columns */
+#define SCALES  (FORMAT == 2 ? BM + 4 : FORMAT == 3 ? BM + BN \
+                                                    : 0)     /* words in a stage: of rows, of columns */
 #define MT      (BM / WM / 16)
 #define NT      (BN / WN / 8)
 
@@ -50,9 +51,9 @@ DEVICE tile find_tile(const grouped_args *a, int64_t slot, int64_t n)
     }
     const int lane = threadIdx.x % 32;
     for (int64_t g = 0; g < a->groups; g += 32) {
-        const grouped_rows r = g + lane < a->groups ? grouped_rows_of(a, g + lane) : grouped_rows{ 0, 0 };
-        const int64_t own = (r.count + BM - 1) / BM;
-        int64_t       sum = own;
+        const grouped_rows r   = g + lane < a->groups ? grouped_rows_of(a, g + lane) : grouped_rows{ 0, 0 };
+        const int64_t      own = (r.count + BM - 1) / BM;
+        int64_t            sum = own;
         #pragma unroll
         for (int o = 1; o < 32; o *= 2) {
             const int64_t other = __shfl_up_sync(~0u, sum, o);
@@ -60,7 +61,7 @@ DEVICE tile find_tile(const grouped_args *a, int64_t slot, int64_t n)
         }
         const uint32_t behind = __ballot_sync(~0u, sum > slot);
         if (behind) {
-            const int     it = __ffs((int)behind) - 1;
+            const int     it    = __ffs((int)behind) - 1;
             const int64_t local = slot - __shfl_sync(~0u, sum - own, it), start = __shfl_sync(~0u, r.start, it), count = __shfl_sync(~0u, r.count, it);
             return { start + local * BM, n, g + it, 0, count - local * BM };
         }
@@ -78,7 +79,8 @@ DEVICE void copy_slab(uint32_t to, const uint8_t *from, int64_t stride, int rows
     for (int i = (int)threadIdx.x; i < rows * 8; i += THREADS) {
         const int     row = i / 8, piece = i % 8;
         const int64_t at = k + piece * 16, left = row < valid ? bytes - at : 0;
-        const int     some = left <= 0 ? 0 : left > 16 ? 16 : (int)left;
+        const int     some = left <= 0 ? 0 : left > 16 ? 16
+                                                       : (int)left;
 #if PIECES
         cp_async16_part(to + place(row, piece), some ? from + row * stride + at : from, some);
 #else
@@ -87,7 +89,7 @@ DEVICE void copy_slab(uint32_t to, const uint8_t *from, int64_t stride, int rows
         for (int e = 0; e < 16; e += SIZE)
             if (e < some) {
                 const uint8_t *p = from + row * stride + at + e;
-                w[e / 4] |= (SIZE == 2 ? (uint32_t) * (const uint16_t *)p : (uint32_t)*p) << e % 4 * 8;
+                w[e / 4] |= (SIZE == 2 ? (uint32_t)*(const uint16_t *)p : (uint32_t)*p) << e % 4 * 8;
             }
         asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + place(row, piece)), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]) : "memory");
 #endif
@@ -122,16 +124,16 @@ DEVICE void store(const grouped_args *a, int64_t to, float v)
 extern "C" __global__ __launch_bounds__(THREADS) void grouped_mma(const __grid_constant__ grouped_args a)
 {
     extern __shared__ __align__(128) uint8_t slabs[];           /* [STAGES] of a [BM][128], b [BN][128]; [STAGES] of scales */
-    const int      lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp % WM, wn = warp / WM;
-    const uint32_t base = shared_address(slabs), scales = base + STAGES * STAGE;
-    const int64_t  across = (a.columns + BN - 1) / BN;
-    int            slot, column;
+    const int                                lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp % WM, wn = warp / WM;
+    const uint32_t                           base = shared_address(slabs), scales = base + STAGES * STAGE;
+    const int64_t                            across = (a.columns + BN - 1) / BN;
+    int                                      slot, column;
     pdl_wait();
     grouped_walk((int)blockIdx.x, (int)(gridDim.x / across), (int)across, 8, &slot, &column);
     const tile at = find_tile(&a, slot, (int64_t)column * BN);
 #if FORMAT == 3
     const int64_t first = at.group < 0 ? 0 : at.m - grouped_rows_of(&a, at.group).start, begin = at.group < 0 ? 0 : a.sa_offsets[at.group];
-    const bool    none  = at.group < 0 || begin < 0 || begin % 128 || begin + (first / 128 + 1) * 128 > a.sa_rows;      /* of the scales */
+    const bool    none = at.group < 0 || begin < 0 || begin % 128 || begin + (first / 128 + 1) * 128 > a.sa_rows;      /* of the scales */
 #else
     const bool none = at.group < 0;
 #endif
@@ -232,7 +234,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void grouped_mma(const __grid_c
 #if FORMAT == 2
                     const float left = 1, right = 1;
 #else
-                    const int   c = BM + (wn * NT + j) * 8 + lane % 4 * 2;
+                    const int   c    = BM + (wn * NT + j) * 8 + lane % 4 * 2;
                     const float left = power_of_two(own[c], s), right = power_of_two(own[c + 1], s);
 #endif
                     sum[i][j][0] = fmaf(part[i][j][0] * left, upper, sum[i][j][0]);

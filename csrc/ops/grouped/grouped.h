@@ -80,7 +80,7 @@ __device__ __forceinline__
 #else
 static inline
 #endif
-int64_t grouped_mx_place(int64_t r, int64_t c, int64_t blocks)
+    int64_t grouped_mx_place(int64_t r, int64_t c, int64_t blocks)
 {
     return (r / 128 * (blocks / 4) + c / 4) * 512 + r % 32 * 16 + r % 128 / 32 * 4 + c % 4;
 }

@@ -79,9 +79,9 @@ typedef struct { check_tensor *a, *b, *sa, *sb, *out; } operands;
 static operands make(sgk_dtype dtype, sgk_dtype out_dtype, bool matrices, int64_t rows, int64_t columns, int64_t depth)
 {
     operands o = { 0 };
-    o.a = matrices ? check_input_dense(dtype, 3, (int64_t)GROUPS, rows, depth) : check_input_dense(dtype, 2, rows, depth);
-    o.b = check_input_dense(dtype, 3, (int64_t)GROUPS, columns, depth);
-    o.out = matrices ? check_inout_dense(out_dtype, 3, (int64_t)GROUPS, rows, columns) : check_inout_dense(out_dtype, 2, rows, columns);      /* some rows stay */
+    o.a        = matrices ? check_input_dense(dtype, 3, (int64_t)GROUPS, rows, depth) : check_input_dense(dtype, 2, rows, depth);
+    o.b        = check_input_dense(dtype, 3, (int64_t)GROUPS, columns, depth);
+    o.out      = matrices ? check_inout_dense(out_dtype, 3, (int64_t)GROUPS, rows, columns) : check_inout_dense(out_dtype, 2, rows, columns);      /* some rows stay */
     check_legal(o.out, CHECK_DTYPE);
     if (dtype != SGK_E4M3) return o;
     codes(o.a, (matrices ? GROUPS : 1) * rows * depth), codes(o.b, GROUPS * columns * depth);
@@ -100,8 +100,8 @@ static void check_masked(sgk_dtype dtype, sgk_dtype out_dtype, group_case c, int
                     (long long)c.columns, (long long)c.depth)) return;
     double counts[GROUPS], all = 0;
     for (int g = 0; g < GROUPS; ++g) counts[g] = (double)(c.rows[g] < most ? c.rows[g] : most), all += counts[g];
-    const operands o      = make(dtype, out_dtype, true, most, c.columns, c.depth);
-    check_tensor  *masked = check_values(SGK_I32, counts, 1, (int64_t)GROUPS);
+    const operands o        = make(dtype, out_dtype, true, most, c.columns, c.depth);
+    check_tensor  *masked   = check_values(SGK_I32, counts, 1, (int64_t)GROUPS);
     const int64_t  expected = 1 + (int64_t)all / GROUPS;
     CHECK_CALL(scaled ? sgk_m_grouped_fp8_gemm_nt_masked(T(o.out), T(o.a), T(o.sa), T(o.b), T(o.sb), T(masked), expected, check_exec)
                       : sgk_m_grouped_bf16_gemm_nt_masked(T(o.out), T(o.a), T(o.b), T(masked), expected, check_exec));
@@ -122,9 +122,9 @@ static void check_contiguous(sgk_dtype dtype, sgk_dtype out_dtype, group_case c,
         last[g] = (double)(rows + c.rows[g]), all += (double)c.rows[g];
         rows += padded;
     }
-    const operands o      = make(dtype, out_dtype, false, rows, c.columns, c.depth);
+    const operands o = make(dtype, out_dtype, false, rows, c.columns, c.depth);
     if (!scaled && !ends) check_legal(o.b, CHECK_SIZE(0));          /* any number of matrices that holds the layout's */
-    check_tensor  *layout = ends ? check_values(SGK_I32, last, 1, (int64_t)GROUPS) : check_values(SGK_I32, values, 1, rows);
+    check_tensor *layout = ends ? check_values(SGK_I32, last, 1, (int64_t)GROUPS) : check_values(SGK_I32, values, 1, rows);
     CHECK_CALL(scaled ? sgk_m_grouped_fp8_gemm_nt_contiguous(T(o.out), T(o.a), T(o.sa), T(o.b), T(o.sb), T(layout), ends, check_exec)
                       : sgk_m_grouped_bf16_gemm_nt_contiguous(T(o.out), T(o.a), T(o.b), T(layout), ends, check_exec));
     check_close(o.out, tolerance(out_dtype, c.depth));
@@ -153,7 +153,7 @@ static void check_offsets(bool es, sgk_dtype out_dtype, group_case c)
     check_tensor  *sizes, *offsets;
     const int64_t  rows = sizes_of(c, &sizes, &offsets);
     const operands o    = make(SGK_E4M3, out_dtype, false, rows, c.columns, c.depth);
-    check_tensor *spare[8], *layouts[2], *workspace = check_index(SGK_U8, 0, 9, 1, (int64_t)16);
+    check_tensor  *spare[8], *layouts[2], *workspace = check_index(SGK_U8, 0, 9, 1, (int64_t)16);
     for (int i = 0; i < 8; ++i) spare[i] = check_index(SGK_I64, 0, 9, 1, (int64_t)GROUPS);
     for (int i = 0; i < 2; ++i) layouts[i] = check_index(SGK_I32, 0, 9, 2, (int64_t)GROUPS, (int64_t)5);
     check_legal(workspace, CHECK_SIZE(0));
@@ -229,10 +229,20 @@ static void check_list(sgk_dtype dtype)
     check_done(0, 0);
 }
 
+/* bf16, one product alone: the other tiles of sm_90a. */
+static void check_list_of_one(int64_t rows, int64_t columns, int64_t depth)
+{
+    if (!check_case("cublas_grouped_gemm_%lldx%lldx%lld", (long long)rows, (long long)columns, (long long)depth)) return;
+    check_tensor *x = check_input_dense(SGK_BF16, 2, rows, depth), *w = check_input_dense(SGK_BF16, 2, columns, depth), *out = check_output_dense(SGK_BF16, 2, rows, columns);
+    CHECK_CALL(sgk_cublas_grouped_gemm((const DLTensor *[]){ T(out) }, 1, (const DLTensor *[]){ T(x) }, 1, (const DLTensor *[]){ T(w) }, 1, check_exec));
+    check_close(out, tolerance(SGK_BF16, depth));
+    check_done(0, 0);
+}
+
 static void check_refused(void)
 {
     if (!check_case("m_grouped_fp8_gemm_nt_contiguous_refused")) return;
-    const operands o = make(SGK_E4M3, SGK_BF16, false, 3, 16, 128);
+    const operands o     = make(SGK_E4M3, SGK_BF16, false, 3, 16, 128);
     check_tensor  *above = check_values(SGK_I32, (double[]){ 0, 5, 0 }, 1, (int64_t)3), *mixed = check_values(SGK_I32, (double[]){ 1, 1, 2 }, 1, (int64_t)3);
     check_tensor  *behind = check_values(SGK_I32, (double[]){ 3, 2, 2, 2, 2 }, 1, (int64_t)GROUPS);
     if (!check_on_gpu()) {
@@ -258,22 +268,22 @@ void check_grouped(void)
     };
     /* Rows in 16-byte pieces: the tiles of sm_90a and of sm_80, with few rows K in shares. */
     static const struct { int64_t m, n, k; } dense[] = {
-        { 1, 200, 272 },
+        { 1, 72, 272 },
         { 16, 136, 1168 },
-        { 12, 8456, 16 },
+        { 12, 264, 4112 },
+        { 17, 8456, 16 },
         { 24, 136, 1040 },
-        { 40, 4232, 16 },
+        { 33, 8456, 144 },
+        { 33, 7168, 16 },
         { 64, 264, 640 },
-        { 64, 7168, 16 },
-        { 60, 6144, 16 },
+        { 65, 4104, 16 },
+        { 65, 8456, 144 },
         { 100, 4232, 16 },
-        { 100, 7168, 16 },
         { 128, 640, 512 },
-        { 130, 2056, 16 },
-        { 200, 1416, 272 },
-        { 260, 2056, 16 },
-        { 1100, 2056, 16 },
-        { 2050, 4360, 16 },
+        { 129, 12296, 16 },
+        { 260, 8456, 16 },
+        { 1100, 136, 16 },
+        { 1100, 72, 272 },
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], shapes[i].m, shapes[i].n, shapes[i].k, false);
     for (size_t i = 0; i < sizeof dense / sizeof *dense; ++i)
@@ -310,6 +320,10 @@ void check_grouped(void)
     check_mx(SGK_BF16, mx[0], true);
     check_list(SGK_F16);
     check_list(SGK_BF16);
+    check_list_of_one(1, 72, 24);
+    check_list_of_one(1, 72, 136);
+    check_list_of_one(128, 2056, 136);
+    check_list_of_one(520, 4104, 24);
     check_refused();
     if (check_benching) {
         check_one(NT, SGK_BF16, 1, 4096, 4096, true);

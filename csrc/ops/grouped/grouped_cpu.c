@@ -10,8 +10,8 @@
 #include "grouped.h"
 #include "grouped_cpu.h"
 
-enum { CHUNK        = 256,                                          /* elements of K; a multiple of every block with one scale */
-       TILE_ROWS    = VF == 8 ? 3 : 6,
+enum { CHUNK = 256,                                          /* elements of K; a multiple of every block with one scale */
+       TILE_ROWS = VF == 8 ? 3 : 6,
        TILE_COLUMNS = 4 };
 
 typedef uint32_t words __attribute__((vector_size(VF * 4)));
@@ -48,9 +48,10 @@ SGK_INLINE void pack(sgk_dtype t, float *to, const void *from, int64_t at, int64
 /* n elements from k on of a row of a (`row`, of matrix `matrix`) or of b. */
 static void pack_row(const struct grouped_args *a, bool of_b, int64_t group, int64_t row, int64_t k, int64_t n, float *to)
 {
-    const int64_t matrix = of_b ? group : a->form == GROUPED_MASKED ? group : 0;
-    const void   *from = of_b ? a->b : a->a;
-    const int64_t at = matrix * (of_b ? a->b_group : a->a_group) + row * (of_b ? a->b_stride : a->a_stride);
+    const int64_t matrix = of_b ? group : a->form == GROUPED_MASKED ? group
+                                                                    : 0;
+    const void   *from   = of_b ? a->b : a->a;
+    const int64_t at     = matrix * (of_b ? a->b_group : a->a_group) + row * (of_b ? a->b_stride : a->a_stride);
     if (a->scaling == GROUPED_PLAIN) {
         if (a->dtype == SGK_BF16) pack(SGK_BF16, to, from, at + k, n, 1);
         else pack(SGK_F16, to, from, at + k, n, 1);

@@ -23,8 +23,8 @@ static inline int64_t grouped_count(const struct grouped_args *a, int64_t group)
 
 static inline struct grouped_item grouped_item_of(const struct grouped_cpu_args *cpu, int64_t i)
 {
-    const struct grouped_args *a = &cpu->a;
-    struct grouped_item        t = { 0 };
+    const struct grouped_args *a    = &cpu->a;
+    struct grouped_item        t    = { 0 };
     int64_t                    high = a->form >= GROUPED_MASKED ? a->groups : 1;
     while (high - t.group > 1) {                                 /* the last group that has no more items before it */
         const int64_t middle = (t.group + high) / 2;

@@ -16,7 +16,7 @@ DEVICE int64_t group_of(const grouped_quant_args *a, int64_t r, int64_t *start)
 {
     const int lane = threadIdx.x % 32;
     for (int64_t g = 0; g < a->groups; g += 32) {
-        const int64_t begin = g + lane < a->groups ? a->offsets[g + lane] : 0, count = g + lane < a->groups ? a->layout[3 * (g + lane)] : 0;
+        const int64_t  begin = g + lane < a->groups ? a->offsets[g + lane] : 0, count = g + lane < a->groups ? a->layout[3 * (g + lane)] : 0;
         const uint32_t here = __ballot_sync(~0u, begin <= r && r < begin + count);
         if (here) {
             const int it = __ffs((int)here) - 1;
@@ -29,7 +29,7 @@ DEVICE int64_t group_of(const grouped_quant_args *a, int64_t r, int64_t *start)
 
 extern "C" __global__ __launch_bounds__(THREADS) void grouped_quant(const __grid_constant__ grouped_quant_args a)
 {
-    const int     lane = threadIdx.x % 32;
+    const int     lane   = threadIdx.x % 32;
     const int64_t across = (a.columns + 255) / 256, n = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32, row = n / across, column = n % across * 256 + lane * 8;
     int64_t       start = 0;
     pdl_wait();
@@ -46,14 +46,14 @@ extern "C" __global__ __launch_bounds__(THREADS) void grouped_quant(const __grid
 #endif
         #pragma unroll
         for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(v[i]));
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+        most                = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+        most                = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
         const uint32_t bits = __float_as_uint(__fdiv_rn(most, 448.0f)), code = min(254u, (bits >> 23) + ((bits & 0x7fffff) != 0));
         const float    inverse = code == 254 ? __uint_as_float(0x00400000) : __uint_as_float((254 - code) << 23);
         #pragma unroll
         for (int i = 0; i < 8; ++i) v[i] *= inverse;
         if (there) {
-            uint8_t *q = (uint8_t *)a.q + row * a.q_stride + column;
+            uint8_t       *q        = (uint8_t *)a.q + row * a.q_stride + column;
             const uint32_t codes[2] = { e4m3x4(v), e4m3x4(v + 4) };
 #if PIECES
             store_codes(q, codes, 8);

@@ -16,9 +16,10 @@ static double scale_of(const struct grouped_args *a, int64_t group, int64_t row,
 
 void grouped_ref(const void *args, int64_t begin, int64_t end)
 {
-    const struct grouped_cpu_args *cpu = args;
-    const struct grouped_args     *a   = &cpu->a;
-    const int64_t                  every = a->scaling == GROUPED_BLOCKS ? GROUPED_BLOCK : a->scaling == GROUPED_MX ? GROUPED_MX_BLOCK : a->depth;
+    const struct grouped_cpu_args *cpu   = args;
+    const struct grouped_args     *a     = &cpu->a;
+    const int64_t                  every = a->scaling == GROUPED_BLOCKS ? GROUPED_BLOCK : a->scaling == GROUPED_MX ? GROUPED_MX_BLOCK
+                                                                                                                   : a->depth;
     for (int64_t i = begin; i < end; ++i) {
         const struct grouped_item item = grouped_item_of(cpu, i);
         for (int64_t m = item.row; m < item.row + item.rows; ++m)
@@ -53,7 +54,7 @@ void grouped_quant_ref(const void *args, int64_t begin, int64_t end)
                 const uint32_t bits = f32_bits(most / 448), up = (bits >> 23) + ((bits & 0x7fffff) != 0), code = up < 254 ? up : 254;
                 for (int i = 0; i < GROUPED_MX_BLOCK; ++i)
                     ((uint8_t *)a->q)[row * a->q_stride + column + i] = f32_to_e4m3_sat(v[i] * ldexpf(1, 127 - (int)code));
-                const int64_t blocks = a->columns / GROUPED_MX_BLOCK;
+                const int64_t blocks                                                                                                    = a->columns / GROUPED_MX_BLOCK;
                 ((uint8_t *)a->scales)[a->scale_offsets[g] * blocks + grouped_mx_place(row - start, column / GROUPED_MX_BLOCK, blocks)] = (uint8_t)code;
             }
     }

@@ -39,24 +39,27 @@ typedef e4m3 T;
 #else
 typedef bf16 T;
 #endif
-#define STEP          (128 / (int)sizeof(T))              /* elements of K in a slab */
-#define ROWS          (64 * GROUPS)
-#define COLUMNS       (HALVES * BN)
-#define TILE_M        (SWAP ? COLUMNS : ROWS)
-#define TILE_N        (SWAP ? ROWS : COLUMNS)
-#define FIRST_BYTES   (ROWS * 128)
-#define SLAB_BYTES    ((ROWS + COLUMNS) * 128)
-#define STAGE_BYTES   (SLABS * SLAB_BYTES)
-#define CHUNK_BYTES   (64 * CHUNK * 2)
-#define OUT           (STAGES * STAGE_BYTES)              /* where results begin, */
-#define SCALES        (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
-#define SEGMENT       (BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 : BN % 32 == 0 ? 32 : BN % 16 == 0 ? 16 : 8)   /* columns of b with one scale */
-#define SLAB_SCALES   (SCALED && SWAP ? TILE_M + (GROUPS + 3) / 4 * 4 : 0)
-#define BARRIERS      (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
-#define LENGTHS       (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
-#define MULTIPLIERS   (128 * GROUPS)                      /* threads */
-#define LATE          (1 + GROUPS)                        /* named barriers of all but the first group */
-#define PITCH         (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
+#define STEP        (128 / (int)sizeof(T))              /* elements of K in a slab */
+#define ROWS        (64 * GROUPS)
+#define COLUMNS     (HALVES * BN)
+#define TILE_M      (SWAP ? COLUMNS : ROWS)
+#define TILE_N      (SWAP ? ROWS : COLUMNS)
+#define FIRST_BYTES (ROWS * 128)
+#define SLAB_BYTES  ((ROWS + COLUMNS) * 128)
+#define STAGE_BYTES (SLABS * SLAB_BYTES)
+#define CHUNK_BYTES (64 * CHUNK * 2)
+#define OUT         (STAGES * STAGE_BYTES)              /* where results begin, */
+#define SCALES      (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
+#define SEGMENT     (BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 \
+                                       : BN % 32 == 0   ? 32 \
+                                       : BN % 16 == 0   ? 16 \
+                                                        : 8)   /* columns of b with one scale */
+#define SLAB_SCALES (SCALED && SWAP ? TILE_M + (GROUPS + 3) / 4 * 4 : 0)
+#define BARRIERS    (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
+#define LENGTHS     (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
+#define MULTIPLIERS (128 * GROUPS)                      /* threads */
+#define LATE        (1 + GROUPS)                        /* named barriers of all but the first group */
+#define PITCH       (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
 
 #if PIPE && (SLABS % 2 || HALVES > 1 || !SCALED) || SWAP && SCALED && !PIPE
 #error "the macros do not fit each other"
@@ -67,7 +70,7 @@ struct corner { int m, n, group, matrix, left; };         /* left: rows from m o
 /* Tile `id` of the cluster, and of it this block's. `lengths` is of the groups; where the first row says that rows are nobody's, group is -1. */
 DEVICE corner find_tile(const grouped_wgmma_args *a, const int *lengths, int id, int rank)
 {
-    const grouped_args *g = &a->g;
+    const grouped_args *g      = &a->g;
     const int           across = (a->n_tiles + a->pair_n - 1) / a->pair_n;
     int                 group = 0, start = 0, count = (int)g->rows, m, n;
     if (g->form >= GROUPED_MASKED) {
@@ -96,9 +99,9 @@ DEVICE void count_tiles(const grouped_wgmma_args *a, int *lengths)
 {
     const grouped_args *g = &a->g;
     for (int i = (int)threadIdx.x; i < (int)g->groups; i += MULTIPLIERS + 128) {
-        const grouped_rows r = grouped_rows_of(g, i);
+        const grouped_rows r     = grouped_rows_of(g, i);
         const int          tiles = (int)((r.count + TILE_M - 1) / TILE_M);
-        lengths[3 * i] = (tiles + a->pair_m - 1) / a->pair_m;
+        lengths[3 * i]           = (tiles + a->pair_m - 1) / a->pair_m;
         lengths[3 * i + 1] = (int)r.start, lengths[3 * i + 2] = (int)r.count;
     }
     __syncthreads();
@@ -251,7 +254,7 @@ DEVICE void add_shares(const grouped_wgmma_args *a, corner at, int slice, uint32
         for (int e = 0; e < 4; ++e) {
             const int p = i + e * MULTIPLIERS, n = at.n + (left + p % wide) * 4;
             if (p >= count || n >= g->columns) continue;
-            const int64_t to = out_place(g, at, p / wide, n);
+            const int64_t to   = out_place(g, at, p / wide, n);
             const bool    half = g->out_dtype == SGK_F16;
             if (a->by_tma) {
                 *(uint2 *)((uint16_t *)g->out + to) = make_uint2(pack(half, sum[e].x, sum[e].y), pack(half, sum[e].z, sum[e].w));
@@ -268,7 +271,10 @@ DEVICE void add_shares(const grouped_wgmma_args *a, corner at, int slice, uint32
 
 /* ---- the roles --------------------------------------------------------------------------------------------------------- */
 
-struct ring { int stage; uint32_t lap; };
+struct ring {
+    int      stage;
+    uint32_t lap;
+};
 DEVICE void advance(ring *r)
 {
     if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
@@ -277,7 +283,7 @@ DEVICE void advance(ring *r)
 /* One thread: operands by TMA. */
 DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint32_t base, uint32_t full, uint32_t empty, int begin, int tiles, int stride, int from, int to, int rank)
 {
-    ring       r = { 0, 0 };
+    ring       r            = { 0, 0 };
     const bool first_shared = (SWAP ? a->pair_m : a->pair_n) > 1, second_shared = (SWAP ? a->pair_n : a->pair_m) > 1;
     for (int id = begin; id < tiles; id += stride) {
         const corner at = find_tile(a, lengths, id, rank);
@@ -310,20 +316,20 @@ DEVICE void copy_scales(const grouped_wgmma_args *a, const int *lengths, uint32_
 {
     const grouped_args *g    = &a->g;
     const int           lane = threadIdx.x % 32, blocks = (int)((g->depth + GROUPED_BLOCK - 1) / GROUPED_BLOCK);
-    ring                r    = { 0, 0 };
+    ring                r = { 0, 0 };
     for (int id = begin; id < tiles; id += stride) {
         const corner at = find_tile(a, lengths, id, rank);
         if (at.group < 0) continue;
         const int    segment = at.n + lane * 64;
-        const float *sa = (const float *)g->sa + at.matrix * g->sa_group + (int64_t)(at.m + lane) * g->sa_row;
-        const float *sb = (const float *)g->sb + at.group * g->sb_group + segment / GROUPED_BLOCK * g->sb_block;
+        const float *sa      = (const float *)g->sa + at.matrix * g->sa_group + (int64_t)(at.m + lane) * g->sa_row;
+        const float *sb      = (const float *)g->sb + at.group * g->sb_group + segment / GROUPED_BLOCK * g->sb_block;
         for (int k = from; k < to; ++k) {
             mbarrier_wait(empty + r.stage * 8, r.lap ^ 1);
             #pragma unroll
             for (int s = 0; s < SLABS; ++s) {
                 const int      block = k * SLABS + s;
                 const bool     there = block < blocks;
-                const uint32_t rows = base + SCALES + (r.stage * SLABS + s) * SLAB_SCALES * 4 + lane * 4;
+                const uint32_t rows  = base + SCALES + (r.stage * SLABS + s) * SLAB_SCALES * 4 + lane * 4;
                 #pragma unroll
                 for (int i = 0; i < TILE_M; i += 32)
                     if (TILE_M >= 32 || lane < TILE_M) {
@@ -357,7 +363,11 @@ DEVICE void promote(const uint8_t *memory, float (&sum)[BN / 2], const float (&p
 }
 #elif SCALED
 /* Where a thread's scales lie: of its two rows of a, and of the one or two blocks of columns of b that a tile meets; `cut` columns are of the first. */
-struct scale_places { const float *upper, *lower, *left, *right; int64_t a_step, b_step; int cut; };
+struct scale_places {
+    const float *upper, *lower, *left, *right;
+    int64_t      a_step, b_step;
+    int          cut;
+};
 struct slab_scales { float upper, lower, left, right; };
 
 /* Rows and columns that there are not have somebody else's: nobody looks at what comes of them. */
@@ -402,7 +412,7 @@ DEVICE void release(uint32_t empty, int pair, int lane)
 }
 
 #if SWAP
-#define PROMOTE(half, part, s) promote(memory, sum[half], part, r.stage * SLABS + (s), group, t)
+#define PROMOTE(half, part, s) promote(memory, sum[half], part, r.stage *SLABS + (s), group, t)
 #else
 #define PROMOTE(half, part, s) promote(sum[half], part, &own[s], places.cut, half)
 #endif
@@ -419,11 +429,11 @@ DEVICE void release(uint32_t empty, int pair, int lane)
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma(const __grid_constant__ grouped_wgmma_args a)
 {
     extern __shared__ __align__(1024) uint8_t memory[];
-    const uint32_t base = shared_address(memory), full = base + BARRIERS, empty = full + STAGES * 8;
-    int *const     lengths = (int *)(memory + LENGTHS);
-    const int      group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128, lane = t % 32, rank = (int)cluster_rank();
-    const int      pair = a.pair_m * a.pair_n, cluster = pair * a.split, slice = a.split > 1 ? rank : 0;
-    const int      from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
+    const uint32_t                            base = shared_address(memory), full = base + BARRIERS, empty = full + STAGES * 8;
+    int *const                                lengths = (int *)(memory + LENGTHS);
+    const int                                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128, lane = t % 32, rank = (int)cluster_rank();
+    const int                                 pair = a.pair_m * a.pair_n, cluster = pair * a.split, slice = a.split > 1 ? rank : 0;
+    const int                                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
 
     if (threadIdx.x == MULTIPLIERS) {
         tma_prefetch_map(&a.first);
@@ -466,7 +476,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
         int late = 1;                                                       /* this warpgroup has not begun, or the next one */
         if (group > 0 && begin < tiles && to > from) named_sync(LATE + group, 256);
 #endif
-        ring  r = { 0, 0 };
+        ring r = { 0, 0 };
 #if CHUNK
         int turn = 0;
 #endif
@@ -525,7 +535,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x = wgmma_operand(slab + group * 8192);
+                    const uint64_t x    = wgmma_operand(slab + group * 8192);
                     #pragma unroll
                     for (int h = 0; h < HALVES; ++h) {
                         const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
@@ -586,7 +596,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #endif
             const int first = group * 64;
 #if CHUNK
-            const int high = SWAP ? COLUMNS : 64;
+            const int high  = SWAP ? COLUMNS : 64;
             bool      whole = a.g.form == GROUPED_ONE || at.left >= (SWAP ? COLUMNS : first + 64);
             if (a.g.form == GROUPED_INDICES) {
                 const int row = (SWAP ? 0 : first) + t;
