@@ -27,7 +27,7 @@
  * @param weight  [N, K] or [E, N, K]; dense
  */
 SGK_API sgk_status sgk_convert_weight_packed(const DLTensor *packed, const DLTensor *weight, const sgk_exec *exec);
-SGK_API bool       sgk_weight_is_small(const DLTensor *weight);       /* two-dimensional, with N below 16 */
+SGK_API bool sgk_weight_is_small(const DLTensor *weight);       /* two-dimensional, with N below 16 */
 
 /** Packs the scales of mxfp4: u8 [N, G] or [E, N, G], dense, to the same shape. */
 SGK_API sgk_status sgk_convert_scale_packed(const DLTensor *packed, const DLTensor *scale, const sgk_exec *exec);

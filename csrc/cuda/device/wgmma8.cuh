@@ -69,14 +69,4 @@ WGMMA_8BIT(256, 128, 128, 129, 130)
 WGMMA_E(48, e4m3, e4m3, 24, 24, 25, 26)
 WGMMA_E(56, e4m3, e4m3, 28, 28, 29, 30)
 WGMMA_E(112, e4m3, e4m3, 56, 56, 57, 58)
-/* A in registers: thread t of a quad holds k 4t to 4t + 3 of row g in a[0] and of row g + 8 in a[1], 16 further in a[2] and a[3]. */
-#define WGMMA_HELD_E(n, left, right, registers, a0_, a1_, a2_, a3_, b_, add_) \
-    DEVICE void wgmma_held(float (&d)[registers], const uint32_t (&a)[4], uint64_t b, bool add, const left *, const right *) \
-    { \
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" #add_ ", 0;\n" \
-                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32." #left "." #right \
-                     " {" WGMMA_NAMES_##registers "}, {%" #a0_ ", %" #a1_ ", %" #a2_ ", %" #a3_ "}, %" #b_ ", add, 1, 1;\n}" \
-                     : WGMMA_LIST_##registers : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add)); \
-    }
-WGMMA_HELD_E(128, e4m3, e4m3, 64, 64, 65, 66, 67, 68, 69)
 /* clang-format on */

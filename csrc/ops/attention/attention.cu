@@ -154,8 +154,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 2)        /* told how many bloc
         if (r >= rows) continue;
         const int        query = r / a.group, h = kv_head * a.group + r % a.group;
         const row_result end = end_of_row(&a, h, most[i], sum[i]);
-        const int64_t    at = (((int64_t)split * a.batch + n) * a.heads + h) * a.max_q + query;
-        float           *to = a.splits > 1 ? a.partial_out + at * attention_partial_dim(&a) : (float *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride;
+        const int64_t    at  = (((int64_t)split * a.batch + n) * a.heads + h) * a.max_q + query;
+        float           *to  = a.splits > 1 ? a.partial_out + at * attention_partial_dim(&a) : (float *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride;
         #pragma unroll
         for (int c = 0; c < DIM / 16; ++c)
             if (x + 16 * c < a.dim_v) to[x + 16 * c] = out[i][c] * end.scale;

@@ -410,7 +410,7 @@ static void check_long(sgk_dtype dtype)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
         const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = sizes[i][0], .dim_v = sizes[i][1], .batch = 2, .queries = 150, .keys = 203, .lse = true, .left = -1, .right = -1, .margin = 1000 };
         shape       t = s;
-        t.causal = true;
+        t.causal      = true;
         check_shape("long", &t);
         t = s, t.cache = PACKED, t.packed_q = true, t.batch = 5, t.causal = i % 2 == 0;
         check_shape("long", &t);

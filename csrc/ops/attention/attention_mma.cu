@@ -167,7 +167,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
             }
         }
 
-        const int  first   = keys.begin + tile * TILE + MINE * warp_n;     /* this warp's first key */
+        const int  first = keys.begin + tile * TILE + MINE * warp_n;     /* this warp's first key */
         const int  row = 16 * warp_m + g, least[2] = { least_of[row], least_of[row + 8] }, behind[2] = { behind_of[row], behind_of[row + 8] };    /* this thread's two */
         const bool partial = first < max(least[0], least[1]) || first + MINE > min(behind[0], behind[1]);
         float      now[2]  = { most[0], most[1] };
@@ -258,7 +258,7 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_mma(cons
             total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
             total[4] += weight * y.x, total[5] += weight * y.y, total[6] += weight * y.z, total[7] += weight * y.w;
         }
-        const int     query = r / a.group, h = kv_head * a.group + r % a.group;
+        const int        query = r / a.group, h = kv_head * a.group + r % a.group;
         const row_result end = end_of_row(&a, h, all_most * 0.6931471805599453f, all_sum);
         #pragma unroll
         for (int e = 0; e < 8; ++e) total[e] *= end.scale;

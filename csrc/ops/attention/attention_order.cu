@@ -49,7 +49,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_order(const _
     for (int n = warp; n < p.a.batch; n += THREADS / 32) {
         const attention_sequence s = attention_sequence_of(&p.a, n);
         for (int tile = lane; tile * p.tile_rows < s.sq; tile += 32) {
-            const attention_tile found                              = { n, tile };
+            const attention_tile found                                 = { n, tile };
             p.order[atomicAdd(&count[bin_of(&p, &s, tile, width)], 1)] = found;
         }
     }

@@ -38,11 +38,11 @@ DEVICE void rotate(const attention_append_args &b, T *to, int64_t to_head, const
 extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks to fit, the assembler spills nothing to fit more */
     void attention_rotate(const __grid_constant__ attention_append_args b)
 {
-    const attention_args    &a = b.a;
-    const unsigned           each = (unsigned)(a.max_new + a.max_q);
-    const int                n = (int)(blockIdx.x / each), token = (int)(blockIdx.x % each);
+    const attention_args &a    = b.a;
+    const unsigned        each = (unsigned)(a.max_new + a.max_q);
+    const int             n = (int)(blockIdx.x / each), token = (int)(blockIdx.x % each);
     pdl_wait();
-    const attention_sequence s = attention_sequence_of(&a, n);
+    const attention_sequence s     = attention_sequence_of(&a, n);
     const int                first = b.seqlens_rotary ? b.seqlens_rotary[n] : s.used, i = token - a.max_new;
     if (i >= 0) {
         if (i >= s.sq) return;

@@ -113,7 +113,8 @@ static sgk_status map_of(const attention_call *c, const char *name, const void *
 static sgk_status make_maps(const attention_call *c, struct attention_wgmma_args *w)
 {
     const struct attention_args *a      = &c->a;
-    const int64_t                q_rows = a->cu_seqlens_q ? a->total_q : a->max_q, kv_rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size : a->max_k;
+    const int64_t                q_rows = a->cu_seqlens_q ? a->total_q : a->max_q, kv_rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size
+                                                                                                                                         : a->max_k;
     const int                    boxes[] = { w->box_rows, 8, 1 };
     sgk_tma_map *const           maps[]  = { &w->v, &w->v8, &w->v1 };
     SGK_TRY(map_of(c, "q", a->q, a->dim, q_rows, a->heads, a->cu_seqlens_q ? 1 : a->batch, a->q_row_stride, a->q_head_stride, a->q_batch_stride, c->rows, &w->q));

@@ -15,27 +15,24 @@
  *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
  *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
  *
- * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile is started
- * before that with the values of this one, and while both run the exponentials of the next are made. The warpgroups take turns in starting
- * products, so that one's exponentials meet the others' products.
+ * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile comes before that
+ * with the values of this one, which runs while the weights of the next are made. It is started in halves, since a warp that starts more
+ * than the matrix units take up has to wait. The warpgroups take turns in starting products, so that one's weights meet the others' products.
  *
  * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
  * v [STAGES][V_SLABS][KEYS].
  */
 #define WEIGHT_BITS 0
-#ifndef SPLIT
-#define SPLIT 1
-#endif
 #include "attention_wgmma.cuh"
 #include "wgmma.cuh"
 
-#define Q_SLAB    (ROWS * 128)
-#define KV_SLAB   (KEYS * 128)
-#define SLABS     ((DIM + 63) / 64)
-#define V_SLABS   ((DIM_V + 63) / 64)
-#define Q_BYTES   (SLABS * Q_SLAB)
-#define K_BYTES   (SLABS * KV_SLAB)
-#define V_BYTES   (V_SLABS * KV_SLAB)
+#define Q_SLAB  (ROWS * 128)
+#define KV_SLAB (KEYS * 128)
+#define SLABS   ((DIM + 63) / 64)
+#define V_SLABS ((DIM_V + 63) / 64)
+#define Q_BYTES (SLABS * Q_SLAB)
+#define K_BYTES (SLABS * KV_SLAB)
+#define V_BYTES (V_SLABS * KV_SLAB)
 __shared__ const T *rows_at[2][KEYS];           /* of keys, of values */
 
 /* ---- the warps that copy ------------------------------------------------------------------------------------------------ */
@@ -90,7 +87,7 @@ DEVICE void gather(const T *from, const T *const *at, bool all, int dim, int sla
 
 DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
-    const attention_args *a = &p->a;
+    const attention_args *a  = &p->a;
     const uint32_t        to = base + r->stage * K_BYTES, arrived = shared_address(&k_full[r->stage]), free = shared_address(&k_empty[r->stage]);
     if (GATHER) {
         const T   *from = (const T *)a->k + w->head / a->group * a->k_head_stride;
@@ -111,7 +108,7 @@ DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint3
  * and of one. */
 DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
-    const attention_args *a = &p->a;
+    const attention_args *a  = &p->a;
     const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]), free = shared_address(&v_empty[r->stage]);
     const int             kv_head = w->head / a->group, first = tile * KEYS;
     if (GATHER) {
@@ -147,8 +144,8 @@ DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
 {
     ring k = { 0, 0 };
     for (int count = 0;; ++count) {
-        const work *w = work_of(count);
-        int tile = w->high - 1;
+        const work *w    = work_of(count);
+        int         tile = w->high - 1;
         if (w->n >= 0) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
         mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
         if (w->n < 0) {
@@ -213,13 +210,13 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
         float sum = sums[r];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
-        const int   row = w->row + t / 32 * 16 + t % 32 / 4 + 8 * r;
-        const bool  inside = row < w->sq;
-        float       top = most[r] * scale, inverse = 1;
+        const int  row    = w->row + t / 32 * 16 + t % 32 / 4 + 8 * r;
+        const bool inside = row < w->sq;
+        float      top = most[r] * scale, inverse = 1;
         if (a->sinks && sum > 0) {
             const float sink = sink_of(a, w->head) * 1.4426950408889634f, both = fmaxf(top, sink);
             inverse = ex2(top - both);
-            sum     = sum * inverse + ex2(sink - both), top = both;
+            sum = sum * inverse + ex2(sink - both), top = both;
         }
         inverse = sum == 0 ? 0 : inverse / sum;
         if (inside && t % 4 == 0 && a->softmax_lse)
@@ -241,14 +238,14 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
     const attention_args *a      = &p->a;
     const uint32_t        k_base = memory + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = uniform(memory + t / 128 * 8192);
-    const bool            one    = t % 32 == 0;
-    const int             turn   = TURN + t / 128;
+    const bool            one  = t % 32 == 0;
+    const int             turn = TURN + t / 128;
     float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], base[2], factor[2];
     uint32_t              weight[KEYS / 16][4];
 #if HOLD_Q
     uint32_t q[DIM / 16][4];
 #endif
-    ring k = { 0, 0 };
+    ring k     = { 0, 0 };
     int  count = 0;
 
 #if HOLD_Q
@@ -274,8 +271,8 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 
     const work *w = queries_of(count);
     if (w->n < 0) return;
-    whole f = whole_of(a, w);
-    int    tile = w->high - 1, low = w->low;
+    whole f    = whole_of(a, w);
+    int   tile = w->high - 1, low = w->low;
     if (turn == GROUPS) named_announce(TURN, 256);
 
     TAKE_Q();
@@ -329,7 +326,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
         const uint32_t values = uniform(v_base + v.stage * V_BYTES);
         if (GATHER) async_fence();
-#if SPLIT
         wgmma_wait(0);
         wgmma_pin(s);
         wgmma_fence();
@@ -337,15 +333,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         for (int i = 0; i < KEYS / 32; ++i) TIMES_V(i);
         wgmma_commit();
         named_announce(turn == GROUPS ? TURN : turn + 1, 256);
-#else
-        wgmma_fence();
-        #pragma unroll
-        for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
-        wgmma_commit();
-        named_announce(turn == GROUPS ? TURN : turn + 1, 256);
-        wgmma_wait(1);
-        wgmma_pin(s);
-#endif
         if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
         if (tile == low) LEAVE_Q();
         if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
@@ -353,13 +340,11 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
         maxima(s, most, base, factor, p->scale);
-#if SPLIT
         asm volatile("" : "+f"(base[0]), "+f"(base[1])::"memory");
         wgmma_fence();
         #pragma unroll
         for (int i = KEYS / 32; i < KEYS / 16; ++i) TIMES_V(i);
         wgmma_commit();
-#endif
         weigh(s, sum, base, factor, p->scale);
         wgmma_pin(s);
         /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */

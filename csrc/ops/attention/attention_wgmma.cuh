@@ -26,7 +26,10 @@ __shared__ work     works[WORKS];
 __shared__ uint64_t found_work[WORKS], q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
 
 /* A place in a ring of stages, and the parity of its lap. */
-struct ring { int stage; uint32_t lap; };
+struct ring {
+    int      stage;
+    uint32_t lap;
+};
 DEVICE void advance(ring *r)
 {
     if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
@@ -74,7 +77,7 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
     const attention_args *a     = &p->a;
     const int             tiles = p->order ? *p->order_count : p->row_tiles, all = p->order ? a->heads : a->batch * a->heads;
     const int             first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
-    const int             here  = all - first < p->at_once ? all - first : p->at_once;
+    const int             here = all - first < p->at_once ? all - first : p->at_once;
     if (p->order) {
         const attention_tile at = p->order[rest / here];
         w->n = at.sequence, w->head = first + rest % here, w->row = at.tile * ROWS;
@@ -93,7 +96,8 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
     const int                begin = attention_keys_of(a, &s, w->row).begin, end = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1).end;
     w->low   = begin / KEYS;
     w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
-    w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n] : w->n;
+    w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
+                                                                     : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
     return true;
 }
@@ -183,9 +187,9 @@ struct whole { int from, to; };
 
 DEVICE whole whole_of(const attention_args *a, const work *w)
 {
-    const attention_sequence s = sequence_of(w);
+    const attention_sequence s   = sequence_of(w);
     const int                row = w->row + thread() / 128 * 64;
-    const whole              f = { (attention_keys_of(a, &s, row + 63).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, row).end / KEYS };
+    const whole              f   = { (attention_keys_of(a, &s, row + 63).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, row).end / KEYS };
     return f;
 }
 

@@ -39,8 +39,8 @@ DEVICE void store_shared16(uint32_t to, uint4 x)
 DEVICE void store_shared4(uint32_t to, uint32_t x) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(x) : "memory"); }
 
 #if CODE
-typedef uint8_t  element;
-typedef uint2    piece8;                        /* eight elements as they lie */
+typedef uint8_t element;
+typedef uint2   piece8;                        /* eight elements as they lie */
 #define ZERO8 make_uint2(0, 0)
 
 /* Four codes as f16: the bits of a code are those of an f16 with a bias 8 larger, except NaN. */
@@ -109,10 +109,10 @@ DEVICE void put(uint32_t slab, const piece8 x[2])
 DEVICE void listed_rows(const attention_sparse_args *x, const attention_sequence *s, int64_t list, int n, int h, int64_t *key_at, int64_t *value_at, int *key_of, int tile)
 {
     if ((int)threadIdx.x >= TILE) return;
-    const int blocks = x->block_count[list] < x->nnz_s ? x->block_count[list] : x->nnz_s, columns = x->column_count[list] < x->nnz_v ? x->column_count[list] : x->nnz_v;
-    const int column = (tile - blocks) * TILE + (int)threadIdx.x;
-    const int key    = tile < blocks ? x->block_offset[list * x->nnz_s + tile] + (int)threadIdx.x : column < columns ? x->column_index[list * x->nnz_v + column]
-                                                                                                               : -1;
+    const int           blocks = x->block_count[list] < x->nnz_s ? x->block_count[list] : x->nnz_s, columns = x->column_count[list] < x->nnz_v ? x->column_count[list] : x->nnz_v;
+    const int           column = (tile - blocks) * TILE + (int)threadIdx.x;
+    const int           key    = tile < blocks ? x->block_offset[list * x->nnz_s + tile] + (int)threadIdx.x : column < columns ? x->column_index[list * x->nnz_v + column]
+                                                                                                                               : -1;
     const bool          inside = key >= 0 && key < s->sk;
     const attention_row r      = attention_row_of(&x->a, s, n, h / x->group, inside ? key : 0);
     key_at[threadIdx.x]        = inside ? r.k : ATTENTION_NOWHERE;
@@ -153,8 +153,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
     const int            tiles = max(min(x.block_count[list], x.nnz_s), 0) + (max(min(x.column_count[list], x.nnz_v), 0) + TILE - 1) / TILE;
 #else
     const int            row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
-    const attention_keys keys  = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
-    const int            tiles = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
+    const attention_keys keys    = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);
+    const int            tiles   = keys.end > keys.begin ? (keys.end - keys.begin + TILE - 1) / TILE : 0;
 #endif
 
     const element *k = (const element *)a.k, *v = (const element *)a.v;
@@ -162,8 +162,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
     const uint32_t q_base = shared_address(memory), slabs = q_base + q_slabs * (ROWS * 128), p_base = slabs + 2 * SLAB_BYTES;
     const bool     apart_in_pieces = !a.apart || (in_pieces(a.k_new, a.k_new_batch_stride, a.k_new_row_stride, a.k_new_head_stride) &&
                                                   in_pieces(a.v_new, a.v_new_batch_stride, a.v_new_row_stride, a.v_new_head_stride));
-    const bool     k_pieces = apart_in_pieces && in_pieces(a.k, a.k_batch_stride, a.k_row_stride, a.k_head_stride);
-    const bool     v_pieces = apart_in_pieces && in_pieces(a.v, a.v_batch_stride, a.v_row_stride, a.v_head_stride);
+    const bool     k_pieces        = apart_in_pieces && in_pieces(a.k, a.k_batch_stride, a.k_row_stride, a.k_head_stride);
+    const bool     v_pieces        = apart_in_pieces && in_pieces(a.v, a.v_batch_stride, a.v_row_stride, a.v_head_stride);
 
 #if SPARSE
     listed_rows(&x, &s, list, n, kv_head, key_at[0], value_at[0], key_of[0], 0);
@@ -173,10 +173,10 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
     {
         const bool q_pieces = in_pieces(a.q, a.q_batch_stride, a.q_row_stride, a.q_head_stride), q_v_pieces = in_pieces(a.q_v, a.q_v_batch_stride, a.q_v_row_stride, a.q_v_head_stride);
         for (int i = (int)threadIdx.x; i < q_slabs * ROWS * 8; i += THREADS) {
-            const int  slab = i / (ROWS * 8), row = i / 8 % ROWS, piece = i % 8, r = row0 + row;
-            const bool second = slab >= k_slabs;
-            const int  d = (second ? slab - k_slabs : slab) * 64 + piece * 8, query = s.q_begin + r / a.group, h = kv_head * a.group + r % a.group;
-            const int64_t  at = second ? n * a.q_v_batch_stride + query * a.q_v_row_stride + h * a.q_v_head_stride : n * a.q_batch_stride + query * a.q_row_stride + h * a.q_head_stride;
+            const int      slab = i / (ROWS * 8), row = i / 8 % ROWS, piece = i % 8, r = row0 + row;
+            const bool     second = slab >= k_slabs;
+            const int      d = (second ? slab - k_slabs : slab) * 64 + piece * 8, query = s.q_begin + r / a.group, h = kv_head * a.group + r % a.group;
+            const int64_t  at   = second ? n * a.q_v_batch_stride + query * a.q_v_row_stride + h * a.q_v_head_stride : n * a.q_batch_stride + query * a.q_row_stride + h * a.q_head_stride;
             const element *from = (const element *)(second ? a.q_v : a.q);
             const piece8   x    = r < rows && d < (second ? a.dim_v : a.dim) ? load8(from + at + d, (second ? a.dim_v : a.dim) - d, second ? q_v_pieces : q_pieces) : ZERO8;
             store_shared16(piece_at(q_base + slab * (ROWS * 128), row, piece), as_t(x));
@@ -219,7 +219,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
 
         float score[2][4] = { { 0, 0, 0, 0 }, { 0, 0, 0, 0 } };
         for (int slab = 0; slab < q_slabs; ++slab) {
-            const int  to = slab + 1;
+            const int to = slab + 1;
             if (to < k_slabs) fetch(next, k, keys_at, to * 64, a.dim, k_pieces);
             else fetch(next, v, values_at, to < q_slabs ? (to - k_slabs) * 64 : 0, a.dim_v, v_pieces);
             #pragma unroll
@@ -262,8 +262,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
         __syncthreads();
         #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int   row = 16 * m + g + 8 * i;
-            const float all = fmaxf(fmaxf(fmaxf(warp_most[0][row], warp_most[1][row]), fmaxf(warp_most[2][row], warp_most[3][row])), most[i]);
+            const int   row  = 16 * m + g + 8 * i;
+            const float all  = fmaxf(fmaxf(fmaxf(warp_most[0][row], warp_most[1][row]), fmaxf(warp_most[2][row], warp_most[3][row])), most[i]);
             const float base = all == -INF ? 0 : all, alpha = exp2_approx(most[i] - base);
             most[i] = all;
             sum[i] *= alpha;

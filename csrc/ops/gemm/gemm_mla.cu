@@ -29,8 +29,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void mla(const __grid_constant_
     }
 #else
     __shared__ float scratch[2][THREADS / 32];
-    T *const         row = (T *)a.a + t * (a.q_rank + a.kv_rank + a.rope), *const kv = row + a.q_rank, *const k = (T *)a.k_input + t * a.k_token;
-    float            q_sum = 0, kv_sum = 0;
+    T *const row = (T *)a.a + t * (a.q_rank + a.kv_rank + a.rope), *const kv = row + a.q_rank, *const k = (T *)a.k_input + t * a.k_token;
+    float q_sum = 0, kv_sum = 0;
     for (int64_t i = threadIdx.x; i < a.q_rank; i += THREADS) q_sum = fmaf(to_f32(row[i]), to_f32(row[i]), q_sum);
     for (int64_t i = threadIdx.x; i < a.kv_rank; i += THREADS) kv_sum = fmaf(to_f32(kv[i]), to_f32(kv[i]), kv_sum);
     const float q_scale  = 1 / sqrtf(block_sum(q_sum, scratch[0], THREADS / 32) / (float)a.q_rank + a.eps);

@@ -17,10 +17,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void pack(const __grid_constant
 #if SUMS
     const int64_t e = id / a.columns, n = id % a.columns;
     if (e < a.batch) {
-        const int64_t        r     = packed_width(a.columns, n / PACKED_BLOCK);
-        const int8_t *const  from  = (const int8_t *)a.weight + (e * a.columns + n) * a.depth;
-        uint8_t *const       to    = (uint8_t *)a.packed + e * a.columns * (a.depth + 4) + packed_block_at(WEIGHT_I8, n / PACKED_BLOCK, a.depth, 0) + r * a.depth + n % PACKED_BLOCK * 4;
-        int32_t              sum   = 0;
+        const int64_t       r    = packed_width(a.columns, n / PACKED_BLOCK);
+        const int8_t *const from = (const int8_t *)a.weight + (e * a.columns + n) * a.depth;
+        uint8_t *const      to   = (uint8_t *)a.packed + e * a.columns * (a.depth + 4) + packed_block_at(WEIGHT_I8, n / PACKED_BLOCK, a.depth, 0) + r * a.depth + n % PACKED_BLOCK * 4;
+        int32_t             sum  = 0;
         for (int64_t k = 0; k < a.depth; ++k) sum += from[k];
         for (int i = 0; i < 4; ++i) to[i] = (uint8_t)((uint32_t)sum >> (8 * i));
     }
@@ -40,8 +40,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void pack(const __grid_constant
         }
         ((float *)a.packed)[k * a.columns + n] = v;
 #else
-        const int64_t     block  = n / PACKED_BLOCK, matrix = a.columns * (a.depth * (int64_t)sizeof(PIECE) + (a.format == WEIGHT_I8 ? 4 : 0));
-        const int64_t     at     = e * matrix + packed_block_at(a.format, block, a.depth, 0) + packed_element_at(a.format, k, n % PACKED_BLOCK, packed_width(a.columns, block), a.depth, 0);
+        const int64_t block = n / PACKED_BLOCK, matrix = a.columns * (a.depth * (int64_t)sizeof(PIECE) + (a.format == WEIGHT_I8 ? 4 : 0));
+        const int64_t at                     = e * matrix + packed_block_at(a.format, block, a.depth, 0) + packed_element_at(a.format, k, n % PACKED_BLOCK, packed_width(a.columns, block), a.depth, 0);
         *(PIECE *)((uint8_t *)a.packed + at) = ((const PIECE *)a.weight)[id];
 #endif
     }

@@ -12,10 +12,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void pack_int4(const __grid_con
     const int64_t blocks = a.columns / PACKED_BLOCK, groups = a.depth / a.group, part = int4_part(a.group), id = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int64_t c = id % 16, k = id / 16 % a.depth, block = id / 16 / a.depth, e = block / blocks, n = block % blocks * PACKED_BLOCK + c;
     if (block < a.batch * blocks) {
-        uint8_t *const to = a.packed + block * (a.depth / part) * int4_part_bytes(a.group);
+        uint8_t *const to                                                        = a.packed + block * (a.depth / part) * int4_part_bytes(a.group);
         to[packed_element_at(WEIGHT_INT4, k, c, PACKED_BLOCK, a.depth, a.group)] = (uint8_t)(int4_weight(&a, e, k, n) | int4_weight(&a, e, k, n + 16) << 4);
         for (int64_t h = 0; h < 32; h += 16) {
-            const int64_t g = k / a.group;
+            const int64_t g    = k / a.group;
             const int     zero = int4_zero(&a, e, g, n + h);
             if (k % a.group == 0) {
                 const int64_t at = (block * groups + g) * PACKED_BLOCK + c + h, from = (e * groups + g) * a.columns + n + h;

@@ -23,7 +23,8 @@ DEVICE const uint8_t *weight_at(const packed_args *a, int32_t format, const uint
     if (format == WEIGHT_SMALL) return weight + (k * a->columns + n) * 4;
     const int64_t block = n / PACKED_BLOCK, c = n % PACKED_BLOCK;
     if (a->plain) {
-        const int64_t size = format == WEIGHT_F32 ? 4 : format == WEIGHT_F16 || format == WEIGHT_BF16 ? 2 : 1;
+        const int64_t size = format == WEIGHT_F32 ? 4 : format == WEIGHT_F16 || format == WEIGHT_BF16 ? 2
+                                                                                                      : 1;
         return weight + (n * a->weight_stride + (format == WEIGHT_MXFP4 ? k / 2 : k)) * size;
     }
     return weight + packed_block_at(format, block, a->depth, a->group_k) + packed_element_at(format, k, c, packed_width(a->columns, block), a->depth, a->group_k);
@@ -48,7 +49,8 @@ DEVICE float weight_scale(const packed_args *a, int32_t format, int64_t n, int64
     const int64_t groups = packed_ceil(a->depth, a->group_k), g = k / a->group_k, block = n / PACKED_BLOCK, c = n % PACKED_BLOCK;
     if (format == WEIGHT_MXFP4) {
         const uint32_t code = ((const uint8_t *)a->scale)[block * PACKED_BLOCK * groups + g * packed_width(a->columns, block) + c];
-        return __uint_as_float(code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u : code << 23);
+        return __uint_as_float(code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u
+                                                                     : code << 23);
     }
     if (format == WEIGHT_INT4) return ((const float *)a->scale)[(block * groups + g) * PACKED_BLOCK + c];
     return ((const float *)a->scale)[n / a->group_n * groups + g];

@@ -56,12 +56,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_i8(const __grid_con
     int64_t             b, m0, n0;
     packed_tile(&a, BM, BN, &b, &m0, &n0);
     const uint8_t *const x = (const uint8_t *)a.input, *const w = (const uint8_t *)a.weight;
-    const bool           x_aligned = ((uint64_t)x | (uint64_t)a.input_stride) % 4 == 0;
-    const int            row = (int)threadIdx.x / 16, word = (int)threadIdx.x % 16;         /* of input: this word of every 8th row */
-    const int            column = (int)threadIdx.x % BN, half = (int)threadIdx.x / BN;      /* of the weight: 8 words of this column */
-    const int64_t        width = n0 + column < a.columns ? packed_width(a.columns, (n0 + column) / PACKED_BLOCK) : 0;
-    const bool           w_aligned = a.plain ? ((uint64_t)w | (uint64_t)a.weight_stride) % 4 == 0 : ((uint64_t)w | (uint64_t)a.depth * PACKED_BLOCK) % 4 == 0 && width > 0;
-    const int64_t        group = FORMAT == WEIGHT_INT4 ? a.group_k : a.depth;
+    const bool    x_aligned = ((uint64_t)x | (uint64_t)a.input_stride) % 4 == 0;
+    const int     row = (int)threadIdx.x / 16, word = (int)threadIdx.x % 16;         /* of input: this word of every 8th row */
+    const int     column = (int)threadIdx.x % BN, half = (int)threadIdx.x / BN;      /* of the weight: 8 words of this column */
+    const int64_t width     = n0 + column < a.columns ? packed_width(a.columns, (n0 + column) / PACKED_BLOCK) : 0;
+    const bool    w_aligned = a.plain ? ((uint64_t)w | (uint64_t)a.weight_stride) % 4 == 0 : ((uint64_t)w | (uint64_t)a.depth * PACKED_BLOCK) % 4 == 0 && width > 0;
+    const int64_t group     = FORMAT == WEIGHT_INT4 ? a.group_k : a.depth;
 
     pdl_wait();
     int32_t d[2][4][4];
@@ -73,12 +73,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_i8(const __grid_con
     for (int64_t k = 0, end; k < a.depth; k = end, stage ^= 1) {
         const int64_t behind = (k / group + 1) * group;
         end                  = k + BK < behind ? k + BK : behind;
-        int zero = 0;
+        int zero             = 0;
         if (FORMAT == WEIGHT_INT4 && n0 + column < a.columns)
             zero = a.zeros[((n0 + column) / PACKED_BLOCK * (a.depth / group) + k / group) * PACKED_BLOCK + (n0 + column) % PACKED_BLOCK];
         #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            xs[stage][row + 8 * i][word]         = input_word(&a, x, m0 + row + 8 * i, k + word * 4, end, x_aligned);
+            xs[stage][row + 8 * i][word]    = input_word(&a, x, m0 + row + 8 * i, k + word * 4, end, x_aligned);
             ws[stage][column][half * 8 + i] = weight_word(&a, w, n0 + column, k + (half * 8 + i) * 4, end, w_aligned, zero);
         }
         __syncthreads();

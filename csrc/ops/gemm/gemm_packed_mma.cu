@@ -62,7 +62,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_mma(const __grid_co
     const bool           aligned = ((uint64_t)x | (uint64_t)(a.input_stride * 2)) % 16 == 0;
     const int            row = (int)threadIdx.x / 4, piece = (int)threadIdx.x % 4;         /* of input: this row and 32 on */
     const int            column = (int)threadIdx.x % BN, half = (int)threadIdx.x / BN;     /* of the weight: two pieces of this one */
-    const uint32_t       base   = shared_address(slabs);
+    const uint32_t       base = shared_address(slabs);
 
     pdl_wait();
     float d[2][4][4], all[2][4][4];
@@ -72,7 +72,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_mma(const __grid_co
     uint4 fx[2], fw[2];
     #define FETCH(k0) \
     do { \
-        _Pragma("unroll") for (int i_ = 0; i_ < 2; ++i_) { \
+        _Pragma("unroll") for (int i_ = 0; i_ < 2; ++i_) \
+        { \
             fx[i_] = input_piece(&a, x, m0 + row + 32 * i_, (k0) + piece * 8, aligned); \
             fw[i_] = weight_piece(&a, w, n0 + column, (k0) + (half * 2 + i_) * 8); \
         } \
@@ -83,8 +84,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_mma(const __grid_co
         uint8_t *const slab = slabs[stage];
         #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            *(uint4 *)(slab + place(row + 32 * i, piece))                    = fx[i];
-            *(uint4 *)(slab + BM * BK * 2 + place(column, half * 2 + i))     = fw[i];
+            *(uint4 *)(slab + place(row + 32 * i, piece))                = fx[i];
+            *(uint4 *)(slab + BM * BK * 2 + place(column, half * 2 + i)) = fw[i];
         }
         __syncthreads();                /* one a slab: whoever writes this one again has passed the next one, so all have read it */
         FETCH(k + BK);

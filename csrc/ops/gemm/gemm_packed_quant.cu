@@ -21,7 +21,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_quant(const __grid_
     const float by = __fdiv_rn(127.0f, amax);
     if (threadIdx.x == 0) a.s[row] = __fdiv_rn(amax, 127.0f);
     for (int64_t k = threadIdx.x; k < a.depth; k += THREADS) {
-        const float v             = __fmul_rn(to_f32(x[k]), by);
+        const float v          = __fmul_rn(to_f32(x[k]), by);
         a.q[row * a.depth + k] = (uint8_t)((v != v ? 0 : __float2int_rn(fminf(fmaxf(v, -127.0f), 127.0f))) + 128);
     }
     pdl_release();

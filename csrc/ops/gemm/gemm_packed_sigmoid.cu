@@ -12,8 +12,8 @@
 extern "C" __global__ __launch_bounds__(THREADS) void linear_sigmoid(const __grid_constant__ linear_sigmoid_args a)
 {
     __shared__ float scratch[THREADS / 32];
-    const int64_t    m   = blockIdx.x;
-    const T         *x   = (const T *)a.input + m * a.input_stride, *by = (const T *)a.by + m * a.by_stride;
+    const int64_t    m = blockIdx.x;
+    const T         *x = (const T *)a.input + m * a.input_stride, *by = (const T *)a.by + m * a.by_stride;
     float            sum = 0;
     pdl_wait();
     for (int64_t k = threadIdx.x; k < a.depth; k += THREADS) sum = fmaf(to_f32(x[k]), a.weight[k * a.weight_stride], sum);

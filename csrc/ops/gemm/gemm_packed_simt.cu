@@ -18,7 +18,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_simt(const __grid_c
     __shared__ __align__(16) float xs[2][BK][LINE], ws[2][BK][LINE];
     int64_t                        b, m0, n0;
     packed_tile(&a, 64, 64, &b, &m0, &n0);
-    const T *const       input = (const T *)a.input + b * a.input_batch;
+    const T *const       input  = (const T *)a.input + b * a.input_batch;
     const uint8_t *const weight = (const uint8_t *)a.weight + b * a.weight_batch;
     const int            row = (int)threadIdx.x / 4, k4 = (int)threadIdx.x % 4 * 4;            /* of input: 4 elements of this row, and of 32 on */
     const int            column = (int)threadIdx.x % 64, k8 = (int)threadIdx.x / 64 * 8;       /* of the weight: 8 elements */
@@ -32,7 +32,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_simt(const __grid_c
     #define FETCH(k0) \
     do { \
         const float scale_ = (k0) < a.depth ? weight_scale(&a, a.format, n0 + column, k0) : 1.0f; \
-        _Pragma("unroll") for (int e_ = 0; e_ < 8; ++e_) { \
+        _Pragma("unroll") for (int e_ = 0; e_ < 8; ++e_) \
+        { \
             const int64_t r_ = m0 + row + e_ / 4 * 32, kx_ = (k0) + k4 + e_ % 4, kw_ = (k0) + k8 + e_; \
             x[e_] = r_ < a.rows && kx_ < a.depth ? to_f32(input[r_ * a.input_stride + kx_]) : 0.0f; \
             w[e_] = n0 + column < a.columns && kw_ < a.depth ? weight_value(&a, a.format, weight, n0 + column, kw_) * scale_ : 0.0f; \

@@ -136,10 +136,10 @@ static bool wgmma_takes(const struct scaled_args *a)
            takes(a->batch, a->input_batch, 1) && takes(a->batch, a->weight_batch, 1);
 }
 
-/* Whether out can be written in boxes. */
+/* Whether out can be written in boxes: a row's last piece of 16 bytes would be written whole. */
 static bool wgmma_boxes(const struct scaled_args *a)
 {
-    return a->out_dtype != SGK_F32 && (uintptr_t)a->out % 16 == 0 && (a->rows <= 1 || a->out_stride % 8 == 0) && (a->batch <= 1 || a->out_batch % 8 == 0) &&
+    return a->out_dtype != SGK_F32 && a->columns % 8 == 0 && (uintptr_t)a->out % 16 == 0 && (a->rows <= 1 || a->out_stride % 8 == 0) && (a->batch <= 1 || a->out_batch % 8 == 0) &&
            takes(a->rows, a->out_stride, a->columns) && takes(a->batch, a->out_batch, 1);
 }
 

@@ -53,7 +53,8 @@ DEVICE void copy_piece(uint32_t to, const uint8_t *from, int64_t k, int64_t dept
 {
 #if PIECES
     const int64_t rest = depth - k;
-    cp_async16_part(to, from, !inside || rest <= 0 ? 0 : rest < 16 ? (int)rest : 16);
+    cp_async16_part(to, from, !inside || rest <= 0 ? 0 : rest < 16 ? (int)rest
+                                                                   : 16);
 #else
     uint32_t words[4];
     #pragma unroll

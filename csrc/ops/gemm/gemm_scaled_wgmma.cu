@@ -58,7 +58,10 @@ typedef int sum;
 DEVICE sum sum_of(float bits) { return __float_as_int(bits); }
 #endif
 
-struct corner { int64_t m, n; int batch; };
+struct corner {
+    int64_t m, n;
+    int     batch;
+};
 
 /* Down the first tiles in bands: what runs at one time shares both operands in L2. */
 DEVICE corner tile(const scaled_wgmma_args *a, int id)
@@ -117,7 +120,7 @@ DEVICE void put_directly(const scaled_args *a, void *out, const sum (&d)[PART / 
     for (int j = 0; j < PART / 8; ++j) {
         const int64_t k  = n + j * 8 + c;
         const float   b0 = scaled_bias(a, k), b1 = scaled_bias(a, k + 1);
-        const float2  s  = *(const float2 *)(second + j * 8 + c);
+        const float2  s = *(const float2 *)(second + j * 8 + c);
         scaled_store2(a, out, m + r, k, scaled(d[4 * j], low, s.x) + b0, scaled(d[4 * j + 1], low, s.y) + b1, pairs);
         scaled_store2(a, out, m + r + 8, k, scaled(d[4 * j + 2], high, s.x) + b0, scaled(d[4 * j + 3], high, s.y) + b1, pairs);
     }
@@ -268,16 +271,16 @@ DEVICE void copy_scales(float *to, const float *from, int64_t step, int64_t at, 
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(const __grid_constant__ scaled_wgmma_args a)
 {
-    extern __shared__ uint8_t memory[];
-    __shared__ uint64_t       full[STAGES], empty[STAGES];
+    extern __shared__ uint8_t    memory[];
+    __shared__ uint64_t          full[STAGES], empty[STAGES];
     __shared__ alignas(16) float first_scales[GROUPS][64 * BLOCKS], second_scales[GROUPS][BN];
-    const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
-    const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
-    const int                 slice = (int)cluster_rank(), lane = t % 32;
-    const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 tiles = a.first_tiles * a.second_tiles * (int)a.s.batch, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
-    int                       stage = 0;
-    uint32_t                  lap   = 0;
+    const uint32_t               unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u;
+    const int                    group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
+    const int                    slice = (int)cluster_rank(), lane = t % 32;
+    const int                    from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
+    const int                    tiles = a.first_tiles * a.second_tiles * (int)a.s.batch, begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
+    int                          stage = 0;
+    uint32_t                     lap   = 0;
 
     if (threadIdx.x == MULTIPLIERS) {
         tma_prefetch_map(&a.first);
@@ -338,7 +341,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
         for (int id = begin + (TURNS ? group * stride : 0); id < tiles; id += TURNS ? GROUPS * stride : stride) {
             const corner at = tile(&a, id);
             {
-                const float *input = a.s.input_scales, *weight = a.s.weight_scales;
+                const float  *input = a.s.input_scales, *weight = a.s.weight_scales;
                 const int64_t input_step = a.s.input_scale_step, weight_step = a.s.weight_scale_step;
                 named_sync(1 + group, 128);                                 /* the last tile's have been read */
                 copy_scales(first_scales[group], SWAP ? weight : input, SWAP ? weight_step : input_step,
@@ -366,7 +369,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void scaled_wgmma(
                     wgmma_fence();
                     #pragma unroll
                     for (int e = 0; e < SETS; ++e) {
-                        const int      u = (q + e) % UNITS;
+                        const int      u    = (q + e) % UNITS;
                         const uint32_t slab = base + stage * STAGE_BYTES + (q + e) / UNITS * SLAB_BYTES;
                         const uint64_t x    = wgmma_operand(slab + (part_of_tile + u / PARTS) * 8192);
                         const uint64_t y    = wgmma_operand(slab + FIRST_BYTES + u % PARTS * PART * 128);
