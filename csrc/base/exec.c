@@ -26,6 +26,12 @@ bool sgk_exec_pdl(const sgk_exec *exec)
     return choose(SGK_EXEC(exec, pdl, SGK_DEFAULT), "TRTLLM_ENABLE_PDL", true, &answer);
 }
 
+bool sgk_exec_pdl_asked(const sgk_exec *exec)
+{
+    static _Atomic int answer = -1;
+    return choose(SGK_EXEC(exec, pdl, SGK_DEFAULT), "TRTLLM_ENABLE_PDL", false, &answer);
+}
+
 bool sgk_exec_batch_invariant(const sgk_exec *exec)
 {
     static _Atomic int answer = -1;

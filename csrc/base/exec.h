@@ -8,6 +8,7 @@
     ((exec) && (exec)->size >= offsetof(sgk_exec, field) + sizeof(exec)->field ? (exec)->field : (otherwise))
 
 bool sgk_exec_pdl(const sgk_exec *exec);
+bool sgk_exec_pdl_asked(const sgk_exec *exec);          /* the same, off where neither exec nor the environment says anything */
 bool sgk_exec_batch_invariant(const sgk_exec *exec);
 bool sgk_exec_check_indices(const sgk_exec *exec);
 

@@ -18,7 +18,8 @@
  * version is chosen by M unless exec asks for batch_invariant, and then they don't either. CPUs with AVX512_BF16 or AMX multiply bf16 with
  * VDPBF16PS or TDPBF16PS, which take numbers below 2^-126 as 0 and give 0 for them.
  *
- * Under programmatic launch (exec->pdl) the weight is read while the kernel before this one may still run: it must not be that one's result.
+ * Where programmatic launch is asked for, by exec->pdl or TRTLLM_ENABLE_PDL=1, the weight is read while the kernel before this one may still run: it must
+ * not be that one's result. Where neither says anything this operator goes without.
  *
  * Scratch memory: on the CPU for M above 24, in bf16 where the CPU multiplies that above 8, and for any M if that is batch invariant (see
  * SGK_EXEC workspace_query); on the GPU none.

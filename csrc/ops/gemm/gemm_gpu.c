@@ -130,6 +130,7 @@ static sgk_status launch(const linear_call *c, linear_choice choice, int64_t blo
             .block         = { 32u * (unsigned)warps },
             .shared_memory = (unsigned)shared_memory,
             .cluster       = choice.split > 1 ? (unsigned)choice.split : 0,
+            .early         = true,
         };
         struct linear_args part = *a;
         part.input              = (const char *)a->input + first * a->input_batch * sgk_dtype_size(a->dtype);
@@ -237,6 +238,7 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)(w.stages * stage + behind + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
+        .early         = true,
     };
     if (sgk_log_wanted(c->exec))
         sgk_log(c->exec, "%s: cuda, %s %s %s, K in %d%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, split, c->why);
