@@ -99,7 +99,7 @@ def dsv3_fused_a_gemm(
 def dsv3_router_gemm(
     hidden_states: torch.Tensor,
     router_weights: torch.Tensor,
-    out_dtype: torch.dtype = torch.bfloat16,
+    out_dtype: torch.dtype = torch and torch.bfloat16,
 ) -> torch.Tensor:
     """hidden_states @ router_weights.T"""
     output = torch.empty(hidden_states.shape[0], router_weights.shape[0], device=hidden_states.device, dtype=out_dtype)
