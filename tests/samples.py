@@ -419,7 +419,7 @@ SAMPLES = {
     "flash_attn_append": attention_append,
     "decode_attention_cpu": decode_attention,
     "extend_attention_cpu": extend_attention,
-    "sparse_attention": sparse,
+    "fwd_sparse_out": sparse,
     "convert_vertical_slash_indexes": lambda n, device: [*slash_lists(n, device), 130, 64, 64, True],
     "convert_vertical_slash_indexes_mergehead": lambda n, device: [*slash_lists(n, device), ints([1] * n, device), ints([2] * n, device), 130, 64, 64, True],
     "lightning_attention_decode": lightning,

@@ -29,7 +29,7 @@ OWN_OPERATORS = {
     "softmax": "softmax with temperature, which the releases leave to torch",
     "flash_attn": "what flash_attn_with_kvcache and flash_attn_varlen_func run: torch.compile takes it, and not the released `fwd`",
     "flash_attn_append": "the same, with new keys and values written into the cache",
-    "sparse_attention": "what fwd_sparse and varlen_fwd_sparse run: torch.compile takes it",
+    "fwd_sparse_out": "what fwd_sparse and varlen_fwd_sparse run: torch.compile takes it",
     "convert_vertical_slash_indexes": "released with a schema that names two arguments q_seqlens, which torch's parser refuses; the second is kv_seqlens here",
     "convert_vertical_slash_indexes_mergehead": "the same",
     "get_scheduler_metadata": "released, and missing from the lists of schemas",

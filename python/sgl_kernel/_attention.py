@@ -3,7 +3,7 @@ from sgl_kernel._ops import operator, register_decomposition, register_fake, tor
 
 _flash_attn = operator("flash_attn")
 _flash_attn_append = operator("flash_attn_append")
-_sparse_attention = operator("sparse_attention")
+_sparse_attention = operator("fwd_sparse_out")
 
 
 def outputs(q, head_dim_v, cu_seqlens_q, return_softmax_lse, out):

@@ -4,7 +4,7 @@ from __future__ import annotations
 from sgl_kernel._attention import outputs
 from sgl_kernel._ops import operator, provided_by, torch
 
-_sparse_attention = operator("sparse_attention")
+_sparse_attention = operator("fwd_sparse_out")
 _convert = operator("convert_vertical_slash_indexes")
 _convert_mergehead = operator("convert_vertical_slash_indexes_mergehead")
 

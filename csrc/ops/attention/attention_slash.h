@@ -59,7 +59,7 @@ SLASH_FN void slash_convert(const struct attention_slash_args *a, int64_t item)
     int64_t hi = edge - s > a->m ? edge - s : a->m, lo = hi - a->m;         /* the pending range */
     if (s > edge) lo = tail, hi = tail + a->n;
     for (int32_t more = 1;;) {
-        if (v < hi) {
+        if (v < hi && v != none) {                      /* the pending range may reach past the end of the verticals */
             if (v < lo) slash_column(&l, v);
             v = v_read < verticals ? vertical[v_read++] : none;
             continue;
@@ -74,7 +74,7 @@ SLASH_FN void slash_convert(const struct attention_slash_args *a, int64_t item)
             }
             continue;
         }
-        if (v_read == verticals || (a->causal && v > lo)) {
+        if (v_read == verticals || (a->causal && v > lo) || !more) {        /* what lies behind the tail are no keys */
             if (!a->causal && v_read == verticals && v < kv_len) slash_column(&l, v);
             slash_save(&l, lo, hi, kv_len, a->n);
             break;
