@@ -1,7 +1,10 @@
 """Shared by the tests: torch with the binding's test operators, and the devices of this machine."""
 import os
+import tempfile
 
 os.environ.setdefault("SGK_TEST_OPS", "1")     # before sgl_kernel registers its operators
+inductor_cache = tempfile.TemporaryDirectory() # what an earlier run compiled would hide a fake that has changed since
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = inductor_cache.name
 
 import pytest
 
@@ -12,6 +15,8 @@ LEFT_OUT = _library.families_left_out          # some tests change it
 try:
     import torch
     DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    from torch._functorch import config
+    config.error_on_custom_op_aliasing = True  # as it will be: now torch warns, unless the environment has CI
 except ImportError:
     DEVICES = ["cpu"]
 

@@ -322,19 +322,22 @@ sgk_status torch_alias(torch_frame *f, int result, int argument)
     return SGK_OK;
 }
 
-sgk_status torch_view(torch_frame *f, int result, int of, int64_t size, sgk_status status)
+sgk_status torch_columns(torch_frame *f, int result, int of, int64_t size, sgk_status status)
 {
     if (status != SGK_OK || f->status != SGK_OK) return status;
     int at = 0;
     while (f->made[at].result != of) ++at;
     const DLTensor *t        = &f->made[at].tensor;
     int64_t         sizes[8] = { 0 };
-    torch_handle    handle   = NULL;
+    torch_handle    view = NULL, copy = NULL;
     memcpy(sizes, t->shape, (size_t)t->ndim * sizeof *sizes);
     sizes[t->ndim - 1] = size;
-    SGK_REQUIRE(shim.aoti_torch__reinterpret_tensor(f->made[at].handle, t->ndim, sizes, t->strides, 0, &handle) == 0, SGK_FAILED,
+    SGK_REQUIRE(shim.aoti_torch__reinterpret_tensor(f->made[at].handle, t->ndim, sizes, t->strides, 0, &view) == 0, SGK_FAILED,
                 "%s: torch could not make a view of result %d", f->op->name, of);
-    make(f, result, handle);
+    const bool copied = shim.aoti_torch_clone(view, &copy) == 0;
+    shim.aoti_torch_delete_tensor_object(view);
+    SGK_REQUIRE(copied, SGK_FAILED, "%s: torch could not copy columns of result %d", f->op->name, of);
+    make(f, result, copy);
     return SGK_OK;
 }
 

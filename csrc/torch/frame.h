@@ -82,8 +82,8 @@ const DLTensor *torch_new_with(torch_frame *f, int result, int item, int argumen
 const DLTensor *torch_given(torch_frame *f, int result, int item, int argument);
 /* A tensor over the memory of the argument, which it does not keep. The whole of a call. */
 sgk_status torch_alias(torch_frame *f, int result, int argument);
-/* After a call that went well: the first `size` elements of the last dimension of result `of`, in its memory. */
-sgk_status torch_view(torch_frame *f, int result, int of, int64_t size, sgk_status status);
+/* After a call that went well: the first `size` elements of the last dimension of result `of`, copied: torch.compile lets no two results share memory. */
+sgk_status torch_columns(torch_frame *f, int result, int of, int64_t size, sgk_status status);
 const DLTensor *torch_seeds(torch_frame *f, int generator, int64_t count);
 int64_t torch_size(const torch_frame *f, int argument, int dim);
 int torch_dtype_of(torch_frame *f, int argument);

@@ -37,7 +37,7 @@ enum { CPU  = 1,
     torch_new(f, k, item, dtype, (int)(sizeof (int64_t[]){ __VA_ARGS__ } / sizeof(int64_t)), (int64_t[]){ __VA_ARGS__ })
 #define NEW_LIKE(k, i)            torch_new_like(f, k, i)
 #define ALIAS(k, i)               torch_alias(f, k, i)
-#define VIEW(k, j, size, call)    torch_view(f, k, j, size, call)
+#define COLUMNS(k, j, size, call) torch_columns(f, k, j, size, call)
 #define NEW_WITH(k, i, dim, size) torch_new_with(f, k, -1, i, dim, size, -1)
 #define GIVEN(k, i)               torch_given(f, k, -1, i)
 /* What attention over q (argument 0) and v (argument 2) makes: out, argument i where it is given, and the logarithms of its sums. */

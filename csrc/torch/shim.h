@@ -35,6 +35,7 @@ typedef void torch_loop_body(int64_t begin, int64_t end, void *context);
     X(int32_t, aoti_torch_get_device_index, (torch_handle, int32_t *)) \
     X(int32_t, aoti_torch_empty_strided, (int64_t ndim, const int64_t *sizes, const int64_t *strides, int32_t dtype, int32_t device_type, int32_t device_index, torch_handle *)) \
     X(int32_t, aoti_torch_create_tensor_from_blob, (void *data, int64_t ndim, const int64_t *sizes, const int64_t *strides, int64_t offset, int32_t dtype, int32_t device_type, int32_t device_index, torch_handle *)) \
+    X(int32_t, aoti_torch_clone, (torch_handle, torch_handle *)) \
     X(int32_t, aoti_torch__reinterpret_tensor, (torch_handle, int64_t ndim, const int64_t *sizes, const int64_t *strides, int64_t offset, torch_handle *)) \
     X(int32_t, aoti_torch_layout_strided, (void)) \
     X(int32_t, aoti_torch_device_type_cpu, (void)) \

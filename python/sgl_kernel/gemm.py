@@ -241,7 +241,7 @@ def _queries_and_keys(hidden_states, w_kc, cos_sin_cache):
     heads, rank, _ = w_kc.shape
     q = hidden_states.new_empty(hidden_states.shape[0], heads, rank + cos_sin_cache.shape[1])
     k = hidden_states.new_empty(hidden_states.shape[0], 1, rank + cos_sin_cache.shape[1])
-    return q, k, k[..., :rank]
+    return q, k, k.new_empty(k.shape[:-1] + (rank,))
 
 
 @register_fake("qkv_proj_with_rope")
