@@ -390,10 +390,8 @@ static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight,
         rows[c] = zeros;
         if (c >= r) continue;
         const char *const from = weight + (n0 + c) * a->weight_stride * size;
-        if (as_it_is) {                                             /* pieces of rows are short and far apart: the processor would not guess the next */
+        if (as_it_is) {
             rows[c] = from + k * size;
-            if (k + n < a->depth) prefetch(rows[c] + n * size, n * size);
-            else prefetch(from + PACKED_BLOCK * a->weight_stride * size, n * size);
             continue;
         }
         char *const to = room + c * PACKED_STEPS * 4;
@@ -539,6 +537,38 @@ static bool is_panel(const struct packed_cpu_args *cpu, int64_t r, int64_t n)
     return a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || (a->format == WEIGHT_F32 && cpu->way == BY_F32);
 }
 
+/* Rows of weights in memory. */
+typedef struct {
+    const char *at;
+    int64_t     rows, bytes, apart;                             /* bytes: of each row */
+} piece;
+
+/*
+ * What the panel after the one of columns c on and elements k on is made from, where weights have as many bits as their panel. The processor would
+ * not guess it: pieces are short and far apart.
+ */
+static piece next_piece(const struct packed_cpu_args *cpu, const packed_item *item, const char *weight, int64_t c, int64_t k)
+{
+    const struct packed_args *a    = &cpu->a;
+    const int64_t             size = 4 / packed_step(cpu->way);
+    c += PACKED_BLOCK;
+    if (c >= item->columns) c = 0, k += cpu->chunk;
+    const int64_t n = packed_least(cpu->chunk, a->depth - k), r = packed_least(PACKED_BLOCK, item->columns - c);
+    if (n <= 0) return (piece){ 0 };
+    if (a->plain) {
+        if (!(a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || a->format == WEIGHT_F32)) return (piece){ 0 };
+        return (piece){ weight + ((item->n + c) * a->weight_stride + k) * size, r, n * size, a->weight_stride * size };
+    }
+    if (!is_panel(cpu, r, n)) return (piece){ 0 };
+    return (piece){ weight + packed_block_at(a->format, (item->n + c) / PACKED_BLOCK, a->depth, 0) + k * size * PACKED_BLOCK, steps_of(cpu, n), PACKED_STEP_BYTES, PACKED_STEP_BYTES };
+}
+
+/* The s-th of `shares` parts of it, into the second-level cache. */
+static void prefetch_share(const piece *p, int64_t s, int64_t shares)
+{
+    for (int64_t i = p->rows * s / shares; i < p->rows * (s + 1) / shares; ++i) prefetch(p->at + i * p->apart, p->bytes);
+}
+
 /* The factors of a chunk's sums, for the columns of a block. NULL: none. */
 static const float *scales_of(const struct packed_args *a, int64_t n0, int64_t r, int64_t k, float scale[PACKED_BLOCK])
 {
@@ -639,26 +669,23 @@ static void multiply(const struct packed_cpu_args *cpu, const packed_item *item,
             float             scale[PACKED_BLOCK];
             int32_t           zero[PACKED_BLOCK];
             const char       *w    = panel;
-            const char       *next = NULL;                      /* the panel after this one */
             if (is_panel(cpu, r, n)) {
                 w = at + k * PACKED_STEP_BYTES / packed_step(cpu->way);
-                if (c + PACKED_BLOCK < item->columns) next = w + packed_block_at(a->format, 1, a->depth, 0);
-                else if (k + cpu->chunk < a->depth) next = w + steps * PACKED_STEP_BYTES - c / PACKED_BLOCK * packed_block_at(a->format, 1, a->depth, 0);
             } else if (a->plain) {
                 panel_of_rows(cpu, weight, n0, r, k, n, panel, room);
             } else {
                 panel_of_block(cpu, at, r, k, n, panel, a->format == WEIGHT_INT4 ? a->zeros + (block * (a->depth / a->group_k) + k / a->group_k) * PACKED_BLOCK : NULL);
             }
             if (w == panel) memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
-            tile_end end = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
+            const piece next = next_piece(cpu, item, weight, c, k);
+            tile_end    end  = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
             if (a->format == WEIGHT_INT4) {
                 memcpy(zero, at + k / cpu->chunk * int4_part_bytes(a->group_k) + 16 * cpu->chunk, sizeof zero);
                 for (int i = 0; i < PACKED_BLOCK; ++i) zero[i] *= 128;
             }
             for (int64_t s = 0; s < strips; ++s) {
                 const int64_t first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
-                const int64_t bytes = steps * PACKED_STEP_BYTES;
-                if (next && strips > 1) prefetch(next + bytes * s / strips / 64 * 64, bytes * (s + 1) / strips / 64 * 64 - bytes * s / strips / 64 * 64);
+                if (strips > 1) prefetch_share(&next, s, strips);
                 end.sums = sums + first * cpu->group + c;
                 run(high, strips_of(cpu, item, k, steps, first), w, steps, &end);
             }
