@@ -28,6 +28,8 @@ enum { E4M3_LEAST_NORMAL = 0x3c800000,
 
 typedef __m512i vi;
 SGK_INLINE vi vi_set(int32_t x) { return _mm512_set1_epi32(x); }
+SGK_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+SGK_INLINE vi magnitudes(const float *p) { return _mm512_and_si512(_mm512_castps_si512(vf_load_f32(p)), vi_set(F32_MAGNITUDE)); }
 /* Of a magnitude, with the sign in bit 7 of `sign`. */
 SGK_INLINE vi e4m3(vi magnitude, vi sign)
 {
@@ -55,6 +57,8 @@ SGK_INLINE void codes_store(uint8_t *p, vi c) { _mm_storeu_si128((void *)p, _mm5
 
 typedef __m256i vi;
 SGK_INLINE vi vi_set(int32_t x) { return _mm256_set1_epi32(x); }
+SGK_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+SGK_INLINE vi magnitudes(const float *p) { return _mm256_and_si256(_mm256_castps_si256(vf_load_f32(p)), vi_set(F32_MAGNITUDE)); }
 SGK_INLINE vi e4m3(vi magnitude, vi sign)
 {
     const vi binade = _mm256_and_si256(_mm256_max_epi32(magnitude, vi_set(E4M3_LEAST_NORMAL)), vi_set(F32_EXPONENT)), magic = _mm256_add_epi32(binade, vi_set(E4M3_ROUNDS));
@@ -121,15 +125,20 @@ SGK_INLINE void encode(sgk_dtype code, uint8_t *p, int64_t n, vf v, float least,
     }
 }
 
-/* How a run of elements is encoded: times or by `by`, clamped. */
+/* How a run of elements is encoded: times or by `by`, with `rounds` rounded to their own format after that, clamped. */
 typedef struct {
     float by, least, most;
     bool  divide;
     int   known;
+    bool  rounds;
 } code_scale;
 
-SGK_INLINE vf scaled(const code_scale *k, vf v) { return k->divide ? vf_div(v, vf_set(k->by)) : vf_mul(v, vf_set(k->by)); }
-SGK_INLINE vi codes_scaled(sgk_dtype code, const code_scale *k, vf v) { return codes(code, k->known, scaled(k, v), vf_set(k->least), vf_set(k->most)); }
+SGK_INLINE vf scaled(sgk_dtype t, const code_scale *k, vf v)
+{
+    const vf x = k->divide ? vf_div(v, vf_set(k->by)) : vf_mul(v, vf_set(k->by));
+    return k->rounds ? vf_rounded_result(t, x) : x;
+}
+SGK_INLINE vi codes_scaled(sgk_dtype t, sgk_dtype code, const code_scale *k, vf v) { return codes(code, k->known, scaled(t, k, v), vf_set(k->least), vf_set(k->most)); }
 
 /*
  * 64 elements at p[i] to 64 codes at q; `stream`: around the caches, and q is a multiple of 64. Elements of 16 bits come in pairs: bf16 is an f32
@@ -140,11 +149,11 @@ SGK_INLINE __m256i codes_32(sgk_dtype t, sgk_dtype code, const code_scale *k, co
 {
     if (t == SGK_BF16) {
         const vi pairs = _mm512_loadu_si512((const uint16_t *)p + i);
-        const vi low   = codes_scaled(code, k, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
-        const vi high  = codes_scaled(code, k, _mm512_castsi512_ps(_mm512_and_si512(pairs, vi_set((int32_t)0xffff0000))));
+        const vi low   = codes_scaled(t, code, k, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
+        const vi high  = codes_scaled(t, code, k, _mm512_castsi512_ps(_mm512_and_si512(pairs, vi_set((int32_t)0xffff0000))));
         return _mm512_cvtepi32_epi16(_mm512_ternarylogic_epi32(vi_set(0xff), low, _mm512_slli_epi32(high, 8), 0xca));
     }
-    const vi first = codes_scaled(code, k, vf_load(t, p, i)), second = codes_scaled(code, k, vf_load(t, p, i + VF));
+    const vi first = codes_scaled(t, code, k, vf_load(t, p, i)), second = codes_scaled(t, code, k, vf_load(t, p, i + VF));
     return _mm256_set_m128i(_mm512_cvtepi32_epi8(second), _mm512_cvtepi32_epi8(first));
 }
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
@@ -157,7 +166,7 @@ SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_sc
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
 {
     (void)stream;
-    for (int j = 0; j < 64; j += VF) codes_store(q + j, codes_scaled(code, k, vf_load(t, p, i + j)));
+    for (int j = 0; j < 64; j += VF) codes_store(q + j, codes_scaled(t, code, k, vf_load(t, p, i + j)));
 }
 #endif
 
@@ -166,7 +175,7 @@ static __attribute__((noinline, unused)) void codes_few(sgk_dtype t, sgk_dtype c
 {
     for (int64_t i = 0; i < n; i += VF) {
         const int64_t m = n - i < VF ? n - i : VF;
-        encode(code, q + i, m, scaled(k, vf_load_part(t, p, first + i, m)), k->least, k->most);
+        encode(code, q + i, m, scaled(t, k, vf_load_part(t, p, first + i, m)), k->least, k->most);
     }
 }
 
@@ -177,15 +186,15 @@ SGK_INLINE void codes_run(sgk_dtype t, sgk_dtype code, bool stream, const code_s
     int64_t       i       = to_line < n ? to_line : n;
     if (i) codes_few(t, code, k, q, p, first, i);
     for (; i + 64 <= n; i += 64) codes_64(t, code, stream, k, q + i, p, first + i);
-    for (; i + VF <= n; i += VF) codes_store(q + i, codes_scaled(code, k, vf_load(t, p, first + i)));
+    for (; i + VF <= n; i += VF) codes_store(q + i, codes_scaled(t, code, k, vf_load(t, p, first + i)));
     if (i < n) codes_few(t, code, k, q + i, p, first + i, n - i);
 }
 
 /* codes_run() with what is known as a constant; what is not the usual case goes through the caches. */
 SGK_INLINE void codes_known(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
 {
-    const code_scale any = { k->by, k->least, k->most, k->divide, CODES_ANY }, ends = { k->by, k->least, k->most, k->divide, CODES_ENDS };
-    const code_scale within = { k->by, k->least, k->most, k->divide, CODES_WITHIN };
+    const code_scale any = { k->by, k->least, k->most, k->divide, CODES_ANY, k->rounds }, ends = { k->by, k->least, k->most, k->divide, CODES_ENDS, k->rounds };
+    const code_scale within = { k->by, k->least, k->most, k->divide, CODES_WITHIN, k->rounds };
     if (code == SGK_E4M3 && k->known == CODES_WITHIN) codes_run(t, code, stream, &within, q, p, first, n);
     else if (code == SGK_E4M3 && k->known == CODES_ENDS) codes_run(t, code, false, &ends, q, p, first, n);
     else codes_run(t, code, stream && code != SGK_E4M3, &any, q, p, first, n);
@@ -215,6 +224,24 @@ SGK_INLINE float amax_run(sgk_dtype t, const void *p, int64_t first, int64_t n, 
 {
     *finite = false;
 #if defined(__AVX512F__) || defined(__AVX2__)
+    if (t == SGK_F32 && n >= VF) {
+        const float *x = (const float *)p + first;
+        int64_t      i = 0;
+        vi m0 = vi_set(0), m1 = m0;
+        for (; i + 2 * VF <= n; i += 2 * VF) m0 = vi_max(m0, magnitudes(x + i)), m1 = vi_max(m1, magnitudes(x + i + VF));
+        for (; i < n; i += VF) m0 = vi_max(m0, magnitudes(x + (i + VF <= n ? i : n - VF)));    /* the last step may take elements that were seen */
+        m0 = vi_max(m0, m1);
+#if defined(__AVX512F__)
+        const __m256i h = _mm256_max_epi32(_mm512_castsi512_si256(m0), _mm512_extracti64x4_epi64(m0, 1));
+#else
+        const __m256i h = m0;
+#endif
+        __m128i q = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+        q              = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+        const int most = _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+        *finite        = most < F32_EXPONENT && most > 27 << 23;     /* a scale made of less than 2^-100 may be off by half of itself */
+        if (most <= F32_EXPONENT) return f32_from_bits((uint32_t)most);
+    }
     if (t != SGK_F32 && n >= 2 * VF) {
         const uint16_t *x = (const uint16_t *)p + first;
         int64_t         i = 0;

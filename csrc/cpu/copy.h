@@ -32,4 +32,10 @@ SGK_INLINE void copy_row(void *to, const void *from, int64_t n, bool stream, con
     (void)stream;
 }
 
+/* Asks for one line of every page of n bytes that will be written, in no order: the addresses of pages are looked up in time. */
+SGK_INLINE void copy_page_soon(void *to, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 4096) __builtin_prefetch((char *)to + i, 1);
+}
+
 #endif

@@ -9,10 +9,10 @@ enum act { SILU,
            GELU_TANH,
            GELU_QUICK };
 
-/* a / (1 + 2^t). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
-SGK_INLINE vf over_one_plus_exp2(vf a, vf t)
+/* a / (1 + 2^x). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
+SGK_INLINE vf over_one_plus_exp2(sgk_dtype t, vf a, vf x)
 {
-    return vf_div(vf_max(vf_set(-FLT_MAX), a), vf_add(vf_set(1), vf_exp2(t)));
+    return vf_div(vf_max(vf_set(-FLT_MAX), a), vf_one_plus_exp2(t, x));
 }
 
 /* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
@@ -38,10 +38,10 @@ SGK_INLINE vf gelu(bool half, vf a)
 SGK_INLINE vf act(enum act which, sgk_dtype t, vf a)
 {
     switch (which) {
-    case SILU:       return over_one_plus_exp2(a, vf_mul(a, vf_set(-LOG2_E)));
+    case SILU:       return over_one_plus_exp2(t, a, vf_mul(a, vf_set(-LOG2_E)));
     case GELU:       return gelu(t != SGK_F32, a);
-    case GELU_TANH:  return over_one_plus_exp2(a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3 * LOG2_E), vf_set(GELU_TANH_1 * LOG2_E))));
-    case GELU_QUICK: return over_one_plus_exp2(a, vf_mul(a, vf_set(-1.702f * LOG2_E)));
+    case GELU_TANH:  return over_one_plus_exp2(t, a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3 * LOG2_E), vf_set(GELU_TANH_1 * LOG2_E))));
+    case GELU_QUICK: return over_one_plus_exp2(t, a, vf_mul(a, vf_set(-1.702f * LOG2_E)));
     }
     return a;
 }
@@ -76,10 +76,14 @@ SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct a
     for (; d + STEP <= last; d += STEP) {
         vf_prefetch2(t, a->input, in + d + ahead);
         if (gated) vf_prefetch2(t, a->input, gate + d + ahead);
-        vf x = act(which, t, vf_load(t, a->input, in + d)), y = act(which, t, vf_load(t, a->input, in + d + VF));
-        if (gated) x = vf_mul(x, vf_load(t, a->input, gate + d)), y = vf_mul(y, vf_load(t, a->input, gate + d + VF));
-        if (stream) vf_stream2(t, a->out, out + d, x, y);
-        else vf_store2(t, a->out, out + d, x, y);
+        vf x, y, u, v;
+        vf_load_pairs(t, a->input, in + d, &x, &y);
+        x = act(which, t, x), y = act(which, t, y);
+        if (gated) {
+            vf_load_pairs(t, a->input, gate + d, &u, &v);
+            x = vf_mul(x, u), y = vf_mul(y, v);
+        }
+        vf_store_pairs(t, stream, a->out, out + d, x, y);
     }
     for (; d < last; d += VF) act_part(which, t, a, in + d, out + d, last - d < VF ? last - d : VF);
 }

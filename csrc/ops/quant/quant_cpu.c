@@ -22,7 +22,7 @@ SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quan
         const int64_t              x = row * a->input_stride;
         bool                       finite;
         const struct quant_scaling scaling = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
-        const code_scale           k       = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS };
+        const code_scale           k       = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS, false };
         a->s[row * a->s_stride]            = scaling.s;
         for (int64_t d = 0; d < a->dim; d += PIECE) {       /* while this row is written the next one comes */
             const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
@@ -84,7 +84,7 @@ SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor
 void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
 {
     const struct quant_tensor_args *a      = args;
-    const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS };
+    const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS, false };
     const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
@@ -110,7 +110,13 @@ SGK_INLINE vf silu(vf a)
 /* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. */
 SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += VF) vf_store(t, out, i, vf_mul(vf_rounded(t, silu(vf_load(t, input, gate + i))), vf_load(t, input, up + i)));
+    int64_t i = 0;
+    for (; i + 2 * VF <= n; i += 2 * VF) {
+        vf a, b, x, y;
+        vf_load_pairs(t, input, gate + i, &a, &b), vf_load_pairs(t, input, up + i, &x, &y);
+        vf_store_pairs(t, false, out, i, vf_mul(vf_rounded_result(t, silu(a)), x), vf_mul(vf_rounded_result(t, silu(b)), y));
+    }
+    for (; i < n; i += VF) vf_store(t, out, i, vf_mul(vf_rounded(t, silu(vf_load(t, input, gate + i))), vf_load(t, input, up + i)));
 }
 
 /* A function for each format, which all that quantise groups share: it has many forms inside. `finite`: what is encoded, also before it was scaled. */
@@ -119,13 +125,14 @@ SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, in
                                                const void *from, int64_t first, int64_t n) \
     { \
         encode_scaled_as(t, stream, a, (code_scale){ s->by, a->least, a->most, s->divide, a->clamps ? CODES_ANY : finite ? CODES_WITHIN \
-                                                                                                                         : CODES_ENDS }, \
+                                                                                                                         : CODES_ENDS, \
+                                                 false }, \
                          q, from, first, n); \
     }
 SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_scale k, uint8_t *q, const void *from, int64_t first,
                                  int64_t n)
 {
-    const code_scale over = { k.by, k.least, k.most, true, k.known }, times = { k.by, k.least, k.most, false, k.known };
+    const code_scale over = { k.by, k.least, k.most, true, k.known, false }, times = { k.by, k.least, k.most, false, k.known, false };
     if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q, from, first, n);
     else if (stream && k.divide) codes_known(t, SGK_E4M3, true, &over, q, from, first, n);
     else if (stream) codes_known(t, SGK_E4M3, true, &times, q, from, first, n);
@@ -162,7 +169,7 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
     bool                 finite[TOGETHER];
     const void          *from = a->input;
     int64_t              at   = x;
-    float                values[TOGETHER * FUSED];
+    _Alignas(64) float values[TOGETHER * FUSED];
     ask_for(t, a->input, x + AHEAD, count * a->group);
     if (a->fuse) {
         const int64_t up = x + a->groups * a->group;
@@ -217,15 +224,26 @@ SGK_INLINE vf summed(sgk_dtype t, bool add, const struct quant_norm_args *n, int
     return add ? vf_add(x, load_some(t, n->residual, row * n->residual_stride + d, left)) : x;
 }
 
+SGK_INLINE void summed2(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, int64_t d, vf *x, vf *y)
+{
+    vf u, v;
+    vf_load_pairs(t, n->groups.input, row * n->groups.input_stride + d, x, y);
+    if (!add) return;
+    vf_load_pairs(t, n->residual, row * n->residual_stride + d, &u, &v);
+    *x = vf_add(*x, u), *y = vf_add(*y, v);
+}
+
 /* Elements [first, first + count) of the norm, rounded to the format. `last`: nothing of the row is read after this, and the sum is stored. */
 SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
     const int64_t kept = row * n->residual_stride + first;
     int64_t       i    = 0;
     for (; i + 2 * VF <= count; i += 2 * VF) {
-        const vf x = summed(t, add, n, row, first + i, VF), y = summed(t, add, n, row, first + i + VF, VF);
-        vf_store2(t, out, i, vf_mul(vf_mul(x, scale), vf_load(t, n->weight, first + i)), vf_mul(vf_mul(y, scale), vf_load(t, n->weight, first + i + VF)));
-        if (add && last) vf_store2(t, n->residual, kept + i, x, y);
+        vf x, y, g, h;
+        summed2(t, add, n, row, first + i, &x, &y);
+        vf_load_pairs(t, n->weight, first + i, &g, &h);
+        vf_store_pairs(t, false, out, i, vf_mul(vf_mul(x, scale), g), vf_mul(vf_mul(y, scale), h));
+        if (add && last) vf_store_pairs(t, false, n->residual, kept + i, x, y);
     }
     for (; i < count; i += VF) {
         const vf x = summed(t, add, n, row, first + i, count - i);
@@ -242,7 +260,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
-    float                           normed[KEPT];
+    _Alignas(64) float normed[KEPT];
     struct quant_scaling            scaling[TOGETHER];
     bool                            finite[TOGETHER];
     for (int64_t j = 0, count; j < a->groups; j += count) {
@@ -261,7 +279,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
 SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, vf scale)
 {
     const struct quant_groups_args *a = &n->groups;
-    float                           normed[KEPT];
+    _Alignas(64) float normed[KEPT];
     for (int64_t j = 0; j < a->groups; ++j) {
         struct quant_scaling scaling = { 0, 0, 0, 0 };
         float                amax    = 0;
@@ -289,7 +307,8 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
         vf      sum0 = vf_zero(), sum1 = vf_zero();
         int64_t d = 0;
         for (; d + 2 * VF <= dim; d += 2 * VF) {
-            const vf x = summed(t, add, n, row, d, VF), y = summed(t, add, n, row, d + VF, VF);
+            vf x, y;
+            summed2(t, add, n, row, d, &x, &y);
             sum0 = vf_fma(x, x, sum0), sum1 = vf_fma(y, y, sum1);
         }
         for (; d < dim; d += VF) {

@@ -56,12 +56,19 @@ SGK_INLINE void rotate_neighbours(sgk_dtype t, const void *from, int64_t x, void
 
 SGK_INLINE int64_t place(const struct rope_heads *h, int64_t outer, int64_t inner) { return outer * h->outer_stride + inner * h->inner_stride; }
 
-/* Pairs [first, first + count) of every head. */
+/* Asks for the rotating elements of a head. */
+SGK_INLINE void ask_for(sgk_dtype t, const struct rope_args *a, const void *data, int64_t x)
+{
+    for (int64_t i = 0; i < a->rot_dim; i += 2 * VF) vf_prefetch2(t, data, x + i);
+}
+
+/* Pairs [first, first + count) of every head; those of the token that begins at `next` are asked for. */
 SGK_INLINE void rotate_heads(sgk_dtype t, const struct rope_args *a, const struct rope_heads *from, const struct rope_heads *to, int32_t heads,
-                             int64_t outer, int64_t inner, int64_t first, int64_t count, const rope_angles *w)
+                             int64_t outer, int64_t inner, int64_t next, int64_t first, int64_t count, const rope_angles *w)
 {
     for (int64_t n = 0; n < heads; ++n) {
         const int64_t x = place(from, outer, inner) + n * from->head_stride, out = place(to, outer, inner) + n * to->head_stride;
+        if (first == 0) ask_for(t, a, from->data, next + n * from->head_stride);
         if (a->is_neox) rotate_halves(t, from->data, x + first, to->data, out + first, count, a->rot_dim / 2, w);
         else rotate_neighbours(t, from->data, x + 2 * first, to->data, out + 2 * first, count, w);
     }
@@ -80,11 +87,12 @@ SGK_INLINE void copy_heads(sgk_dtype t, bool stream, const struct rope_heads *fr
 
 SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_args *a, int64_t begin, int64_t end)
 {
-    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1, kept = 2 * a->k_heads * a->head_size * (t == SGK_F32 ? 4 : 2);
+    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1, size = t == SGK_F32 ? 4 : 2, kept = 2 * a->k_heads * a->head_size * size;
     const bool    stream = a->k_buffer.data && kept > 0 && sgk_cpu_streams(a->k_buffer.data, a->tokens, kept, 1);
     rope_angles   w;
     for (int64_t token = begin; token < end; ++token) {
-        const int64_t outer = token / a->inner, inner = token % a->inner;
+        const int64_t outer = token / a->inner, inner = token % a->inner, next = token + 1 < end ? token + 1 : token;
+        const int64_t next_q = place(&a->q, next / a->inner, next % a->inner), next_k = place(&a->k, next / a->inner, next % a->inner);
         int64_t       row[3] = { token };
         for (int64_t p = 0; a->positions && p < planes; ++p)
             row[p] = load_index(a->positions, p * a->plane_stride + outer * a->positions_outer_stride + inner * a->positions_inner_stride,
@@ -92,8 +100,8 @@ SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_arg
         for (int64_t first = 0; first < half; first += PAIRS) {
             const int64_t count = half - first < PAIRS ? half - first : PAIRS;
             widen(angles, a, row, first, count, &w);
-            rotate_heads(t, a, &a->q, &a->q_out, a->q_heads, outer, inner, first, count, &w);
-            rotate_heads(t, a, &a->k, &a->k_out, a->k_heads, outer, inner, first, count, &w);
+            rotate_heads(t, a, &a->q, &a->q_out, a->q_heads, outer, inner, next_q, first, count, &w);
+            rotate_heads(t, a, &a->k, &a->k_out, a->k_heads, outer, inner, next_k, first, count, &w);
         }
         if (a->rest && a->q_out.data != a->q.data)
             copy_heads(t, false, &a->q, place(&a->q, outer, inner) + a->rot_dim, &a->q_out, place(&a->q_out, outer, inner) + a->rot_dim, a->q_heads, a->rest);
@@ -101,6 +109,9 @@ SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_arg
             copy_heads(t, false, &a->k, place(&a->k, outer, inner) + a->rot_dim, &a->k_out, place(&a->k_out, outer, inner) + a->rot_dim, a->k_heads, a->rest);
         if (!a->k_buffer.data) continue;
         const int64_t slot = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        const int64_t next_slot = load_index(a->slots, next * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        copy_page_soon((char *)a->k_buffer.data + next_slot * a->k_buffer.inner_stride * size, kept / 2);
+        copy_page_soon((char *)a->v_buffer.data + next_slot * a->v_buffer.inner_stride * size, kept / 2);
         copy_heads(t, stream, &a->k_out, place(&a->k_out, outer, inner), &a->k_buffer, slot * a->k_buffer.inner_stride, a->k_heads, a->head_size);
         copy_heads(t, stream, &a->v, place(&a->v, outer, inner), &a->v_buffer, slot * a->v_buffer.inner_stride, a->k_heads, a->head_size);
     }
