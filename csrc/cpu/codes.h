@@ -225,9 +225,9 @@ SGK_INLINE float amax_run(sgk_dtype t, const void *p, int64_t first, int64_t n, 
     *finite = false;
 #if defined(__AVX512F__) || defined(__AVX2__)
     if (t == SGK_F32 && n >= VF) {
-        const float *x = (const float *)p + first;
-        int64_t      i = 0;
-        vi m0 = vi_set(0), m1 = m0;
+        const float *x  = (const float *)p + first;
+        int64_t      i  = 0;
+        vi           m0 = vi_set(0), m1 = m0;
         for (; i + 2 * VF <= n; i += 2 * VF) m0 = vi_max(m0, magnitudes(x + i)), m1 = vi_max(m1, magnitudes(x + i + VF));
         for (; i < n; i += VF) m0 = vi_max(m0, magnitudes(x + (i + VF <= n ? i : n - VF)));    /* the last step may take elements that were seen */
         m0 = vi_max(m0, m1);
@@ -236,7 +236,7 @@ SGK_INLINE float amax_run(sgk_dtype t, const void *p, int64_t first, int64_t n, 
 #else
         const __m256i h = m0;
 #endif
-        __m128i q = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+        __m128i q      = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
         q              = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
         const int most = _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
         *finite        = most < F32_EXPONENT && most > 27 << 23;     /* a scale made of less than 2^-100 may be off by half of itself */

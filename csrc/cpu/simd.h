@@ -446,31 +446,60 @@ SGK_INLINE vf vf_exp2(vf t)
     return vf_pow2(vf_fma(p, r, vf_set(1)), k);
 }
 
+/* The same step of n vectors, a constant of at most 8: then the next step finds its operands ready. */
+#define VF_EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)
+
 /*
- * 1 + 2^t, what a sigmoid divides by: infinity for t from 128 on; of NaN anything. 2^t within 3e-6 for the formats of 16 bits, else as vf_exp2. The
- * polynomials are short chains: many of them are under way at once.
+ * n vectors become 1 + 2^t, what a sigmoid divides by: infinity for t from 128 on; of NaN anything. 2^t is within 3e-6 for the formats of 16 bits,
+ * otherwise as vf_exp2.
  */
-SGK_INLINE vf vf_one_plus_exp2(sgk_dtype format, vf t)
+SGK_INLINE void vf_one_plus_exp2(sgk_dtype format, int n, vf *t)
 {
+    const bool half = format != SGK_F32;
+    vf         r[8], p[8];
 #if defined(__AVX512F__)
-    if (format == SGK_F32) return vf_add(vf_set(1), vf_exp2(t));
-    const vf r = _mm512_reduce_ps(t, 9), r2 = vf_mul(r, r);
-    const vf p = vf_fma(vf_fma(vf_set(1.34266848e-2f), r2, vf_fma(vf_set(5.22424728e-2f), r, vf_set(2.41280198e-1f))), r2, vf_fma(vf_set(6.93044841e-1f), r, vf_set(1)));
-    return vf_add(vf_set(1), vf_pow2(p, t));
+    VF_EACH(i, n)
+    r[i] = _mm512_reduce_ps(t[i], 9);
+    if (half) VF_EACH(i, n)
+    p[i] = vf_fma(vf_set(1.34266848e-2f), r[i], vf_set(5.22424728e-2f));
+    else VF_EACH(i, n)
+        p[i] = vf_fma(vf_fma(vf_set(1.86713186e-3f), r[i], vf_set(9.01702537e-3f)), r[i], vf_set(5.57999180e-2f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 2.41280198e-1f : 2.40164448e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 6.93044841e-1f : 6.93151312e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(1));
+    VF_EACH(i, n)
+    p[i] = vf_pow2(p[i], t[i]);
 #else
-    const vf shift = vf_set(0x1.8p23f), clamped = vf_max(vf_set(-126), vf_min(vf_set(128), t));
-    const vf k = vf_add(clamped, shift), r = vf_sub(clamped, vf_sub(k, shift)), r2 = vf_mul(r, r);     /* k ends in the whole number next to t */
-    vf       p = vf_fma(vf_set(5.55073376e-2f), r, vf_set(2.40222421e-1f));
-    if (format == SGK_F32) p = vf_fma(vf_fma(vf_set(1.32647217e-3f), r, vf_set(9.67151361e-3f)), r2, p);
-    else p = vf_fma(vf_set(9.58285294e-3f), r2, vf_fma(vf_set(5.59064262e-2f), r, vf_set(2.40240991e-1f)));
-    p = vf_fma(p, r2, vf_fma(vf_set(format == SGK_F32 ? 6.93146978e-1f : 6.93124175e-1f), r, vf_set(1)));
+    vf k[8];
+    VF_EACH(i, n)
+    t[i] = vf_max(vf_set(-126), vf_min(vf_set(128), t[i]));
+    VF_EACH(i, n)
+    k[i] = vf_add(t[i], vf_set(0x1.8p23f));               /* ends in the whole number next to t */
+    VF_EACH(i, n)
+    r[i] = vf_sub(t[i], vf_sub(k[i], vf_set(0x1.8p23f)));
+    if (half) VF_EACH(i, n)
+    p[i] = vf_fma(vf_set(9.58285294e-3f), r[i], vf_set(5.59064262e-2f));
+    else VF_EACH(i, n)
+        p[i] = vf_fma(vf_fma(vf_set(1.32647217e-3f), r[i], vf_set(9.67151361e-3f)), r[i], vf_set(5.55073376e-2f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 2.40240991e-1f : 2.40222421e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 6.93124175e-1f : 6.93146978e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(1));
 #if defined(__AVX2__)
-    p = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(k), 23)));
+    VF_EACH(i, n)
+    p[i] = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p[i]), _mm256_slli_epi32(_mm256_castps_si256(k[i]), 23)));
 #else
-    p = vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p), vshlq_n_u32(vreinterpretq_u32_f32(k), 23)));
+    VF_EACH(i, n)
+    p[i] = vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p[i]), vshlq_n_u32(vreinterpretq_u32_f32(k[i]), 23)));
 #endif
-    return vf_add(vf_set(1), p);
 #endif
+    VF_EACH(i, n)
+    t[i] = vf_add(vf_set(1), p[i]);
 }
 
 /* e^x, within 2 units in the last place; 0 below -104, infinity above 88.7. NaN stays NaN.

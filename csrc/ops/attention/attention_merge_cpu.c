@@ -27,7 +27,11 @@ SGK_INLINE void merge_state_rows(sgk_dtype t, const struct merge_state_args *a, 
         const bool    has_a = sa != -INFINITY, has_b = sb != -INFINITY, empty = !has_a && !has_b;
         const float   most = empty ? 0 : fmaxf(sa, sb);
         const float   less = -fabsf(sa - sb), p = a->base2 ? exp2f(less) : expf(less);     /* the larger one has 1 */
-        const float   pa = empty ? 0 : sa == most ? 1 : p, pb = empty ? 0 : sb == most ? 1 : p, sum = pa + pb;
+        const float   pa  = empty ? 0 : sa == most ? 1
+                                                   : p,
+                      pb  = empty ? 0 : sb == most ? 1
+                                                   : p,
+                      sum = pa + pb;
         const float   wa = pa / sum, wb = pb / sum;
         const int64_t x = place(&a->v_a, token, head), y = place(&a->v_b, token, head), out = place(&a->v_merged, token, head);
         const int64_t soon = r + NEXT < end ? r + NEXT : r, next_x = place(&a->v_a, soon / a->heads, soon % a->heads), next_y = place(&a->v_b, soon / a->heads, soon % a->heads);

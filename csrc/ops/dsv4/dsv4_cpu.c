@@ -12,9 +12,9 @@ typedef struct { vf c[TURNS], s[TURNS]; } turns;
 
 SGK_INLINE void turns_make(turns *r, const struct dsv4_rope *rope, int64_t token)
 {
-    static const float signs[16]  = { -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1 };
-    const int64_t      position   = load_index(rope->positions, token * rope->position_stride, rope->wide ? SGK_I64 : SGK_I32);
-    const float       *f          = rope->freqs + position * rope->freqs_stride;
+    static const float signs[16] = { -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1 };
+    const int64_t      position  = load_index(rope->positions, token * rope->position_stride, rope->wide ? SGK_I64 : SGK_I32);
+    const float       *f         = rope->freqs + position * rope->freqs_stride;
     for (int i = 0; i < TURNS; ++i) {
         const vf z = vf_load_f32(f + i * VF);
         r->c[i] = vf_evens(z), r->s[i] = vf_mul(vf_odds(z), vf_load_f32(signs));
@@ -51,7 +51,7 @@ SGK_INLINE void q_head(int dim, const struct dsv4_q_args *a, int64_t from, int64
     const vf scale = vf_set(load_for_norm(v, a->input, from, dim, a->eps));
 #pragma GCC unroll 32
     for (int i = 0; i < dim / VF; i += 2) {
-        vf x = vf_mul(v[i], scale), y = vf_mul(v[i + 1], scale);
+        vf        x = vf_mul(v[i], scale), y = vf_mul(v[i + 1], scale);
         const int turn = i - (dim - DSV4_ROPE) / VF;
         if (turn >= 0) x = turned(vf_rounded(SGK_BF16, x), r, turn), y = turned(vf_rounded(SGK_BF16, y), r, turn + 1);
         vf_store2(SGK_BF16, a->output, to + i * VF, x, y);
@@ -76,7 +76,7 @@ void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
 {
     const struct dsv4_k_args *a    = args;
     const int                 log2 = __builtin_ctzll((uint64_t)a->page_size);
-    _Alignas(64) float x[DSV4_K];
+    _Alignas(64) float        x[DSV4_K];
     turns                     r;
     for (int64_t t = begin; t < end; ++t) {
         const int64_t place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
@@ -102,7 +102,7 @@ void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
 {
     const struct dsv4_indexer_args *a     = args;
     const int                       first = (DSV4_INDEXER - DSV4_ROPE) / VF;
-    _Alignas(64) float x[DSV4_INDEXER];
+    _Alignas(64) float              x[DSV4_INDEXER];
     turns                           r;
     for (int64_t t = begin; t < end; ++t) {
         turns_make(&r, &a->rope, t);

@@ -26,7 +26,7 @@ SGK_INLINE void multiply(int order, float *x, int64_t stride)
         for (int g = 0; g < order / 4; ++g) {
             const int n = hadamard_negative(order, i, 4 * g), s = (hadamard_negative(order, i, 4 * g + 1) ^ n) | (hadamard_negative(order, i, 4 * g + 2) ^ n) << 1 |
                                                                   (hadamard_negative(order, i, 4 * g + 3) ^ n) << 2;
-            total       = n ? vf_sub(total, sums[g][s]) : vf_add(total, sums[g][s]);
+            total = n ? vf_sub(total, sums[g][s]) : vf_add(total, sums[g][s]);
         }
         vf_store_f32(x + i * stride, total);
     }
@@ -65,10 +65,10 @@ SGK_INLINE void store(sgk_dtype t, bool stream, void *p, int64_t at, const float
 SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, int64_t end)
 {
     static void (*const multiplies[])(float *x, int64_t stride) = { [12] = multiply_12, [20] = multiply_20, [28] = multiply_28, [40] = multiply_40 };
-    const int64_t chunk = (int64_t)1 << a->log2, part = chunk < VF ? VF : chunk, n = a->order * part, size = t == SGK_F32 ? 4 : 2;
-    const bool    lines = ((uintptr_t)a->out | (uintptr_t)(a->out_stride * size)) % 64 == 0;
-    const bool    stream = part == chunk && lines && a->out != a->x && sgk_cpu_streams(a->out, a->rows, a->dim * size, size);
-    const vf      scale  = vf_set(a->scale);
+    const int64_t      chunk = (int64_t)1 << a->log2, part = chunk < VF ? VF : chunk, n = a->order * part, size = t == SGK_F32 ? 4 : 2;
+    const bool         lines  = ((uintptr_t)a->out | (uintptr_t)(a->out_stride * size)) % 64 == 0;
+    const bool         stream = part == chunk && lines && a->out != a->x && sgk_cpu_streams(a->out, a->rows, a->dim * size, size);
+    const vf           scale  = vf_set(a->scale);
     _Alignas(64) float x[HADAMARD_MOST];
     for (int64_t row = begin; row < end; ++row) {
         const int64_t from = row * a->x_stride, to = row * a->out_stride, next = row + 1 < end ? from + a->x_stride : from;

@@ -92,8 +92,14 @@ SGK_INLINE float sum_of_squares(sgk_dtype t, int form, const struct norm_args *a
     return vf_sum(vf_add(s.a, s.b));
 }
 
-/* x times g, which the weight and the gate have made. */
-SGK_INLINE vf gated(sgk_dtype t, vf g, vf gate) { return vf_mul(g, vf_div(gate, vf_one_plus_exp2(t, vf_mul(gate, vf_set(-1.44269504f))))); }
+/* n vectors of g, a weight, times silu of the gate. */
+SGK_INLINE void gated(sgk_dtype t, int n, vf *g, const vf *gate)
+{
+    vf over[2];
+    for (int i = 0; i < n; ++i) over[i] = vf_mul(gate[i], vf_set(-1.44269504f));
+    vf_one_plus_exp2(t, n, over);
+    for (int i = 0; i < n; ++i) g[i] = vf_mul(g[i], vf_div(gate[i], over[i]));
+}
 
 /* n of VF elements. Each is written behind its own last use, so in-place is safe. */
 SGK_INLINE void write_part(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, int64_t n, vf mean, vf scale)
@@ -105,7 +111,10 @@ SGK_INLINE void write_part(sgk_dtype t, int form, const struct norm_args *a, pla
         if (a->bias) u = vf_add(u, load(t, a->bias, d, n));
     } else {
         vf g = a->weight ? vf_add(vf_set(a->shift), load(t, a->weight, d, n)) : vf_set(a->shift);
-        if (form == NORM_RMS_GATED) g = gated(t, g, load(t, a->other, at.other + d, n));
+        if (form == NORM_RMS_GATED) {
+            const vf gate = load(t, a->other, at.other + d, n);
+            gated(t, 1, &g, &gate);
+        }
         u = vf_mul(vf_mul(x, scale), g);
     }
     if (ADDS(form)) store(t, a->other, at.other + d, n, x);
@@ -131,8 +140,10 @@ SGK_INLINE void write_step(sgk_dtype t, int form, bool stream, const struct norm
             g = vf_add(shift, g), h = vf_add(shift, h);
         }
         if (form == NORM_RMS_GATED) {
-            vf_load_pairs(t, a->other, at.other + d, &u, &v);
-            g = gated(t, g, u), h = gated(t, h, v);
+            vf both[2] = { g, h }, gate[2];
+            vf_load_pairs(t, a->other, at.other + d, &gate[0], &gate[1]);
+            gated(t, 2, both, gate);
+            g = both[0], h = both[1];
         }
         u = vf_mul(vf_mul(x, scale), g), v = vf_mul(vf_mul(y, scale), h);
     }
@@ -167,7 +178,7 @@ enum { AHEAD = 2048 };                                  /* elements: a row furth
 
 SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
 {
-    const int64_t far    = a->dim < AHEAD ? AHEAD / a->dim : 1, size = t == SGK_F32 ? 4 : 2;
+    const int64_t far = a->dim < AHEAD ? AHEAD / a->dim : 1, size = t == SGK_F32 ? 4 : 2;
     const bool    lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride[0] * size)) % 64 == 0 && a->middle == 1 && a->last == 1;
     const bool    stream = a->stream && lines;
     places        at = places_of(a, begin), next = at;

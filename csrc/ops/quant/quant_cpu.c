@@ -100,49 +100,101 @@ void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
 
 /* ---- groups ---- */
 
-/* As quant_silu. */
-SGK_INLINE vf silu(vf a)
+/* As quant_silu and quant_exp, of MANY vectors step by step: so each step finds its operands ready. */
+enum { MANY = VF == 16 ? 8 : 4 };
+SGK_INLINE void silu(vf *a)
 {
-    a = vf_max(vf_set(-FLT_MAX), a);
-    return vf_div(a, vf_add(vf_set(1), vf_exp(vf_mul(a, vf_set(-1)))));
+    vf x[MANY], k[MANY], p[MANY];
+    VF_EACH(i, MANY)
+    a[i] = vf_max(vf_set(-FLT_MAX), a[i]);
+    VF_EACH(i, MANY)
+    x[i] = vf_max(vf_set(-104.0f), vf_min(vf_set(88.8f), vf_sub(vf_set(-0.0f), a[i])));
+    VF_EACH(i, MANY)
+    k[i] = vf_round(vf_mul(x[i], vf_set(1.44269504f)));
+    VF_EACH(i, MANY)
+    x[i] = vf_fma(k[i], vf_set(-0.693145752f), x[i]);
+    VF_EACH(i, MANY)
+    x[i] = vf_fma(k[i], vf_set(-1.428606765e-06f), x[i]);
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(vf_set(1.9875691500e-4f), x[i], vf_set(1.3981999507e-3f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(8.3334519073e-3f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(4.1665795894e-2f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(1.6666665459e-1f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(5.0000001201e-1f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], vf_mul(x[i], x[i]), vf_add(x[i], vf_set(1)));
+    VF_EACH(i, MANY)
+    a[i] = vf_div(a[i], vf_add(vf_set(1), vf_pow2(p[i], k[i])));
 }
 
 /* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. */
 SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n)
 {
     int64_t i = 0;
-    for (; i + 2 * VF <= n; i += 2 * VF) {
-        vf a, b, x, y;
-        vf_load_pairs(t, input, gate + i, &a, &b), vf_load_pairs(t, input, up + i, &x, &y);
-        vf_store_pairs(t, false, out, i, vf_mul(vf_rounded_result(t, silu(a)), x), vf_mul(vf_rounded_result(t, silu(b)), y));
+    for (; i + MANY * VF <= n; i += MANY * VF) {
+        vf a[MANY], b[2];
+#pragma GCC unroll 4
+        for (int k = 0; k < MANY; k += 2) vf_load_pairs(t, input, gate + i + k * VF, &a[k], &a[k + 1]);
+        silu(a);
+#pragma GCC unroll 4
+        for (int k = 0; k < MANY; k += 2) {
+            vf_load_pairs(t, input, up + i + k * VF, &b[0], &b[1]);
+            vf_store_pairs(t, false, out, i + k * VF, vf_mul(vf_rounded_result(t, a[k]), b[0]), vf_mul(vf_rounded_result(t, a[k + 1]), b[1]));
+        }
     }
-    for (; i < n; i += VF) vf_store(t, out, i, vf_mul(vf_rounded(t, silu(vf_load(t, input, gate + i))), vf_load(t, input, up + i)));
+    for (; i < n; i += VF) {
+        vf a[MANY] = { vf_load(t, input, gate + i) };
+        silu(a);
+        vf_store(t, out, i, vf_mul(vf_rounded(t, a[0]), vf_load(t, input, up + i)));
+    }
 }
 
-/* A function for each format, which all that quantise groups share: it has many forms inside. `finite`: what is encoded, also before it was scaled. */
-#define ENCODE_SCALED(name, t) \
-    static __attribute__((noinline)) void name(bool stream, bool finite, const struct quant_groups_args *a, const struct quant_scaling *s, uint8_t *q, \
-                                               const void *from, int64_t first, int64_t n) \
-    { \
-        encode_scaled_as(t, stream, a, (code_scale){ s->by, a->least, a->most, s->divide, a->clamps ? CODES_ANY : finite ? CODES_WITHIN \
-                                                                                                                         : CODES_ENDS, \
-                                                 false }, \
-                         q, from, first, n); \
-    }
-SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_scale k, uint8_t *q, const void *from, int64_t first,
-                                 int64_t n)
+/* Groups of n elements from p[first] on, one with each scaling, to codes at q. What is known is a constant at every call. */
+SGK_INLINE void encode_known(sgk_dtype t, sgk_dtype code, bool stream, bool divide, int known, const struct quant_groups_args *a, int64_t count,
+                             const struct quant_scaling *s, uint8_t *q, const void *p, int64_t first, int64_t n)
 {
-    const code_scale over = { k.by, k.least, k.most, true, k.known, false }, times = { k.by, k.least, k.most, false, k.known, false };
-    if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q, from, first, n);
-    else if (stream && k.divide) codes_known(t, SGK_E4M3, true, &over, q, from, first, n);
-    else if (stream) codes_known(t, SGK_E4M3, true, &times, q, from, first, n);
-    else if (k.divide) codes_known(t, SGK_E4M3, false, &over, q, from, first, n);
-    else codes_known(t, SGK_E4M3, false, &times, q, from, first, n);
+    for (int64_t g = 0; g < count; ++g) {
+        const code_scale k = { s[g].by, a->least, a->most, divide, known, false };
+        codes_run(t, code, stream, &k, q + g * n, p, first + g * n, n);
+    }
 }
-ENCODE_SCALED(encode_f32, SGK_F32)
-ENCODE_SCALED(encode_f16, SGK_F16)
-ENCODE_SCALED(encode_bf16, SGK_BF16)
-#define encode_scaled(t, ...) ((t) == SGK_F32 ? encode_f32(__VA_ARGS__) : (t) == SGK_F16 ? encode_f16(__VA_ARGS__) \
+
+/*
+ * A function for each format, which all that quantise groups share. `finite`: what is encoded, also before it was scaled. All groups divide or none,
+ * but for those whose scale is 0.
+ */
+SGK_INLINE void encode_groups_as(sgk_dtype t, bool stream, const bool *finite, const struct quant_groups_args *a, int64_t count, const struct quant_scaling *s,
+                                 uint8_t *q, const void *p, int64_t first, int64_t n)
+{
+    bool within = a->code == SGK_E4M3 && !a->clamps, over = true, times = true;
+    for (int64_t g = 0; g < count; ++g) within &= finite[g], over &= s[g].divide, times &= !s[g].divide;
+    if (within && over && stream) encode_known(t, SGK_E4M3, true, true, CODES_WITHIN, a, count, s, q, p, first, n);
+    else if (within && times && stream) encode_known(t, SGK_E4M3, true, false, CODES_WITHIN, a, count, s, q, p, first, n);
+    else if (within && over) encode_known(t, SGK_E4M3, false, true, CODES_WITHIN, a, count, s, q, p, first, n);
+    else if (within && times) encode_known(t, SGK_E4M3, false, false, CODES_WITHIN, a, count, s, q, p, first, n);
+    else if (a->code == SGK_I8 && over) encode_known(t, SGK_I8, false, true, CODES_ANY, a, count, s, q, p, first, n);
+    else if (a->code == SGK_I8 && times) encode_known(t, SGK_I8, false, false, CODES_ANY, a, count, s, q, p, first, n);
+    else
+        for (int64_t g = 0; g < count; ++g) {
+            const code_scale k = { s[g].by, a->least, a->most, s[g].divide, CODES_ANY, false };
+            if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q + g * n, p, first + g * n, n);
+            else codes_run(t, SGK_E4M3, false, &k, q + g * n, p, first + g * n, n);
+        }
+}
+#define ENCODE_GROUPS(name, t) \
+    static __attribute__((noinline)) void name(bool stream, const bool *finite, const struct quant_groups_args *a, int64_t count, const struct quant_scaling *s, \
+                                               uint8_t *q, const void *p, int64_t first, int64_t n) \
+    { \
+        encode_groups_as(t, stream, finite, a, count, s, q, p, first, n); \
+    }
+ENCODE_GROUPS(encode_f32, SGK_F32)
+ENCODE_GROUPS(encode_f16, SGK_F16)
+ENCODE_GROUPS(encode_bf16, SGK_BF16)
+#define encode_groups(t, ...) ((t) == SGK_F32 ? encode_f32(__VA_ARGS__) : (t) == SGK_F16 ? encode_f16(__VA_ARGS__) \
                                                                                          : encode_bf16(__VA_ARGS__))
 
 /* Of group j of the row whose scales begin at `place`. */
@@ -169,7 +221,7 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
     bool                 finite[TOGETHER];
     const void          *from = a->input;
     int64_t              at   = x;
-    _Alignas(64) float values[TOGETHER * FUSED];
+    _Alignas(64) float   values[TOGETHER * FUSED];
     ask_for(t, a->input, x + AHEAD, count * a->group);
     if (a->fuse) {
         const int64_t up = x + a->groups * a->group;
@@ -178,10 +230,8 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
         from = values, at = 0;
     }
     for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
-    for (int g = 0; g < count; ++g) {
-        encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, from, at + g * a->group, a->group);
-        store_scale(a, place, j + g, scaling[g]);
-    }
+    encode_groups(t, stream, finite, a, count, scaling, a->q + row * a->q_stride + j * a->group, from, at, a->group);
+    for (int g = 0; g < count; ++g) store_scale(a, place, j + g, scaling[g]);
 }
 
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
@@ -260,7 +310,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
-    _Alignas(64) float normed[KEPT];
+    _Alignas(64) float              normed[KEPT];
     struct quant_scaling            scaling[TOGETHER];
     bool                            finite[TOGETHER];
     for (int64_t j = 0, count; j < a->groups; j += count) {
@@ -269,27 +319,26 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
         if (add) ask_for(t, n->residual, ahead * n->residual_stride + j * a->group, count * a->group);
         normalise(t, add, true, n, normed, row, j * a->group, count * a->group, scale);
         for (int64_t g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, normed, g * a->group, a->group, &finite[g]), a);
-        for (int64_t g = 0; g < count; ++g) {
-            encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, normed, g * a->group, a->group);
-            store_scale(a, row * a->s_row, j + g, scaling[g]);
-        }
+        encode_groups(t, stream, finite, a, count, scaling, a->q + row * a->q_stride + j * a->group, normed, 0, a->group);
+        for (int64_t g = 0; g < count; ++g) store_scale(a, row * a->s_row, j + g, scaling[g]);
     }
 }
 
 SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, vf scale)
 {
     const struct quant_groups_args *a = &n->groups;
-    _Alignas(64) float normed[KEPT];
+    _Alignas(64) float              normed[KEPT];
     for (int64_t j = 0; j < a->groups; ++j) {
         struct quant_scaling scaling = { 0, 0, 0, 0 };
         float                amax    = 0;
         bool                 finite;
+        const bool           unknown = false;
         for (int pass = 0; pass < 2; ++pass) {
             for (int64_t i = 0; i < a->group; i += KEPT) {
                 const int64_t count = a->group - i < KEPT ? a->group - i : KEPT, first = j * a->group + i;
                 normalise(t, add, pass == 1, n, normed, row, first, count, scale);
                 if (pass == 0) amax = fmaxf(amax, amax_run(t, normed, 0, count, &finite));
-                else encode_scaled(t, false, false, a, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
+                else encode_groups(t, false, &unknown, a, 1, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
             }
             if (pass == 0) scaling = quant_group_scaling(amax, a);
         }

@@ -108,7 +108,7 @@ SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_arg
         if (a->rest && a->k_out.data != a->k.data)
             copy_heads(t, false, &a->k, place(&a->k, outer, inner) + a->rot_dim, &a->k_out, place(&a->k_out, outer, inner) + a->rot_dim, a->k_heads, a->rest);
         if (!a->k_buffer.data) continue;
-        const int64_t slot = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        const int64_t slot      = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
         const int64_t next_slot = load_index(a->slots, next * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
         copy_page_soon((char *)a->k_buffer.data + next_slot * a->k_buffer.inner_stride * size, kept / 2);
         copy_page_soon((char *)a->v_buffer.data + next_slot * a->v_buffer.inner_stride * size, kept / 2);
