@@ -37,15 +37,15 @@ SGK_INLINE void butterfly_step(int count, vf *v, int h)
 
 enum { BUTTERFLY_VECTORS = VF == 8 ? 8 : 16 };          /* that meet in registers at once */
 
-/* x [n]: vectors `h` elements apart meet, `count` of them; `lanes`: after the steps inside of them. */
-SGK_INLINE void butterfly_pass(int count, bool lanes, float *x, int64_t n, int64_t h)
+/* Elements [0, n) at from[at] to x: vectors `h` elements apart meet, `count` of them; `lanes`: after the steps inside of them. */
+SGK_INLINE void butterfly_pass(int count, bool lanes, sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t h)
 {
     for (int64_t i = 0; i < n; i += count * h)
         for (int64_t j = i; j < i + h; j += VF) {
             vf v[BUTTERFLY_VECTORS];
 #pragma GCC unroll 16
             for (int k = 0; k < count; ++k) {
-                v[k] = vf_load_f32(x + j + k * h);
+                v[k] = vf_load(t, from, at + j + k * h);
                 if (lanes) v[k] = butterfly_lanes(v[k]);
             }
             if (count > 1) butterfly_step(count, v, 1);
@@ -59,26 +59,31 @@ SGK_INLINE void butterfly_pass(int count, bool lanes, float *x, int64_t n, int64
 
 SGK_INLINE int butterfly_count(int64_t vectors) { return vectors < BUTTERFLY_VECTORS ? (int)vectors : BUTTERFLY_VECTORS; }
 
-/* x [n] in parts of `size`, a power of two from VF on: every part is transformed. */
-static __attribute__((noinline)) void butterflies(float *x, int64_t n, int64_t size)
+/* What the first pass over parts of `size` has left to do. */
+static __attribute__((noinline, unused)) void butterflies_rest(float *x, int64_t n, int64_t size)
 {
-    int64_t count = butterfly_count(size / VF);
-    switch (count) {
-    case 1:  butterfly_pass(1, true, x, n, VF); break;
-    case 2:  butterfly_pass(2, true, x, n, VF); break;
-    case 4:  butterfly_pass(4, true, x, n, VF); break;
-    case 8:  butterfly_pass(8, true, x, n, VF); break;
-    default: butterfly_pass(BUTTERFLY_VECTORS, true, x, n, VF); break;
-    }
-    for (int64_t at = count * VF; at < size; at *= count) {
+    for (int64_t count = butterfly_count(size / VF), at = count * VF; at < size; at *= count) {
         count = butterfly_count(size / at);
         switch (count) {
-        case 2:  butterfly_pass(2, false, x, n, at); break;
-        case 4:  butterfly_pass(4, false, x, n, at); break;
-        case 8:  butterfly_pass(8, false, x, n, at); break;
-        default: butterfly_pass(BUTTERFLY_VECTORS, false, x, n, at); break;
+        case 2:  butterfly_pass(2, false, SGK_F32, x, 0, x, n, at); break;
+        case 4:  butterfly_pass(4, false, SGK_F32, x, 0, x, n, at); break;
+        case 8:  butterfly_pass(8, false, SGK_F32, x, 0, x, n, at); break;
+        default: butterfly_pass(BUTTERFLY_VECTORS, false, SGK_F32, x, 0, x, n, at); break;
         }
     }
+}
+
+/* Elements [0, n) at from[at] to x, which may be where they are, in parts of `size`, a power of two from VF on: every part is transformed. */
+SGK_INLINE void butterflies(sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t size)
+{
+    switch (butterfly_count(size / VF)) {
+    case 1:  butterfly_pass(1, true, t, from, at, x, n, VF); break;
+    case 2:  butterfly_pass(2, true, t, from, at, x, n, VF); break;
+    case 4:  butterfly_pass(4, true, t, from, at, x, n, VF); break;
+    case 8:  butterfly_pass(8, true, t, from, at, x, n, VF); break;
+    default: butterfly_pass(BUTTERFLY_VECTORS, true, t, from, at, x, n, VF); break;
+    }
+    if (size > BUTTERFLY_VECTORS * VF) butterflies_rest(x, n, size);
 }
 
 #endif

@@ -24,15 +24,15 @@ SGK_INLINE void turns_make(turns *r, const struct dsv4_rope *rope, int64_t token
 /* Vector i of those that rotate. */
 SGK_INLINE vf turned(vf v, const turns *r, int i) { return vf_add(vf_mul(v, r->c[i]), vf_mul(vf_swap_pairs(v), r->s[i])); }
 
-/* Loads dim elements, a multiple of 2 VF, and gives what makes their mean square 1. */
-SGK_INLINE float load_for_norm(vf *v, const void *p, int64_t at, int dim, float eps)
+/* What makes the mean square of dim elements, a multiple of 2 VF, 1. */
+SGK_INLINE float scale_of(const void *p, int64_t at, int64_t dim, float eps)
 {
     vf s0 = vf_zero(), s1 = vf_zero();
-#pragma GCC unroll 32
-    for (int i = 0; i < dim / VF; i += 2) {
-        vf_prefetch2(SGK_BF16, p, at + i * VF + AHEAD);
-        v[i] = vf_load(SGK_BF16, p, at + i * VF), v[i + 1] = vf_load(SGK_BF16, p, at + (i + 1) * VF);
-        s0 = vf_fma(v[i], v[i], s0), s1 = vf_fma(v[i + 1], v[i + 1], s1);
+    for (int64_t i = 0; i < dim; i += 2 * VF) {
+        vf x, y;
+        vf_prefetch2(SGK_BF16, p, at + i + AHEAD);
+        vf_load_pairs(SGK_BF16, p, at + i, &x, &y);
+        s0 = vf_fma(x, x, s0), s1 = vf_fma(y, y, s1);
     }
     return 1 / sqrtf(vf_sum(vf_add(s0, s1)) / (float)dim + eps);
 }
@@ -44,83 +44,109 @@ SGK_INLINE void encode_times(uint8_t *q, const float *x, int n, float by, bool f
     else codes_run(SGK_F32, SGK_E4M3, false, &ends, q, x, 0, n);
 }
 
+/* Heads, or tokens of one head, whose scales are found one beside the other before any is written: none waits for a root and a quotient. */
+enum { TOGETHER = 8 };
+
 /* The head is rounded before it is rotated. */
-SGK_INLINE void q_head(int dim, const struct dsv4_q_args *a, int64_t from, int64_t to, const turns *r)
+SGK_INLINE void q_head(const struct dsv4_q_args *a, int64_t from, int64_t to, vf scale, const turns *r)
 {
-    vf       v[192 / VF];
-    const vf scale = vf_set(load_for_norm(v, a->input, from, dim, a->eps));
-#pragma GCC unroll 32
-    for (int i = 0; i < dim / VF; i += 2) {
-        vf        x = vf_mul(v[i], scale), y = vf_mul(v[i + 1], scale);
-        const int turn = i - (dim - DSV4_ROPE) / VF;
-        if (turn >= 0) x = turned(vf_rounded(SGK_BF16, x), r, turn), y = turned(vf_rounded(SGK_BF16, y), r, turn + 1);
-        vf_store2(SGK_BF16, a->output, to + i * VF, x, y);
+    const int64_t last = a->dim - DSV4_ROPE;
+    for (int64_t d = 0; d < last; d += 2 * VF) {
+        vf x, y;
+        vf_load_pairs(SGK_BF16, a->input, from + d, &x, &y);
+        vf_store_pairs(SGK_BF16, false, a->output, to + d, vf_mul(x, scale), vf_mul(y, scale));
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < TURNS; i += 2) {
+        const int64_t at = last + i * VF;
+        const vf x = vf_mul(vf_load(SGK_BF16, a->input, from + at), scale), y = vf_mul(vf_load(SGK_BF16, a->input, from + at + VF), scale);
+        vf_store2(SGK_BF16, a->output, to + at, turned(vf_rounded_result(SGK_BF16, x), r, i), turned(vf_rounded_result(SGK_BF16, y), r, i + 1));
     }
 }
 
 void SGK_CPU_FN(dsv4_q)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_q_args *a = args;
-    turns                     r;
+    const struct dsv4_q_args a = *(const struct dsv4_q_args *)args;
+    turns                    r;
     for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a->rope, t);
-        for (int64_t h = 0; h < a->heads; ++h) {
-            const int64_t from = t * a->input_token + h * a->input_head, to = t * a->output_token + h * a->output_head;
-            if (a->dim == 128) q_head(128, a, from, to, &r);
-            else q_head(192, a, from, to, &r);
+        turns_make(&r, &a.rope, t);
+        for (int64_t first = 0; first < a.heads; first += TOGETHER) {
+            const int64_t last = first + TOGETHER < a.heads ? first + TOGETHER : a.heads;
+            float         scale[TOGETHER];
+            for (int64_t h = first; h < last; ++h) scale[h - first] = scale_of(a.input, t * a.input_token + h * a.input_head, a.dim, a.eps);
+            for (int64_t h = first; h < last; ++h)
+                q_head(&a, t * a.input_token + h * a.input_head, t * a.output_token + h * a.output_head, vf_set(scale[h - first]), &r);
         }
     }
 }
 
+/* Scales first, then codes, for the same reason. */
+SGK_INLINE void k_token(const struct dsv4_k_args *a, int64_t t, vf scale)
+{
+    enum { GROUPS = DSV4_K_CODES / DSV4_K_GROUP };
+    const int64_t place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
+    uint8_t      *page = a->cache + place / a->page_size * a->page_bytes, *token = page + in_page * DSV4_TOKEN_BYTES;
+    uint8_t      *scales = page + a->page_size * DSV4_TOKEN_BYTES + in_page * DSV4_SCALE_BYTES;
+    _Alignas(64) float x[DSV4_K];
+    turns    r;
+    uint32_t e[GROUPS];
+    bool     finite[GROUPS];
+    turns_make(&r, &a->rope, t);
+    for (int d = 0; d < DSV4_K; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load(SGK_BF16, a->kv, t * a->kv_stride + d), scale), vf_load(SGK_BF16, a->weight, d)));
+    for (int g = 0; g < GROUPS; ++g) e[g] = dsv4_exponent(dsv4_scale(amax_run(SGK_F32, x + g * DSV4_K_GROUP, 0, DSV4_K_GROUP, &finite[g])));
+    for (int g = 0; g < GROUPS; ++g) {
+        encode_times(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e[g]), finite[g]);
+        scales[g] = (uint8_t)e[g];
+    }
+    for (int i = 0; i < TURNS; ++i)
+        vf_store_bf16((uint16_t *)(void *)(token + DSV4_K_CODES) + i * VF, turned(vf_load_f32(x + DSV4_K_CODES + i * VF), &r, i));
+}
+
 void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_k_args *a    = args;
-    const int                 log2 = __builtin_ctzll((uint64_t)a->page_size);
-    _Alignas(64) float        x[DSV4_K];
-    turns                     r;
-    for (int64_t t = begin; t < end; ++t) {
-        const int64_t place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
-        uint8_t      *page = a->cache + (place >> log2) * a->page_bytes, *token = page + in_page * DSV4_TOKEN_BYTES;
-        uint8_t      *scales = page + a->page_size * DSV4_TOKEN_BYTES + in_page * DSV4_SCALE_BYTES;
-        for (int i = 0; i < DSV4_TOKEN_BYTES; i += 64) __builtin_prefetch(token + i, 1);
-        turns_make(&r, &a->rope, t);
-        vf       v[DSV4_K / VF];
-        const vf scale = vf_set(load_for_norm(v, a->kv, t * a->kv_stride, DSV4_K, a->eps));
-        for (int i = 0; i < DSV4_K / VF; ++i) vf_store_f32(x + i * VF, vf_mul(vf_mul(v[i], scale), vf_load(SGK_BF16, a->weight, i * VF)));
-        for (int g = 0; g < DSV4_K_CODES / DSV4_K_GROUP; ++g) {
-            bool           finite;
-            const uint32_t e = dsv4_exponent(dsv4_scale(amax_run(SGK_F32, x + g * DSV4_K_GROUP, 0, DSV4_K_GROUP, &finite)));
-            encode_times(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e), finite);
-            scales[g] = (uint8_t)e;
+    const struct dsv4_k_args a = *(const struct dsv4_k_args *)args;
+    for (int64_t first = begin; first < end; first += TOGETHER) {
+        const int64_t last = first + TOGETHER < end ? first + TOGETHER : end;
+        float         scale[TOGETHER];
+        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(a.kv, t * a.kv_stride, DSV4_K, a.eps);
+        for (int64_t t = first; t < last; ++t) k_token(&a, t, vf_set(scale[t - first]));
+    }
+}
+
+SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int64_t first, int count, const turns *r)
+{
+    enum { FIRST = (DSV4_INDEXER - DSV4_ROPE) / VF };
+    _Alignas(64) float x[TOGETHER][DSV4_INDEXER];
+    float    scale[TOGETHER];
+    bool     finite[TOGETHER];
+    const vf root = vf_set(0.08838834764831845f);           /* 128^-0.5 */
+    for (int n = 0; n < count; ++n) {
+        const int64_t from = t * a->input_token + (first + n) * a->input_head;
+        for (int i = 0; i < DSV4_INDEXER; i += 2 * VF) vf_prefetch2(SGK_BF16, a->input, from + i + AHEAD);
+        for (int i = 0; i < DSV4_INDEXER / VF; ++i) {
+            const vf v = vf_load(SGK_BF16, a->input, from + i * VF);
+            vf_store_f32(x[n] + i * VF, i < FIRST ? v : turned(v, r, i - FIRST));
         }
-        for (int i = 0; i < TURNS; ++i)
-            vf_store_bf16((uint16_t *)(void *)(token + DSV4_K_CODES) + i * VF, turned(vf_load_f32(x + DSV4_K_CODES + i * VF), &r, i));
+    }
+    butterflies(SGK_F32, x, 0, x[0], count * DSV4_INDEXER, DSV4_INDEXER);
+    for (int n = 0; n < count; ++n) {
+        for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x[n] + i, vf_mul(vf_load_f32(x[n] + i), root));
+        scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));
+    }
+    for (int n = 0; n < count; ++n) {
+        const int64_t h = first + n;
+        encode_times(a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
+        a->weights_out[t * a->out_token + h * a->out_head] =
+            bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * scale[n];
     }
 }
 
 void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_indexer_args *a     = args;
-    const int                       first = (DSV4_INDEXER - DSV4_ROPE) / VF;
-    _Alignas(64) float              x[DSV4_INDEXER];
-    turns                           r;
+    const struct dsv4_indexer_args a = *(const struct dsv4_indexer_args *)args;
+    turns                          r;
     for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a->rope, t);
-        for (int64_t h = 0; h < a->heads; ++h) {
-            const int64_t from = t * a->input_token + h * a->input_head;
-            for (int i = 0; i < DSV4_INDEXER; i += 2 * VF) vf_prefetch2(SGK_BF16, a->input, from + i + AHEAD);
-            for (int i = 0; i < DSV4_INDEXER / VF; ++i) {
-                const vf v = vf_load(SGK_BF16, a->input, from + i * VF);
-                vf_store_f32(x + i * VF, i < first ? v : turned(v, &r, i - first));
-            }
-            butterflies(x, DSV4_INDEXER, DSV4_INDEXER);
-            const vf root = vf_set(0.08838834764831845f);   /* 128^-0.5 */
-            for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x + i, vf_mul(vf_load_f32(x + i), root));
-            bool        finite;
-            const float s = dsv4_scale(amax_run(SGK_F32, x, 0, DSV4_INDEXER, &finite));
-            encode_times(a->codes + t * a->codes_token + h * a->codes_head, x, DSV4_INDEXER, 1 / s, finite);
-            a->weights_out[t * a->out_token + h * a->out_head] =
-                bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * s;
-        }
+        turns_make(&r, &a.rope, t);
+        for (int64_t h = 0; h < a.heads; h += TOGETHER) indexer_heads(&a, t, h, a.heads - h < TOGETHER ? (int)(a.heads - h) : TOGETHER, &r);
     }
 }

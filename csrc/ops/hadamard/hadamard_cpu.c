@@ -72,9 +72,13 @@ SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, 
     _Alignas(64) float x[HADAMARD_MOST];
     for (int64_t row = begin; row < end; ++row) {
         const int64_t from = row * a->x_stride, to = row * a->out_stride, next = row + 1 < end ? from + a->x_stride : from;
-        if (part == chunk) load(t, x, a->x, from, a->dim, n);
-        for (int64_t c = 0; part > chunk && c < a->order; ++c) load(t, x + c * part, a->x, from + c * chunk, at_most(a->dim - c * chunk, chunk), part);
-        butterflies(x, n, part);
+        if (part == chunk && a->dim == n) {
+            butterflies(t, a->x, from, x, n, part);
+        } else {
+            if (part == chunk) load(t, x, a->x, from, a->dim, n);
+            for (int64_t c = 0; part > chunk && c < a->order; ++c) load(t, x + c * part, a->x, from + c * chunk, at_most(a->dim - c * chunk, chunk), part);
+            butterflies(SGK_F32, x, 0, x, n, part);
+        }
         for (int64_t i = 0; a->order > 1 && i < part; i += VF) multiplies[a->order](x + i, part);
         if (stream) store(t, true, a->out, to, x, a->dim, scale, a->x, next);
         else if (part == chunk) store(t, false, a->out, to, x, a->dim, scale, a->x, next);
