@@ -59,7 +59,7 @@ SGK_INLINE void q_head(const struct dsv4_q_args *a, int64_t from, int64_t to, vf
 #pragma GCC unroll 8
     for (int i = 0; i < TURNS; i += 2) {
         const int64_t at = last + i * VF;
-        const vf x = vf_mul(vf_load(SGK_BF16, a->input, from + at), scale), y = vf_mul(vf_load(SGK_BF16, a->input, from + at + VF), scale);
+        const vf      x = vf_mul(vf_load(SGK_BF16, a->input, from + at), scale), y = vf_mul(vf_load(SGK_BF16, a->input, from + at + VF), scale);
         vf_store2(SGK_BF16, a->output, to + at, turned(vf_rounded_result(SGK_BF16, x), r, i), turned(vf_rounded_result(SGK_BF16, y), r, i + 1));
     }
 }
@@ -84,13 +84,13 @@ void SGK_CPU_FN(dsv4_q)(const void *args, int64_t begin, int64_t end)
 SGK_INLINE void k_token(const struct dsv4_k_args *a, int64_t t, vf scale)
 {
     enum { GROUPS = DSV4_K_CODES / DSV4_K_GROUP };
-    const int64_t place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
-    uint8_t      *page = a->cache + place / a->page_size * a->page_bytes, *token = page + in_page * DSV4_TOKEN_BYTES;
-    uint8_t      *scales = page + a->page_size * DSV4_TOKEN_BYTES + in_page * DSV4_SCALE_BYTES;
+    const int64_t      place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
+    uint8_t           *page = a->cache + place / a->page_size * a->page_bytes, *token = page + in_page * DSV4_TOKEN_BYTES;
+    uint8_t           *scales = page + a->page_size * DSV4_TOKEN_BYTES + in_page * DSV4_SCALE_BYTES;
     _Alignas(64) float x[DSV4_K];
-    turns    r;
-    uint32_t e[GROUPS];
-    bool     finite[GROUPS];
+    turns              r;
+    uint32_t           e[GROUPS];
+    bool               finite[GROUPS];
     turns_make(&r, &a->rope, t);
     for (int d = 0; d < DSV4_K; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load(SGK_BF16, a->kv, t * a->kv_stride + d), scale), vf_load(SGK_BF16, a->weight, d)));
     for (int g = 0; g < GROUPS; ++g) e[g] = dsv4_exponent(dsv4_scale(amax_run(SGK_F32, x + g * DSV4_K_GROUP, 0, DSV4_K_GROUP, &finite[g])));
@@ -117,9 +117,9 @@ SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int6
 {
     enum { FIRST = (DSV4_INDEXER - DSV4_ROPE) / VF };
     _Alignas(64) float x[TOGETHER][DSV4_INDEXER];
-    float    scale[TOGETHER];
-    bool     finite[TOGETHER];
-    const vf root = vf_set(0.08838834764831845f);           /* 128^-0.5 */
+    float              scale[TOGETHER];
+    bool               finite[TOGETHER];
+    const vf           root = vf_set(0.08838834764831845f);           /* 128^-0.5 */
     for (int n = 0; n < count; ++n) {
         const int64_t from = t * a->input_token + (first + n) * a->input_head;
         for (int i = 0; i < DSV4_INDEXER; i += 2 * VF) vf_prefetch2(SGK_BF16, a->input, from + i + AHEAD);
