@@ -497,11 +497,10 @@ class Ceilings:
 
         rows, order = [t.view(-1, 1024) for t in (a, b)], torch.arange(count // 4096, dtype=torch.int32)
         copies = {"memcpy": memcpy, "torch": lambda: b.copy_(a), "shuffle_rows": lambda: OPS.shuffle_rows(rows[0], order, rows[1])}
-        self.copies = {name: 2 * count / best(call) for name, call in copies.items()}
-        calls = {"copy": copies[max(self.copies, key=self.copies.get)], "read": lambda: torch.sum(a.view(F32)), "update": lambda: a.neg_()}
+        self.copies = {name: 2 * count / taken for name, taken in best(copies).items()}
+        self.calls = {"copy": copies[max(self.copies, key=self.copies.get)], "read": lambda: torch.sum(a.view(F32)), "update": lambda: a.neg_()}
         self.moved = {"copy": 2 * count, "read": count, "update": 2 * count}
-        self.calls, self.rates = calls, {name: self.moved[name] / best(call) for name, call in calls.items()}
-        self.count = count
+        self.count, self.rates = count, {name: self.moved[name] / taken for name, taken in best(self.calls).items()}
 
     def of(self, case):
         """The name of the one that a case is measured by."""
@@ -513,9 +512,12 @@ class Ceilings:
         return self.moved[name] / seconds(self.calls[name], 1)
 
 
-def best(call):
-    call()
-    return min(seconds(call, 1) for _ in range(7))
+def best(calls):
+    """The best time of each; they take turns."""
+    for call in calls.values():
+        call()
+    rounds = [[seconds(call, 1) for call in calls.values()] for _ in range(9)]
+    return dict(zip(calls, map(min, zip(*rounds))))
 
 
 def keep_freed_memory():

@@ -388,6 +388,16 @@ SGK_INLINE void vf_load_pairs(sgk_dtype t, const void *p, int64_t i, vf *a, vf *
 #endif
     *a = vf_load(t, p, i), *b = vf_load(t, p, i + VF);
 }
+/* Whether they are those at even and at odd places. */
+SGK_INLINE bool vf_splits(sgk_dtype t)
+{
+#if defined(VF_STREAMS)
+    return t == SGK_BF16;
+#else
+    (void)t;
+    return false;
+#endif
+}
 SGK_INLINE void vf_store_pairs(sgk_dtype t, bool stream, void *p, int64_t i, vf a, vf b)
 {
 #if defined(VF_STREAMS)
