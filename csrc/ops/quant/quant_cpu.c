@@ -153,48 +153,30 @@ SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, in
     }
 }
 
-/* Groups of n elements from p[first] on, one with each scaling, to codes at q. What is known is a constant at every call. */
-SGK_INLINE void encode_known(sgk_dtype t, sgk_dtype code, bool stream, bool divide, int known, const struct quant_groups_args *a, int64_t count,
-                             const struct quant_scaling *s, uint8_t *q, const void *p, int64_t first, int64_t n)
-{
-    for (int64_t g = 0; g < count; ++g) {
-        const code_scale k = { s[g].by, a->least, a->most, divide, known, false };
-        codes_run(t, code, stream, &k, q + g * n, p, first + g * n, n);
-    }
-}
-
-/*
- * A function for each format, which all that quantise groups share. `finite`: what is encoded, also before it was scaled. All groups divide or none,
- * but for those whose scale is 0.
- */
-SGK_INLINE void encode_groups_as(sgk_dtype t, bool stream, const bool *finite, const struct quant_groups_args *a, int64_t count, const struct quant_scaling *s,
-                                 uint8_t *q, const void *p, int64_t first, int64_t n)
-{
-    bool within = a->code == SGK_E4M3 && !a->clamps, over = true, times = true;
-    for (int64_t g = 0; g < count; ++g) within &= finite[g], over &= s[g].divide, times &= !s[g].divide;
-    if (within && over && stream) encode_known(t, SGK_E4M3, true, true, CODES_WITHIN, a, count, s, q, p, first, n);
-    else if (within && times && stream) encode_known(t, SGK_E4M3, true, false, CODES_WITHIN, a, count, s, q, p, first, n);
-    else if (within && over) encode_known(t, SGK_E4M3, false, true, CODES_WITHIN, a, count, s, q, p, first, n);
-    else if (within && times) encode_known(t, SGK_E4M3, false, false, CODES_WITHIN, a, count, s, q, p, first, n);
-    else if (a->code == SGK_I8 && over) encode_known(t, SGK_I8, false, true, CODES_ANY, a, count, s, q, p, first, n);
-    else if (a->code == SGK_I8 && times) encode_known(t, SGK_I8, false, false, CODES_ANY, a, count, s, q, p, first, n);
-    else
-        for (int64_t g = 0; g < count; ++g) {
-            const code_scale k = { s[g].by, a->least, a->most, s[g].divide, CODES_ANY, false };
-            if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q + g * n, p, first + g * n, n);
-            else codes_run(t, SGK_E4M3, false, &k, q + g * n, p, first + g * n, n);
-        }
-}
-#define ENCODE_GROUPS(name, t) \
-    static __attribute__((noinline)) void name(bool stream, const bool *finite, const struct quant_groups_args *a, int64_t count, const struct quant_scaling *s, \
-                                               uint8_t *q, const void *p, int64_t first, int64_t n) \
+/* A function for each format, which all that quantise groups share: it has many forms inside. `finite`: what is encoded, also before it was scaled. */
+#define ENCODE_SCALED(name, t) \
+    static __attribute__((noinline)) void name(bool stream, bool finite, const struct quant_groups_args *a, const struct quant_scaling *s, uint8_t *q, \
+                                               const void *from, int64_t first, int64_t n) \
     { \
-        encode_groups_as(t, stream, finite, a, count, s, q, p, first, n); \
+        encode_scaled_as(t, stream, a, (code_scale){ s->by, a->least, a->most, s->divide, a->clamps ? CODES_ANY : finite ? CODES_WITHIN \
+                                                                                                                         : CODES_ENDS, \
+                                                     false }, \
+                         q, from, first, n); \
     }
-ENCODE_GROUPS(encode_f32, SGK_F32)
-ENCODE_GROUPS(encode_f16, SGK_F16)
-ENCODE_GROUPS(encode_bf16, SGK_BF16)
-#define encode_groups(t, ...) ((t) == SGK_F32 ? encode_f32(__VA_ARGS__) : (t) == SGK_F16 ? encode_f16(__VA_ARGS__) \
+SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_scale k, uint8_t *q, const void *from, int64_t first,
+                                 int64_t n)
+{
+    const code_scale over = { k.by, k.least, k.most, true, k.known, false }, times = { k.by, k.least, k.most, false, k.known, false };
+    if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q, from, first, n);
+    else if (stream && k.divide) codes_known(t, SGK_E4M3, true, &over, q, from, first, n);
+    else if (stream) codes_known(t, SGK_E4M3, true, &times, q, from, first, n);
+    else if (k.divide) codes_known(t, SGK_E4M3, false, &over, q, from, first, n);
+    else codes_known(t, SGK_E4M3, false, &times, q, from, first, n);
+}
+ENCODE_SCALED(encode_f32, SGK_F32)
+ENCODE_SCALED(encode_f16, SGK_F16)
+ENCODE_SCALED(encode_bf16, SGK_BF16)
+#define encode_scaled(t, ...) ((t) == SGK_F32 ? encode_f32(__VA_ARGS__) : (t) == SGK_F16 ? encode_f16(__VA_ARGS__) \
                                                                                          : encode_bf16(__VA_ARGS__))
 
 /* Of group j of the row whose scales begin at `place`. */
@@ -230,8 +212,10 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
         from = values, at = 0;
     }
     for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
-    encode_groups(t, stream, finite, a, count, scaling, a->q + row * a->q_stride + j * a->group, from, at, a->group);
-    for (int g = 0; g < count; ++g) store_scale(a, place, j + g, scaling[g]);
+    for (int g = 0; g < count; ++g) {
+        encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, from, at + g * a->group, a->group);
+        store_scale(a, place, j + g, scaling[g]);
+    }
 }
 
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
@@ -319,8 +303,10 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
         if (add) ask_for(t, n->residual, ahead * n->residual_stride + j * a->group, count * a->group);
         normalise(t, add, true, n, normed, row, j * a->group, count * a->group, scale);
         for (int64_t g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, normed, g * a->group, a->group, &finite[g]), a);
-        encode_groups(t, stream, finite, a, count, scaling, a->q + row * a->q_stride + j * a->group, normed, 0, a->group);
-        for (int64_t g = 0; g < count; ++g) store_scale(a, row * a->s_row, j + g, scaling[g]);
+        for (int64_t g = 0; g < count; ++g) {
+            encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, normed, g * a->group, a->group);
+            store_scale(a, row * a->s_row, j + g, scaling[g]);
+        }
     }
 }
 
@@ -332,13 +318,12 @@ SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_
         struct quant_scaling scaling = { 0, 0, 0, 0 };
         float                amax    = 0;
         bool                 finite;
-        const bool           unknown = false;
         for (int pass = 0; pass < 2; ++pass) {
             for (int64_t i = 0; i < a->group; i += KEPT) {
                 const int64_t count = a->group - i < KEPT ? a->group - i : KEPT, first = j * a->group + i;
                 normalise(t, add, pass == 1, n, normed, row, first, count, scale);
                 if (pass == 0) amax = fmaxf(amax, amax_run(t, normed, 0, count, &finite));
-                else encode_groups(t, false, &unknown, a, 1, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
+                else encode_scaled(t, false, false, a, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
             }
             if (pass == 0) scaling = quant_group_scaling(amax, a);
         }
@@ -353,18 +338,19 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
     const bool                      lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
     const bool                      stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     for (int64_t row = begin; row < end; ++row) {
-        vf      sum0 = vf_zero(), sum1 = vf_zero();
-        int64_t d = 0;
-        for (; d + 2 * VF <= dim; d += 2 * VF) {
-            vf x, y;
-            summed2(t, add, n, row, d, &x, &y);
-            sum0 = vf_fma(x, x, sum0), sum1 = vf_fma(y, y, sum1);
+        vf      sum[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
+        int64_t d      = 0;
+        for (; d + 4 * VF <= dim; d += 4 * VF) {
+            vf x[4];
+            summed2(t, add, n, row, d, &x[0], &x[1]), summed2(t, add, n, row, d + 2 * VF, &x[2], &x[3]);
+            VF_EACH(i, 4)
+            sum[i] = vf_fma(x[i], x[i], sum[i]);
         }
         for (; d < dim; d += VF) {
             const vf x = summed(t, add, n, row, d, dim - d);
-            sum0       = vf_fma(x, x, sum0);
+            sum[0]     = vf_fma(x, x, sum[0]);
         }
-        const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(sum0, sum1)) / (float)dim + n->eps));
+        const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
         else norm_short_groups(t, add, stream, n, row, row + 1 < end ? row + 1 : row, scale);
     }
