@@ -151,18 +151,22 @@ SGK_INLINE void write_step(sgk_dtype t, int form, bool stream, const struct norm
     vf_store_pairs(t, stream, a->output, at.out + d, u, v);
 }
 
+enum { AHEAD = 2048 };                                  /* elements that are asked for in time, of f32; of others twice as many */
+
 /*
- * Writes a row and, with `more`, adds up the next one, whose sums it gives: so memory is read and written all the time, and each element once. A row
- * further on is asked for.
+ * Writes a row and, with `more`, adds up the next one, whose sums it gives: so memory is read and written all the time, and each element once. What
+ * comes later is asked for, in the next row or in row `later`.
  */
 SGK_INLINE sums write_row(sgk_dtype t, int form, bool stream, bool more, const struct norm_args *a, places at, places next, places later, vf mean, vf scale)
 {
-    sums    s = { vf_zero(), vf_zero() };
-    int64_t d = 0;
+    const int64_t most = (t == SGK_F32 ? 1 : 2) * AHEAD, far = a->dim < most ? a->dim : most;
+    sums          s = { vf_zero(), vf_zero() };
+    int64_t       d = 0;
     for (; d + STEP <= a->dim; d += STEP) {
         if (more) {
-            vf_prefetch2(t, a->input, later.in + d);
-            if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, later.other + d);
+            const int64_t ahead = d + far < a->dim ? d + far : d + far - a->dim;
+            vf_prefetch2(t, a->input, (d + far < a->dim ? next.in : later.in) + ahead);
+            if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, (d + far < a->dim ? next.other : later.other) + ahead);
             add_step(t, form, a, next, d, &s);
         }
         write_step(t, form, stream, a, at, d, mean, scale);
@@ -173,8 +177,6 @@ SGK_INLINE sums write_row(sgk_dtype t, int form, bool stream, bool more, const s
     }
     return s;
 }
-
-enum { AHEAD = 2048 };                                  /* elements: a row further on is asked for */
 
 SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
 {
