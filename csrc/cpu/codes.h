@@ -200,6 +200,113 @@ SGK_INLINE void codes_known(sgk_dtype t, sgk_dtype code, bool stream, const code
     else codes_run(t, code, stream && code != SGK_E4M3, &any, q, p, first, n);
 }
 
+/*
+ * bf16 times one number, as e4m3, by a table. An element is a sign, an exponent e and 7 bits; what those bits times the number become is looked up, and
+ * each step of e adds 8 to the code. That holds from the least normal number of e4m3 on; what is smaller, and NaN, takes the long way.
+ */
+#if defined(__AVX512VBMI__)
+typedef struct {
+    __m512i  low, high;                                 /* codes of 1.b times 1.`mantissa`, for b of 7 bits */
+    __m512i  bias;                                      /* of codes, for the exponents */
+    uint32_t mantissa;                                  /* ~0: there are no codes yet */
+    uint16_t least, most;                               /* magnitudes: the first that is in the table; the first of the largest code */
+    int      rest;                                      /* so many runs are not looked up */
+} code_table;
+
+SGK_INLINE void code_table_clear(code_table *k)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    *k                 = (code_table){ zero, zero, zero, ~0u, 0, 0, 0 };
+}
+
+/* How many of its codes are below one. */
+SGK_INLINE int codes_below(const code_table *k, int code)
+{
+    const __m512i c = _mm512_set1_epi8((char)code);
+    return __builtin_popcountll(_mm512_cmplt_epu8_mask(k->low, c)) + __builtin_popcountll(_mm512_cmplt_epu8_mask(k->high, c));
+}
+
+/* Whether there is a table for that number. */
+SGK_INLINE bool code_table_set(code_table *k, float by)
+{
+    const uint32_t u = f32_bits(by), mantissa = u & 0x7fffff;
+    const int      e = (int)(u >> 23) - 127, first = 121 - e, last = 135 - e;      /* exponents of bf16, with their bias */
+    if (first < 2 || last > 254) return false;          /* NaN, infinity, 0 and negative numbers are so too */
+    if (mantissa != k->mantissa) {
+        const code_scale one = { f32_from_bits(mantissa | 0x3f800000), 0, 0, false, CODES_WITHIN, false };
+        uint16_t         x[128];
+        uint8_t          q[128];
+        for (int i = 0; i < 128; ++i) x[i] = (uint16_t)(0x3f80 + i);
+        codes_64(SGK_BF16, SGK_E4M3, false, &one, q, x, 0), codes_64(SGK_BF16, SGK_E4M3, false, &one, q + 64, x, 64);
+        k->low = _mm512_loadu_si512(q), k->high = _mm512_loadu_si512(q + 64);
+        k->mantissa = mantissa;
+    }
+    /* 448 is 1.75 * 2^8 and 3.5 * 2^7; what becomes 2 * 2^-7 or more does so among subnormal codes too. */
+    const int  smalls = codes_below(k, 0x40), tops = codes_below(k, 0x3e), belows = codes_below(k, 0x46);
+    const bool carries = codes_below(k, 0x3f) > tops;
+    k->most            = (uint16_t)(carries ? last << 7 | tops : (last - 1) << 7 | belows);
+    k->least           = (uint16_t)((first - 1) << 7 | smalls);
+    k->bias            = _mm512_set1_epi8((char)(8 * (e - 127)));
+    return true;
+}
+
+/* 64 elements; false, with nothing written, where one is not in the table. */
+SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+{
+    const __m512i   magnitude = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16((short)k->least), most = _mm512_set1_epi16((short)k->most);
+    const __m512i   numbers = _mm512_set1_epi16((short)(0x7f80 - k->least));
+    const __m512i   evens   = _mm512_set_epi8(126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88, 86, 84, 82, 80, 78, 76, 74, 72, 70, 68, 66, 64,
+                                              62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i   odds    = _mm512_add_epi8(evens, _mm512_set1_epi8(1));
+    const __m512i   a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + 32);
+    __m512i         u = _mm512_and_si512(a, magnitude), v = _mm512_and_si512(b, magnitude);
+    const __mmask32 outside = _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(u, least), numbers) | _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(v, least), numbers);
+    if (__builtin_expect(outside, 0)) return false;
+    u = _mm512_min_epu16(u, most), v = _mm512_min_epu16(v, most);
+    const __m512i mantissas = _mm512_permutex2var_epi8(u, evens, v), signs = _mm512_permutex2var_epi8(a, odds, b);
+    const __m512i exponents = _mm512_permutex2var_epi8(_mm512_srli_epi16(u, 4), evens, _mm512_srli_epi16(v, 4));      /* times 8, with bits of no use below */
+    const __m512i codes     = _mm512_add_epi8(_mm512_add_epi8(_mm512_and_si512(exponents, _mm512_set1_epi8((char)0xf8)), k->bias), _mm512_permutex2var_epi8(k->low, mantissas, k->high));
+    const __m512i all       = _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), signs, codes, 0xca);
+    if (stream) _mm512_stream_si512((void *)q, all);
+    else _mm512_storeu_si512(q, all);
+    return true;
+}
+#else
+typedef struct { int rest; } code_table;
+SGK_INLINE void code_table_clear(code_table *k) { k->rest = 0; }
+SGK_INLINE bool code_table_set(code_table *k, float by)
+{
+    (void)k, (void)by;
+    return false;
+}
+SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+{
+    (void)k, (void)stream, (void)q, (void)p;
+    return false;
+}
+#endif
+
+/* As codes_run with CODES_ENDS, for bf16 to e4m3; the table is that of k->by. Where it often has no answer it is left alone for a while. */
+SGK_INLINE void codes_looked_up(bool stream, code_table *table, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
+{
+    const code_scale ends = { k->by, -448, 448, false, CODES_ENDS, false };
+    if (table->rest > 0) {
+        --table->rest;
+        codes_run(SGK_BF16, SGK_E4M3, stream, &ends, q, p, first, n);
+        return;
+    }
+    const int64_t to_line = stream ? (int64_t)(-(uintptr_t)q % 64) : 0;
+    int64_t       i = to_line < n ? to_line : n, missing = 0;
+    if (i) codes_few(SGK_BF16, SGK_E4M3, &ends, q, p, first, i);
+    for (; i + 64 <= n; i += 64)
+        if (!codes_64_looked_up(table, stream, q + i, (const uint16_t *)p + first + i)) {
+            codes_64(SGK_BF16, SGK_E4M3, stream, &ends, q + i, p, first + i);
+            missing += 64;
+        }
+    if (i < n) codes_few(SGK_BF16, SGK_E4M3, &ends, q + i, p, first + i, n - i);
+    if (4 * missing > n) table->rest = 15;
+}
+
 /* The largest magnitude of n elements, NaN left out. */
 SGK_INLINE float amax_of_numbers(sgk_dtype t, const void *p, int64_t first, int64_t n)
 {

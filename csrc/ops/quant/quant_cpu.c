@@ -12,22 +12,27 @@ SGK_INLINE void ask_for(sgk_dtype t, const void *p, int64_t i, int64_t n)
     for (int64_t at = i * size; at < (i + n) * size; at += 64) __builtin_prefetch((const char *)p + at);
 }
 
-enum { PIECE = 256 };                                   /* elements */
+enum { PIECE = 256,                                     /* elements */
+       LONG  = 512 };                                   /* from how many on a table of their codes is worth making */
 
 /* ---- rows ---- */
 SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quant_rows_args *a, int64_t begin, int64_t end)
 {
     const float most = code == SGK_E4M3 ? 448.0f : 127.0f;
+    code_table  table;
+    code_table_clear(&table);
     for (int64_t row = begin; row < end; ++row) {
         const int64_t              x = row * a->input_stride;
         bool                       finite;
-        const struct quant_scaling scaling = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
-        const code_scale           k       = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS, false };
-        a->s[row * a->s_stride]            = scaling.s;
+        const struct quant_scaling scaling   = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
+        const code_scale           k         = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS, false };
+        const bool                 looked_up = t == SGK_BF16 && code == SGK_E4M3 && a->dim >= LONG && code_table_set(&table, scaling.by);
+        a->s[row * a->s_stride]              = scaling.s;
         for (int64_t d = 0; d < a->dim; d += PIECE) {       /* while this row is written the next one comes */
             const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
             ask_for(t, a->input, x + a->input_stride + d, row + 1 < end ? n : 0);
-            codes_known(t, code, stream, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
+            if (looked_up) codes_looked_up(stream, &table, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
+            else codes_known(t, code, stream, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
         }
     }
     if (stream) vf_stream_end();
@@ -74,10 +79,12 @@ void SGK_CPU_FN(quant_tensor_amax)(const void *args, int64_t begin, int64_t end)
     }
 }
 
-SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor_args *a, const code_scale *k, int64_t at, int64_t n)
+SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor_args *a, code_table *table, const code_scale *k, int64_t at, int64_t n)
 {
     ask_for(t, a->input, at + 4 * PIECE, PIECE);
-    if (stream) codes_run(t, SGK_E4M3, true, k, a->q + at, a->input, at, n);
+    if (t == SGK_BF16 && table && stream) codes_looked_up(true, table, k, a->q + at, a->input, at, n);
+    else if (t == SGK_BF16 && table) codes_looked_up(false, table, k, a->q + at, a->input, at, n);
+    else if (stream) codes_run(t, SGK_E4M3, true, k, a->q + at, a->input, at, n);
     else codes_run(t, SGK_E4M3, false, k, a->q + at, a->input, at, n);
 }
 
@@ -86,13 +93,16 @@ void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
     const struct quant_tensor_args *a      = args;
     const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS, false };
     const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
+    code_table                      made;
+    code_table_clear(&made);
+    code_table *table = a->dtype == SGK_BF16 && a->count >= LONG && code_table_set(&made, k.by) ? &made : NULL;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
         for (int64_t i = 0; i < count; i += PIECE) {
             const int64_t at = first + i, m = count - i < PIECE ? count - i : PIECE;
-            if (a->dtype == SGK_F32) tensor_piece(SGK_F32, stream, a, &k, at, m);
-            else if (a->dtype == SGK_F16) tensor_piece(SGK_F16, stream, a, &k, at, m);
-            else tensor_piece(SGK_BF16, stream, a, &k, at, m);
+            if (a->dtype == SGK_F32) tensor_piece(SGK_F32, stream, a, table, &k, at, m);
+            else if (a->dtype == SGK_F16) tensor_piece(SGK_F16, stream, a, table, &k, at, m);
+            else tensor_piece(SGK_BF16, stream, a, table, &k, at, m);
         }
     }
     if (stream) vf_stream_end();
@@ -195,14 +205,15 @@ SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, in
 /* `count` groups of a row from number j on: all their scales before all their codes, so that none waits for the other. */
 enum { TOGETHER = 8,
        FUSED    = 128 };                                    /* elements of a fused group at most */
-SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_args *a, int64_t row, int64_t place, int64_t j, int count)
+SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_table *table, int64_t row, int64_t place, int64_t j, int count)
 {
     enum { AHEAD = 2048 };                              /* elements that are asked for in time */
     const int64_t        x = row * a->input_stride + j * a->group;
     struct quant_scaling scaling[TOGETHER];
     bool                 finite[TOGETHER];
-    const void          *from = a->input;
-    int64_t              at   = x;
+    const void          *from   = a->input;
+    int64_t              at     = x;
+    const bool           powers = a->ue8m0 && a->code == SGK_E4M3 && !a->clamps;       /* one table does for all powers of two */
     _Alignas(64) float   values[TOGETHER * FUSED];
     ask_for(t, a->input, x + AHEAD, count * a->group);
     if (a->fuse) {
@@ -213,7 +224,14 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
     }
     for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
     for (int g = 0; g < count; ++g) {
-        encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, from, at + g * a->group, a->group);
+        uint8_t *q = a->q + row * a->q_stride + (j + g) * a->group;
+        if (t == SGK_BF16 && powers && finite[g] && code_table_set(table, scaling[g].by)) {
+            const code_scale k = { scaling[g].by, -448, 448, false, CODES_ENDS, false };
+            if (stream) codes_looked_up(true, table, &k, q, from, at + g * a->group, a->group);
+            else codes_looked_up(false, table, &k, q, from, at + g * a->group, a->group);
+        } else {
+            encode_scaled(t, stream, finite[g], a, &scaling[g], q, from, at + g * a->group, a->group);
+        }
         store_scale(a, place, j + g, scaling[g]);
     }
 }
@@ -223,6 +241,8 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
     const bool lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
     const bool stream = lines && sgk_cpu_streams(a->q, a->rows, a->groups * a->group, 1);
     int64_t    row = begin / a->groups, j = begin % a->groups;
+    code_table table;
+    code_table_clear(&table);
     for (int64_t n = begin; n < end; ++row, j = 0) {
         const int64_t stop = end - n < a->groups - j ? j + end - n : a->groups, batch = row / a->batch_rows, line = row - batch * a->batch_rows;
         n += stop - j;
@@ -230,7 +250,7 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
         const int64_t place = batch * a->s_batch + line * a->s_row;
         for (int count; j < stop; j += count) {
             count = stop - j < TOGETHER ? (int)(stop - j) : TOGETHER;
-            some_groups(t, stream, a, row, place, j, count);
+            some_groups(t, stream, a, &table, row, place, j, count);
         }
     }
     if (stream) vf_stream_end();
