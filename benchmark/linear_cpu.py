@@ -117,28 +117,47 @@ def many_rows(rows, columns, depth, rounds, ggml, threads):
 
 
 def few_rows(rows, columns, depth, rounds, copies):
+    """Each call reads all copies of a weight in turn."""
     x = torch.randn(rows, depth).bfloat16()
-    weights = [torch.randn(columns, depth).bfloat16() for _ in range(copies)]
-    packed = [ops.convert_weight_packed(w) for w in weights]
-    weights8 = [torch.randint(-127, 128, (columns, depth), dtype=torch.int8) for _ in range(2 * copies)]
-    packed8, s2 = [ops.convert_weight_packed(w) for w in weights8], torch.rand(columns, 1)
-    read = torch.randn(copies * columns * depth // 2)
-    calls = {"read": lambda: read.sum(), "packed": lambda: [ops.weight_packed_linear(x, w, None, True) for w in packed],
-             "linear": lambda: [sgl_kernel.linear(x, w) for w in weights], "oneDNN": lambda: [torch.nn.functional.linear(x, w) for w in weights],
-             "int8 packed": lambda: [ops.int8_scaled_mm_with_quant(x, w, s2, None, torch.bfloat16, True) for w in packed8]}
+    n, scales8, no_zeros = columns * depth, torch.rand(columns, 1), torch.zeros(columns // 32, depth // 128, 32, dtype=torch.int8)
+
+    def several(weight, bits):
+        return [weight.clone() for _ in range(copies * 16 // bits)]
+
+    def bytes_of(high, *shape):
+        return torch.randint(0, high, shape, dtype=torch.uint8)
+    weight, pack = torch.randn(columns, depth), ops.convert_weight_packed
+    weights, halves, singles = several(weight.bfloat16(), 16), several(weight.half(), 16), several(weight, 32)
+    packed, packed_fp8 = several(pack(weight.bfloat16()), 16), several(pack(weight.to(torch.float8_e4m3fn)), 8)
+    packed_i8 = several(pack(torch.randint(-127, 128, (columns, depth), dtype=torch.int8)), 8)
+    packed_mxfp4, packed_int4 = several(pack(bytes_of(256, columns, depth // 2)), 4), several(bytes_of(256, columns // 32, depth // 128, 16 * 128 + 128), 4)
+    scales_fp8, scales_mxfp4, scales_int4 = torch.rand((columns + 127) // 128, (depth + 127) // 128), bytes_of(8, columns, depth // 32) + 120, torch.rand(columns // 32, depth // 128, 32)
+    read = torch.randn(copies * n // 2)
+    products = {
+        "packed": (2 * n, lambda w: ops.weight_packed_linear(x, w, None, True), packed),
+        "linear": (2 * n, lambda w: sgl_kernel.linear(x, w), weights),
+        "linear f16": (2 * n, lambda w, x=x.half(): sgl_kernel.linear(x, w), halves),
+        "linear f32": (4 * n, lambda w, x=x.float(): sgl_kernel.linear(x, w), singles),
+        "oneDNN": (2 * n, lambda w: torch.nn.functional.linear(x, w), weights),
+        "int8 packed": (n, lambda w: ops.int8_scaled_mm_with_quant(x, w, scales8, None, torch.bfloat16, True), packed_i8),
+        "fp8 packed": (n, lambda w: ops.fp8_scaled_mm_cpu(x, w, scales_fp8, [128, 128], None, torch.bfloat16, True), packed_fp8),
+        "mxfp4 packed": (n // 2 + n // 32, lambda w: ops.mxfp4_scaled_mm_cpu(x, w, scales_mxfp4, None, True), packed_mxfp4),
+        "int4 packed": (packed_int4[0].numel() + scales_int4.numel() * 5, lambda w: ops.int4_scaled_mm_cpu(x, w, no_zeros, scales_int4, None), packed_int4),
+    }
+    calls = {"read": lambda: read.sum()} | {name: lambda run=run, each=each: [run(w) for w in each] for name, (_, run, each) in products.items()}
+    moved = {"read": read.numel() * 4} | {name: size * len(each) for name, (size, _, each) in products.items()}
     times = measure(calls, rounds)
-    bytes_read = 2 * copies * columns * depth
-    return {"rows": rows, "columns": columns, "depth": depth, "gigabytes_per_second": {n: 1e-6 * bytes_read / ms for n, ms in medians(times).items()},
-            "most_gigabytes_per_second": {n: 1e-6 * bytes_read / min(t) for n, t in times.items()},
-            "share_of_read": {n: ratio(times, "read", n) for n in calls if n != "read"}}
+    return {"rows": rows, "columns": columns, "depth": depth, "gigabytes_per_second": {n: 1e-6 * moved[n] / ms for n, ms in medians(times).items()},
+            "most_gigabytes_per_second": {n: 1e-6 * moved[n] / min(t) for n, t in times.items()},
+            "share_of_read": {n: ratio(times, "read", n) * moved[n] / moved["read"] for n in calls if n != "read"}}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--rows", type=int, nargs="+", default=[512])
-    parser.add_argument("--few", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rows", type=int, nargs="*", default=[512])
+    parser.add_argument("--few", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--columns", type=int, default=4096)
     parser.add_argument("--depth", type=int, default=4096)
     parser.add_argument("--copies", type=int, default=6, help="of the weight, for few rows")

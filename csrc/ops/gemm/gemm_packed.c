@@ -72,6 +72,7 @@ struct packed_cpu_args packed_plan(const struct packed_args *a, bool quantise, b
     cpu.some_rows        = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
     cpu.some             = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
     cpu.group            = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
+    if (a->rows <= PACKED_FEW_ROWS && cpu.some * a->columns >= 8 * threads * PACKED_BLOCK) cpu.group = 2 * PACKED_BLOCK;
     cpu.row_blocks       = packed_ceil(cpu.some_rows, PACKED_BLOCK_ROWS);
     const int64_t across = cpu.some * packed_ceil(a->columns, cpu.group);
     if (cpu.row_blocks * across < 2 * threads) cpu.row_blocks = most(cpu.row_blocks, least(packed_ceil(cpu.some_rows, PACKED_STRIP), packed_ceil(2 * threads, across)));

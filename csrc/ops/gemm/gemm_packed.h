@@ -175,7 +175,8 @@ enum {
     PACKED_TILE_STEPS  = 16,                       /* and so many steps at a time */
     PACKED_BLOCK_ROWS  = 43 * PACKED_STRIP,        /* of an item, at most */
     PACKED_GROUP       = 4 * PACKED_BLOCK,         /* columns of an item, at most */
-    PACKED_FEW         = 64,                       /* rows: up to here an item has one block of columns */
+    PACKED_FEW         = 64,                       /* rows: up to here an item has one block of columns, */
+    PACKED_FEW_ROWS    = 4,                        /* or up to here two, and its rows wait for memory */
     PACKED_PANEL_BYTES = PACKED_STEPS * PACKED_STEP_BYTES,
 };
 

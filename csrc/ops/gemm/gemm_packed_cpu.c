@@ -11,75 +11,15 @@
  */
 #if defined(PACKED_TILES)
 #include "cpu/amx.h"
+#elif defined(__AVX512BF16__)
+#include "gemm_packed_few.h"
 #endif
 #include "cpu/codes.h"
+#include "gemm_packed_codes.h"
 #include "gemm_packed_item.h"
+#include "gemm_packed_lanes.h"
+#include "gemm_turn.h"
 #include "ops/quant/quant.h"
-
-/* ---- i32 lanes: sum += the products of four neighbours, u8 by s8 ------------------------------------------------------------------ */
-
-#if defined(__AVX512F__)
-typedef __m512i quads;
-SGK_INLINE quads quads_zero(void) { return _mm512_setzero_si512(); }
-SGK_INLINE quads quads_load(const void *p) { return _mm512_loadu_si512(p); }
-SGK_INLINE void quads_store(void *p, quads v) { _mm512_storeu_si512(p, v); }
-SGK_INLINE quads quads_add(quads a, quads b) { return _mm512_add_epi32(a, b); }
-SGK_INLINE quads quads_sub(quads a, quads b) { return _mm512_sub_epi32(a, b); }
-SGK_INLINE vf quads_to_f32(quads a) { return _mm512_cvtepi32_ps(a); }
-SGK_INLINE quads quads_set(uint32_t x) { return _mm512_set1_epi32((int)x); }
-SGK_INLINE quads quads_times128(quads a) { return _mm512_slli_epi32(a, 7); }
-#if defined(__AVX512VNNI__)
-/* Not the intrinsic: GCC 12 copies and spills the sums around it. */
-SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
-{
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
-    return sum;
-}
-#else
-SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
-{
-    const quads even = _mm512_madd_epi16(_mm512_and_si512(x, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8));
-    const quads odd  = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(w, 8));
-    return quads_add(sum, quads_add(even, odd));
-}
-#endif
-#elif defined(__AVX2__)
-typedef __m256i quads;
-SGK_INLINE quads quads_zero(void) { return _mm256_setzero_si256(); }
-SGK_INLINE quads quads_load(const void *p) { return _mm256_loadu_si256(p); }
-SGK_INLINE void quads_store(void *p, quads v) { _mm256_storeu_si256(p, v); }
-SGK_INLINE quads quads_add(quads a, quads b) { return _mm256_add_epi32(a, b); }
-SGK_INLINE quads quads_sub(quads a, quads b) { return _mm256_sub_epi32(a, b); }
-SGK_INLINE vf quads_to_f32(quads a) { return _mm256_cvtepi32_ps(a); }
-SGK_INLINE quads quads_set(uint32_t x) { return _mm256_set1_epi32((int)x); }
-SGK_INLINE quads quads_times128(quads a) { return _mm256_slli_epi32(a, 7); }
-SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
-{
-    const quads even = _mm256_madd_epi16(_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
-    const quads odd  = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(w, 8));
-    return quads_add(sum, quads_add(even, odd));
-}
-#else
-typedef int32x4_t quads;
-SGK_INLINE quads quads_zero(void) { return vdupq_n_s32(0); }
-SGK_INLINE quads quads_load(const void *p) { return vld1q_s32(p); }
-SGK_INLINE void quads_store(void *p, quads v) { vst1q_s32(p, v); }
-SGK_INLINE quads quads_add(quads a, quads b) { return vaddq_s32(a, b); }
-SGK_INLINE quads quads_sub(quads a, quads b) { return vsubq_s32(a, b); }
-SGK_INLINE vf quads_to_f32(quads a) { return vcvtq_f32_s32(a); }
-SGK_INLINE quads quads_set(uint32_t x) { return vreinterpretq_s32_u32(vdupq_n_u32(x)); }
-SGK_INLINE quads quads_times128(quads a) { return vshlq_n_s32(a, 7); }
-SGK_INLINE quads quads_dot(quads sum, quads x, quads w)
-{
-    const uint8x16_t u  = vreinterpretq_u8_s32(x);
-    const int8x16_t  s  = vreinterpretq_s8_s32(w);
-    const int16x8_t  u0 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(u))), u1 = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(u)));
-    const int16x8_t  s0 = vmovl_s8(vget_low_s8(s)), s1 = vmovl_s8(vget_high_s8(s));
-    const int32x4_t  a = vpaddq_s32(vmull_s16(vget_low_s16(u0), vget_low_s16(s0)), vmull_s16(vget_high_s16(u0), vget_high_s16(s0)));
-    const int32x4_t  b = vpaddq_s32(vmull_s16(vget_low_s16(u1), vget_low_s16(s1)), vmull_s16(vget_high_s16(u1), vget_high_s16(s1)));
-    return quads_add(sum, vpaddq_s32(a, b));
-}
-#endif
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------------------------ */
 
@@ -105,24 +45,7 @@ enum { TILE_ROWS    = 6,
 #endif
 enum { TILE_COLUMNS = TILE_VECTORS * VF,
        TILES        = PACKED_BLOCK / TILE_COLUMNS,      /* beside each other in a panel */
-       AHEAD        = 2048,                             /* bytes of a panel that few rows ask for in advance */
-       FEW_ROWS     = 4 };
-
-SGK_INLINE vf dot_f32(packed_way way, vf sum, vf x, vf w)
-{
-#if defined(__AVX512BF16__)
-    if (way == BY_BF16) return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
-#endif
-    (void)way;
-    return vf_fma(x, w, sum);
-}
-
-SGK_INLINE vf broadcast(const uint32_t *x)
-{
-    float f;
-    memcpy(&f, x, 4);
-    return vf_set(f);
-}
+       AHEAD        = 2048 };                           /* bytes of a panel that few rows ask for in advance */
 
 /* The sums come from the second-level cache while the tile is multiplied. */
 SGK_INLINE void prefetch_sums(const tile_end *end, int rows, int64_t column)
@@ -142,7 +65,7 @@ SGK_INLINE void prefetch_ahead(const char *w)
 /* `rows` rows by TILE_COLUMNS columns; x_rows: of the strip. */
 SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
-    if (rows > FEW_ROWS) prefetch_sums(end, rows, column);
+    if (rows > PACKED_FEW_ROWS) prefetch_sums(end, rows, column);
     vf          sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
@@ -152,7 +75,7 @@ SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t 
         vf u[TILE_VECTORS];
         #pragma GCC unroll 4
         for (int v = 0; v < TILE_VECTORS; ++v) u[v] = vf_load_f32((const float *)(const void *)w + v * VF);
-        if (rows <= FEW_ROWS) prefetch_ahead(w);                    /* they wait for memory */
+        if (rows <= PACKED_FEW_ROWS) prefetch_ahead(w);                    /* they wait for memory */
         #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
             const vf each = broadcast(x + r);
@@ -173,7 +96,7 @@ SGK_INLINE void tile_float(packed_way way, int rows, const uint32_t *x, int64_t 
 
 SGK_INLINE void tile_i8(int rows, const uint32_t *x, int64_t x_rows, const char *w, int64_t steps, const tile_end *end, int64_t column)
 {
-    if (rows > FEW_ROWS) prefetch_sums(end, rows, column);
+    if (rows > PACKED_FEW_ROWS) prefetch_sums(end, rows, column);
     quads       sum[TILE_ROWS][TILE_VECTORS];
     #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r)
@@ -183,7 +106,7 @@ SGK_INLINE void tile_i8(int rows, const uint32_t *x, int64_t x_rows, const char 
         quads u[TILE_VECTORS];
         #pragma GCC unroll 4
         for (int v = 0; v < TILE_VECTORS; ++v) u[v] = quads_load(w + v * VF * 4);
-        if (rows <= FEW_ROWS) prefetch_ahead(w);
+        if (rows <= PACKED_FEW_ROWS) prefetch_ahead(w);
         #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
             const quads each = quads_set(x[r]);
@@ -416,46 +339,7 @@ void SGK_CPU_FN(packed_strips)(const void *args, int64_t begin, int64_t end)
 
 /* ---- panels ----------------------------------------------------------------------------------------------------------------------- */
 
-static const float e2m1[16] = { 0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6 };
-
-/* e4m3 by its bits: as those of an f32 it is 2^120 times too small, also where it is subnormal. */
-SGK_INLINE float e4m3_value(uint32_t code)
-{
-    const uint32_t magnitude = code & 0x7f;
-    const float    v         = f32_from_bits(magnitude << 20) * 0x1p120f;
-    return f32_from_bits((magnitude == 0x7f ? 0x7fc00000u : f32_bits(v)) | (code & 0x80) << 24);
-}
-
 /* panel[s][c] = rows[c][s] */
-#if defined(__AVX512F__)
-SGK_INLINE void turn16(__m512i x[16])
-{
-    __m512i     y[16];
-    #pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        y[i]     = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-    }
-    #pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4) {           /* x[i + j]: quarter q has column 4 q + j of rows i to i + 3 */
-        x[i]     = _mm512_unpacklo_epi64(y[i], y[i + 2]);
-        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
-        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
-        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
-    }
-    #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-        const __m512i even = _mm512_shuffle_i32x4(x[j], x[4 + j], 0x88), odd = _mm512_shuffle_i32x4(x[j], x[4 + j], 0xdd);
-        const __m512i even_below = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0x88), odd_below = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0xdd);
-        y[j]      = _mm512_shuffle_i32x4(even, even_below, 0x88);
-        y[4 + j]  = _mm512_shuffle_i32x4(odd, odd_below, 0x88);
-        y[8 + j]  = _mm512_shuffle_i32x4(even, even_below, 0xdd);
-        y[12 + j] = _mm512_shuffle_i32x4(odd, odd_below, 0xdd);
-    }
-    #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) x[i] = y[i];
-}
-#endif
 
 static void turn(char *panel, const char *const rows[PACKED_BLOCK], int64_t steps)
 {
@@ -506,10 +390,8 @@ static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight,
         rows[c] = zeros;
         if (c >= r) continue;
         const char *const from = weight + (n0 + c) * a->weight_stride * size;
-        if (as_it_is) {                                             /* pieces of rows are short and far apart: the processor would not guess the next */
+        if (as_it_is) {
             rows[c] = from + k * size;
-            if (k + n < a->depth) prefetch(rows[c] + n * size, n * size);
-            else prefetch(from + PACKED_BLOCK * a->weight_stride * size, n * size);
             continue;
         }
         char *const to = room + c * PACKED_STEPS * 4;
@@ -537,47 +419,6 @@ static void panel_of_rows(const struct packed_cpu_args *cpu, const char *weight,
     turn(panel, rows, steps);
 }
 
-#if defined(__AVX512BF16__)
-/* 64 codes of e4m3, as two rows of 32, to 32 pairs of bf16: both bytes of each by tables of 128. */
-typedef struct {
-    __m512i high[2], low[2], order;
-} e4m3_tables;
-
-static e4m3_tables e4m3_to_bf16(void)
-{
-    uint8_t high[128], low[128], order[64];
-    for (int i = 0; i < 128; ++i) {
-        const uint32_t u = f32_bits(e4m3_value((uint32_t)i));
-        high[i] = (uint8_t)(u >> 24), low[i] = (uint8_t)(u >> 16);
-    }
-    for (int i = 0; i < 64; ++i) {              /* quarter q: pairs of columns 4 q to 4 q + 3, then those of 16 columns on */
-        const int q = i / 16, j = i % 16;
-        order[i] = (uint8_t)(j % 2 * 32 + j / 8 * 16 + q * 4 + j % 8 / 2);
-    }
-    return (e4m3_tables){ { _mm512_loadu_si512(high), _mm512_loadu_si512(high + 64) }, { _mm512_loadu_si512(low), _mm512_loadu_si512(low + 64) }, _mm512_loadu_si512(order) };
-}
-
-SGK_INLINE void e4m3_step(const e4m3_tables *t, const void *from, char *to)
-{
-    const __m512i codes = _mm512_permutexvar_epi8(t->order, _mm512_loadu_si512(from));
-    const __m512i sign  = _mm512_and_si512(codes, _mm512_set1_epi8((char)0x80));
-    const __m512i high  = _mm512_or_si512(_mm512_permutex2var_epi8(t->high[0], codes, t->high[1]), sign);
-    const __m512i low   = _mm512_permutex2var_epi8(t->low[0], codes, t->low[1]);
-    _mm512_storeu_si512(to, _mm512_unpacklo_epi8(low, high));
-    _mm512_storeu_si512(to + 64, _mm512_unpackhi_epi8(low, high));
-}
-
-/* 16 bytes of mxfp4 to 16 pairs of bf16. */
-SGK_INLINE void e2m1_step(const uint8_t *from, char *to)
-{
-    const __m512i low  = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0, 0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0));
-    const __m512i high = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, (char)0x80, (char)0xbf, (char)0xbf, (char)0xbf, (char)0xc0, (char)0xc0, (char)0xc0, (char)0xc0));
-    const __m512i b    = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)from));
-    const __m512i even = _mm512_and_si512(b, _mm512_set1_epi32(15)), odd = _mm512_srli_epi32(b, 4);
-    const __m512i each = _mm512_or_si512(_mm512_mullo_epi16(even, _mm512_set1_epi32(0x0101)), _mm512_slli_epi32(_mm512_mullo_epi16(odd, _mm512_set1_epi32(0x0101)), 16));
-    _mm512_storeu_si512(to, _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, _mm512_shuffle_epi8(low, each), _mm512_shuffle_epi8(high, each)));
-}
-#endif
 
 /* n elements from k of a packed block of r columns, other than where it is a panel already. */
 static void panel_of_block(const struct packed_cpu_args *cpu, const char *block, int64_t r, int64_t k, int64_t n, char *panel, const int8_t *zeros)
@@ -629,13 +470,16 @@ static void panel_of_block(const struct packed_cpu_args *cpu, const char *block,
             const e4m3_tables tables = e4m3_to_bf16();
             for (; i < n; i += 2) {
                 uint8_t pair[64] = { 0 };
+                __m512i step[2];
                 if (r == PACKED_BLOCK && i + 2 <= n) {
-                    e4m3_step(&tables, from + i * PACKED_BLOCK, panel + i / 2 * PACKED_STEP_BYTES);
-                    continue;
+                    e4m3_step(&tables, from + i * PACKED_BLOCK, step);
+                } else {
+                    memcpy(pair, from + i * r, (size_t)r);
+                    if (i + 1 < n) memcpy(pair + 32, from + (i + 1) * r, (size_t)r);
+                    e4m3_step(&tables, pair, step);
                 }
-                memcpy(pair, from + i * r, (size_t)r);
-                if (i + 1 < n) memcpy(pair + 32, from + (i + 1) * r, (size_t)r);
-                e4m3_step(&tables, pair, panel + i / 2 * PACKED_STEP_BYTES);
+                _mm512_storeu_si512(panel + i / 2 * PACKED_STEP_BYTES, step[0]);
+                _mm512_storeu_si512(panel + i / 2 * PACKED_STEP_BYTES + 64, step[1]);
             }
             return;
         }
@@ -653,8 +497,8 @@ static void panel_of_block(const struct packed_cpu_args *cpu, const char *block,
             if (cpu->way == BY_BF16) {
                 uint8_t bytes[PACKED_BLOCK] = { 0 };
                 memcpy(bytes, from, (size_t)r);
-                e2m1_step(bytes, panel + i / 2 * PACKED_STEP_BYTES);
-                e2m1_step(bytes + 16, panel + i / 2 * PACKED_STEP_BYTES + 64);
+                _mm512_storeu_si512(panel + i / 2 * PACKED_STEP_BYTES, e2m1_pairs(e2m1_to_bf16(), bytes));
+                _mm512_storeu_si512(panel + i / 2 * PACKED_STEP_BYTES + 64, e2m1_pairs(e2m1_to_bf16(), bytes + 16));
                 continue;
             }
 #endif
@@ -693,20 +537,56 @@ static bool is_panel(const struct packed_cpu_args *cpu, int64_t r, int64_t n)
     return a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || (a->format == WEIGHT_F32 && cpu->way == BY_F32);
 }
 
+/* Rows of weights in memory. */
+typedef struct {
+    const char *at;
+    int64_t     rows, bytes, apart;                             /* bytes: of each row */
+} piece;
+
+/*
+ * What the panel after the one of columns c on and elements k on is made from, where weights have as many bits as their panel. The processor would
+ * not guess it: pieces are short and far apart.
+ */
+static piece next_piece(const struct packed_cpu_args *cpu, const packed_item *item, const char *weight, int64_t c, int64_t k)
+{
+    const struct packed_args *a    = &cpu->a;
+    const int64_t             size = 4 / packed_step(cpu->way);
+    c += PACKED_BLOCK;
+    if (c >= item->columns) c = 0, k += cpu->chunk;
+    const int64_t n = packed_least(cpu->chunk, a->depth - k), r = packed_least(PACKED_BLOCK, item->columns - c);
+    if (n <= 0) return (piece){ 0 };
+    if (a->plain) {
+        if (!(a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || a->format == WEIGHT_F32)) return (piece){ 0 };
+        return (piece){ weight + ((item->n + c) * a->weight_stride + k) * size, r, n * size, a->weight_stride * size };
+    }
+    if (!is_panel(cpu, r, n)) return (piece){ 0 };
+    return (piece){ weight + packed_block_at(a->format, (item->n + c) / PACKED_BLOCK, a->depth, 0) + k * size * PACKED_BLOCK, steps_of(cpu, n), PACKED_STEP_BYTES, PACKED_STEP_BYTES };
+}
+
+/* The s-th of `shares` parts of it, into the second-level cache. */
+static void prefetch_share(const piece *p, int64_t s, int64_t shares)
+{
+    for (int64_t i = p->rows * s / shares; i < p->rows * (s + 1) / shares; ++i) prefetch(p->at + i * p->apart, p->bytes);
+}
+
 /* The factors of a chunk's sums, for the columns of a block. NULL: none. */
 static const float *scales_of(const struct packed_args *a, int64_t n0, int64_t r, int64_t k, float scale[PACKED_BLOCK])
 {
     if (!a->scale || a->format == WEIGHT_I8) return NULL;
     const int64_t groups = packed_ceil(a->depth, a->group_k), g = k / a->group_k;
     if (a->format == WEIGHT_INT4) return (const float *)a->scale + (n0 / PACKED_BLOCK * groups + g) * PACKED_BLOCK;
-    for (int64_t c = 0; c < PACKED_BLOCK; ++c) scale[c] = 0;
-    for (int64_t c = 0; c < r; ++c) {
-        if (a->format == WEIGHT_MXFP4) {
+    for (int64_t c = r; c < PACKED_BLOCK; ++c) scale[c] = 0;
+    if (a->format == WEIGHT_MXFP4) {
+        for (int64_t c = 0; c < r; ++c) {
             const uint32_t code = ((const uint8_t *)a->scale)[n0 * groups + g * r + c];
             scale[c]            = f32_from_bits(code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u
                                                                                       : code << 23);
-        } else {
-            scale[c] = ((const float *)a->scale)[(n0 + c) / a->group_n * groups + g];
+        }
+    } else {
+        const float *from = (const float *)a->scale + n0 / a->group_n * groups + g;
+        for (int64_t c = 0, left = a->group_n - n0 % a->group_n; c < r; ++c, --left) {
+            if (left == 0) from += groups, left = a->group_n;
+            scale[c] = *from;
         }
     }
     return scale;
@@ -756,17 +636,31 @@ SGK_INLINE void finish_rows(sgk_dtype t, const struct packed_cpu_args *cpu, cons
     }
 }
 
-static void run_item(const struct packed_cpu_args *cpu, const packed_item *item, char *scratch)
+/* sums [rows][group] += the products of an item. */
+static void multiply(const struct packed_cpu_args *cpu, const packed_item *item, const char *weight, char *panel, char *room, float *sums)
 {
     const struct packed_args *a      = &cpu->a;
-    const char *const         weight = (const char *)a->weight + item->b * a->weight_batch;
-    char *const panel = scratch, *const room = scratch + PACKED_PANEL_BYTES;
-    float *const    sums   = (float *)(void *)(room + PACKED_PANEL_BYTES);        /* [rows][group] */
-    tiles_fn *const run    = cpu->way == BY_F32 ? tiles_f32 : cpu->way == BY_BF16 ? tiles_bf16
-                                                                                  : tiles_i8;
-    const int64_t   strips = packed_strip_count(cpu, item->rows);
-
-    memset(sums, 0, (size_t)(item->rows * cpu->group) * sizeof *sums);
+    tiles_fn *const           run    = cpu->way == BY_F32 ? tiles_f32 : cpu->way == BY_BF16 ? tiles_bf16
+                                                                                            : tiles_i8;
+    const int64_t             strips = packed_strip_count(cpu, item->rows);
+#if defined(SGK_GEMM_PACKED_FEW_H)
+    few_fn *const few_rows = few_of(cpu, item);
+    if (few_rows) {
+        const few_product p = {
+            .a           = a,
+            .x           = strips_of(cpu, item, 0, 0, 0),
+            .w           = weight + packed_block_at(a->format, item->n / PACKED_BLOCK, a->depth, a->group_k),
+            .block_bytes = packed_block_at(a->format, 1, a->depth, a->group_k),
+            .n           = item->n,
+            .steps       = steps_of(cpu, a->depth),
+            .chunk       = steps_of(cpu, cpu->chunk),
+            .sums        = sums,
+            .stride      = cpu->group,
+        };
+        few_rows(item->rows, item->columns / PACKED_BLOCK, &p);
+        return;
+    }
+#endif
     for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
         const int64_t n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n);
         for (int64_t c = 0; c < item->columns; c += PACKED_BLOCK) {
@@ -775,31 +669,39 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
             float             scale[PACKED_BLOCK];
             int32_t           zero[PACKED_BLOCK];
             const char       *w    = panel;
-            const char       *next = NULL;                      /* the panel after this one */
             if (is_panel(cpu, r, n)) {
                 w = at + k * PACKED_STEP_BYTES / packed_step(cpu->way);
-                if (c + PACKED_BLOCK < item->columns) next = w + packed_block_at(a->format, 1, a->depth, 0);
-                else if (k + cpu->chunk < a->depth) next = w + steps * PACKED_STEP_BYTES - c / PACKED_BLOCK * packed_block_at(a->format, 1, a->depth, 0);
             } else if (a->plain) {
                 panel_of_rows(cpu, weight, n0, r, k, n, panel, room);
             } else {
                 panel_of_block(cpu, at, r, k, n, panel, a->format == WEIGHT_INT4 ? a->zeros + (block * (a->depth / a->group_k) + k / a->group_k) * PACKED_BLOCK : NULL);
             }
             if (w == panel) memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
-            tile_end end = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
+            const piece next = next_piece(cpu, item, weight, c, k);
+            tile_end    end  = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
             if (a->format == WEIGHT_INT4) {
                 memcpy(zero, at + k / cpu->chunk * int4_part_bytes(a->group_k) + 16 * cpu->chunk, sizeof zero);
                 for (int i = 0; i < PACKED_BLOCK; ++i) zero[i] *= 128;
             }
             for (int64_t s = 0; s < strips; ++s) {
                 const int64_t first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
-                const int64_t bytes = steps * PACKED_STEP_BYTES;
-                if (next && strips > 1) prefetch(next + bytes * s / strips / 64 * 64, bytes * (s + 1) / strips / 64 * 64 - bytes * s / strips / 64 * 64);
+                if (strips > 1) prefetch_share(&next, s, strips);
                 end.sums = sums + first * cpu->group + c;
                 run(high, strips_of(cpu, item, k, steps, first), w, steps, &end);
             }
         }
     }
+}
+
+static void run_item(const struct packed_cpu_args *cpu, const packed_item *item, char *scratch)
+{
+    const struct packed_args *a      = &cpu->a;
+    const char *const         weight = (const char *)a->weight + item->b * a->weight_batch;
+    char *const panel = scratch, *const room = scratch + PACKED_PANEL_BYTES;
+    float *const sums = (float *)(void *)(room + PACKED_PANEL_BYTES);        /* [rows][group] */
+
+    memset(sums, 0, (size_t)(item->rows * cpu->group) * sizeof *sums);
+    multiply(cpu, item, weight, panel, room, sums);
     if (a->out_dtype == SGK_F32) finish_rows(SGK_F32, cpu, item, weight, sums);
     else if (a->out_dtype == SGK_F16) finish_rows(SGK_F16, cpu, item, weight, sums);
     else finish_rows(SGK_BF16, cpu, item, weight, sums);
