@@ -210,13 +210,14 @@ typedef struct {
     __m512i  bias;                                      /* of codes, for the exponents */
     uint32_t mantissa;                                  /* ~0: there are no codes yet */
     uint16_t least, most;                               /* magnitudes: the first that is in the table; the first of the largest code */
+    int      smalls, tops;                              /* how many there are of 1.b below least and most, or less 128 */
     int      rest;                                      /* so many runs are not looked up */
 } code_table;
 
 SGK_INLINE void code_table_clear(code_table *k)
 {
     const __m512i zero = _mm512_setzero_si512();
-    *k                 = (code_table){ zero, zero, zero, ~0u, 0, 0, 0 };
+    *k                 = (code_table){ zero, zero, zero, ~0u, 0, 0, 0, 0, 0 };
 }
 
 /* How many of its codes are below one. */
@@ -240,13 +241,14 @@ SGK_INLINE bool code_table_set(code_table *k, float by)
         codes_64(SGK_BF16, SGK_E4M3, false, &one, q, x, 0), codes_64(SGK_BF16, SGK_E4M3, false, &one, q + 64, x, 64);
         k->low = _mm512_loadu_si512(q), k->high = _mm512_loadu_si512(q + 64);
         k->mantissa = mantissa;
+        /* 448 is 1.75 * 2^8 and 3.5 * 2^7; what becomes 2 * 2^-7 or more does so among subnormal codes too. */
+        const int top = codes_below(k, 0x3e);
+        k->tops       = codes_below(k, 0x3f) > top ? top : codes_below(k, 0x46) - 128;
+        k->smalls     = codes_below(k, 0x40) - 128;
     }
-    /* 448 is 1.75 * 2^8 and 3.5 * 2^7; what becomes 2 * 2^-7 or more does so among subnormal codes too. */
-    const int  smalls = codes_below(k, 0x40), tops = codes_below(k, 0x3e), belows = codes_below(k, 0x46);
-    const bool carries = codes_below(k, 0x3f) > tops;
-    k->most            = (uint16_t)(carries ? last << 7 | tops : (last - 1) << 7 | belows);
-    k->least           = (uint16_t)((first - 1) << 7 | smalls);
-    k->bias            = _mm512_set1_epi8((char)(8 * (e - 127)));
+    k->most  = (uint16_t)((last << 7) + k->tops);
+    k->least = (uint16_t)((first << 7) + k->smalls);
+    k->bias  = _mm512_set1_epi8((char)(8 * (e - 127)));
     return true;
 }
 
