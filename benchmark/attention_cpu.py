@@ -63,7 +63,7 @@ def decode(case, rounds):
     cache = k, v
     if page:
         order = torch.randperm(batch * context // page)
-        cache = [torch.empty_like(t).view(-1, page, kv_heads, dim) for t in (k, v)]
+        cache = [torch.zeros(k.shape, dtype=dtype).view(-1, page, kv_heads, dim) for _ in range(2)]     # a pool's memory is touched in order
         for to, t in zip(cache, (k, v)):
             to[order] = t.view(-1, page, kv_heads, dim)
         options = {"page_table": order.int().view(batch, -1)}
