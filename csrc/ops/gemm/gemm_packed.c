@@ -78,7 +78,7 @@ struct packed_cpu_args packed_plan(const struct packed_args *a, bool quantise, b
     if (cpu.row_blocks * across < 2 * threads) cpu.row_blocks = most(cpu.row_blocks, least(packed_ceil(cpu.some_rows, PACKED_STRIP), packed_ceil(2 * threads, across)));
     const int64_t weights = cpu.some * a->columns * (a->depth + 1), worth = 1 + weights / GRAIN_BYTES + 2 * cpu.some_rows * weights / GRAIN_OPERATIONS;
     cpu.parts        = least(least(threads, across * cpu.row_blocks), worth);
-    cpu.part_scratch = 2 * PACKED_PANEL_BYTES + whole_lines(packed_ceil(cpu.some_rows, cpu.row_blocks) * cpu.group * 4);
+    cpu.part_scratch = (packed_panels(&cpu) + 1) * PACKED_PANEL_BYTES + whole_lines(packed_ceil(cpu.some_rows, cpu.row_blocks) * cpu.group * 4);
     return cpu;
 }
 

@@ -460,7 +460,7 @@ static void check_tiles(int32_t format, shape s, bool plain, int64_t row_blocks)
         a.out                      = out[tiles];
         struct packed_cpu_args cpu = packed_plan(&a, quantise, tiles, check_exec);
         cpu.row_blocks = row_blocks, cpu.parts = 1, cpu.items = packed_ceil(s.n, cpu.group) * row_blocks;
-        cpu.part_scratch   = 2 * PACKED_PANEL_BYTES + (s.m + 1) * cpu.group * 4;
+        cpu.part_scratch   = (packed_panels(&cpu) + 1) * PACKED_PANEL_BYTES + (s.m + 1) * cpu.group * 4;
         char *const memory = malloc(packed_plan_bytes(&cpu) + 64);
         char *const placed = memory + (64 - (uintptr_t)memory % 64) % 64;
         memset(memory, 0xff, packed_plan_bytes(&cpu) + 64);             /* NaN in the rows that nobody writes */
