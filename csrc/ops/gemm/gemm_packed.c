@@ -69,9 +69,9 @@ struct packed_cpu_args packed_plan(const struct packed_args *a, bool quantise, b
     struct packed_cpu_args cpu     = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise, .tiles = tiles };
     cpu.row_bytes                  = packed_row_bytes(&cpu);
     /* What is prepared at a time: some matrices, or some rows of one. */
-    cpu.some_rows        = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
-    cpu.some             = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
-    cpu.group            = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
+    cpu.some_rows = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
+    cpu.some      = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
+    cpu.group     = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
     if (a->rows <= PACKED_FEW_ROWS && cpu.some * a->columns >= 8 * threads * PACKED_BLOCK) cpu.group = 2 * PACKED_BLOCK;
     cpu.row_blocks       = packed_ceil(cpu.some_rows, PACKED_BLOCK_ROWS);
     const int64_t across = cpu.some * packed_ceil(a->columns, cpu.group);

@@ -685,7 +685,7 @@ static void multiply(const struct packed_cpu_args *cpu, const packed_item *item,
             const char *const at = weight + packed_block_at(a->format, block, a->depth, a->group_k);
             float             scale[PACKED_BLOCK];
             int32_t           zero[PACKED_BLOCK];
-            const char       *w    = panel;
+            const char       *w = panel;
             if (is_panel(cpu, r, n)) {
                 w = at + k * PACKED_STEP_BYTES / packed_step(cpu->way);
             } else if (a->plain) {
