@@ -9,7 +9,8 @@
 # Variables
 #   PYTHON=python3.12            which Python makes .venv (3.10 or newer)
 #   VENV=none                    use PYTHON as it is (its torch, its packages) and install nothing
-#   ARCHS="80;90a"               packs to make;   V=1 shows every command;   SEED=n other random inputs for the checks
+#   ARCHS="80;90a"               packs to make;   V=1 shows every command
+#   SEED=n                       other random inputs for the checks;   JOBS=n processes that share them
 #   ARGS='--prompt "In the"'     options of the example, for make run
 #   CMAKE_BUILD_PARALLEL_LEVEL, CCACHE_DIR, CFLAGS as CMake takes them
 
@@ -18,6 +19,7 @@ VENV    ?= .venv
 BUILD   ?= build
 CMAKE_FLAGS ?=
 SEED    ?= 1611
+JOBS    ?= $(shell nproc 2>/dev/null || echo 1)
 
 ifeq ($(VENV),none)
 PY      := $(PYTHON)
@@ -67,7 +69,7 @@ test: ARCHS := 80;90a
 test: $(call needs,run) $(call needs,test)
 	$(Q)$(MAKE) --no-print-directory build ARCHS="$(ARCHS)" CMAKE_FLAGS="-DSGL_KERNEL_WERROR=ON $(CMAKE_FLAGS)"
 	$(Q)$(BUILD)/sgk-check --self-test
-	$(Q)$(BUILD)/sgk-check --seed=$(SEED)
+	$(Q)$(BUILD)/sgk-check --seed=$(SEED) --jobs=$(JOBS)
 	$(Q)$(RUN_ENV) $(PY) -m pytest
 
 test-gpu: $(call needs,run) $(call needs,test) build

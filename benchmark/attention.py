@@ -10,10 +10,10 @@ before any is timed.
 """
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
+
+from library import Library, Refused, microseconds, serve
 
 
 def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16"):
@@ -51,7 +51,7 @@ def operations(c):
     return 2 * pairs * c["heads"] * (c["dim"] + c["dim_v"])
 
 
-# ---- one library in a process: answers lines of JSON ---------------------------------------------------------------------------------------------
+# ---- a process that has one library -----------------------------------------------------------------------------------------------------------------
 
 def prepare(torch, library, c):
     torch.manual_seed(7)
@@ -89,70 +89,51 @@ def prepare(torch, library, c):
     return lambda: flash_attn_with_kvcache(flat, paged_k, paged_v, cache_seqlens=used, page_table=table, cu_seqlens_q=cu, max_seqlen_q=n, causal=c["causal"], window_size=window)
 
 
-def worker(library):
-    import torch
-    call = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if "case" in request:
-                call = prepare(torch, library, request["case"])
-                answer = None
-                if call:
-                    out = call()
-                    torch.cuda.synchronize()
-                    answer = out[:: max(1, out.shape[0] // 64), 0].float().flatten()[:4096].tolist()
-                    for _ in range(2):
-                        call()
-                    torch.cuda.synchronize()
-            else:
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                for _ in range(request["calls"]):
-                    call()
-                end.record()
-                end.synchronize()
-                answer = start.elapsed_time(end) * 1e3 / request["calls"]
-        except Exception as error:          # one library may not take what the other does
-            answer = {"error": f"{type(error).__name__}: {error}"[:200]}
-        print("ANSWER " + json.dumps(answer), flush=True)
+class Worker:
+    def __init__(self, library):
+        import torch
+        self.torch, self.library = torch, library
+
+    def prepare(self, c):
+        """Some of the results, to be compared; None where the library has no such call."""
+        self.call = prepare(self.torch, self.library, c)
+        if not self.call:
+            return None
+        out = self.call()
+        self.torch.cuda.synchronize()
+        some = out[:: max(1, out.shape[0] // 64), 0].float().flatten()[:4096].tolist()
+        for _ in range(2):
+            self.call()
+        self.torch.cuda.synchronize()
+        return some
+
+    def time(self, calls):
+        def work():
+            for _ in range(calls):
+                self.call()
+        return microseconds(work, calls)
 
 
-class Library:
-    def __init__(self, name, path):
-        environment = dict(os.environ)
-        if path:
-            environment["PYTHONPATH"] = path + os.pathsep + environment.get("PYTHONPATH", "")
-        self.name = name
-        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("ANSWER "):
-                return json.loads(line[7:])
-        raise SystemExit(f"{self.name} ended")
-
+# ---- the comparison ----------------------------------------------------------------------------------------------------------------------------------
 
 def measure(c, libraries, rounds, milliseconds):
     results, refused = {}, {}
     for library in libraries:
-        answer = library.ask(case=c)
-        if isinstance(answer, list):
-            results[library.name] = answer
-        else:
-            refused[library.name] = answer["error"] if answer else "not asked"
+        try:
+            some = library.ask("prepare", c)
+            (results if some else refused)[library.name] = some or "not asked"
+        except Refused as error:            # one library may not take what the other does
+            refused[library.name] = str(error)
     running = [x for x in libraries if x.name in results]
     if not running:
         return {"case": c, "refused": refused}
     first = results[running[0].name]
     apart = {x.name: max(abs(p - q) for p, q in zip(first, results[x.name])) for x in running[1:]}
-    calls = {x.name: max(1, round(milliseconds * 1e3 / x.ask(calls=2))) for x in running}
+    calls = {x.name: max(1, round(milliseconds * 1e3 / x.ask("time", 2))) for x in running}
     times = {x.name: [] for x in running}
     for i in range(rounds):
         for x in running if i % 2 == 0 else running[::-1]:
-            times[x.name].append(x.ask(calls=calls[x.name]))
+            times[x.name].append(x.ask("time", calls[x.name]))
     us = {name: statistics.median(t) for name, t in times.items()}
     return {"case": c, "us": us, "teraflops": {name: operations(c) / t * 1e-6 for name, t in us.items()}, "apart": apart, "refused": refused,
             "ratio": {x.name: statistics.median(b / a for a, b in zip(times[running[0].name], times[x.name])) for x in running[1:]}}
@@ -169,10 +150,10 @@ def main():
     parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        return worker(arguments.worker)
-    libraries = [Library(*text.split("=", 1)) for text in arguments.library or ["ours="]]
+        return serve(Worker(arguments.worker))
+    libraries = [Library(name, folder, name) for name, folder in (text.split("=", 1) for text in arguments.library or ["ours="])]
     if not arguments.no_cudnn:
-        libraries.append(Library("cudnn", ""))
+        libraries.append(Library("cudnn", "", "cudnn"))
     results = []
     for c in CASES:
         if arguments.only and not any(text in c["name"] for text in arguments.only):

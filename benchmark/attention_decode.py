@@ -10,10 +10,10 @@ process; sums of the results are printed.
 """
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
+
+from library import Library, microseconds, serve
 
 CASES = [           # batch, context, heads, key heads, head size, page size, format
     (128, 4096, 32, 8, 128, 64, "bfloat16"), (128, 4096, 32, 8, 128, 16, "bfloat16"), (128, 4096, 32, 8, 128, 1, "bfloat16"),
@@ -26,7 +26,7 @@ CASES = [           # batch, context, heads, key heads, head size, page size, fo
 CACHE_BYTES = 300_000_000
 
 
-# ---- one library in a process: answers lines of JSON ------------------------------------------------------------------------------------------
+# ---- a process that has one library -----------------------------------------------------------------------------------------------------------
 
 def prepare(torch, case):
     from sgl_kernel.flash_attn import flash_attn_with_kvcache
@@ -57,41 +57,21 @@ def prepare(torch, case):
     return graph, calls, bytes_read, out
 
 
-def worker():
-    import torch
-    prepared = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "case" in request:
-            prepared = None
-            torch.cuda.empty_cache()
-            prepared = prepare(torch, request["case"])
-            answer = {"bytes": prepared[2], "sum": prepared[3].float().sum().item()}
-        else:
-            graph, calls = prepared[:2]
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            graph.replay()
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            answer = start.elapsed_time(end) * 1e3 / calls
-        print("ANSWER " + json.dumps(answer), flush=True)
+class Worker:
+    def __init__(self):
+        import torch
+        self.torch, self.prepared = torch, None
 
+    def prepare(self, case):
+        self.prepared = None
+        self.torch.cuda.empty_cache()
+        self.prepared = prepare(self.torch, case)
+        return {"bytes": self.prepared[2], "sum": self.prepared[3].float().sum().item()}
 
-class Library:
-    def __init__(self, name, path):
-        environment = dict(os.environ, PYTHONPATH=path + os.pathsep + os.environ.get("PYTHONPATH", ""))
-        self.name = name
-        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("ANSWER "):
-                return json.loads(line[7:])
-        raise SystemExit(f"{self.name} ended")
+    def time(self):
+        graph, calls = self.prepared[:2]
+        graph.replay()
+        return microseconds(graph.replay, calls)
 
 
 def main():
@@ -102,18 +82,18 @@ def main():
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        return worker()
+        return serve(Worker())
     import torch
     if not torch.cuda.is_available():
         sys.exit("attention_decode.py: torch sees no GPU")
     libraries = [Library(*given.split("=", 1)) for given in arguments.library or ["ours=python"]]
     rows = []
     for case in CASES:
-        facts = {library.name: library.ask(case=case) for library in libraries}
+        facts = {library.name: library.ask("prepare", case) for library in libraries}
         times = {library.name: [] for library in libraries}
         for _ in range(arguments.rounds):
             for library in libraries:
-                times[library.name].append(library.ask())
+                times[library.name].append(library.ask("time"))
         first = libraries[0].name
         row = {"case": case, "bytes": facts[first]["bytes"], "us": {name: statistics.median(t) for name, t in times.items()},
                "sums": {name: f["sum"] for name, f in facts.items()},

@@ -12,12 +12,11 @@ Calls take copies of their arguments in turn, so that weights come from memory, 
 """
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 
 import torch
+from library import Library, Refused, microseconds, serve
 
 E4M3 = torch.float8_e4m3fn
 SHAPES = [(4096, 7168), (7168, 2048), (7168, 16384), (14336, 4096), (4096, 14336), (24576, 1536), (6144, 4096), (8192, 8192)]     # N, K
@@ -117,12 +116,7 @@ class Contender:
                 call(sets[i % len(sets)])
 
     def us(self):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        self.graph.replay()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) * 1e3 / self.nodes
+        return microseconds(self.graph.replay, self.nodes)
 
 
 def sets_of(case):
@@ -132,46 +126,22 @@ def sets_of(case):
     return [arguments(*case) for _ in range(count)]
 
 
-class OtherProcess:
-    """sglang-kernel's calls: its package has the name of ours."""
+class Worker:
+    """sglang-kernel's calls: its package has the name of ours, so it has a process of its own."""
 
-    def __init__(self, folder):
-        env = {**os.environ, "PYTHONPATH": folder}
-        env.pop("SGK_LIBRARY", None)
-        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    def __init__(self):
+        import sgl_kernel
+        self.sgl_kernel, self.contender = sgl_kernel, None
 
-    def ask(self, what, value=None):
-        self.process.stdin.write(json.dumps([what, value]) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("answer "):
-                return json.loads(line[7:])
-        return None
+    def case(self, case):
+        self.contender = None
+        self.contender = Contender(sgl_kernel_call(self.sgl_kernel, case[0]), sets_of(case))
 
     def us(self):
-        return self.ask("us")
+        return self.contender.us()
 
-
-def worker():
-    import sgl_kernel
-    contender = None
-    for line in sys.stdin:
-        what, value = json.loads(line)
-        answer = None
-        try:
-            if what == "case":
-                contender = None
-                call = sgl_kernel_call(sgl_kernel, value[0])
-                contender = Contender(call, sets_of(value))
-                answer = True
-            elif what == "us":
-                answer = contender.us()
-            elif what == "accuracy":
-                x = accuracy_arguments(*value)
-                answer = error_of(lambda y: sgl_kernel_call(sgl_kernel, "dense")(y), x)
-        except Exception as error:
-            print(f"sglang-kernel: {error}", file=sys.stderr)
-        print("answer " + json.dumps(answer), flush=True)
+    def accuracy(self, k, positive):
+        return error_of(sgl_kernel_call(self.sgl_kernel, "dense"), accuracy_arguments(k, positive))
 
 
 def measure(case, rivals, rounds):
@@ -185,17 +155,21 @@ def measure(case, rivals, rounds):
     for name, call in calls.items():
         try:
             if call:
-                contenders[name] = Contender(call, sets)
+                contenders[name] = Contender(call, sets).us
         except Exception as error:
             torch.cuda.synchronize()
             print(f"  {name}: {str(error).splitlines()[0]}", flush=True)
     other = rivals.get("sglang-kernel")
-    if other and sgl_kernel_call(sgl_kernel, kind) and other.ask("case", case):
-        contenders["sglang-kernel"] = other
+    if other and sgl_kernel_call(sgl_kernel, kind):
+        try:
+            other.ask("case", case)
+            contenders["sglang-kernel"] = lambda: other.ask("us")
+        except Refused as error:
+            print(f"  sglang-kernel: {error}", flush=True)
     times = {name: [] for name in contenders}
     for i in range(rounds + 1):
         for name in sorted(contenders, reverse=bool(i % 2)):
-            us = contenders[name].us()
+            us = contenders[name]()
             if i:
                 times[name].append(us)
     us = {name: statistics.median(t) for name, t in times.items()}
@@ -250,9 +224,10 @@ def accuracy(rivals):
                 except Exception as error:
                     print(f"  {name}: {str(error).splitlines()[0]}", flush=True)
             if rivals.get("sglang-kernel"):
-                found = rivals["sglang-kernel"].ask("accuracy", [k, positive])
-                if found is not None:
-                    errors["sglang-kernel"] = found
+                try:
+                    errors["sglang-kernel"] = rivals["sglang-kernel"].ask("accuracy", k, positive)
+                except Refused as error:
+                    print(f"  sglang-kernel: {error}", flush=True)
             rows.append({"depth": k, "positive": positive, "errors": errors})
             print(f"K {k:6} {'positive' if positive else 'normal  '}: " + ", ".join(f"{who} {e:.1f}" for who, e in errors.items()), flush=True)
     return rows
@@ -273,14 +248,14 @@ def main():
     if not torch.cuda.is_available():
         parser.error("these figures need a GPU")
     if options.worker:
-        return worker()
+        return serve(Worker())
     rivals = {}
     if options.deep_gemm:
         sys.path.append(options.deep_gemm)
         import deep_gemm
         rivals["DeepGEMM"] = deep_gemm
     if options.sglang:
-        rivals["sglang-kernel"] = OtherProcess(options.sglang)
+        rivals["sglang-kernel"] = Library("sglang-kernel", options.sglang)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; ratios are the other's time over ours", flush=True)
     results, errors = [], []
     if options.accuracy:

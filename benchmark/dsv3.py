@@ -9,10 +9,9 @@ rounds, and a ratio is the median of the ratios of paired rounds. With --pdl cal
 """
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
+
+from library import Library, microseconds, serve
 
 K = 7168
 CASES = [(operator, tokens) for operator in ("router_bf16", "router_f32", "fused_a") for tokens in (1, 2, 4, 8, 16)]
@@ -54,28 +53,7 @@ class Worker:
         return total
 
     def time(self):
-        start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        self.graph.replay()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) * 1e3 / self.nodes
-
-    def run(self):
-        for line in sys.stdin:
-            name, *values = json.loads(line)
-            print(json.dumps(getattr(self, name)(*values)), flush=True)
-
-
-class Library:
-    def __init__(self, place, pdl):
-        environment = dict(os.environ, PYTHONPATH=place, TRTLLM_ENABLE_PDL=str(int(pdl)))
-        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, *request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return microseconds(self.graph.replay, self.nodes)
 
 
 def main():
@@ -87,8 +65,8 @@ def main():
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        return Worker().run()
-    libraries = {name: Library(place, arguments.pdl) for name, place in (text.split("=", 1) for text in arguments.library)}
+        return serve(Worker())
+    libraries = {name: Library(name, folder, TRTLLM_ENABLE_PDL=str(int(arguments.pdl))) for name, folder in (text.split("=", 1) for text in arguments.library)}
     results = []
     for operator, tokens in CASES:
         totals = {name: library.ask("prepare", operator, tokens) for name, library in libraries.items()}

@@ -13,8 +13,9 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
+
+from library import Library, Refused, microseconds, serve
 
 TOKENS = (1, 64, 1024, 8192, 16384)
 
@@ -142,7 +143,7 @@ OPERATORS = {
 }
 
 
-# ---- a library's process: one JSON line in, one out ---------------------------------------------------------------------------------------------------
+# ---- a process that has one library -------------------------------------------------------------------------------------------------------------------
 
 class Worker:
     def __init__(self):
@@ -179,14 +180,6 @@ class Worker:
         self.graph.replay()
         return {"digest": digest, "bytes": self.bytes, "inputs": "cached" if total < 8 << 20 else "rotated" if count > 1 else "larger than L2"}
 
-    def elapsed(self, work, calls):
-        start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) * 1e3 / calls
-
     def time(self):
         calls = min(20, self.nodes)
 
@@ -194,13 +187,13 @@ class Worker:
             for i in range(calls):
                 self.call(*self.sets[i % len(self.sets)])
         times = 10 if self.bytes < 32 << 20 else 3          # what disturbs a host's clock only ever adds
-        return {"graph": min(self.elapsed(self.graph.replay, self.nodes) for _ in range(3)), "eager": min(self.elapsed(eager, calls) for _ in range(times))}
+        return {"graph": min(microseconds(self.graph.replay, self.nodes) for _ in range(3)), "eager": min(microseconds(eager, calls) for _ in range(times))}
 
     def ceilings(self):
         torch = self.torch
         a, flag = torch.full((1 << 28,), 0x3c3c3c3c, dtype=torch.int64, device="cuda"), torch.zeros(1, device="cuda")
         b = torch.empty_like(a)
-        copy = sorted(self.elapsed(lambda: b.copy_(a), 1) for _ in range(9))[4]
+        copy = sorted(microseconds(lambda: b.copy_(a), 1) for _ in range(9))[4]
         graph = torch.cuda.CUDAGraph()
         flag.add_(1)
         torch.cuda.synchronize()
@@ -208,38 +201,10 @@ class Worker:
             for _ in range(50):
                 flag.add_(1)
         graph.replay()
-        node = sorted(self.elapsed(graph.replay, 50) for _ in range(9))[4]
+        node = sorted(microseconds(graph.replay, 50) for _ in range(9))[4]
         del a, b
         torch.cuda.empty_cache()
         return {"copy": 2 * (8 << 28) / copy * 1e6, "node": node, "device": torch.cuda.get_device_name(), "torch": torch.__version__}
-
-    def run(self):
-        for line in sys.stdin:
-            what, *arguments = json.loads(line)
-            try:
-                answer = getattr(self, what)(*arguments)
-            except Exception as error:      # the library lacks the operator, or refuses the case: that is a result
-                answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-            print(json.dumps(answer), flush=True)
-
-
-class Library:
-    def __init__(self, name, place):
-        self.name = name
-        folder, *variables = place.split(",")
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-        if os.path.abspath(folder) != os.path.abspath("python"):
-            environment.pop("SGK_LIBRARY", None)
-        environment.update(variable.split("=", 1) for variable in variables)
-        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, *request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"elementwise: the process of library {self.name} ended with code {self.process.wait()}")
-        return json.loads(line)
 
 
 # ---- the comparison -----------------------------------------------------------------------------------------------------------------------------------
@@ -251,10 +216,13 @@ def same(a, b, exact):
 
 
 def measure(libraries, name, tokens, rounds):
-    prepared = [library.ask("prepare", name, tokens) for library in libraries]
-    row = {"operator": name, "tokens": tokens}
-    able = [i for i, p in enumerate(prepared) if "error" not in p]
-    row["failed"] = {libraries[i].name: p["error"] for i, p in enumerate(prepared) if "error" in p}
+    prepared, row = {}, {"operator": name, "tokens": tokens, "failed": {}}
+    for i, library in enumerate(libraries):
+        try:
+            prepared[i] = library.ask("prepare", name, tokens)
+        except Refused as error:            # the library lacks the operator, or does not take the case: that is a result
+            row["failed"][library.name] = str(error)
+    able = list(prepared)
     if not able:
         return row
     row |= {"bytes": prepared[able[0]]["bytes"], "inputs": prepared[able[0]]["inputs"]}
@@ -301,11 +269,15 @@ def main():
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        return Worker().run()
-    libraries = [Library(*text.split("=", 1)) for text in arguments.library or ["sgl_kernel="]]
-    ceilings = libraries[0].ask("ceilings")
-    if "error" in ceilings:
-        sys.exit(f"elementwise: these figures need a GPU: {ceilings['error']}")
+        return serve(Worker())
+    libraries = []
+    for name, place in (text.split("=", 1) for text in arguments.library or ["sgl_kernel="]):
+        folder, *variables = place.split(",")
+        libraries.append(Library(name, folder, **dict(variable.split("=", 1) for variable in variables)))
+    try:
+        ceilings = libraries[0].ask("ceilings")
+    except Refused as error:
+        sys.exit(f"elementwise: these figures need a GPU: {error}")
     names = [library.name for library in libraries]
     print(f"{ceilings['device']}, torch {ceilings['torch']}: copy {ceilings['copy'] * 1e-9:.0f} GB/s, a small kernel of torch as a graph node {ceilings['node']:.2f} us; "
           f"L = 0.74 us + bytes / copy; ratios are {' and '.join(names[1:]) or 'nothing'} over {names[0]}")

@@ -5,8 +5,9 @@
 
 Two sizes of every operator. `cached` is 64 tokens and some 4096 numbers each, which stay in the caches: the operator and torch take turns, and the
 ratio is the median of the ratios of paired rounds; both make their own results where their functions do. `memory` is some 400 MB, far past the
-caches: the bytes that must move, each once, over the time of the best call, as a share of the best copy of this run (of the best read, where less
-than a tenth is written; of the best of a copy and torch's negation in place, where an operator works in place). Torch's form is one operator where torch has one; otherwise the fewest that give the result. Memory of freed results is kept,
+caches: the bytes that must move, each once, over the time of the best call. Their share is that of a copy (of a read, where less than a tenth is
+written; of the better of a copy and torch's negation in place, where an operator works in place) that takes turns with the operator: the median of
+paired rounds, as other machines of the same host take more or less of its memory all the time. Torch's form is one operator where torch has one; otherwise the fewest that give the result. Memory of freed results is kept,
 so that no figure counts the first touch of a page.
 """
 import argparse
@@ -215,7 +216,8 @@ def per_token_int8(tokens, cached):
 
 def per_tensor(static):
     def make(tokens, cached):
-        x, q, s = random(tokens, 4096), torch.empty(tokens, 4096, dtype=E4M3), torch.ones(1)
+        x, q = random(tokens, 4096), torch.empty(tokens, 4096, dtype=E4M3)
+        s = x.abs().amax().float().view(1) / 448                        # what a calibration finds
 
         def theirs():
             if not static:
@@ -480,27 +482,43 @@ def paired(case, rounds):
             "ratio": statistics.median(t / o for o, t in zip(ours, theirs))}
 
 
-def ceilings(count=1 << 29):
-    """The best copy and the best read of this machine, bytes a second: libc's memcpy on every thread, torch's, our own."""
-    libc = ctypes.CDLL(None)
-    libc.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-    a, b = torch.ones(count // 4, dtype=torch.int32), torch.zeros(count // 4, dtype=torch.int32)
-    threads, part = torch.get_num_threads(), count // torch.get_num_threads()
+class Ceilings:
+    """What this machine's memory allows: calls that copy, read, and update in place, and the bytes that each moves."""
 
-    def memcpy():
-        work = [threading.Thread(target=libc.memcpy, args=(b.data_ptr() + i * part, a.data_ptr() + i * part, part)) for i in range(threads)]
-        [t.start() for t in work]
-        [t.join() for t in work]
+    def __init__(self, count=1 << 28):
+        libc = ctypes.CDLL(None)
+        libc.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+        a, b = torch.ones(count // 4, dtype=torch.int32), torch.zeros(count // 4, dtype=torch.int32)
+        threads, part = torch.get_num_threads(), count // torch.get_num_threads()
 
-    def best(call):
+        def memcpy():
+            work = [threading.Thread(target=libc.memcpy, args=(b.data_ptr() + i * part, a.data_ptr() + i * part, part)) for i in range(threads)]
+            [t.start() for t in work]
+            [t.join() for t in work]
+
+        rows, order = [t.view(-1, 1024) for t in (a, b)], torch.arange(count // 4096, dtype=torch.int32)
+        copies = {"memcpy": memcpy, "torch": lambda: b.copy_(a), "shuffle_rows": lambda: OPS.shuffle_rows(rows[0], order, rows[1])}
+        self.copies = {name: 2 * count / taken for name, taken in best(copies).items()}
+        self.calls = {"copy": copies[max(self.copies, key=self.copies.get)], "read": lambda: torch.sum(a.view(F32)), "update": lambda: a.neg_()}
+        self.moved = {"copy": 2 * count, "read": count, "update": 2 * count}
+        self.count, self.rates = count, {name: self.moved[name] / taken for name, taken in best(self.calls).items()}
+
+    def of(self, case):
+        """The name of the one that a case is measured by."""
+        if 10 * case.writes < case.reads + case.writes:
+            return "read"
+        return "update" if case.in_place and self.rates["update"] > self.rates["copy"] else "copy"
+
+    def rate_now(self, name):
+        return self.moved[name] / seconds(self.calls[name], 1)
+
+
+def best(calls):
+    """The best time of each; they take turns."""
+    for call in calls.values():
         call()
-        return min(seconds(call, 1) for _ in range(7))
-
-    rows = [t.view(-1, 1024) for t in (a, b)]
-    order = torch.arange(count // 4096, dtype=torch.int32)
-    copies = {"memcpy": best(memcpy), "torch": best(lambda: b.copy_(a)), "shuffle_rows": best(lambda: OPS.shuffle_rows(rows[0], order, rows[1]))}
-    read, update = best(lambda: torch.sum(a.view(F32))), best(lambda: a.neg_())
-    return {"bytes": count, "copy": 2 * count / min(copies.values()), "read": count / read, "update": 2 * count / update, "copies": {name: 2 * count / s for name, s in copies.items()}}
+    rounds = [[seconds(call, 1) for call in calls.values()] for _ in range(9)]
+    return dict(zip(calls, map(min, zip(*rounds))))
 
 
 def keep_freed_memory():
@@ -529,9 +547,9 @@ def main():
     arguments = parser.parse_args()
     torch.manual_seed(0)
     keep_freed_memory()
-    limits = ceilings()
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}: copy {limits['copy'] * 1e-9:.1f} GB/s "
-          f"({', '.join(f'{name} {c * 1e-9:.1f}' for name, c in limits['copies'].items())}), read {limits['read'] * 1e-9:.1f} GB/s, in place {limits['update'] * 1e-9:.1f} GB/s", flush=True)
+    limits = Ceilings()
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}: copy {limits.rates['copy'] * 1e-9:.1f} GB/s "
+          f"({', '.join(f'{name} {c * 1e-9:.1f}' for name, c in limits.copies.items())}), read {limits.rates['read'] * 1e-9:.1f} GB/s, in place {limits.rates['update'] * 1e-9:.1f} GB/s", flush=True)
     rows = []
     with torch.inference_mode():
         for name, make in OPERATORS.items():
@@ -545,22 +563,23 @@ def main():
                 tokens = int(400e6 / (small.reads + small.writes) * 64)
                 case = make(tokens, False)
                 case.ours()
-                taken = min(seconds(case.ours, 1) for _ in range(arguments.rounds))
-                moved = case.reads + case.writes
-                ceiling = limits["read"] if 10 * case.writes < moved else max(limits["copy"], limits["update"] if case.in_place else 0)
-                row |= {"tokens": tokens, "bytes": moved, "milliseconds": taken * 1e3, "gigabytes_per_second": moved / taken * 1e-9, "share": moved / taken / ceiling}
+                moved, limit = case.reads + case.writes, limits.of(case)
+                rounds = [(limits.rate_now(limit), seconds(case.ours, 1)) for _ in range(arguments.rounds)]
+                taken = min(ours for _, ours in rounds)
+                row |= {"tokens": tokens, "bytes": moved, "milliseconds": taken * 1e3, "gigabytes_per_second": moved / taken * 1e-9, "ceiling": limit,
+                        "ceiling_gigabytes_per_second": max(rate for rate, _ in rounds) * 1e-9, "share": statistics.median(moved / ours / rate for rate, ours in rounds)}
                 del case
             rows.append(row)
             text = f"{name:42}"
             if "ratio" in row:
                 text += f" cached {row['ours_microseconds']:8.1f} us, torch {row['torch_microseconds']:8.1f} us, x{row['ratio']:5.2f};"
             if "share" in row:
-                text += f" memory {row['milliseconds']:6.1f} ms, {row['gigabytes_per_second']:5.1f} GB/s, {row['share']:.2f} of the ceiling"
+                text += f" memory {row['milliseconds']:6.1f} ms, {row['gigabytes_per_second']:5.1f} GB/s, {row['share']:.2f} of the {row['ceiling']}"
             print(text, flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"device": f"{cpu_name()}, {torch.get_num_threads()} threads", "torch": torch.__version__, "rounds": arguments.rounds,
-                       "ceilings": limits, "rows": rows}, file, indent=1)
+                       "ceilings": {"bytes": limits.count, **limits.rates, "copies": limits.copies}, "rows": rows}, file, indent=1)
     return 0
 
 

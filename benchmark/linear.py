@@ -14,6 +14,7 @@ import os
 import statistics
 
 import torch
+from library import microseconds
 
 # N, K
 SHAPES = {
@@ -40,15 +41,6 @@ def capture(call, sets, nodes):
     return graph
 
 
-def elapsed(graph, nodes):
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    graph.replay()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) * 1e3 / nodes
-
-
 def measure(rows, columns, depth, rounds, pool):
     """The operands are pieces of the pool of random numbers: each call's another one."""
     import sgl_kernel
@@ -69,7 +61,7 @@ def measure(rows, columns, depth, rounds, pool):
     times = {name: [] for name in calls}
     for i in range(rounds + 1):
         for name in sorted(calls, reverse=bool(i % 2)):
-            us = elapsed(graphs[name], nodes)
+            us = microseconds(graphs[name].replay, nodes)
             if i:
                 times[name].append(us)
     us = {name: statistics.median(t) for name, t in times.items()}

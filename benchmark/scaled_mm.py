@@ -13,17 +13,17 @@ the L2 cache. Numbers are random normal ones; results are compared before any is
 """
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
+
+from library import Library, microseconds, serve
 
 SHAPES = [(4096, 7168), (7168, 2048), (7168, 16384), (14336, 4096), (4096, 14336), (24576, 1536), (6144, 4096), (8192, 8192)]     # N, K
 ROWS = [1, 16, 64, 128, 1024, 4096, 8192]
 
 
-# ---- a process that has one sgl_kernel, and runs what it is told ------------------------------------------------------------------------
+# ---- a process that has one sgl_kernel --------------------------------------------------------------------------------------------------
 
 class Worker:
     def __init__(self, with_torch):
@@ -70,56 +70,34 @@ class Worker:
         return errors
 
     def measure(self, name, replays, nodes):
-        start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(replays):
-            self.graphs[name].replay()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) * 1e3 / replays / nodes
-
-    def serve(self, answers):
-        for line in sys.stdin:
-            command, arguments = json.loads(line)
-            print(json.dumps(getattr(self, command)(*arguments)), file=answers, flush=True)
-
-
-class Process:
-    def __init__(self, path, with_torch):
-        environment = dict(os.environ)
-        if path:
-            environment["PYTHONPATH"] = path
-        self.process = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"] + ["--with-torch"] * with_torch, env=environment,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __call__(self, command, *arguments):
-        self.process.stdin.write(json.dumps([command, arguments]) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        def work():
+            for _ in range(replays):
+                self.graphs[name].replay()
+        return microseconds(work, replays * nodes)
 
 
 # ---- the comparison ----------------------------------------------------------------------------------------------------------------------
 
-def compare(processes, kind, rows, columns, depth, arguments):
+def compare(libraries, kind, rows, columns, depth, arguments):
     copies = min(1 + int(3 * 60e6 // (depth * (rows + columns))), 24)
     nodes = copies * max(1, 4 // copies)
     errors, places = {}, {}
-    for owner, process in processes.items():
-        for name, error in process("prepare", kind, rows, columns, depth, copies, nodes).items():
-            label = owner if name == "sgl_kernel" else name
-            errors[label], places[label] = error, (process, name)
+    for library in libraries:
+        for name, error in library.ask("prepare", kind, rows, columns, depth, copies, nodes).items():
+            label = library.name if name == "sgl_kernel" else name
+            errors[label], places[label] = error, (library, name)
     result = {"kind": kind, "rows": rows, "columns": columns, "depth": depth, "errors": errors}
     for length in ("long", "short"):
         times = {label: [] for label in places}
         for i in range(arguments.rounds + 1):
             order = list(places)
             for label in order[i % len(order):] + order[:i % len(order)]:
-                process, name = places[label]
+                library, name = places[label]
                 guess = 1e6 * 2 * rows * columns * depth / 1e15 + 3
                 replays = max(1, round(arguments.milliseconds * 1e3 / nodes / guess)) if length == "long" else 1
                 if length == "short":
                     time.sleep(arguments.rest)
-                us = process("measure", name, replays, nodes)
+                us = library.ask("measure", name, replays, nodes)
                 if i:
                     times[label].append(us)
         result[length] = {"us": {label: statistics.median(t) for label, t in times.items()},
@@ -141,16 +119,14 @@ def main():
     parser.add_argument("--with-torch", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)                           # whatever else is printed is no answer
-        return Worker(arguments.with_torch).serve(answers)
+        return serve(Worker(arguments.with_torch))
     import torch
     if not torch.cuda.is_available():
         parser.error("these figures need a GPU")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; ratios are the other's time over ours, of long and of short rounds")
-    processes = {"ours": Process(None, True)}
+    libraries = [Library("ours", "", "--with-torch")]
     if arguments.peer:
-        processes["peer"] = Process(arguments.peer, False)
+        libraries.append(Library("peer", arguments.peer))
     begin, results = time.monotonic(), []
     for kind in arguments.kinds:
         for rows in arguments.rows:
@@ -158,7 +134,7 @@ def main():
             for columns, depth in SHAPES:
                 if time.monotonic() - begin > arguments.seconds:
                     break
-                r = compare(processes, kind, rows, columns, depth, arguments)
+                r = compare(libraries, kind, rows, columns, depth, arguments)
                 of_rows.append(r)
                 us = r["long"]["us"]["ours"]
                 ratios = " ".join(f"{label} {ratio:.3f} {r['short']['ratio'][label]:.3f}" for label, ratio in r["long"]["ratio"].items())

@@ -111,6 +111,14 @@ static void note_launch(const sgk_kernel *kernel) { *place_of(kernel) = kernel; 
 
 void gpu_watch_launches(void) { sgk_cuda_launch_hook = note_launch; }
 
+void gpu_each_launch(void (*tell)(const void *kernel))
+{
+    for (size_t i = 0; i < ROWS; ++i)
+        if (launched[i]) tell(launched[i]);
+}
+
+void gpu_add_launch(const void *kernel) { note_launch(kernel); }
+
 void gpu_report_rows(void)
 {
     int all = 0, reached = 0;

@@ -108,6 +108,10 @@ check_operator *operator_named(const char *case_label);
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void report_missing_checks(void);           /* what the whole run must have reached */
 void report_counts(int *cases, int *failed);
+void report_each_operator(void (*tell)(int at, const check_operator *counts));     /* for another process, which adds them to its own */
+void report_each_failure(void (*tell)(const char *label, const char *level, const char *text));
+void report_add_operator(int at, const check_operator *counts);
+void report_add_failure(const char *label, const char *level, const char *text);
 void report_list(void);
 void report_start_expecting(void);          /* the self-test: failures are collected instead of reported */
 bool report_stop_expecting(const char *words, char *got, size_t size);
@@ -116,6 +120,12 @@ extern const char *only[64];
 extern int         only_count;
 extern bool        listing;
 extern int         case_number, resume_after;           /* to go on behind a case that crashed */
+
+/* ---- several processes (jobs.c) ---------------------------------------------------------------------------------- */
+extern int job_count, job_number;                       /* this process takes every job_count-th case, from job_number on */
+void run_jobs(void (*work)(void));                      /* each process does the work; what they find is added up here */
+bool job_family_done(int family, int level, int cases, int failed, double seconds);        /* false: there is nobody to tell */
+void print_family(int family, int level, int cases, int failed, double seconds);           /* main.c */
 
 /* ---- figures (bench.c) ------------------------------------------------------------------------------------------- */
 double clock_now(void);                     /* seconds */
@@ -147,6 +157,8 @@ bool gpu_graph_launch(void);
 void gpu_graph_free(void);
 
 void gpu_watch_launches(void);       /* from now on */
+void gpu_each_launch(void (*tell)(const void *kernel));
+void gpu_add_launch(const void *kernel);
 void gpu_report_rows(void);          /* each row that fits this GPU and was never launched is a failure */
 void gpu_stamp(int which, int end);  /* a pair of events: the start (0) and the end (1) of number `which` */
 double gpu_elapsed(int which);         /* seconds; waits */

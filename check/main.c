@@ -96,20 +96,27 @@ bool run_guarded(const char *family, void (*check)(void))
     return true;
 }
 
-/* Once more from the case behind a crash, until the family ends by itself. */
-static void run_family(const char *family, void (*check)(void))
+void print_family(int family, int at_level, int cases, int failed, double seconds)
 {
-    int before, failed_before, after, failed_after;
+    if (!cases) return;
+    printf("%-12s %-11s %5d cases, %d failed, %.1f s\n", family < FAMILIES ? families[family].name : "large", levels[at_level].name, cases, failed, seconds);
+    fflush(stdout);
+}
+
+/* Once more from the case behind a crash, until the family ends by itself. */
+static void run_family(int number, void (*check)(void))
+{
+    const char *family = number < FAMILIES ? families[number].name : "large";
+    int         before, failed_before, after, failed_after;
     report_counts(&before, &failed_before);
     const double start = clock_now();
     resume_after       = 0;
     while (!run_guarded(family, check)) resume_after = case_number;
     resume_after = 0;
     report_counts(&after, &failed_after);
-    if (after > before && !listing && !versions_wanted) {
-        printf("%-12s %-11s %5d cases, %d failed, %.1f s\n", family, level->name, after - before, failed_after - failed_before, clock_now() - start);
-        fflush(stdout);
-    }
+    const double seconds = clock_now() - start;
+    if (!listing && !versions_wanted && !job_family_done(number, (int)(level - levels), after - before, failed_after - failed_before, seconds))
+        print_family(number, (int)(level - levels), after - before, failed_after - failed_before, seconds);
 }
 
 static void check_shape(void) { families[shape_family].shape(shape_sizes, shape_dimensions); }
@@ -120,15 +127,16 @@ static bool level_present(const check_level *l, unsigned have)
     return gpu_present();
 }
 
-static void run_levels(unsigned have)
+static void run_levels(void)
 {
     sgk_cpu_mask(~0u);
-    const char *best = sgk_cpu_level_name();
-    first_level      = true;
+    const unsigned have = sgk_cpu_flags();
+    const char    *best = sgk_cpu_level_name();
+    first_level         = true;
     for (int l = 0; l < LEVELS; ++l) {
         if (any_level_asked && !level_asked[l]) continue;
         if (!level_present(&levels[l], have)) {
-            printf("%s: not on this machine%s%s\n", levels[l].name, levels[l].gpu ? ": " : "", levels[l].gpu ? gpu_error() : "");
+            if (!job_number) printf("%s: not on this machine%s%s\n", levels[l].name, levels[l].gpu ? ": " : "", levels[l].gpu ? gpu_error() : "");
             continue;
         }
         /* Which version would run: on the best CPU level and on the GPU. */
@@ -136,24 +144,32 @@ static void run_levels(unsigned have)
         level = &levels[l];
         sgk_cpu_mask(level->flags);
         if (large_only) {
-            run_family("large", check_large);
+            run_family(FAMILIES, check_large);
             continue;
         }
         if (shape_dimensions) {
             for (shape_family = 0; shape_family < FAMILIES; ++shape_family)
-                if (families[shape_family].shape) run_family(families[shape_family].name, check_shape);
+                if (families[shape_family].shape) run_family(shape_family, check_shape);
             continue;
         }
         if (level->gpu) gpu_watch_launches();
         for (int f = 0; f < FAMILIES; ++f) {
             if (level->gpu && f < 2) continue;              /* base and formats are about the CPU */
-            if (families[f].check) run_family(families[f].name, families[f].check);
-            else if (first_level && !only_count) snprintf(label, sizeof label, "%s", families[f].name), case_failed = false, fail("family %s has no check", families[f].name);
+            if (families[f].check) run_family(f, families[f].check);
+            else if (first_level && !only_count && !job_number) snprintf(label, sizeof label, "%s", families[f].name), case_failed = false, fail("family %s has no check", families[f].name);
         }
         first_level = false;
         if (listing) break;
-        if (level->gpu && !only_count && !versions_wanted) gpu_report_rows();
     }
+}
+
+/* What all cases together must have reached. */
+static void report_what_is_missing(unsigned have)
+{
+    const check_level *gpu = &levels[LEVELS - 1];
+    if (only_count || versions_wanted) return;
+    if ((!any_level_asked || level_asked[LEVELS - 1]) && level_present(gpu, have)) level = gpu, gpu_report_rows();
+    report_missing_checks();
 }
 
 /* ---- options ---- */
@@ -163,6 +179,7 @@ static void usage(FILE *f)
                "  --only=TEXT      cases whose name contains TEXT (may be repeated)\n"
                "  --level=LEVEL    " LEVEL_NAMES " (may be repeated; all by default)\n"
                "  --seed=N         the random numbers of an earlier run\n"
+               "  --jobs=N         N processes, which share the cases\n"
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --random=N       so many random cases of operators that have such\n"
@@ -241,6 +258,7 @@ int main(int argc, char **argv)
     enum { ONLY = 1,
            LEVEL,
            SEED,
+           JOBS,
            THREADS,
            SMALL,
            RANDOM,
@@ -263,6 +281,7 @@ int main(int argc, char **argv)
         { "only", required_argument, NULL, ONLY },
         { "level", required_argument, NULL, LEVEL },
         { "seed", required_argument, NULL, SEED },
+        { "jobs", required_argument, NULL, JOBS },
         { "threads", required_argument, NULL, THREADS },
         { "small", no_argument, NULL, SMALL },
         { "random", required_argument, NULL, RANDOM },
@@ -293,6 +312,7 @@ int main(int argc, char **argv)
             break;
         case LEVEL:      ask_level(optarg); break;
         case SEED:       check_seed = number("seed", optarg); break;
+        case JOBS:       job_count = (int)number("jobs", optarg); break;
         case THREADS:    number("threads", optarg), setenv("SGK_NUM_THREADS", optarg, 1); break;
         case SMALL:      check_small = true; break;
         case RANDOM:     check_random_cases = (int)number("random", optarg); break;
@@ -330,13 +350,14 @@ int main(int argc, char **argv)
     if (tune && tune_gemm) return tune_gemm(tune, shape_dimensions == 3 ? shape_sizes : NULL, shape_dimensions == 1 ? (int)shape_sizes[0] : 0);
 
     if (large_only && !any_level_asked) ask_level("cuda");
-    run_levels(have);
+    if (job_count > 1 && !listing && !versions_wanted && !check_benching) run_jobs(run_levels);
+    else job_count = 1, run_levels();
     if (listing) {
         report_list();
         return 0;
     }
     if (versions_wanted) versions_print(NULL);
-    if (!only_count && !versions_wanted && !large_only) report_missing_checks();
+    if (!large_only) report_what_is_missing(have);
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);

@@ -67,7 +67,7 @@ bool check_case(const char *format, ...)
     va_end(arguments);
     if (!wanted(name)) return false;
     check_operator *o = operator_named(name);
-    if (++case_number <= resume_after) return false;
+    if (++case_number <= resume_after || case_number % job_count != job_number) return false;
     if (o) o->cases++, o->gpu_cases += level && level->gpu;
     cases++;
     if (listing) return false;
@@ -94,20 +94,48 @@ void fail(const char *format, ...)
     }
     printf("FAILURE: %s at %s: %s\n", label, level ? level->name : "start", text);
     fflush(stdout);
+    report_add_failure(label, level ? level->name : "start", text);
     if (!case_failed) {
         failed_cases++;
         check_operator *o = operator_named(label);
         if (o) o->failures++;
     }
     case_failed = true;
+}
+
+void report_add_failure(const char *of, const char *at_level, const char *text)
+{
     if (failure_count == failure_room) {
         failure_room = failure_room ? 2 * failure_room : 64;
         failures     = realloc(failures, (size_t)failure_room * sizeof *failures);
         if (!failures) abort();
     }
-    snprintf(failures[failure_count].label, LABEL, "%s", label);
-    snprintf(failures[failure_count].level, 16, "%s", level ? level->name : "start");
+    snprintf(failures[failure_count].label, LABEL, "%s", of);
+    snprintf(failures[failure_count].level, 16, "%s", at_level);
     failures[failure_count++].text = strdup(text);
+}
+
+void report_each_failure(void (*tell)(const char *label, const char *level, const char *text))
+{
+    for (int i = 0; i < failure_count; ++i) tell(failures[i].label, failures[i].level, failures[i].text);
+}
+
+/* Behind the last operator comes what all cases were. */
+void report_each_operator(void (*tell)(int at, const check_operator *counts))
+{
+    int at = 0;
+    for (; operators[at].name; ++at) tell(at, &operators[at]);
+    tell(at, &(check_operator){ .cases = cases, .failures = failed_cases });
+}
+
+void report_add_operator(int at, const check_operator *counts)
+{
+    check_operator *o = &operators[at];
+    if (!o->name) {
+        cases += counts->cases, failed_cases += counts->failures;
+        return;
+    }
+    o->cases += counts->cases, o->refused += counts->refused, o->gpu_cases += counts->gpu_cases, o->failures += counts->failures;
 }
 
 void check_that(bool holds, const char *format, ...)

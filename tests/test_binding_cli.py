@@ -53,6 +53,15 @@ def test_check_passes_its_options_and_code_on():
     assert sgl_kernel_command("check", "--no-such-option").returncode == 2
 
 
+def test_processes_that_share_the_cases(tmp_path):
+    program, options = str(_library.find("bin/sgk-check", "sgk-check")), ["--only=rmsnorm", "--level=ref", "--small", "--seed=3"]
+    results = []
+    for jobs in (1, 3):
+        subprocess.run([program, *options, f"--jobs={jobs}", f"--json={tmp_path}/{jobs}.json"], check=True, capture_output=True)
+        results.append(json.loads((tmp_path / f"{jobs}.json").read_text()))
+    assert results[0]["cases"] == results[1]["cases"] > 10
+
+
 def test_bench(tmp_path):
     written, picture = tmp_path / "bench.json", tmp_path / "bench.png"
     result = sgl_kernel_command("bench", "--only=rmsnorm_f32", "--level=avx2", "--level=ref", f"--json={written}", f"--plot={picture}")

@@ -3,7 +3,7 @@
 
 usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--comparison COMPARE.json] [--linear LINEAR.json]
                          [--linear-cpu CPU.json] [--elementwise-cpu CPU.json] [--dsv3 DSV3.json] [--scaled-mm MM.json] [--block-mm MM.json]
-                         [--attention ATTENTION.json] [--attention-decode DECODE.json] [--tests TEST_GPU.json]
+                         [--attention ATTENTION.json] [--attention-decode DECODE.json] [--attention-cpu CPU.json] [--tests TEST_GPU.json]
 
 BENCH.json is what `sgk-check --bench --json` wrote, COMPARE.json what `benchmark/elementwise.py --json` did, TEST_GPU.json what tools/test_gpu.py did;
 the others are from the benchmark of the same name.
@@ -22,14 +22,14 @@ def device_of(result):
         return result["bench"]["gpu"] or "CPU " + result["bench"]["cpu"]
     if "comparison" in result:
         return result["comparison"]["ceilings"]["device"]
-    return next(result[name] for name in ("linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "tests") if name in result)["device"]
+    return next(result[name] for name in ("linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "tests") if name in result)["device"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="what was built")
     parser.add_argument("--date", default=datetime.date.today().isoformat())
-    names = ("bench", "llm", "comparison", "linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "tests")
+    names = ("bench", "llm", "comparison", "linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "tests")
     for name in names:
         parser.add_argument("--" + name.replace("_", "-"), type=argparse.FileType())
     arguments = parser.parse_args()

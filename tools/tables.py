@@ -145,8 +145,9 @@ def bench_table(bench):
 def cpu_table(cpu):
     limits = cpu["ceilings"]
     lines = [f"`benchmark/elementwise_cpu.py`: bf16 where nothing else is said, torch {cpu['torch']}. `64 tokens`: what stays in the caches, {cpu['rounds']} paired rounds, a ratio above 1 "
-             f"says that ours is faster than torch's eager form. `memory`: some 400 MB, the bytes that must move over the best time, and that as a share of this run's best copy, "
-             f"{limits['copy'] * 1e-9:.0f} GB/s; of the best read, {limits['read'] * 1e-9:.0f}, where little is written; and of the best update in place, {limits['update'] * 1e-9:.0f}, where that is done.", ""]
+             f"says that ours is faster than torch's eager form. `memory`: some 400 MB, the bytes that must move over the best time, and their share of a copy that takes turns with the operator "
+             f"(alone at the start {limits['copy'] * 1e-9:.0f} GB/s), of a read ({limits['read'] * 1e-9:.0f}) where little is written, and of an update in place ({limits['update'] * 1e-9:.0f}) where that is done: "
+             f"medians of paired rounds.", ""]
     lines += ["| operator | 64 tokens, us | torch, us | ratio | memory, ms | GB/s | share |", "|---|---|---|---|---|---|---|"]
     for row in cpu["rows"]:
         memory = f"{row['milliseconds']:.1f} | {row['gigabytes_per_second']:.1f} | {row['share']:.2f}" if "share" in row else " | | "

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+JOBS = f"--jobs={min(16, os.cpu_count())}"      # the references are the CPU's work
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -31,7 +32,7 @@ def commit():
 
 def sanitizer(tool, check):
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    return [program, "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda"]
+    return [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda", JOBS]
 
 
 def main():
@@ -50,7 +51,7 @@ def main():
                        PYTHONPATH=os.pathsep.join(filter(None, [os.path.join(ROOT, "python"), os.environ.get("PYTHONPATH")])))
     parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
     commands = {
-        "check": [check, "--level=cuda"],
+        "check": [check, "--level=cuda", JOBS],
         "large": [check, "--large"],
         "memcheck": sanitizer("memcheck", check),
         "racecheck": sanitizer("racecheck", check),

@@ -54,7 +54,7 @@ static inline float small_float(uint32_t code, int fraction, int bias)
 {
     const uint32_t exponent = code >> fraction, rest = code & ((1u << fraction) - 1);
     if (exponent) return f32_from_bits((exponent + (uint32_t)(127 - bias)) << 23 | rest << (23 - fraction));
-    return ldexpf((float)rest, 1 - bias - fraction);
+    return (float)rest * f32_from_bits((uint32_t)(128 - bias - fraction) << 23);
 }
 
 /* The nearest code without sign of |f|, f finite; may exceed the format's largest: the caller looks. */

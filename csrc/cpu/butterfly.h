@@ -1,43 +1,89 @@
-/* Hadamard transforms in memory, in Sylvester's order: element i meets element i ^ 2^b in step b. */
+/* Hadamard transforms in memory, in Sylvester's order: element i meets element i ^ 2^b in step b, from the nearest to the furthest. */
 #ifndef SGK_BUTTERFLY_H
 #define SGK_BUTTERFLY_H
 #include "cpu/simd.h"
 
-/* The steps inside of a vector are one product with a matrix: row i is element i's signs. */
-typedef struct { float sign[VF][VF]; } lane_matrix;
-
-SGK_INLINE void lane_matrix_make(lane_matrix *m)
+/* The steps inside of a vector: the sum of two, or the first less the second, is the one that is there plus or minus this one. */
+SGK_INLINE vf butterfly_lanes(vf x)
 {
-    for (int i = 0; i < VF; ++i)
-        for (int j = 0; j < VF; ++j) m->sign[i][j] = __builtin_popcount((unsigned)(i & j)) % 2 ? -1.0f : 1.0f;
+#if defined(__AVX512F__)
+    const vf step1 = _mm512_castsi512_ps(_mm512_set1_epi64((int64_t)0xbf8000003f800000)), step2 = _mm512_setr4_ps(1, 1, -1, -1);
+    const vf step4 = _mm512_setr_ps(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1);
+    const vf step8 = _mm512_setr_ps(1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
+    x              = vf_fma(x, step1, _mm512_permute_ps(x, 0xb1));
+    x              = vf_fma(x, step2, _mm512_permute_ps(x, 0x4e));
+    x              = vf_fma(x, step4, _mm512_shuffle_f32x4(x, x, 0xb1));
+    return vf_fma(x, step8, _mm512_shuffle_f32x4(x, x, 0x4e));
+#elif defined(__AVX2__)
+    x = vf_fma(x, _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1), _mm256_permute_ps(x, 0xb1));
+    x = vf_fma(x, _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1), _mm256_permute_ps(x, 0x4e));
+    return vf_fma(x, _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1), _mm256_permute2f128_ps(x, x, 1));
+#else
+    x = vf_fma(x, (vf){ 1, -1, 1, -1 }, vrev64q_f32(x));
+    return vf_fma(x, (vf){ 1, 1, -1, -1 }, vextq_f32(x, x, 2));
+#endif
 }
 
-/* x [n] in parts of `size`, a power of two from VF on: every part is transformed. */
-SGK_INLINE void butterflies(float *x, int64_t n, int64_t size, const lane_matrix *m)
+/* One step across `count` vectors, a power of two: v[j] meets v[j + h]. */
+SGK_INLINE void butterfly_step(int count, vf *v, int h)
 {
-    for (int64_t i = 0; i < n; i += VF) {
-        vf even = vf_zero(), odd = vf_zero();           /* two chains */
-        for (int64_t j = 0; j < VF; j += 2) {
-            even = vf_fma(vf_set(x[i + j]), vf_load_f32(m->sign[j]), even);
-            odd  = vf_fma(vf_set(x[i + j + 1]), vf_load_f32(m->sign[j + 1]), odd);
-        }
-        vf_store_f32(x + i, vf_add(even, odd));
+#pragma GCC unroll 8
+    for (int k = 0; k < count / 2; ++k) {
+        const int j = k / h * 2 * h + k % h;
+        const vf  a = v[j], b = v[j + h];
+        v[j] = vf_add(a, b), v[j + h] = vf_sub(a, b);
     }
-    int64_t h = VF;
-    for (; 2 * h < size; h *= 4)                        /* two steps at once */
-        for (int64_t i = 0; i < n; i += 4 * h)
-            for (int64_t j = i; j < i + h; j += VF) {
-                const vf a = vf_load_f32(x + j), b = vf_load_f32(x + j + h), c = vf_load_f32(x + j + 2 * h), d = vf_load_f32(x + j + 3 * h);
-                const vf s = vf_add(a, b), t = vf_sub(a, b), u = vf_add(c, d), v = vf_sub(c, d);
-                vf_store_f32(x + j, vf_add(s, u)), vf_store_f32(x + j + h, vf_add(t, v));
-                vf_store_f32(x + j + 2 * h, vf_sub(s, u)), vf_store_f32(x + j + 3 * h, vf_sub(t, v));
+}
+
+enum { BUTTERFLY_VECTORS = VF == 8 ? 8 : 16 };          /* that meet in registers at once */
+
+/* Elements [0, n) at from[at] to x: vectors `h` elements apart meet, `count` of them; `lanes`: after the steps inside of them. */
+SGK_INLINE void butterfly_pass(int count, bool lanes, sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t h)
+{
+    for (int64_t i = 0; i < n; i += count * h)
+        for (int64_t j = i; j < i + h; j += VF) {
+            vf v[BUTTERFLY_VECTORS];
+#pragma GCC unroll 16
+            for (int k = 0; k < count; ++k) {
+                v[k] = vf_load(t, from, at + j + k * h);
+                if (lanes) v[k] = butterfly_lanes(v[k]);
             }
-    for (; h < size; h *= 2)
-        for (int64_t i = 0; i < n; i += 2 * h)
-            for (int64_t j = i; j < i + h; j += VF) {
-                const vf a = vf_load_f32(x + j), b = vf_load_f32(x + j + h);
-                vf_store_f32(x + j, vf_add(a, b)), vf_store_f32(x + j + h, vf_sub(a, b));
-            }
+            if (count > 1) butterfly_step(count, v, 1);
+            if (count > 2) butterfly_step(count, v, 2);
+            if (count > 4) butterfly_step(count, v, 4);
+            if (count > 8) butterfly_step(count, v, 8);
+#pragma GCC unroll 16
+            for (int k = 0; k < count; ++k) vf_store_f32(x + j + k * h, v[k]);
+        }
+}
+
+SGK_INLINE int butterfly_count(int64_t vectors) { return vectors < BUTTERFLY_VECTORS ? (int)vectors : BUTTERFLY_VECTORS; }
+
+/* What the first pass over parts of `size` has left to do. */
+static __attribute__((noinline, unused)) void butterflies_rest(float *x, int64_t n, int64_t size)
+{
+    for (int64_t count = butterfly_count(size / VF), at = count * VF; at < size; at *= count) {
+        count = butterfly_count(size / at);
+        switch (count) {
+        case 2:  butterfly_pass(2, false, SGK_F32, x, 0, x, n, at); break;
+        case 4:  butterfly_pass(4, false, SGK_F32, x, 0, x, n, at); break;
+        case 8:  butterfly_pass(8, false, SGK_F32, x, 0, x, n, at); break;
+        default: butterfly_pass(BUTTERFLY_VECTORS, false, SGK_F32, x, 0, x, n, at); break;
+        }
+    }
+}
+
+/* Elements [0, n) at from[at] to x, which may be where they are, in parts of `size`, a power of two from VF on: every part is transformed. */
+SGK_INLINE void butterflies(sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t size)
+{
+    switch (butterfly_count(size / VF)) {
+    case 1:  butterfly_pass(1, true, t, from, at, x, n, VF); break;
+    case 2:  butterfly_pass(2, true, t, from, at, x, n, VF); break;
+    case 4:  butterfly_pass(4, true, t, from, at, x, n, VF); break;
+    case 8:  butterfly_pass(8, true, t, from, at, x, n, VF); break;
+    default: butterfly_pass(BUTTERFLY_VECTORS, true, t, from, at, x, n, VF); break;
+    }
+    if (size > BUTTERFLY_VECTORS * VF) butterflies_rest(x, n, size);
 }
 
 #endif

@@ -28,6 +28,8 @@ enum { E4M3_LEAST_NORMAL = 0x3c800000,
 
 typedef __m512i vi;
 SGK_INLINE vi vi_set(int32_t x) { return _mm512_set1_epi32(x); }
+SGK_INLINE vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+SGK_INLINE vi magnitudes(const float *p) { return _mm512_and_si512(_mm512_castps_si512(vf_load_f32(p)), vi_set(F32_MAGNITUDE)); }
 /* Of a magnitude, with the sign in bit 7 of `sign`. */
 SGK_INLINE vi e4m3(vi magnitude, vi sign)
 {
@@ -55,6 +57,8 @@ SGK_INLINE void codes_store(uint8_t *p, vi c) { _mm_storeu_si128((void *)p, _mm5
 
 typedef __m256i vi;
 SGK_INLINE vi vi_set(int32_t x) { return _mm256_set1_epi32(x); }
+SGK_INLINE vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+SGK_INLINE vi magnitudes(const float *p) { return _mm256_and_si256(_mm256_castps_si256(vf_load_f32(p)), vi_set(F32_MAGNITUDE)); }
 SGK_INLINE vi e4m3(vi magnitude, vi sign)
 {
     const vi binade = _mm256_and_si256(_mm256_max_epi32(magnitude, vi_set(E4M3_LEAST_NORMAL)), vi_set(F32_EXPONENT)), magic = _mm256_add_epi32(binade, vi_set(E4M3_ROUNDS));
@@ -121,15 +125,20 @@ SGK_INLINE void encode(sgk_dtype code, uint8_t *p, int64_t n, vf v, float least,
     }
 }
 
-/* How a run of elements is encoded: times or by `by`, clamped. */
+/* How a run of elements is encoded: times or by `by`, with `rounds` rounded to their own format after that, clamped. */
 typedef struct {
     float by, least, most;
     bool  divide;
     int   known;
+    bool  rounds;
 } code_scale;
 
-SGK_INLINE vf scaled(const code_scale *k, vf v) { return k->divide ? vf_div(v, vf_set(k->by)) : vf_mul(v, vf_set(k->by)); }
-SGK_INLINE vi codes_scaled(sgk_dtype code, const code_scale *k, vf v) { return codes(code, k->known, scaled(k, v), vf_set(k->least), vf_set(k->most)); }
+SGK_INLINE vf scaled(sgk_dtype t, const code_scale *k, vf v)
+{
+    const vf x = k->divide ? vf_div(v, vf_set(k->by)) : vf_mul(v, vf_set(k->by));
+    return k->rounds ? vf_rounded_result(t, x) : x;
+}
+SGK_INLINE vi codes_scaled(sgk_dtype t, sgk_dtype code, const code_scale *k, vf v) { return codes(code, k->known, scaled(t, k, v), vf_set(k->least), vf_set(k->most)); }
 
 /*
  * 64 elements at p[i] to 64 codes at q; `stream`: around the caches, and q is a multiple of 64. Elements of 16 bits come in pairs: bf16 is an f32
@@ -140,11 +149,11 @@ SGK_INLINE __m256i codes_32(sgk_dtype t, sgk_dtype code, const code_scale *k, co
 {
     if (t == SGK_BF16) {
         const vi pairs = _mm512_loadu_si512((const uint16_t *)p + i);
-        const vi low   = codes_scaled(code, k, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
-        const vi high  = codes_scaled(code, k, _mm512_castsi512_ps(_mm512_and_si512(pairs, vi_set((int32_t)0xffff0000))));
+        const vi low   = codes_scaled(t, code, k, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
+        const vi high  = codes_scaled(t, code, k, _mm512_castsi512_ps(_mm512_and_si512(pairs, vi_set((int32_t)0xffff0000))));
         return _mm512_cvtepi32_epi16(_mm512_ternarylogic_epi32(vi_set(0xff), low, _mm512_slli_epi32(high, 8), 0xca));
     }
-    const vi first = codes_scaled(code, k, vf_load(t, p, i)), second = codes_scaled(code, k, vf_load(t, p, i + VF));
+    const vi first = codes_scaled(t, code, k, vf_load(t, p, i)), second = codes_scaled(t, code, k, vf_load(t, p, i + VF));
     return _mm256_set_m128i(_mm512_cvtepi32_epi8(second), _mm512_cvtepi32_epi8(first));
 }
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
@@ -157,7 +166,7 @@ SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_sc
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
 {
     (void)stream;
-    for (int j = 0; j < 64; j += VF) codes_store(q + j, codes_scaled(code, k, vf_load(t, p, i + j)));
+    for (int j = 0; j < 64; j += VF) codes_store(q + j, codes_scaled(t, code, k, vf_load(t, p, i + j)));
 }
 #endif
 
@@ -166,7 +175,7 @@ static __attribute__((noinline, unused)) void codes_few(sgk_dtype t, sgk_dtype c
 {
     for (int64_t i = 0; i < n; i += VF) {
         const int64_t m = n - i < VF ? n - i : VF;
-        encode(code, q + i, m, scaled(k, vf_load_part(t, p, first + i, m)), k->least, k->most);
+        encode(code, q + i, m, scaled(t, k, vf_load_part(t, p, first + i, m)), k->least, k->most);
     }
 }
 
@@ -177,18 +186,127 @@ SGK_INLINE void codes_run(sgk_dtype t, sgk_dtype code, bool stream, const code_s
     int64_t       i       = to_line < n ? to_line : n;
     if (i) codes_few(t, code, k, q, p, first, i);
     for (; i + 64 <= n; i += 64) codes_64(t, code, stream, k, q + i, p, first + i);
-    for (; i + VF <= n; i += VF) codes_store(q + i, codes_scaled(code, k, vf_load(t, p, first + i)));
+    for (; i + VF <= n; i += VF) codes_store(q + i, codes_scaled(t, code, k, vf_load(t, p, first + i)));
     if (i < n) codes_few(t, code, k, q + i, p, first + i, n - i);
 }
 
 /* codes_run() with what is known as a constant; what is not the usual case goes through the caches. */
 SGK_INLINE void codes_known(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
 {
-    const code_scale any = { k->by, k->least, k->most, k->divide, CODES_ANY }, ends = { k->by, k->least, k->most, k->divide, CODES_ENDS };
-    const code_scale within = { k->by, k->least, k->most, k->divide, CODES_WITHIN };
+    const code_scale any = { k->by, k->least, k->most, k->divide, CODES_ANY, k->rounds }, ends = { k->by, k->least, k->most, k->divide, CODES_ENDS, k->rounds };
+    const code_scale within = { k->by, k->least, k->most, k->divide, CODES_WITHIN, k->rounds };
     if (code == SGK_E4M3 && k->known == CODES_WITHIN) codes_run(t, code, stream, &within, q, p, first, n);
     else if (code == SGK_E4M3 && k->known == CODES_ENDS) codes_run(t, code, false, &ends, q, p, first, n);
     else codes_run(t, code, stream && code != SGK_E4M3, &any, q, p, first, n);
+}
+
+/*
+ * bf16 times one number, as e4m3, by a table. An element is a sign, an exponent e and 7 bits; what those bits times the number become is looked up, and
+ * each step of e adds 8 to the code. That holds from the least normal number of e4m3 on; what is smaller, and NaN, takes the long way.
+ */
+#if defined(__AVX512VBMI__)
+typedef struct {
+    __m512i  low, high;                                 /* codes of 1.b times 1.`mantissa`, for b of 7 bits */
+    __m512i  bias;                                      /* of codes, for the exponents */
+    uint32_t mantissa;                                  /* ~0: there are no codes yet */
+    uint16_t least, most;                               /* magnitudes: the first that is in the table; the first of the largest code */
+    int      smalls, tops;                              /* how many there are of 1.b below least and most, or less 128 */
+    int      rest;                                      /* so many runs are not looked up */
+} code_table;
+
+SGK_INLINE void code_table_clear(code_table *k)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    *k                 = (code_table){ zero, zero, zero, ~0u, 0, 0, 0, 0, 0 };
+}
+
+/* How many of its codes are below one. */
+SGK_INLINE int codes_below(const code_table *k, int code)
+{
+    const __m512i c = _mm512_set1_epi8((char)code);
+    return __builtin_popcountll(_mm512_cmplt_epu8_mask(k->low, c)) + __builtin_popcountll(_mm512_cmplt_epu8_mask(k->high, c));
+}
+
+/* Whether there is a table for that number. */
+SGK_INLINE bool code_table_set(code_table *k, float by)
+{
+    const uint32_t u = f32_bits(by), mantissa = u & 0x7fffff;
+    const int      e = (int)(u >> 23) - 127, first = 121 - e, last = 135 - e;      /* exponents of bf16, with their bias */
+    if (first < 2 || last > 254) return false;          /* NaN, infinity, 0 and negative numbers are so too */
+    if (mantissa != k->mantissa) {
+        const code_scale one = { f32_from_bits(mantissa | 0x3f800000), 0, 0, false, CODES_WITHIN, false };
+        uint16_t         x[128];
+        uint8_t          q[128];
+        for (int i = 0; i < 128; ++i) x[i] = (uint16_t)(0x3f80 + i);
+        codes_64(SGK_BF16, SGK_E4M3, false, &one, q, x, 0), codes_64(SGK_BF16, SGK_E4M3, false, &one, q + 64, x, 64);
+        k->low = _mm512_loadu_si512(q), k->high = _mm512_loadu_si512(q + 64);
+        k->mantissa = mantissa;
+        /* 448 is 1.75 * 2^8 and 3.5 * 2^7; what becomes 2 * 2^-7 or more does so among subnormal codes too. */
+        const int top = codes_below(k, 0x3e);
+        k->tops       = codes_below(k, 0x3f) > top ? top : codes_below(k, 0x46) - 128;
+        k->smalls     = codes_below(k, 0x40) - 128;
+    }
+    k->most  = (uint16_t)((last << 7) + k->tops);
+    k->least = (uint16_t)((first << 7) + k->smalls);
+    k->bias  = _mm512_set1_epi8((char)(8 * (e - 127)));
+    return true;
+}
+
+/* 64 elements; false, with nothing written, where one is not in the table. */
+SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+{
+    const __m512i   magnitude = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16((short)k->least), most = _mm512_set1_epi16((short)k->most);
+    const __m512i   numbers = _mm512_set1_epi16((short)(0x7f80 - k->least));
+    const __m512i   evens   = _mm512_set_epi8(126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88, 86, 84, 82, 80, 78, 76, 74, 72, 70, 68, 66, 64,
+                                              62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i   odds    = _mm512_add_epi8(evens, _mm512_set1_epi8(1));
+    const __m512i   a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + 32);
+    __m512i         u = _mm512_and_si512(a, magnitude), v = _mm512_and_si512(b, magnitude);
+    const __mmask32 outside = _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(u, least), numbers) | _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(v, least), numbers);
+    if (__builtin_expect(outside, 0)) return false;
+    u = _mm512_min_epu16(u, most), v = _mm512_min_epu16(v, most);
+    const __m512i mantissas = _mm512_permutex2var_epi8(u, evens, v), signs = _mm512_permutex2var_epi8(a, odds, b);
+    const __m512i exponents = _mm512_permutex2var_epi8(_mm512_srli_epi16(u, 4), evens, _mm512_srli_epi16(v, 4));      /* times 8, with bits of no use below */
+    const __m512i codes     = _mm512_add_epi8(_mm512_add_epi8(_mm512_and_si512(exponents, _mm512_set1_epi8((char)0xf8)), k->bias), _mm512_permutex2var_epi8(k->low, mantissas, k->high));
+    const __m512i all       = _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), signs, codes, 0xca);
+    if (stream) _mm512_stream_si512((void *)q, all);
+    else _mm512_storeu_si512(q, all);
+    return true;
+}
+#else
+typedef struct { int rest; } code_table;
+SGK_INLINE void code_table_clear(code_table *k) { k->rest = 0; }
+SGK_INLINE bool code_table_set(code_table *k, float by)
+{
+    (void)k, (void)by;
+    return false;
+}
+SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+{
+    (void)k, (void)stream, (void)q, (void)p;
+    return false;
+}
+#endif
+
+/* As codes_run with CODES_ENDS, for bf16 to e4m3; the table is that of k->by. Where it often has no answer it is left alone for a while. */
+SGK_INLINE void codes_looked_up(bool stream, code_table *table, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
+{
+    const code_scale ends = { k->by, -448, 448, false, CODES_ENDS, false };
+    if (table->rest > 0) {
+        --table->rest;
+        codes_run(SGK_BF16, SGK_E4M3, stream, &ends, q, p, first, n);
+        return;
+    }
+    const int64_t to_line = stream ? (int64_t)(-(uintptr_t)q % 64) : 0;
+    int64_t       i = to_line < n ? to_line : n, missing = 0;
+    if (i) codes_few(SGK_BF16, SGK_E4M3, &ends, q, p, first, i);
+    for (; i + 64 <= n; i += 64)
+        if (!codes_64_looked_up(table, stream, q + i, (const uint16_t *)p + first + i)) {
+            codes_64(SGK_BF16, SGK_E4M3, stream, &ends, q + i, p, first + i);
+            missing += 64;
+        }
+    if (i < n) codes_few(SGK_BF16, SGK_E4M3, &ends, q + i, p, first + i, n - i);
+    if (4 * missing > n) table->rest = 15;
 }
 
 /* The largest magnitude of n elements, NaN left out. */
@@ -215,6 +333,24 @@ SGK_INLINE float amax_run(sgk_dtype t, const void *p, int64_t first, int64_t n, 
 {
     *finite = false;
 #if defined(__AVX512F__) || defined(__AVX2__)
+    if (t == SGK_F32 && n >= VF) {
+        const float *x  = (const float *)p + first;
+        int64_t      i  = 0;
+        vi           m0 = vi_set(0), m1 = m0;
+        for (; i + 2 * VF <= n; i += 2 * VF) m0 = vi_max(m0, magnitudes(x + i)), m1 = vi_max(m1, magnitudes(x + i + VF));
+        for (; i < n; i += VF) m0 = vi_max(m0, magnitudes(x + (i + VF <= n ? i : n - VF)));    /* the last step may take elements that were seen */
+        m0 = vi_max(m0, m1);
+#if defined(__AVX512F__)
+        const __m256i h = _mm256_max_epi32(_mm512_castsi512_si256(m0), _mm512_extracti64x4_epi64(m0, 1));
+#else
+        const __m256i h = m0;
+#endif
+        __m128i q      = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+        q              = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+        const int most = _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+        *finite        = most < F32_EXPONENT && most > 27 << 23;     /* a scale made of less than 2^-100 may be off by half of itself */
+        if (most <= F32_EXPONENT) return f32_from_bits((uint32_t)most);
+    }
     if (t != SGK_F32 && n >= 2 * VF) {
         const uint16_t *x = (const uint16_t *)p + first;
         int64_t         i = 0;

@@ -3,7 +3,7 @@
 #define SGK_CPU_COPY_H
 #include "cpu/simd.h"
 
-/* Copies n bytes and asks for as many at `next`, which need not exist. `stream`: around the caches, where the row fills whole lines of them; vf_stream_end()
+/* Copies n bytes and asks for as many at `next`, which need not exist and may be NULL. `stream`: around the caches, where the row fills whole lines of them; vf_stream_end()
  * ends a range of such rows. */
 SGK_INLINE void copy_row(void *to, const void *from, int64_t n, bool stream, const void *next)
 {
@@ -13,7 +13,7 @@ SGK_INLINE void copy_row(void *to, const void *from, int64_t n, bool stream, con
 #if defined(VF_STREAMS)
     if (stream && ((uintptr_t)to | (uintptr_t)n) % 64 == 0) {
         for (; i < n; i += 64) {
-            __builtin_prefetch(ahead + i);
+            if (next) __builtin_prefetch(ahead + i);
 #if defined(__AVX512F__)
             _mm512_stream_si512((void *)(out + i), _mm512_loadu_si512(in + i));
 #else
@@ -25,11 +25,17 @@ SGK_INLINE void copy_row(void *to, const void *from, int64_t n, bool stream, con
     }
 #endif
     for (; i + 64 <= n; i += 64) {
-        __builtin_prefetch(ahead + i);
+        if (next) __builtin_prefetch(ahead + i);
         memcpy(out + i, in + i, 64);
     }
     if (i < n) memcpy(out + i, in + i, (size_t)(n - i));
     (void)stream;
+}
+
+/* Asks for one line of every page of n bytes that will be written, in no order: the addresses of pages are looked up in time. */
+SGK_INLINE void copy_page_soon(void *to, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 4096) __builtin_prefetch((char *)to + i, 1);
 }
 
 #endif

@@ -24,7 +24,7 @@ SGK_INLINE void v4_store(float *p, v4 v) { memcpy(p, &v, sizeof v); }
 
 /*
  * Every width has these. vf_min and vf_max give their second operand where one is NaN. vf_swap_pairs: lanes 0 and 1, 2 and 3, ...
- * change places. vf_equal_mask: bit i is set where lanes i are equal; NaN equals nothing. vf_pow2: a * 2^whole. vf_sums4: the
+ * change places; vf_evens, vf_odds: both are the first, the second of them. vf_equal_mask: bit i is set where lanes i are equal; NaN equals nothing. vf_pow2: a * 2^whole. vf_sums4: the
  * sums of four vectors, each by the same tree over its lanes.
  */
 /* clang-format off */
@@ -47,6 +47,8 @@ SGK_INLINE vf    vf_pow2(vf a, vf whole)    { return _mm512_scalef_ps(a, whole);
 SGK_INLINE float vf_sum(vf a)               { return _mm512_reduce_add_ps(a); }
 SGK_INLINE float vf_most(vf a)              { return _mm512_reduce_max_ps(a); }
 SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm512_permute_ps(a, 0xb1); }
+SGK_INLINE vf    vf_evens(vf a)              { return _mm512_moveldup_ps(a); }
+SGK_INLINE vf    vf_odds(vf a)               { return _mm512_movehdup_ps(a); }
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
 {
@@ -119,6 +121,20 @@ SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
 }
 #define VF_STREAMS
 
+/* bf16 by pairs: see vf_load_pairs. */
+SGK_INLINE void vf_split_bf16(const uint16_t *p, vf *a, vf *b)
+{
+    const __m512i both = _mm512_loadu_si512(p);
+    *a = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16)), *b = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)));
+}
+SGK_INLINE void vf_join_bf16(bool stream, uint16_t *p, vf a, vf b)
+{
+    const __m512i turn = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i both = _mm512_permutexvar_epi16(turn, vf_bf16_2(a, b));
+    if (stream) _mm512_stream_si512((void *)p, both);
+    else _mm512_storeu_si512(p, both);
+}
+
 #elif defined(__AVX2__)
 
 typedef __m256 vf;
@@ -157,6 +173,8 @@ SGK_INLINE float vf_most(vf a)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm256_permute_ps(a, 0xb1); }
+SGK_INLINE vf    vf_evens(vf a)              { return _mm256_moveldup_ps(a); }
+SGK_INLINE vf    vf_odds(vf a)               { return _mm256_movehdup_ps(a); }
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
 {
@@ -182,13 +200,16 @@ SGK_INLINE vf    vf_load_e4m3(const uint8_t *p)
     r = _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc00000), _mm256_cmpeq_epi32(code, _mm256_set1_epi32(0x7f)));
     return _mm256_castsi256_ps(_mm256_or_si256(r, _mm256_slli_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x80)), 24)));
 }
-SGK_INLINE __m128i vf_bf16(vf v)
+/* In the upper halves. */
+SGK_INLINE __m256i vf_bf16_above(vf v)
 {
     const __m256i u = _mm256_castps_si256(v), lsb = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    const __m256i r = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), lsb), 16);
-    const __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
-    const __m256 nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
-    const __m256i w = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(nan));
+    const __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), lsb), quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    return _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+}
+SGK_INLINE __m128i vf_bf16(vf v)
+{
+    const __m256i w = _mm256_srli_epi32(vf_bf16_above(v), 16);
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(w, w), 0x08));
 }
 SGK_INLINE void vf_store_bf16(uint16_t *p, vf v) { _mm_storeu_si128((void *)p, vf_bf16(v)); }
@@ -210,6 +231,19 @@ SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b)
     else _mm256_stream_si256((void *)((uint16_t *)p + i), vf_halves2(t, a, b));
 }
 #define VF_STREAMS
+
+/* bf16 by pairs: see vf_load_pairs. */
+SGK_INLINE void vf_split_bf16(const uint16_t *p, vf *a, vf *b)
+{
+    const __m256i both = _mm256_loadu_si256((const void *)p);
+    *a = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16)), *b = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32((int)0xffff0000)));
+}
+SGK_INLINE void vf_join_bf16(bool stream, uint16_t *p, vf a, vf b)
+{
+    const __m256i both = _mm256_blend_epi16(_mm256_srli_epi32(vf_bf16_above(a), 16), vf_bf16_above(b), 0xaa);
+    if (stream) _mm256_stream_si256((void *)p, both);
+    else _mm256_storeu_si256((void *)p, both);
+}
 
 #else /* NEON, baseline Armv8-A: it converts f16, not bf16 */
 
@@ -238,6 +272,8 @@ SGK_INLINE vf vf_pow2(vf a, vf whole)
 SGK_INLINE float vf_sum(vf a)               { return vaddvq_f32(a); }
 SGK_INLINE float vf_most(vf a)              { return vmaxvq_f32(a); }
 SGK_INLINE vf    vf_swap_pairs(vf a)        { return vrev64q_f32(a); }
+SGK_INLINE vf    vf_evens(vf a)             { return vtrn1q_f32(a, a); }
+SGK_INLINE vf    vf_odds(vf a)              { return vtrn2q_f32(a, a); }
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b)
 {
     return vaddvq_u32(vandq_u32(vceqq_f32(a, b), (uint32x4_t){ 1, 2, 4, 8 }));
@@ -304,6 +340,18 @@ SGK_INLINE vf vf_rounded(sgk_dtype t, vf v)
 #endif
 }
 
+/* The same of a result of numbers that came from format t, so that what is NaN has no low bits: no branch. */
+SGK_INLINE vf vf_rounded_result(sgk_dtype t, vf v)
+{
+#if defined(__AVX512F__)
+    if (t == SGK_BF16) {
+        const __m512i u = _mm512_castps_si512(v), lsb = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+        return _mm512_castsi512_ps(_mm512_and_si512(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), lsb), _mm512_set1_epi32((int)0xffff0000)));
+    }
+#endif
+    return vf_rounded(t, v);
+}
+
 /* The first n < VF elements at p[i]; the other lanes are 0. Touches nothing behind them. */
 SGK_INLINE vf vf_load_part(sgk_dtype t, const void *p, int64_t i, int64_t n)
 {
@@ -325,6 +373,42 @@ SGK_INLINE void vf_store_part(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
 SGK_INLINE void vf_store2(sgk_dtype t, void *p, int64_t i, vf a, vf b) { vf_store(t, p, i, a), vf_store(t, p, i + VF, b); }
 SGK_INLINE void vf_stream2(sgk_dtype t, void *p, int64_t i, vf a, vf b) { vf_store2(t, p, i, a, b); }
 #endif
+
+/*
+ * 2 VF elements at p[i] as two vectors: of bf16 those at even and those at odd places, where that is cheaper, otherwise one half and the other. What is
+ * computed element by element does not care. `stream`: as vf_stream2.
+ */
+SGK_INLINE void vf_load_pairs(sgk_dtype t, const void *p, int64_t i, vf *a, vf *b)
+{
+#if defined(VF_STREAMS)
+    if (t == SGK_BF16) {
+        vf_split_bf16((const uint16_t *)p + i, a, b);
+        return;
+    }
+#endif
+    *a = vf_load(t, p, i), *b = vf_load(t, p, i + VF);
+}
+/* Whether they are those at even and at odd places. */
+SGK_INLINE bool vf_splits(sgk_dtype t)
+{
+#if defined(VF_STREAMS)
+    return t == SGK_BF16;
+#else
+    (void)t;
+    return false;
+#endif
+}
+SGK_INLINE void vf_store_pairs(sgk_dtype t, bool stream, void *p, int64_t i, vf a, vf b)
+{
+#if defined(VF_STREAMS)
+    if (t == SGK_BF16) {
+        vf_join_bf16(stream, (uint16_t *)p + i, a, b);
+        return;
+    }
+#endif
+    if (stream) vf_stream2(t, p, i, a, b);
+    else vf_store2(t, p, i, a, b);
+}
 
 /* What vf_stream2 wrote is seen by other threads after this one; at the end of a range of items. */
 SGK_INLINE void vf_stream_end(void)
@@ -370,6 +454,62 @@ SGK_INLINE vf vf_exp2(vf t)
     p          = vf_fma(p, r, vf_set(6.93146978e-1f));
 #endif
     return vf_pow2(vf_fma(p, r, vf_set(1)), k);
+}
+
+/* The same step of n vectors, a constant of at most 8: then the next step finds its operands ready. */
+#define VF_EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)
+
+/*
+ * n vectors become 1 + 2^t, what a sigmoid divides by: infinity for t from 128 on; of NaN anything. 2^t is within 3e-6 for the formats of 16 bits,
+ * otherwise as vf_exp2.
+ */
+SGK_INLINE void vf_one_plus_exp2(sgk_dtype format, int n, vf *t)
+{
+    const bool half = format != SGK_F32;
+    vf         r[8], p[8];
+#if defined(__AVX512F__)
+    VF_EACH(i, n)
+    r[i] = _mm512_reduce_ps(t[i], 9);
+    if (half) VF_EACH(i, n)
+    p[i] = vf_fma(vf_set(1.34266848e-2f), r[i], vf_set(5.22424728e-2f));
+    else VF_EACH(i, n)
+        p[i] = vf_fma(vf_fma(vf_set(1.86713186e-3f), r[i], vf_set(9.01702537e-3f)), r[i], vf_set(5.57999180e-2f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 2.41280198e-1f : 2.40164448e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 6.93044841e-1f : 6.93151312e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(1));
+    VF_EACH(i, n)
+    p[i] = vf_pow2(p[i], t[i]);
+#else
+    vf k[8];
+    VF_EACH(i, n)
+    t[i] = vf_max(vf_set(-126), vf_min(vf_set(128), t[i]));
+    VF_EACH(i, n)
+    k[i] = vf_add(t[i], vf_set(0x1.8p23f));               /* ends in the whole number next to t */
+    VF_EACH(i, n)
+    r[i] = vf_sub(t[i], vf_sub(k[i], vf_set(0x1.8p23f)));
+    if (half) VF_EACH(i, n)
+    p[i] = vf_fma(vf_set(9.58285294e-3f), r[i], vf_set(5.59064262e-2f));
+    else VF_EACH(i, n)
+        p[i] = vf_fma(vf_fma(vf_set(1.32647217e-3f), r[i], vf_set(9.67151361e-3f)), r[i], vf_set(5.55073376e-2f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 2.40240991e-1f : 2.40222421e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(half ? 6.93124175e-1f : 6.93146978e-1f));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], r[i], vf_set(1));
+#if defined(__AVX2__)
+    VF_EACH(i, n)
+    p[i] = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p[i]), _mm256_slli_epi32(_mm256_castps_si256(k[i]), 23)));
+#else
+    VF_EACH(i, n)
+    p[i] = vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p[i]), vshlq_n_u32(vreinterpretq_u32_f32(k[i]), 23)));
+#endif
+#endif
+    VF_EACH(i, n)
+    t[i] = vf_add(vf_set(1), p[i]);
 }
 
 /* e^x, within 2 units in the last place; 0 below -104, infinity above 88.7. NaN stays NaN.

@@ -2,11 +2,12 @@
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from sgl_kernel import softmax, top_k_top_p_sampling_from_probs
 
-from llama import Batch, InputError, free_bytes, gib
+from llama import Batch, free_bytes, gib, require
 
 
 @dataclass(eq=False)
@@ -94,13 +95,10 @@ class Engine:
     def choose_pages(self, needs, kv_tokens):
         """Enough for all that may run at once, less where memory or `kv_tokens` says so, but never less than one request."""
         page = self.page_size * self.model.cache_bytes
-        limit = int(0.9 * free_bytes(self.model.device)) // page - 1
-        if kv_tokens is not None:
-            limit = min(limit, kv_tokens // self.page_size)
-        if limit < needs[0]:
-            raise InputError(f"too little memory for the KV cache: the longest request needs {needs[0] * self.page_size} tokens "
-                             f"({gib(needs[0] * page)}), there is room for {max(0, limit) * self.page_size}")
-        return min(sum(needs[:self.max_batch]), limit)
+        room = min(int(0.9 * free_bytes(self.model.device)) // page - 1, (kv_tokens or 2**62) // self.page_size)
+        require(room >= needs[0], f"too little memory for the KV cache: the longest request needs {needs[0] * self.page_size} tokens "
+                                  f"({gib(needs[0] * page)}), there is room for {max(0, room) * self.page_size}")
+        return min(sum(needs[:self.max_batch]), room)
 
     @property
     def busy(self):
@@ -112,17 +110,17 @@ class Engine:
         self.admit()
         work, meter, graphs = self.next_chunk(), self.prefill, None
         if not work:
-            work, meter, graphs = [(request, 1) for request in self.running], self.decode, self.graphs
+            work, meter, graphs = [(request, range(request.cached, request.cached + 1)) for request in self.running], self.decode, self.graphs
         if graphs:
-            logits = graphs.run(self.make_batch(work + [(PADDING, 1)] * graphs.padding(len(work))))
+            logits = graphs.run(self.make_batch(work + [(PADDING, range(1))] * graphs.padding(len(work))))
         else:
             logits = self.model.forward(self.make_batch(work).to(self.model.device), self.cache)
-        for request, count in work:
-            request.cached += count
+        for request, span in work:
+            request.cached = span.stop
         served = [request for request, _ in work if not request.prefilling]
         for request, token in zip(served, self.sample(served, logits)):
             self.give(request, token)
-        meter.tokens += sum(count for _, count in work)
+        meter.tokens += sum(len(span) for _, span in work)
         meter.seconds += time.perf_counter() - start
         return served
 
@@ -135,33 +133,28 @@ class Engine:
             self.running.append(request)
 
     def next_chunk(self):
-        """The next prompt tokens to prefill, at most `prefill_chunk` over all requests."""
+        """The next prompt tokens to prefill, at most `prefill_chunk` over all requests: [(request, range of positions)]."""
         work, room = [], self.prefill_chunk
         for request in self.running:
-            count = min(len(request.prompt) - request.cached, room)
-            if count > 0:
-                work.append((request, count))
-                room -= count
+            if request.prefilling and room:
+                work.append((request, range(request.cached, min(request.cached + room, len(request.prompt)))))
+                room -= len(work[-1][1])
         return work
 
     def make_batch(self, work):
-        tokens, positions, slots, starts, lengths, rows = [], [], [], [0], [], []
-        for request, count in work:
-            begin, end = request.cached, request.cached + count
-            tokens += request.prompt[begin:end] if request.prefilling else request.output[-1:]
-            positions += range(begin, end)
-            slots += [request.pages[i // self.page_size] * self.page_size + i % self.page_size for i in range(begin, end)]
-            starts.append(len(tokens))
-            lengths.append(end)
-            if end >= len(request.prompt):
-                rows.append(len(tokens) - 1)
-        requests = [request for request, _ in work]
+        """The spans of `work`, laid end to end; the token at a position behind the prompt is the last one of the output."""
+        (requests, spans), size = zip(*work), self.page_size
+        tokens = [token for request, span in work for token in request.prompt[span.start:span.stop] or request.output[-1:]]
+        positions = [i for span in spans for i in span]
+        slots = [request.pages[i // size] * size + i % size for request, span in work for i in span]
+        starts = list(accumulate(map(len, spans), initial=0))
+        rows = [end - 1 for (request, span), end in zip(work, starts[1:]) if span.stop >= len(request.prompt)]
         if self.table_of != requests:       # pages are given once, so the table changes only when the batch does
             self.table_of, self.table = requests, torch.zeros(len(requests), self.table_width, dtype=torch.int32)
             for row, request in zip(self.table, requests):
                 row[:len(request.pages)] = torch.tensor(request.pages)
         return Batch(torch.tensor(tokens), torch.tensor(positions), torch.tensor(slots), torch.tensor(starts, dtype=torch.int32),
-                     torch.tensor(lengths, dtype=torch.int32), self.table, max(count for _, count in work),
+                     torch.tensor([span.stop for span in spans], dtype=torch.int32), self.table, max(map(len, spans)),
                      None if len(rows) == len(tokens) else torch.tensor(rows, dtype=torch.int64))
 
     @torch.inference_mode()
@@ -173,8 +166,8 @@ class Engine:
         tokens = top_k_top_p_sampling_from_probs(probs, 1, 1.0)
         for i, request in enumerate(requests):
             if request.temperature > 0:
-                tokens[i:i + 1] = top_k_top_p_sampling_from_probs(
-                    probs[i:i + 1], request.top_k or probs.shape[1], request.top_p, generator=request.generator)
+                top_k = request.top_k or probs.shape[1]
+                tokens[i:i + 1] = top_k_top_p_sampling_from_probs(probs[i:i + 1], top_k, request.top_p, generator=request.generator)
         return tokens.tolist()
 
     def give(self, request, token):

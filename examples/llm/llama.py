@@ -5,17 +5,18 @@ and makes views. What cannot be run is refused with an `InputError` of one sente
 """
 import json
 import math
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from sgl_kernel import fused_add_rmsnorm, linear, rmsnorm, rotary_embedding, silu_and_mul
 from sgl_kernel.flash_attn import flash_attn_with_kvcache
 from sgl_kernel.memory import set_kv_buffer_kernel
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ROPE_FACTORS = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
 
 
@@ -28,13 +29,18 @@ def require(holds, message):
         raise InputError(message)
 
 
-def read_json(path):
+@contextmanager
+def refusal(message):
+    """What any library has against a file, as one sentence; they share no class of errors."""
     try:
+        yield
+    except Exception as error:
+        raise InputError(f"{message}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_json(path):
+    with refusal(f"cannot read {path}"):
         value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
     require(isinstance(value, dict), f"{path} holds a {type(value).__name__}, expected an object")
     return value
 
@@ -47,10 +53,9 @@ def free_bytes(device):
     """Memory that can still be allocated; on a system that does not tell, no limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
+    with suppress(OSError, StopIteration):
         return next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo") if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return 2**62
+    return 2**62
 
 
 def read_config(folder):
@@ -68,7 +73,7 @@ def read_config(folder):
     require(not raw.get("quantization_config"), f"{path}: quantized checkpoints are not supported")
     require(raw.get("hidden_act", "silu") == "silu", f"{path}: hidden_act is {raw.get('hidden_act')}, expected silu")
     dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
-    require(dtype in DTYPES, f"{path}: dtype {dtype} is not supported, expected one of {', '.join(DTYPES)}")
+    require(getattr(torch, dtype, None) in DTYPES.values(), f"{path}: dtype {dtype} is not supported, expected float32, float16 or bfloat16")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     require(kind in ROPE_FACTORS and rope.get("partial_rotary_factor", 1.0) == 1.0,
@@ -81,9 +86,9 @@ def read_config(folder):
     c = SimpleNamespace(
         vocab=size("vocab_size"), hidden=hidden, intermediate=size("intermediate_size"), layers=size("num_hidden_layers"),
         heads=heads, kv_heads=size("num_key_value_heads", heads), head_dim=size("head_dim", hidden // heads),
-        max_len=size("max_position_embeddings", 2048), eps=raw.get("rms_norm_eps", 1e-6),
+        max_len=size("max_position_embeddings", 2048), eps=raw.get("rms_norm_eps", 1e-6), dtype=getattr(torch, dtype),
         rope={"rope_theta": raw.get("rope_theta", 10000.0), **rope, "rope_type": kind}, tied=raw.get("tie_word_embeddings", False),
-        attention_bias=raw.get("attention_bias", False), mlp_bias=raw.get("mlp_bias", False), dtype=DTYPES[dtype],
+        attention_bias=raw.get("attention_bias", False), mlp_bias=raw.get("mlp_bias", False),
         eos=frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos),
         sampling={name: wishes[name] for name in ("temperature", "top_k", "top_p") if wishes.get("do_sample") and name in wishes})
     require(c.heads % c.kv_heads == 0 and c.head_dim % 8 == 0 and c.head_dim <= 256,
@@ -93,8 +98,8 @@ def read_config(folder):
     return c
 
 
-def rope_table(config, length, dtype):
-    """[length, head_dim]: the cosines, then the sines, of every position; computed once, when the model is loaded."""
+def rope_table(config):
+    """[max_len, head_dim]: the cosines, then the sines, of every position; computed once, when the model is loaded."""
     rope = config.rope
     frequency = rope["rope_theta"] ** -(torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
     if rope["rope_type"] == "linear":
@@ -104,8 +109,8 @@ def rope_table(config, length, dtype):
         turns = rope.get("original_max_position_embeddings", config.max_len) * frequency / (2 * math.pi)
         keep = ((turns - low) / (high - low)).clamp(0, 1)
         frequency = keep * frequency + (1 - keep) * frequency / rope["factor"]
-    angle = torch.arange(length, dtype=torch.float32)[:, None] * frequency
-    return torch.cat((angle.cos(), angle.sin()), dim=1).to(dtype)
+    angle = torch.arange(config.max_len, dtype=torch.float32)[:, None] * frequency
+    return torch.cat((angle.cos(), angle.sin()), dim=1)
 
 
 def open_weights(folder):
@@ -115,10 +120,8 @@ def open_weights(folder):
     holder = {}
     for file in (folder / Path(name).name for name in files):
         require(file.exists(), f"{file} is missing; weights are read from model.safetensors or the files its index names")
-        try:
+        with refusal(f"{file} is not a readable safetensors file"):
             opened = safe_open(file, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{file} is not a readable safetensors file: {error}") from None
         holder |= dict.fromkeys(opened.keys(), opened)
     return holder
 
@@ -148,39 +151,37 @@ class Model:
         need, free = c.parameters * self.dtype.itemsize, free_bytes(self.device)
         require(need <= free, f"too little memory for the weights: they take {gib(need)}, {self.device} has {gib(free)} free")
 
-        self.embedding = self.stack({"model.embed_tokens.weight": (c.vocab, c.hidden)})
-        self.head = self.embedding if c.tied else self.stack({"lm_head.weight": (c.vocab, c.hidden)})
-        self.final_norm = self.stack({"model.norm.weight": (c.hidden,)})
-        self.rope = rope_table(c, self.max_len, self.dtype).to(self.device)
+        self.embedding = self.load({"model.embed_tokens.weight": c.vocab}, c.hidden)
+        self.head = self.embedding if c.tied else self.load({"lm_head.weight": c.vocab}, c.hidden)
+        self.final_norm = self.load({"model.norm.weight": c.hidden})
+        self.rope = rope_table(c).to(self.device, self.dtype)
         self.layers = []
-        for i in range(c.layers):
-            prefix, q, kv = f"model.layers.{i}.", c.heads * c.head_dim, c.kv_heads * c.head_dim
-            attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        for prefix in (f"model.layers.{i}." for i in range(c.layers)):
+            attention, mlp, q, kv = prefix + "self_attn.", prefix + "mlp.", c.heads * c.head_dim, c.kv_heads * c.head_dim
             self.layers.append(SimpleNamespace(
-                attention_norm=self.stack({prefix + "input_layernorm.weight": (c.hidden,)}),
+                attention_norm=self.load({prefix + "input_layernorm.weight": c.hidden}),
                 qkv=self.projection(attention, {"q": q, "k": kv, "v": kv}, c.hidden, c.attention_bias),
                 output=self.projection(attention, {"o": c.hidden}, q, c.attention_bias),
-                mlp_norm=self.stack({prefix + "post_attention_layernorm.weight": (c.hidden,)}),
+                mlp_norm=self.load({prefix + "post_attention_layernorm.weight": c.hidden}),
                 gate_up=self.projection(mlp, {"gate": c.intermediate, "up": c.intermediate}, c.hidden, c.mlp_bias),
                 down=self.projection(mlp, {"down": c.hidden}, c.intermediate, c.mlp_bias)))
         del self.files
 
-    def stack(self, shapes):
-        """The named tensors, each checked against its shape, one below the other in one tensor."""
-        sizes = [shape[0] for shape in shapes.values()]
-        stacked = torch.empty(sum(sizes), *next(iter(shapes.values()))[1:], dtype=self.dtype, device=self.device)
-        for (name, shape), part in zip(shapes.items(), stacked.split(sizes)):
+    def load(self, rows, *columns):
+        """The named tensors, each with its number of rows, one below the other in one tensor."""
+        stacked = torch.empty(sum(rows.values()), *columns, dtype=self.dtype, device=self.device)
+        for name, part in zip(rows, stacked.split(list(rows.values()))):
             require(name in self.files, f"the checkpoint lacks the tensor {name}")
             tensor = self.files[name].get_tensor(name)
-            require(tuple(tensor.shape) == shape and tensor.dtype in DTYPES.values(),
-                    f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, expected float32, float16 or bfloat16 {list(shape)}")
+            require(tensor.shape == part.shape and tensor.dtype in DTYPES.values(),
+                    f"tensor {name} is {tensor.dtype} {list(tensor.shape)}, expected float32, float16 or bfloat16 {list(part.shape)}")
             part.copy_(tensor)
         return stacked
 
-    def projection(self, prefix, sizes, inputs, bias):
+    def projection(self, prefix, rows, columns, bias):
         """A weight and its bias; projections of the same input are stacked into one."""
-        weight = self.stack({f"{prefix}{name}_proj.weight": (size, inputs) for name, size in sizes.items()})
-        return weight, self.stack({f"{prefix}{name}_proj.bias": (size,) for name, size in sizes.items()}) if bias else None
+        weight, biases = ({f"{prefix}{name}_proj.{kind}": size for name, size in rows.items()} for kind in ("weight", "bias"))
+        return self.load(weight, columns), self.load(biases) if bias else None
 
     def new_cache(self, pages, page_size):
         """Room for the keys and values of all layers, in pages of `page_size` tokens."""

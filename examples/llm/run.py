@@ -11,13 +11,12 @@ try:
     from tokenizers.decoders import DecodeStream
 
     from engine import Engine, Request
-    from llama import InputError, Model, require
+    from llama import DTYPES, InputError, Model, refusal, require
 except ImportError as error:
     print(f"run.py: error: {error}; `make run` (without VENV=none) installs what it takes", file=sys.stderr)
     sys.exit(2)
 
 PROMPTS = ["And it came to pass in those days, that", "The LORD is my"]
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 # What a request may set, with the values it may take.
 LIMITS = {"max_new_tokens": (int, 1, 2**31 - 1), "temperature": (float, 0, 1e4), "top_k": (int, 0, 2**31 - 1),
           "top_p": (float, 1e-6, 1), "seed": (int, 0, 2**63 - 1)}
@@ -39,8 +38,7 @@ def parse(argv):
     add = parser.add_argument
     add("model", nargs="?", type=Path, default=Path(__file__).parent / "model", help="directory of the model")
     add("--prompt", action="append", default=[], help="may be given several times")
-    add("--prompt-file", type=Path, help="one prompt a line; in a .jsonl file an object with prompt and, for this "
-                                         "request alone, max_new_tokens, temperature, top_k, top_p, seed")
+    add("--prompt-file", type=Path, help=f"one prompt a line; in a .jsonl file an object with prompt and any of {', '.join(LIMITS)}")
     add("--max-new-tokens", type=int, default=128)
     add("--temperature", type=float, help="0 takes the likeliest token; unset, generation_config.json decides")
     add("--top-k", type=int, help="draw from the k likeliest tokens, 0: from all; unset as above")
@@ -64,17 +62,13 @@ def read_prompts(args):
     prompts, path = [{"prompt": text} for text in args.prompt], args.prompt_file
     if not path:
         return prompts or [{"prompt": text} for text in PROMPTS]
-    try:
+    with refusal(f"cannot read {path}"):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
+        with refusal(f"{path}, line {number} is not valid JSON"):
             own = json.loads(line) if path.suffix == ".jsonl" else {"prompt": line}
-        except ValueError as error:
-            raise InputError(f"{path}, line {number} is not valid JSON: {error}") from None
         require(isinstance(own, dict) and isinstance(own.get("prompt"), str) and not own.keys() - LIMITS - {"prompt"},
                 f"{path}, line {number}: expected an object with prompt and any of {', '.join(LIMITS)}")
         prompts.append(own)
@@ -98,47 +92,37 @@ def make_request(args, model, tokenizer, number, own):
     return Request(ids, stop=frozenset() if args.ignore_eos else model.config.eos, **values)
 
 
-class Printer:
-    """Writes the texts in the order of their prompts: the first unfinished one grows, the later ones wait."""
-
-    def __init__(self, prompts, requests, tokenizer, quiet):
-        self.prompts, self.requests, self.tokenizer, self.quiet = prompts, requests, tokenizer, quiet
-        self.texts, self.current, self.written = [""] * len(requests), 0, 0
-        self.streams = [DecodeStream(ids=request.prompt, skip_special_tokens=True) for request in requests]
-
-    def update(self, request):
-        i = self.requests.index(request)
-        self.texts[i] += self.streams[i].step(self.tokenizer, request.output[-1]) or ""
-        while not self.quiet and self.current < len(self.requests):
-            text = f"[{self.current + 1}] {self.prompts[self.current]['prompt']}{self.texts[self.current]}"
-            print(text[self.written:], end="", flush=True)
-            self.written = len(text)
-            if not self.requests[self.current].finish:
-                break
-            print("\n")
-            self.current, self.written = self.current + 1, 0
+def generate(engine, requests, prompts, tokenizer, write):
+    """The texts of all requests, written in the order of their prompts: the first unfinished one grows, the later ones wait."""
+    texts = dict.fromkeys(requests, "")
+    streams = {request: DecodeStream(ids=request.prompt, skip_special_tokens=True) for request in requests}
+    for number, (request, own) in enumerate(zip(requests, prompts), 1):
+        unwritten = f"[{number}] {own['prompt']}{texts[request]}"
+        while not request.finish:
+            known = len(texts[request])
+            for served in engine.step():
+                texts[served] += streams[served].step(tokenizer, served.output[-1]) or ""
+            write(unwritten + texts[request][known:])
+            unwritten = ""
+        write(unwritten + "\n\n")
+    return texts.values()
 
 
 def run(args):
-    try:
+    with refusal(f"cannot read {args.model / 'tokenizer.json'}"):
         tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    except Exception as error:      # the library raises nothing more precise
-        raise InputError(f"cannot read {args.model / 'tokenizer.json'}: {error}") from None
     prompts = read_prompts(args)
     model = Model(args.model, args.device, DTYPES.get(args.dtype))
     requests = [make_request(args, model, tokenizer, number, own) for number, own in enumerate(prompts)]
     engine = Engine(model, requests, args.page_size, args.max_batch, args.prefill_chunk, args.kv_tokens)
-    printer = Printer(prompts, requests, tokenizer, quiet=args.json)
-    while engine.busy:
-        for request in engine.step():
-            printer.update(request)
+    texts = generate(engine, requests, prompts, tokenizer, lambda text: args.json or print(text, end="", flush=True))
 
     report = {"model": str(args.model), "parameters": model.config.parameters, "device": args.device,
               "dtype": str(model.dtype).removeprefix("torch."), "prefill": engine.prefill.report(), "decode": engine.decode.report()}
     if args.json:
         report["results"] = [
             {"prompt": own["prompt"], "text": text, "tokens": request.output, "finish": request.finish, "prompt_tokens": len(request.prompt),
-             **{name: getattr(request, name) for name in LIMITS}} for own, text, request in zip(prompts, printer.texts, requests)]
+             **{name: getattr(request, name) for name in LIMITS}} for own, text, request in zip(prompts, texts, requests)]
         print(json.dumps(report, indent=1))
     else:
         rates = "; ".join("{} {tokens} tokens in {seconds:.3f} s, {tokens_per_second:.0f} tokens/s".format(what, **report[what])

@@ -95,7 +95,7 @@ def _require_pieces(input):
 def _gated_output(input, out):
     _require_pieces(input)
     if out is None:
-        return torch.empty(input.shape[:-1] + (input.shape[-1] // 2,), dtype=input.dtype, device=input.device)
+        return input.new_empty(input.shape[:-1] + (input.shape[-1] // 2,))
     assert input.ndim == out.ndim, f"{input.ndim} != {out.ndim}"
     assert input.shape[:-1] == out.shape[:-1], f"{input.shape[:-1]} != {out.shape[:-1]}"
     assert input.shape[-1] == 2 * out.shape[-1], f"{input.shape[-1]} != {2 * out.shape[-1]}"
@@ -223,7 +223,7 @@ def concat_mla_k(k: torch.Tensor, k_nope: torch.Tensor, k_rope: torch.Tensor):
 @provided_by("copy")
 def concat_mla_absorb_q(a: torch.Tensor, b: torch.Tensor):
     """(a, b) along the last dimension"""
-    out = torch.empty((*a.shape[:-1], a.shape[-1] + b.shape[-1]), dtype=a.dtype, device=a.device)
+    out = a.new_empty(a.shape[:-1] + (a.shape[-1] + b.shape[-1],))
     _concat_mla_absorb_q(a, b, out)
     return out
 

@@ -9,78 +9,117 @@ enum act { SILU,
            GELU_TANH,
            GELU_QUICK };
 
-/* a / (1 + 2^t). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
-SGK_INLINE vf over_one_plus_exp2(vf a, vf t)
+/* n vectors of a / (1 + 2^x). The clamp keeps -infinity from becoming infinity over infinity; max gives its second operand, so NaN passes. */
+SGK_INLINE void over_one_plus_exp2(sgk_dtype t, int n, vf *a, vf *x)
 {
-    return vf_div(vf_max(vf_set(-FLT_MAX), a), vf_add(vf_set(1), vf_exp2(t)));
+    vf_one_plus_exp2(t, n, x);
+    VF_EACH(i, n)
+    a[i] = vf_div(vf_max(vf_set(-FLT_MAX), a[i]), x[i]);
 }
 
 /* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
-SGK_INLINE vf gelu(bool half, vf a)
+SGK_INLINE void gelu(bool half, int n, vf *a)
 {
-    const vf x = vf_min(vf_set(30), vf_max(a, vf_sub(vf_zero(), a)));
-    const vf t = vf_div(vf_set(1), vf_fma(vf_set(half ? ERFC_HALF_P : ERFC_P), x, vf_set(1)));
-    vf       p = vf_set(half ? ERFC_HALF_4 : ERFC_8);
+    vf x[8], t[8], p[8];
+    VF_EACH(i, n)
+    x[i] = vf_min(vf_set(30), vf_max(a[i], vf_sub(vf_zero(), a[i])));
+    VF_EACH(i, n)
+    t[i] = vf_div(vf_set(1), vf_fma(vf_set(half ? ERFC_HALF_P : ERFC_P), x[i], vf_set(1)));
+    VF_EACH(i, n)
+    p[i] = vf_set(half ? ERFC_HALF_4 : ERFC_8);
     if (!half) {
-        p = vf_fma(p, t, vf_set(ERFC_7));
-        p = vf_fma(p, t, vf_set(ERFC_6));
-        p = vf_fma(p, t, vf_set(ERFC_5));
-        p = vf_fma(p, t, vf_set(ERFC_4));
+        VF_EACH(i, n)
+        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_7));
+        VF_EACH(i, n)
+        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_6));
+        VF_EACH(i, n)
+        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_5));
+        VF_EACH(i, n)
+        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_4));
     }
-    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_3 : ERFC_3));
-    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_2 : ERFC_2));
-    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_1 : ERFC_1));
-    p               = vf_fma(p, t, vf_set(half ? ERFC_HALF_0 : ERFC_0));
-    const vf half_x = vf_mul(vf_set(0.5f), x), tail = vf_mul(vf_mul(p, t), vf_exp2(vf_mul(half_x, vf_mul(x, vf_set(-LOG2_E)))));
-    return vf_sub(vf_max(vf_zero(), a), vf_mul(half_x, tail));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_3 : ERFC_3));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_2 : ERFC_2));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_1 : ERFC_1));
+    VF_EACH(i, n)
+    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_0 : ERFC_0));
+    VF_EACH(i, n)
+    p[i] = vf_mul(vf_mul(p[i], t[i]), vf_exp2(vf_mul(vf_mul(vf_set(0.5f), x[i]), vf_mul(x[i], vf_set(-LOG2_E)))));
+    VF_EACH(i, n)
+    a[i] = vf_sub(vf_max(vf_zero(), a[i]), vf_mul(vf_mul(vf_set(0.5f), x[i]), p[i]));
 }
 
-SGK_INLINE vf act(enum act which, sgk_dtype t, vf a)
+/* n vectors in place. */
+SGK_INLINE void act(enum act which, sgk_dtype t, int n, vf *a)
 {
+    vf x[8];
     switch (which) {
-    case SILU:       return over_one_plus_exp2(a, vf_mul(a, vf_set(-LOG2_E)));
-    case GELU:       return gelu(t != SGK_F32, a);
-    case GELU_TANH:  return over_one_plus_exp2(a, vf_mul(a, vf_fma(vf_mul(a, a), vf_set(GELU_TANH_3 * LOG2_E), vf_set(GELU_TANH_1 * LOG2_E))));
-    case GELU_QUICK: return over_one_plus_exp2(a, vf_mul(a, vf_set(-1.702f * LOG2_E)));
+    case SILU:
+        VF_EACH(i, n)
+        x[i] = vf_mul(a[i], vf_set(-LOG2_E));
+        break;
+    case GELU: gelu(t != SGK_F32, n, a); return;
+    case GELU_TANH:
+        VF_EACH(i, n)
+        x[i] = vf_mul(a[i], vf_fma(vf_mul(a[i], a[i]), vf_set(GELU_TANH_3 * LOG2_E), vf_set(GELU_TANH_1 * LOG2_E)));
+        break;
+    case GELU_QUICK:
+        VF_EACH(i, n)
+        x[i] = vf_mul(a[i], vf_set(-1.702f * LOG2_E));
+        break;
     }
-    return a;
+    over_one_plus_exp2(t, n, a, x);
 }
 
 /* n of VF elements. */
 SGK_INLINE void act_part(enum act which, sgk_dtype t, const struct act_args *a, int64_t in, int64_t out, int64_t n)
 {
     const bool gated = which != GELU_QUICK;
-    if (n == VF) {
-        const vf x = act(which, t, vf_load(t, a->input, in));
-        vf_store(t, a->out, out, gated ? vf_mul(x, vf_load(t, a->input, in + a->dim)) : x);
-    } else {
-        const vf x = act(which, t, vf_load_part(t, a->input, in, n));
-        vf_store_part(t, a->out, out, n, gated ? vf_mul(x, vf_load_part(t, a->input, in + a->dim, n)) : x);
+    vf         x     = n == VF ? vf_load(t, a->input, in) : vf_load_part(t, a->input, in, n);
+    act(which, t, 1, &x);
+    if (gated) x = vf_mul(x, n == VF ? vf_load(t, a->input, in + a->dim) : vf_load_part(t, a->input, in + a->dim, n));
+    if (n == VF) vf_store(t, a->out, out, x);
+    else vf_store_part(t, a->out, out, n, x);
+}
+
+/* n vectors, two by two; those `ahead` are asked for. */
+SGK_INLINE void act_vectors(enum act which, sgk_dtype t, bool stream, int n, const struct act_args *a, int64_t in, int64_t out, int64_t ahead)
+{
+    const bool gated = which != GELU_QUICK;
+    vf         x[8], u, v;
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i += 2) {
+        vf_prefetch2(t, a->input, in + i * VF + ahead);
+        if (gated) vf_prefetch2(t, a->input, in + a->dim + i * VF + ahead);
+        vf_load_pairs(t, a->input, in + i * VF, &x[i], &x[i + 1]);
+    }
+    act(which, t, n, x);
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i += 2) {
+        if (gated) {
+            vf_load_pairs(t, a->input, in + a->dim + i * VF, &u, &v);
+            x[i] = vf_mul(x[i], u), x[i + 1] = vf_mul(x[i + 1], v);
+        }
+        vf_store_pairs(t, stream, a->out, out + i * VF, x[i], x[i + 1]);
     }
 }
 
-/* Elements [first, last) of a row, two vectors at a time. */
+/* Elements [first, last) of a row. */
 SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct act_args *a, int64_t in, int64_t out, int64_t first, int64_t last)
 {
-    enum { STEP  = 2 * VF,
-           AHEAD = 2048,                                /* elements that are asked for in time */
-           NEAR  = 32768 };                             /* the next row is better, where it is not further */
-    const bool    gated = which != GELU_QUICK;
-    const int64_t ahead = a->input_stride > 0 && a->input_stride <= NEAR ? a->input_stride : AHEAD;
-    const int64_t gate = in + a->dim, line = stream ? first + vf_to_line(t, a->out, out + first) : first, head = line < last ? line : last;
+    enum { MANY = VF == 16 ? 8 : 4,                    /* vectors that fit into registers */
+           AHEAD = 8192 };                              /* bytes that are asked for in time, of the row or the next one */
+    const int64_t size = t == SGK_F32 ? 4 : 2, far = AHEAD / size < a->dim ? AHEAD / size : a->dim, next = a->input_stride - a->dim;
+    const int64_t line = stream ? first + vf_to_line(t, a->out, out + first) : first, head = line < last ? line : last;
     int64_t       d = first;
     for (int64_t n; d < head; d += n) {
         n = head - d < VF ? head - d : VF;
         act_part(which, t, a, in + d, out + d, n);
     }
-    for (; d + STEP <= last; d += STEP) {
-        vf_prefetch2(t, a->input, in + d + ahead);
-        if (gated) vf_prefetch2(t, a->input, gate + d + ahead);
-        vf x = act(which, t, vf_load(t, a->input, in + d)), y = act(which, t, vf_load(t, a->input, in + d + VF));
-        if (gated) x = vf_mul(x, vf_load(t, a->input, gate + d)), y = vf_mul(y, vf_load(t, a->input, gate + d + VF));
-        if (stream) vf_stream2(t, a->out, out + d, x, y);
-        else vf_store2(t, a->out, out + d, x, y);
-    }
+    for (; d + MANY * VF <= last; d += MANY * VF) act_vectors(which, t, stream, MANY, a, in + d, out + d, d + far < a->dim ? far : far + next);
+    for (; d + 2 * VF <= last; d += 2 * VF) act_vectors(which, t, stream, 2, a, in + d, out + d, d + far < a->dim ? far : far + next);
     for (; d < last; d += VF) act_part(which, t, a, in + d, out + d, last - d < VF ? last - d : VF);
 }
 

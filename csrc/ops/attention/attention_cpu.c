@@ -2,9 +2,9 @@
  * Attention in one pass over the keys, 64 at a time, with a running maximum and sum for each row (a row is a query under one of
  * the group's heads, so keys and values are read once for the group). Scores are in powers of two.
  *
- * Few rows (decode) are bound by memory: keys and values are used where they lie, scores by dot products. While the keys of a block are
- * worked on its values are on their way to the second-level cache, and the next block's keys while its values are, both in the order
- * of their addresses.
+ * Few rows (decode) are bound by memory: keys and values are used where they lie, scores by dot products, all heads of some keys before
+ * the next keys, so that memory is read in the order of its addresses. Every line is asked for some kilobytes before it is used, evenly
+ * between the products: neither so late that it is waited for, nor so many at once that they would push each other out of the first-level cache.
  *
  * Many rows (prefill) are bound by arithmetic: scores are made transposed, S' = K Q', so that the lanes of a vector are rows: no sums
  * across lanes, and both products are the same small matrix kernel. In f32 each block of keys is widened once. Where the processor
@@ -16,7 +16,9 @@
 #include "cpu/simd.h"
 
 enum { KEYS = ATTENTION_KEYS,
-       TILE_VECS = VF == 8 ? 2 : 4 };       /* AVX2 has 16 registers, the others 32 */
+       TILE_VECS = VF == 8 ? 2 : 4,         /* AVX2 has 16 registers, the others 32 */
+       AHEAD     = 12288,                   /* decode: bytes between what is asked for and what is used, */
+       FAR       = 12 };                    /* and rows until one whose page is looked up meanwhile */
 
 #define LOG2_E 1.44269504f
 #define LN_2   0.693147181f
@@ -216,12 +218,34 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q,
     for (int r = 0; r < rows; ++r) v4_store(scores + r * KEYS, scale * vf_sums4(total[r][0], total[r][1], total[r][2], total[r][3]));
 }
 
-/* Asks for a row of all heads, `bytes` each and `step` bytes apart. */
-SGK_INLINE void prefetch(const void *row, int32_t heads, int64_t step, int64_t bytes)
+/* Rows that are read in turn, `heads` pieces each; when they have been asked for, `more` follow. */
+typedef struct {
+    const void *const *row;
+    int32_t            rows;
+    int64_t            step, bytes;             /* from head to head, of each */
+} rows_ahead;
+
+typedef struct {
+    rows_ahead now, more;
+    int32_t    heads, head;
+    bool       once;                            /* no cache keeps them */
+} ahead;
+
+SGK_INLINE void ask(ahead *a, int32_t pieces)
 {
-    if (step == bytes) bytes *= heads, heads = 1;
-    for (int32_t h = 0; h < heads; ++h)
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)row + h * step + i, 0, 2);
+    for (; pieces > 0; --pieces) {
+        if (a->now.rows == 0) {
+            if (a->more.rows == 0) return;
+            a->now = a->more, a->more.rows = 0;
+        }
+        if (a->head == 0 && a->now.rows > FAR) __builtin_prefetch(a->now.row[FAR]);
+        const char *piece = (const char *)*a->now.row + a->head * a->now.step;
+        if (a->once)
+            for (int64_t i = 0; i < a->now.bytes; i += 64) __builtin_prefetch(piece + i, 0, 0);
+        else
+            for (int64_t i = 0; i < a->now.bytes; i += 64) __builtin_prefetch(piece + i);
+        if (++a->head == a->heads) a->head = 0, ++a->now.row, --a->now.rows;
+    }
 }
 
 /* Scores of four keys with all rows. */
@@ -233,8 +257,9 @@ SGK_INLINE void score_few(sgk_dtype t, const piece *p, const void *const *key, i
     if (p->rows & 1) dots(t, 1, scores + r * KEYS, p->q + r * p->dim, p->dim, key, offset, p->scale);
 }
 
-/* Turns scores into 2^(score - most), keeps most, sum and out up to date. Keys [first, first + keys). */
-SGK_INLINE void soften_few(const piece *p, int32_t first, int32_t keys)
+/* Turns scores into 2^(score - most), keeps most, sum and out up to date. Keys [first, first + keys). With pairs, the powers of two
+ * neighbours are left in the first half of a row, rounded to bf16. */
+SGK_INLINE void soften_few(const piece *p, int32_t first, int32_t keys, const bool pairs)
 {
     const vf least = vf_set(-3.402823466e38f);                          /* instead of -inf, whose difference with itself is no number */
     for (int32_t r = 0; r < p->rows; ++r) {
@@ -263,12 +288,18 @@ SGK_INLINE void soften_few(const piece *p, int32_t first, int32_t keys)
         }
         p->most[r] = now;
         p->sum[r] += vf_sum(sum);
+        if (pairs) {
+#if defined(__AVX512BF16__)
+            for (int32_t j = 0; j < KEYS; j += 32)
+                _mm512_storeu_si512(score + j / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(score + j + 16), _mm512_loadu_ps(score + j)));
+#endif
+        }
     }
 }
 
 #if defined(__AVX512BF16__)
 /* out[rows][64 columns] += p values, two keys at a time; their rows lie side by side in the sum. */
-SGK_INLINE void weigh(const int rows, float *out, int64_t out_stride, const uint32_t *p, const void *const *value, int64_t offset, int32_t keys)
+SGK_INLINE void weigh(const int rows, float *out, int64_t out_stride, const float *p, const void *const *value, int64_t offset, int32_t keys)
 {
     const __m512i         low  = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
     const __m512i         high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
@@ -289,7 +320,7 @@ SGK_INLINE void weigh(const int rows, float *out, int64_t out_stride, const uint
         }
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
-            const __m512bh e = (__m512bh)_mm512_set1_epi32((int)p[r * (KEYS / 2) + j / 2]);
+            const __m512bh e = (__m512bh)_mm512_set1_ps(p[r * KEYS + j / 2]);   /* a pair */
 #pragma GCC unroll 4
             for (int v = 0; v < 4; ++v) total[r * 4 + v] = _mm512_dpbf16_ps(total[r * 4 + v], e, w[v]);
         }
@@ -301,25 +332,23 @@ SGK_INLINE void weigh(const int rows, float *out, int64_t out_stride, const uint
 }
 #endif
 
-/* out += p values for all rows, the head's elements at `offset` in the rows of values. */
-SGK_INLINE void weigh_few(sgk_dtype t, const piece *p, const void *const *value, int64_t offset, int32_t keys)
+/* out += p values for all rows, for keys [begin, end) of the block; the head's elements at `offset` in the rows of values. */
+SGK_INLINE void weigh_few(sgk_dtype t, const piece *p, const void *const *value, int64_t offset, int32_t begin, int32_t end)
 {
 #if defined(__AVX512BF16__)
     if (t == SGK_BF16 && p->dim_v % 64 == 0) {
-        uint32_t pairs[ATTENTION_FEW_ROWS][KEYS / 2];                   /* zero behind the last key */
-        for (int32_t r = 0; r < p->rows; ++r)
-            for (int32_t j = 0; j < KEYS; j += 32)
-                _mm512_storeu_si512(&pairs[r][j / 2], (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(p->scores + r * KEYS + j + 16), _mm512_loadu_ps(p->scores + r * KEYS + j)));
         for (int32_t d = 0; d < p->dim_v; d += 64) {
-            int32_t r = 0;
-            for (; r + 4 <= p->rows; r += 4) weigh(4, p->out + r * p->dim_v + d, p->dim_v, pairs[r], value, offset + d, keys);
-            if (p->rows & 2) weigh(2, p->out + r * p->dim_v + d, p->dim_v, pairs[r], value, offset + d, keys), r += 2;
-            if (p->rows & 1) weigh(1, p->out + r * p->dim_v + d, p->dim_v, pairs[r], value, offset + d, keys);
+            int32_t      r   = 0;
+            float       *out = p->out + d;
+            const float *e   = p->scores + begin / 2;
+            for (; r + 4 <= p->rows; r += 4) weigh(4, out + r * p->dim_v, p->dim_v, e + r * KEYS, value + begin, offset + d, end - begin);
+            if (p->rows & 2) weigh(2, out + r * p->dim_v, p->dim_v, e + r * KEYS, value + begin, offset + d, end - begin), r += 2;
+            if (p->rows & 1) weigh(1, out + r * p->dim_v, p->dim_v, e + r * KEYS, value + begin, offset + d, end - begin);
         }
         return;
     }
 #endif
-    multiply(t, p->out, p->dim_v, p->rows, p->dim_v, p->scores, KEYS, 1, value, offset, keys, true);
+    multiply(t, p->out, p->dim_v, p->rows, p->dim_v, p->scores + begin, KEYS, 1, value + begin, offset, end - begin, true);
 }
 
 /* ---- many rows: lanes are rows ---------------------------------------------------------------------------------------- */
@@ -465,34 +494,45 @@ static int32_t at_most_keys(int32_t keys) { return keys < KEYS ? keys : KEYS; }
 #define PAIRS(t) false
 #endif
 
-/* Head by head in each block of keys, while the block is in the cache. */
-SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads)
+/* Some keys under all heads before the next ones. */
+SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads, bool once)
 {
     const struct attention_args *a    = p->a;
     const int64_t                size = size_of(t), k_bytes = a->dim * size, v_bytes = a->dim_v * size;
+    const int32_t                together = PAIRS(t) ? 4 : 8;           /* keys whose values are weighed at once */
+    const int32_t                rows     = attention_between(4, (int32_t)(AHEAD / (heads * k_bytes)), KEYS / 2);
     piece                        under[ATTENTION_ROWS];
+    places                       at[2];
+    int                          which = 0;
+    int32_t                      keys  = at_most_keys(p->end - p->begin);
+    ahead                        next  = { .heads = heads, .once = once };
+    if (keys > 0) {
+        find(p, &at[0], size, p->begin, keys);
+        next.now = (rows_ahead){ at[0].key, keys, a->k_head_stride * size, k_bytes };
+        ask(&next, rows * heads);
+    }
     for (int32_t h = 0; h < heads; ++h) {
         under[h] = under_head(p, h);
         load_queries(t, &under[h], PAIRS(t));
     }
-    places  at[2];
-    int     which = 0;
-    int32_t keys  = at_most_keys(p->end - p->begin);
-    if (keys > 0) find(p, &at[which], size, p->begin, keys);
     for (int32_t first = p->begin; first < p->end; which ^= 1) {
-        const int32_t next = first + keys, more = at_most_keys(p->end - next);
         const places *here = &at[which];
-        for (int32_t j = 0; j < keys; j += 4) {                         /* places are filled up to a multiple of four */
-            for (int32_t i = j; i < j + 4 && i < keys; ++i) prefetch(here->value[i], heads, a->v_head_stride * size, v_bytes);
-            for (int32_t h = 0; h < heads; ++h) score_few(t, &under[h], here->key + j, h * a->k_head_stride, under[h].scores + j);
-        }
-        if (more > 0) find(p, &at[which ^ 1], size, next, more);
-        for (int32_t h = 0; h < heads; ++h) {
-            soften_few(&under[h], first, keys);
-            for (int32_t i = more * h / heads; i < more * (h + 1) / heads; ++i) prefetch(at[which ^ 1].key[i], heads, a->k_head_stride * size, k_bytes);
-            weigh_few(t, &under[h], here->value, h * a->v_head_stride, keys);
-        }
-        first = next, keys = more;
+        const int32_t left = at_most_keys(p->end - first - keys);
+        next.more          = (rows_ahead){ here->value, keys, a->v_head_stride * size, v_bytes };
+        for (int32_t j = 0; j < keys; j += 4)                           /* places are filled up to a multiple of four */
+            for (int32_t h = 0; h < heads; ++h) {
+                ask(&next, 4);
+                score_few(t, &under[h], here->key + j, h * a->k_head_stride, under[h].scores + j);
+            }
+        if (left > 0) find(p, &at[which ^ 1], size, first + keys, left);
+        for (int32_t h = 0; h < heads; ++h) soften_few(&under[h], first, keys, PAIRS(t) && p->dim_v % 64 == 0);
+        next.more = (rows_ahead){ at[which ^ 1].key, left, a->k_head_stride * size, k_bytes };
+        for (int32_t j = 0; j < keys; j += together)
+            for (int32_t h = 0; h < heads; ++h) {
+                ask(&next, together);
+                weigh_few(t, &under[h], here->value, h * a->v_head_stride, j, keys - j < together ? keys : j + together);
+            }
+        first += keys, keys = left;
     }
 }
 
@@ -601,7 +641,7 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
     const int32_t                rows = plan->sequence.sq * a->group, row = block * ATTENTION_ROWS;
     const int32_t                heads = a->kv_heads - kv_head < plan->heads ? a->kv_heads - kv_head : plan->heads;
     piece                        p     = { .a = a, .s = &plan->sequence, .n = n, .kv_head = kv_head, .row = row, .dim = w->padded_dim, .dim_v = w->padded_dim_v, .rows = rows - row < ATTENTION_ROWS ? rows - row : ATTENTION_ROWS };
-    p.few                              = t != SGK_E4M3 && p.rows <= ATTENTION_FEW_ROWS && a->dim % VF == 0 && a->dim_v % VF == 0 && !a->q_v;
+    p.few                              = p.rows <= ATTENTION_FEW_ROWS && a->dim % VF == 0 && a->dim_v % VF == 0 && !a->q_v;
     if (p.few) p.dim = a->dim, p.dim_v = a->dim_v;
     p.lanes = (p.rows + 15) / 16 * 16;
 
@@ -621,7 +661,7 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
     p.key                   = buffer, buffer += KEYS * (w->padded_dim > ATTENTION_ROWS ? w->padded_dim : ATTENTION_ROWS);
     p.value                 = buffer;
 
-    if (p.few) attend_few(t, &p, heads);
+    if (p.few) attend_few(t, &p, heads, w->once);
     const int64_t partial_size = (int64_t)p.rows * (w->padded_dim_v + 2);
     float        *partials     = w->partials + plan->partials + kv_head * plan->spans * partial_size;
     for (int32_t h = 0; h < heads; ++h) {

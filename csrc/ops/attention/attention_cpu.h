@@ -31,6 +31,7 @@ struct attention_work {
     struct attention_args        a;
     const struct attention_plan *plan;
     int64_t                      items;
+    bool                         once;                 /* keys and values are too many for the last-level cache */
     int32_t                      padded_dim, padded_dim_v, max_rows; /* head sizes rounded up to 16; rows of the largest item, all heads together */
     int64_t                     *next;                  /* the first item that nobody has taken */
     int32_t                     *left;                  /* for each counter: spans that are not done */

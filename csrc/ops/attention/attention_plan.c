@@ -15,7 +15,7 @@ static void append_rows(int64_t begin, int64_t end, void *context)
 /* The most key heads that an item takes: their rows fit a block, and a block of their keys and values the second-level cache. */
 static int32_t most_heads(const struct attention_args *a, int64_t rows)
 {
-    if (rows < 1 || rows > ATTENTION_FEW_ROWS || a->apart || a->q_v || a->dtype == SGK_E4M3) return 1;
+    if (rows < 1 || rows > ATTENTION_FEW_ROWS || a->apart || a->q_v) return 1;
     const int64_t bytes = (int64_t)ATTENTION_KEYS * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype);
     int64_t       heads = ATTENTION_ROWS / rows;
     if (heads > 262144 / bytes) heads = 262144 / bytes;
@@ -69,6 +69,7 @@ sgk_status attention_run_cpu(attention_call *c)
     if (slots > sgk_num_threads(exec)) slots = sgk_num_threads(exec);
     while (slots > 1 && heads > 1 && size.items < 4 * slots) size = make_plan(a, heads /= 2, NULL);
     if (slots > size.items) slots = size.items;
+    w.once         = a->k != a->v && sgk_cpu_streams(a->k, size.bytes, 1, 1);  /* values may be a part of the keys: then they come from the second-level cache */
     w.items        = size.items;
     w.max_rows     = size.max_rows;
     w.buffer_bytes = attention_buffer_floats(&w, a->q_v != NULL) * (int64_t)sizeof(float);

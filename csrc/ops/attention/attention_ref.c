@@ -5,11 +5,19 @@
 #include "base/convert.h"
 #include "cpu/cpu.h"
 
-static double dot(const void *x, int64_t i, const void *y, int64_t j, int32_t dim, sgk_dtype dtype)
+/* dtype is a constant at every call. */
+SGK_INLINE double dot_of(sgk_dtype dtype, const void *x, int64_t i, const void *y, int64_t j, int32_t dim)
 {
     double sum = 0;
     for (int32_t d = 0; d < dim; ++d) sum += load_as_f64(x, i + d, dtype) * load_as_f64(y, j + d, dtype);
     return sum;
+}
+
+static double dot(const void *x, int64_t i, const void *y, int64_t j, int32_t dim, sgk_dtype dtype)
+{
+    if (dtype == SGK_F32) return dot_of(SGK_F32, x, i, y, j, dim);
+    if (dtype == SGK_F16) return dot_of(SGK_F16, x, i, y, j, dim);
+    return dtype == SGK_BF16 ? dot_of(SGK_BF16, x, i, y, j, dim) : dot_of(SGK_E4M3, x, i, y, j, dim);
 }
 
 /* One query under one head: where q and q_v of it lie, and what its products are multiplied by. */

@@ -4,108 +4,149 @@
 #include "cpu/butterfly.h"
 #include "cpu/codes.h"
 
+enum { TURNS = DSV4_ROPE / VF,
+       AHEAD = 2048 };                                  /* elements that are asked for in time */
+
 /* Neighbours are one number: times c, plus the other one times s. */
-typedef struct { float c[DSV4_ROPE], s[DSV4_ROPE]; } turns;
+typedef struct { vf c[TURNS], s[TURNS]; } turns;
 
-static void turns_make(turns *r, const struct dsv4_rope *rope, int64_t token)
+SGK_INLINE void turns_make(turns *r, const struct dsv4_rope *rope, int64_t token)
 {
-    const int64_t position = load_index(rope->positions, token * rope->position_stride, rope->wide ? SGK_I64 : SGK_I32);
-    const float  *f        = rope->freqs + position * rope->freqs_stride;
-    for (int i = 0; i < DSV4_ROPE; i += 2) {
-        r->c[i] = r->c[i + 1] = f[i];
-        r->s[i] = -f[i + 1], r->s[i + 1] = f[i + 1];
+    static const float signs[16] = { -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1 };
+    const int64_t      position  = load_index(rope->positions, token * rope->position_stride, rope->wide ? SGK_I64 : SGK_I32);
+    const float       *f         = rope->freqs + position * rope->freqs_stride;
+    for (int i = 0; i < TURNS; ++i) {
+        const vf z = vf_load_f32(f + i * VF);
+        r->c[i] = vf_evens(z), r->s[i] = vf_mul(vf_odds(z), vf_load_f32(signs));
     }
 }
 
-SGK_INLINE void rotate(float *x, const turns *r)
-{
-    for (int i = 0; i < DSV4_ROPE; i += VF) {
-        const vf v = vf_load_f32(x + i);
-        vf_store_f32(x + i, vf_add(vf_mul(v, vf_load_f32(r->c + i)), vf_mul(vf_swap_pairs(v), vf_load_f32(r->s + i))));
-    }
-}
+/* Vector i of those that rotate. */
+SGK_INLINE vf turned(vf v, const turns *r, int i) { return vf_add(vf_mul(v, r->c[i]), vf_mul(vf_swap_pairs(v), r->s[i])); }
 
-/* Loads dim elements, a multiple of 2 VF, and gives what makes their mean square 1. */
-SGK_INLINE float load_for_norm(float *x, const void *p, int64_t at, int64_t dim, float eps)
+/* What makes the mean square of dim elements, a multiple of 2 VF, 1. */
+SGK_INLINE float scale_of(const void *p, int64_t at, int64_t dim, float eps)
 {
     vf s0 = vf_zero(), s1 = vf_zero();
-    for (int64_t d = 0; d < dim; d += 2 * VF) {
-        const vf u = vf_load(SGK_BF16, p, at + d), v = vf_load(SGK_BF16, p, at + d + VF);
-        vf_store_f32(x + d, u), vf_store_f32(x + d + VF, v);
-        s0 = vf_fma(u, u, s0), s1 = vf_fma(v, v, s1);
+    for (int64_t i = 0; i < dim; i += 2 * VF) {
+        vf x, y;
+        vf_prefetch2(SGK_BF16, p, at + i + AHEAD);
+        vf_load_pairs(SGK_BF16, p, at + i, &x, &y);
+        s0 = vf_fma(x, x, s0), s1 = vf_fma(y, y, s1);
     }
     return 1 / sqrtf(vf_sum(vf_add(s0, s1)) / (float)dim + eps);
 }
 
-SGK_INLINE float amax_of(const float *x, int64_t n) { return amax_of_numbers(SGK_F32, x, 0, n); }
-
-SGK_INLINE void encode_times(uint8_t *q, const float *x, int n, float by)
+SGK_INLINE void encode_times(uint8_t *q, const float *x, int n, float by, bool finite)
 {
-    const code_scale k = { by, -DSV4_MOST, DSV4_MOST, false, CODES_ENDS };
-    codes_run(SGK_F32, SGK_E4M3, false, &k, q, x, 0, n);
+    const code_scale ends = { by, -DSV4_MOST, DSV4_MOST, false, CODES_ENDS, false }, within = { by, -DSV4_MOST, DSV4_MOST, false, CODES_WITHIN, false };
+    if (finite) codes_run(SGK_F32, SGK_E4M3, false, &within, q, x, 0, n);
+    else codes_run(SGK_F32, SGK_E4M3, false, &ends, q, x, 0, n);
+}
+
+/* Heads, or tokens of one head, whose scales are found one beside the other before any is written: none waits for a root and a quotient. */
+enum { TOGETHER = 8 };
+
+/* The head is rounded before it is rotated. */
+SGK_INLINE void q_head(const struct dsv4_q_args *a, int64_t from, int64_t to, vf scale, const turns *r)
+{
+    const int64_t last = a->dim - DSV4_ROPE;
+    for (int64_t d = 0; d < last; d += 2 * VF) {
+        vf x, y;
+        vf_load_pairs(SGK_BF16, a->input, from + d, &x, &y);
+        vf_store_pairs(SGK_BF16, false, a->output, to + d, vf_mul(x, scale), vf_mul(y, scale));
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < TURNS; i += 2) {
+        const int64_t at = last + i * VF;
+        const vf      x = vf_mul(vf_load(SGK_BF16, a->input, from + at), scale), y = vf_mul(vf_load(SGK_BF16, a->input, from + at + VF), scale);
+        vf_store2(SGK_BF16, a->output, to + at, turned(vf_rounded_result(SGK_BF16, x), r, i), turned(vf_rounded_result(SGK_BF16, y), r, i + 1));
+    }
 }
 
 void SGK_CPU_FN(dsv4_q)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_q_args *a = args;
-    float                     x[192];
-    turns                     r;
+    const struct dsv4_q_args a = *(const struct dsv4_q_args *)args;
+    turns                    r;
     for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a->rope, t);
-        for (int64_t h = 0; h < a->heads; ++h) {
-            const int64_t to = t * a->output_token + h * a->output_head, last = a->dim - DSV4_ROPE;
-            const vf      scale = vf_set(load_for_norm(x, a->input, t * a->input_token + h * a->input_head, a->dim, a->eps));
-            for (int64_t d = 0; d < a->dim; d += VF) vf_store(SGK_BF16, a->output, to + d, vf_mul(vf_load_f32(x + d), scale));
-            for (int64_t d = last; d < a->dim; d += VF) vf_store_f32(x + d, vf_load(SGK_BF16, a->output, to + d));      /* rounded */
-            rotate(x + last, &r);
-            for (int64_t d = last; d < a->dim; d += VF) vf_store(SGK_BF16, a->output, to + d, vf_load_f32(x + d));
+        turns_make(&r, &a.rope, t);
+        for (int64_t first = 0; first < a.heads; first += TOGETHER) {
+            const int64_t last = first + TOGETHER < a.heads ? first + TOGETHER : a.heads;
+            float         scale[TOGETHER];
+            for (int64_t h = first; h < last; ++h) scale[h - first] = scale_of(a.input, t * a.input_token + h * a.input_head, a.dim, a.eps);
+            for (int64_t h = first; h < last; ++h)
+                q_head(&a, t * a.input_token + h * a.input_head, t * a.output_token + h * a.output_head, vf_set(scale[h - first]), &r);
         }
     }
 }
 
+/* Scales first, then codes, for the same reason. */
+SGK_INLINE void k_token(const struct dsv4_k_args *a, int64_t t, vf scale)
+{
+    enum { GROUPS = DSV4_K_CODES / DSV4_K_GROUP };
+    const int64_t      place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
+    uint8_t           *page = a->cache + place / a->page_size * a->page_bytes, *token = page + in_page * DSV4_TOKEN_BYTES;
+    uint8_t           *scales = page + a->page_size * DSV4_TOKEN_BYTES + in_page * DSV4_SCALE_BYTES;
+    _Alignas(64) float x[DSV4_K];
+    turns              r;
+    uint32_t           e[GROUPS];
+    bool               finite[GROUPS];
+    turns_make(&r, &a->rope, t);
+    for (int d = 0; d < DSV4_K; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load(SGK_BF16, a->kv, t * a->kv_stride + d), scale), vf_load(SGK_BF16, a->weight, d)));
+    for (int g = 0; g < GROUPS; ++g) e[g] = dsv4_exponent(dsv4_scale(amax_run(SGK_F32, x + g * DSV4_K_GROUP, 0, DSV4_K_GROUP, &finite[g])));
+    for (int g = 0; g < GROUPS; ++g) {
+        encode_times(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e[g]), finite[g]);
+        scales[g] = (uint8_t)e[g];
+    }
+    for (int i = 0; i < TURNS; ++i)
+        vf_store_bf16((uint16_t *)(void *)(token + DSV4_K_CODES) + i * VF, turned(vf_load_f32(x + DSV4_K_CODES + i * VF), &r, i));
+}
+
 void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_k_args *a = args;
-    float                     x[DSV4_K];
-    turns                     r;
-    for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a->rope, t);
-        const vf scale = vf_set(load_for_norm(x, a->kv, t * a->kv_stride, DSV4_K, a->eps));
-        for (int d = 0; d < DSV4_K; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load_f32(x + d), scale), vf_load(SGK_BF16, a->weight, d)));
-        rotate(x + DSV4_K_CODES, &r);
+    const struct dsv4_k_args a = *(const struct dsv4_k_args *)args;
+    for (int64_t first = begin; first < end; first += TOGETHER) {
+        const int64_t last = first + TOGETHER < end ? first + TOGETHER : end;
+        float         scale[TOGETHER];
+        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(a.kv, t * a.kv_stride, DSV4_K, a.eps);
+        for (int64_t t = first; t < last; ++t) k_token(&a, t, vf_set(scale[t - first]));
+    }
+}
 
-        const int64_t place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32);
-        uint8_t      *page = a->cache + place / a->page_size * a->page_bytes, *token = page + place % a->page_size * DSV4_TOKEN_BYTES;
-        uint8_t      *scales = page + a->page_size * DSV4_TOKEN_BYTES + place % a->page_size * DSV4_SCALE_BYTES;
-        for (int g = 0; g < DSV4_K_CODES / DSV4_K_GROUP; ++g) {
-            const uint32_t e = dsv4_exponent(dsv4_scale(amax_of(x + g * DSV4_K_GROUP, DSV4_K_GROUP)));
-            encode_times(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e));
-            scales[g] = (uint8_t)e;
+SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int64_t first, int count, const turns *r)
+{
+    enum { FIRST = (DSV4_INDEXER - DSV4_ROPE) / VF };
+    _Alignas(64) float x[TOGETHER][DSV4_INDEXER];
+    float              scale[TOGETHER];
+    bool               finite[TOGETHER];
+    const vf           root = vf_set(0.08838834764831845f);           /* 128^-0.5 */
+    for (int n = 0; n < count; ++n) {
+        const int64_t from = t * a->input_token + (first + n) * a->input_head;
+        for (int i = 0; i < DSV4_INDEXER; i += 2 * VF) vf_prefetch2(SGK_BF16, a->input, from + i + AHEAD);
+        for (int i = 0; i < DSV4_INDEXER / VF; ++i) {
+            const vf v = vf_load(SGK_BF16, a->input, from + i * VF);
+            vf_store_f32(x[n] + i * VF, i < FIRST ? v : turned(v, r, i - FIRST));
         }
-        for (int i = 0; i < DSV4_ROPE; i += VF) vf_store_bf16((uint16_t *)(void *)(token + DSV4_K_CODES + 2 * i), vf_load_f32(x + DSV4_K_CODES + i));
+    }
+    butterflies(SGK_F32, x, 0, x[0], count * DSV4_INDEXER, DSV4_INDEXER);
+    for (int n = 0; n < count; ++n) {
+        for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x[n] + i, vf_mul(vf_load_f32(x[n] + i), root));
+        scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));
+    }
+    for (int n = 0; n < count; ++n) {
+        const int64_t h = first + n;
+        encode_times(a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
+        a->weights_out[t * a->out_token + h * a->out_head] =
+            bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * scale[n];
     }
 }
 
 void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_indexer_args *a = args;
-    float                           x[DSV4_INDEXER];
-    turns                           r;
-    lane_matrix                     matrix;
-    lane_matrix_make(&matrix);
+    const struct dsv4_indexer_args a = *(const struct dsv4_indexer_args *)args;
+    turns                          r;
     for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a->rope, t);
-        for (int64_t h = 0; h < a->heads; ++h) {
-            const int64_t from = t * a->input_token + h * a->input_head;
-            for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x + i, vf_load(SGK_BF16, a->input, from + i));
-            rotate(x + DSV4_INDEXER - DSV4_ROPE, &r);
-            butterflies(x, DSV4_INDEXER, DSV4_INDEXER, &matrix);
-            const float root = 0.08838834764831845f;     /* 128^-0.5 */
-            for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x + i, vf_mul(vf_load_f32(x + i), vf_set(root)));
-            const float s = dsv4_scale(amax_of(x, DSV4_INDEXER));
-            encode_times(a->codes + t * a->codes_token + h * a->codes_head, x, DSV4_INDEXER, 1 / s);
-            a->weights_out[t * a->out_token + h * a->out_head] =
-                bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * s;
-        }
+        turns_make(&r, &a.rope, t);
+        for (int64_t h = 0; h < a.heads; h += TOGETHER) indexer_heads(&a, t, h, a.heads - h < TOGETHER ? (int)(a.heads - h) : TOGETHER, &r);
     }
 }

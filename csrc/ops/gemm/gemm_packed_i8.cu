@@ -15,6 +15,13 @@
 #define BK      64
 #define LINE    (BK / 4 + 4)        /* words of a row: 8 rows and 4 words beside each other meet every bank once */
 
+/* For sm_100 the compiler aims at so many blocks on a multiprocessor that it spills, unless it is told a number. */
+#if __CUDA_ARCH__ / 100 == 10
+#define BOUNDS __launch_bounds__(THREADS, 1)
+#else
+#define BOUNDS __launch_bounds__(THREADS)
+#endif
+
 /* Four bytes in k each: a[0], a[1] rows g and g + 8, k 4t to 4t + 3; a[2], a[3] the same 16 on; b[0], b[1] column g, likewise. */
 DEVICE void mma_m16n8k32(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
 {
@@ -49,7 +56,7 @@ DEVICE uint32_t weight_word(const packed_args *a, const uint8_t *w, int64_t n, i
     return u;
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void packed_i8(const __grid_constant__ packed_args a)
+extern "C" __global__ BOUNDS void packed_i8(const __grid_constant__ packed_args a)
 {
     __shared__ uint32_t xs[2][BM][LINE], ws[2][BN][LINE];
     const int           lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp % 2, wn = warp / 2, g = lane / 4, t = lane % 4;

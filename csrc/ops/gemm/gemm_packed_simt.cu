@@ -7,11 +7,8 @@
  * An output is one chain of multiply-adds over K in order, of weights that have been scaled.
  */
 #include "gemm_packed.cuh"
+#include "gemm_simt.cuh"
 #include "launch.cuh"
-
-#define THREADS 128
-#define BK      16
-#define LINE    68
 
 extern "C" __global__ __launch_bounds__(THREADS) void packed_simt(const __grid_constant__ packed_args a)
 {
@@ -46,17 +43,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void packed_simt(const __grid_c
         for (int e = 0; e < 8; ++e) xs[stage][k4 + e % 4][row + e / 4 * 32] = x[e], ws[stage][k8 + e][column] = w[e];
         __syncthreads();
         FETCH(k + BK);
-        #pragma unroll
-        for (int e = 0; e < BK; ++e) {
-            float u[8], v[4];
-            unpack16(u, *(const uint4 *)&xs[stage][e][m], (const f32 *)0);
-            unpack16(u + 4, *(const uint4 *)&xs[stage][e][m + 4], (const f32 *)0);
-            unpack16(v, *(const uint4 *)&ws[stage][e][n], (const f32 *)0);
-            #pragma unroll
-            for (int i = 0; i < 8; ++i)
-                #pragma unroll
-                for (int j = 0; j < 4; ++j) d[i][j] = fmaf(u[i], v[j], d[i][j]);
-        }
+        SIMT_SLAB(d, xs[stage], ws[stage], m, n);
     }
     #pragma unroll
     for (int j = 0; j < 4; ++j) {

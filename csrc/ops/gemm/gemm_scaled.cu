@@ -4,49 +4,29 @@
  * floats become f16, which is exact, so that every GPU runs them, with f32 sums. M K + N K elements read (each once a tile that needs it, from L2),
  * 2 M N K operations: bound by the matrix units, or by memory when M is small.
  *
- *   KIND        E4M3: both operands; FLOATS: e4m3 or e5m2, each operand its own; INTEGERS: s8
- *   BM, BN, BK  the tile; BK is 64 or 128
- *   WM, WN, WK  warps along m, n and k. Each of the WK takes its share of a slab; their sums are added in order at the end
- *   STAGES      slabs in shared memory
- *   PIECES      1: copies of 16 bytes (cp.async); rows must be 16-byte aligned. 0: byte by byte, any address and stride
+ *   KIND     E4M3: both operands; FLOATS: e4m3 or e5m2, each operand its own; INTEGERS: s8
+ *   BM, BN, BK, WM, WN, WK, STAGES   gemm_mma.cuh explains them; BK is 64 or 128
+ *   PIECES   1: copies of 16 bytes (cp.async); rows must be 16-byte aligned. 0: byte by byte, any address and stride
  *
  * With WK = 1 an output is one chain of products over K, the same in every tile. The order within 16 neighbours in K is the instruction's,
  * after a permutation that both operands share.
- *
- * A row of a slab is BK / 16 pieces of 16 bytes. Piece p of row r lies at place p ^ r (the low bits), as in gemm.cu.
  */
-#include "cp_async.cuh"
 #include "decode.cuh"
 #include "gemm_scaled.cuh"
 #include "launch.cuh"
-#include "mma.cuh"
 
 #define E4M3     0
 #define FLOATS   1
 #define INTEGERS 2
-
-#define THREADS    (32 * WM * WN * WK)
-#define ROW_PIECES (BK / 16)                    /* in a row of a slab */
-#define PASS_ROWS  (THREADS / ROW_PIECES)       /* rows that the block copies at once */
-#define STAGE      ((BM + BN) * BK)             /* bytes */
-#define MT         (BM / WM / 16)               /* 16x8 products of a warp, along m */
-#define NT         (BN / WN / 8)                /* and along n; even */
-#define STEPS      (BK / 32 / WK)               /* of 32 in k, that a warp does in a slab */
-
-#if BM % PASS_ROWS || BN % PASS_ROWS || NT % 2 || BK % (32 * WK) || (BK != 64 && BK != 128)
-#error "the macros do not fit each other"
-#endif
 
 #if KIND == INTEGERS
 typedef int sum;
 #else
 typedef float sum;
 #endif
-
-DEVICE uint32_t place(int row, int piece)
-{
-    return (uint32_t)(row * ROW_PIECES + (ROW_PIECES == 4 ? piece ^ (row >> 1 & 3) : piece ^ (row & 7))) * 16;
-}
+#define EACH                         16
+#define COPY_PIECE(to, from, inside) copy_piece(to, from, k, a.depth, inside)
+#include "gemm_mma.cuh"
 
 /* 16 bytes of a row from element k on; zeros beyond the depth and for rows that are not there. */
 DEVICE void copy_piece(uint32_t to, const uint8_t *from, int64_t k, int64_t depth, bool inside)
@@ -90,23 +70,10 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void scaled_mma(const __grid
 
     /* What this thread copies of each slab: one piece of every PASS_ROWS-th row. */
     const int      row = (int)threadIdx.x / ROW_PIECES, piece = (int)threadIdx.x % ROW_PIECES;
-    const uint8_t *x    = (const uint8_t *)a.input + batch * a.input_batch + (m0 + row) * a.input_stride + piece * 16;
-    const uint8_t *w    = (const uint8_t *)a.weight + batch * a.weight_batch + (n0 + row) * a.weight_stride + piece * 16;
-    int64_t        k    = piece * 16;                                             /* where the next copy begins */
+    const uint8_t *x    = (const uint8_t *)a.input + batch * a.input_batch + (m0 + row) * a.input_stride + piece * EACH;
+    const uint8_t *w    = (const uint8_t *)a.weight + batch * a.weight_batch + (n0 + row) * a.weight_stride + piece * EACH;
+    int64_t        k    = piece * EACH;                                             /* where the next copy begins */
     const uint32_t base = shared_address(slabs);
-
-    #define COPY_SLAB(stage) \
-    do { \
-        if (k - piece * 16 < a.depth) { \
-            const uint32_t to_ = base + (uint32_t)(stage) * STAGE; \
-            _Pragma("unroll") for (int r_ = 0; r_ < BM; r_ += PASS_ROWS) \
-                copy_piece(to_ + place(row + r_, piece), x + r_ * a.input_stride, k, a.depth, m0 + row + r_ < a.rows); \
-            _Pragma("unroll") for (int r_ = 0; r_ < BN; r_ += PASS_ROWS) \
-                copy_piece(to_ + BM * BK + place(row + r_, piece), w + r_ * a.weight_stride, k, a.depth, n0 + row + r_ < a.columns); \
-            k += BK, x += BK, w += BK; \
-        } \
-        cp_async_commit();      /* an empty group keeps the count */ \
-    } while (0)
 
     pdl_wait();
     #pragma unroll
@@ -128,17 +95,12 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void scaled_mma(const __grid
         cp_async_wait(STAGES - 2);
         __syncthreads();                        /* the slab is there for all, and all have left the one that is filled next */
         COPY_SLAB(free_stage);
-        const uint32_t xs = base + (uint32_t)stage * STAGE, ws = xs + BM * BK;
+        const uint32_t xs = base + (uint32_t)stage * STAGE, ws = xs + BM * ROW_PIECES * 16;
         #pragma unroll
         for (int s = 0; s < STEPS; ++s) {
             const int p = (wk * STEPS + s) * 2;
             uint32_t  fx[MT][4], fw[NT / 2][4];
-            #pragma unroll
-            for (int i = 0; i < MT; ++i)        /* lanes 0-15: rows, first half of k; lanes 16-31: second half */
-                ldmatrix_x4(fx[i], xs + place((wm * MT + i) * 16 + lane % 16, p + lane / 16));
-            #pragma unroll
-            for (int j = 0; j < NT / 2; ++j)    /* two blocks of 8 columns, each both halves of k */
-                ldmatrix_x4(fw[j], ws + place((wn * NT / 2 + j) * 16 + lane % 8 + lane / 16 * 8, p + lane / 8 % 2));
+            LOAD_FRAGMENTS(fx, fw, xs, ws, p);
 #if KIND == INTEGERS
             #pragma unroll
             for (int i = 0; i < MT; ++i)
@@ -167,19 +129,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void scaled_mma(const __grid
     }
 
 #if WK > 1
-    sum *shares = (sum *)slabs + (warp % (WM * WN)) * (MT * NT * 4 * 32) + lane;        /* [WK - 1][WM * WN][MT * NT * 4][32] */
-    cp_async_wait(0);
-    __syncthreads();
-    if (wk > 0) {
-        #pragma unroll
-        for (int i = 0; i < MT * NT * 4; ++i) shares[((wk - 1) * WM * WN * MT * NT * 4 + i) * 32] = d[i / 4 / NT][i / 4 % NT][i % 4];
-    }
-    __syncthreads();
-    if (wk == 0) {
-        for (int o = 0; o < WK - 1; ++o)
-            #pragma unroll
-            for (int i = 0; i < MT * NT * 4; ++i) d[i / 4 / NT][i / 4 % NT][i % 4] += shares[(o * WM * WN * MT * NT * 4 + i) * 32];
-    }
+    ADD_SHARES(d);
     if (wk == 0)
 #endif
     {

@@ -9,11 +9,8 @@
  * An output is one chain of multiply-adds over K in order, in both forms.
  */
 #include "gemm.cuh"
+#include "gemm_simt.cuh"
 #include "launch.cuh"
-
-#define THREADS 128
-#define BK      16
-#define LINE    68              /* 64 outputs and a gap of 16 bytes: the turned stores meet a bank twice, not four times */
 
 /* This thread's share of a slab: 4 elements along K of rows r and r + 32 of the tile. Zeros outside. */
 DEVICE void fetch(float v[2][4], const void *from, int64_t stride, int64_t row, int64_t rows, int64_t k, int64_t depth)
@@ -65,17 +62,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_simt(const __grid_c
         __syncthreads();                /* one a slab: whoever writes this half again has passed the next one, so all have read it */
         fetch(x, a.input, a.input_stride, m0 + row, a.rows, k + BK + k4, a.depth);
         fetch(w, a.weight, a.weight_stride, n0 + row, a.columns, k + BK + k4, a.depth);
-        #pragma unroll
-        for (int e = 0; e < BK; ++e) {
-            float u[8], v[4];
-            unpack16(u, *(const uint4 *)&xs[half][e][m], (const f32 *)0);
-            unpack16(u + 4, *(const uint4 *)&xs[half][e][m + 4], (const f32 *)0);
-            unpack16(v, *(const uint4 *)&ws[half][e][n], (const f32 *)0);
-            #pragma unroll
-            for (int i = 0; i < 8; ++i)
-                #pragma unroll
-                for (int j = 0; j < 4; ++j) d[i][j] = fmaf(u[i], v[j], d[i][j]);
-        }
+        SIMT_SLAB(d, xs[half], ws[half], m, n);
     }
     #pragma unroll
     for (int j = 0; j < 4; ++j) {

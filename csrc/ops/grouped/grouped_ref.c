@@ -14,12 +14,16 @@ static double scale_of(const struct grouped_args *a, int64_t group, int64_t row,
     return 1;
 }
 
+static double element(const double *value, const void *p, int64_t i, sgk_dtype t) { return t == SGK_E4M3 ? value[((const uint8_t *)p)[i]] : load_as_f64(p, i, t); }
+
 void grouped_ref(const void *args, int64_t begin, int64_t end)
 {
     const struct grouped_cpu_args *cpu   = args;
     const struct grouped_args     *a     = &cpu->a;
     const int64_t                  every = a->scaling == GROUPED_BLOCKS ? GROUPED_BLOCK : a->scaling == GROUPED_MX ? GROUPED_MX_BLOCK
                                                                                                                    : a->depth;
+    double value[256];                          /* of codes; wider elements are looked at as they are */
+    for (int c = 0; c < 256; ++c) value[c] = e4m3_to_f32((uint8_t)c);
     for (int64_t i = begin; i < end; ++i) {
         const struct grouped_item item = grouped_item_of(cpu, i);
         for (int64_t m = item.row; m < item.row + item.rows; ++m)
@@ -30,7 +34,7 @@ void grouped_ref(const void *args, int64_t begin, int64_t end)
                 for (int64_t k = 0; k < a->depth; k += every) {
                     double part = 0;
                     for (int64_t e = k; e < k + every && e < a->depth; ++e)
-                        part += load_as_f64(a->a, matrix * a->a_group + m * a->a_stride + e, a->dtype) * load_as_f64(a->b, group * a->b_group + n * a->b_stride + e, a->dtype);
+                        part += element(value, a->a, matrix * a->a_group + m * a->a_stride + e, a->dtype) * element(value, a->b, group * a->b_group + n * a->b_stride + e, a->dtype);
                     sum += part * scale_of(a, group, m, n, k);
                 }
                 store_f64(a->out, matrix * a->out_group + m * a->out_stride + n, a->out_dtype, sum);

@@ -2,35 +2,40 @@
 #include "hadamard.h"
 #include "cpu/butterfly.h"
 
-enum { MOST_ORDER = 40,
-       FOURS      = MOST_ORDER / 4 };
-
-/* Row i of the matrix, four entries at a time: bit b says that entry b of the four is -1. */
-typedef struct { uint8_t four[MOST_ORDER][FOURS]; } signs;
-
-static void signs_make(signs *s, int order)
+/*
+ * Multiplies the vectors x[0], x[stride], ... by the matrix of an order, a constant at every call: which of the sums of a four each row
+ * takes, and with which sign, is known to the compiler. All sums that occur are made once.
+ */
+SGK_INLINE void multiply(int order, float *x, int64_t stride)
 {
-    for (int i = 0; i < order; ++i)
-        for (int j = 0; j < order; ++j) s->four[i][j / 4] = (uint8_t)((j % 4 ? s->four[i][j / 4] : 0) | hadamard_negative(order, i, j) << j % 4);
-}
-
-/* Multiplies the vectors x[0], x[stride], ...; all sums of four that occur are made once. */
-SGK_INLINE void multiply(float *x, int64_t stride, int order, const signs *s)
-{
-    vf sums[FOURS][16];
+    enum { MOST_FOURS = 10 };
+    vf sums[MOST_FOURS][8];                             /* entry 0 of the four is +, bit b says that entry b + 1 is - */
     for (int g = 0; g < order / 4; ++g) {
         const vf a = vf_load_f32(x + 4 * g * stride), b = vf_load_f32(x + (4 * g + 1) * stride);
-        const vf c = vf_load_f32(x + (4 * g + 2) * stride), d = vf_load_f32(x + (4 * g + 3) * stride), zero = vf_zero();
-        const vf lo[4] = { vf_add(a, b), vf_sub(b, a), vf_sub(a, b), vf_sub(vf_sub(zero, a), b) };
-        const vf hi[4] = { vf_add(c, d), vf_sub(d, c), vf_sub(c, d), vf_sub(vf_sub(zero, c), d) };
-        for (int i = 0; i < 16; ++i) sums[g][i] = vf_add(lo[i % 4], hi[i / 4]);
+        const vf c = vf_load_f32(x + (4 * g + 2) * stride), d = vf_load_f32(x + (4 * g + 3) * stride);
+        const vf sum = vf_add(a, b), difference = vf_sub(a, b), last = vf_add(c, d), other = vf_sub(c, d);
+        sums[g][0] = vf_add(sum, last), sums[g][1] = vf_add(difference, last);
+        sums[g][2] = vf_sub(sum, other), sums[g][3] = vf_sub(difference, other);
+        sums[g][4] = vf_add(sum, other), sums[g][5] = vf_add(difference, other);
+        sums[g][6] = vf_sub(sum, last), sums[g][7] = vf_sub(difference, last);
     }
+#pragma GCC unroll 40
     for (int i = 0; i < order; ++i) {
-        vf sum = sums[0][s->four[i][0]];
-        for (int g = 1; g < order / 4; ++g) sum = vf_add(sum, sums[g][s->four[i][g]]);
-        vf_store_f32(x + i * stride, sum);
+        vf total = vf_zero();
+#pragma GCC unroll 10
+        for (int g = 0; g < order / 4; ++g) {
+            const int n = hadamard_negative(order, i, 4 * g), s = (hadamard_negative(order, i, 4 * g + 1) ^ n) | (hadamard_negative(order, i, 4 * g + 2) ^ n) << 1 |
+                                                                  (hadamard_negative(order, i, 4 * g + 3) ^ n) << 2;
+            total = n ? vf_sub(total, sums[g][s]) : vf_add(total, sums[g][s]);
+        }
+        vf_store_f32(x + i * stride, total);
     }
 }
+
+static void multiply_12(float *x, int64_t stride) { multiply(12, x, stride); }
+static void multiply_20(float *x, int64_t stride) { multiply(20, x, stride); }
+static void multiply_28(float *x, int64_t stride) { multiply(28, x, stride); }
+static void multiply_40(float *x, int64_t stride) { multiply(40, x, stride); }
 
 SGK_INLINE int64_t at_most(int64_t n, int64_t most) { return n < 0 ? 0 : n > most ? most
                                                                                   : n; }
@@ -42,9 +47,16 @@ SGK_INLINE void load(sgk_dtype t, float *x, const void *p, int64_t at, int64_t n
     for (; i < padded; i += VF) vf_store_f32(x + i, i < n ? vf_load_part(t, p, at + i, n - i) : vf_zero());
 }
 
-SGK_INLINE void store(sgk_dtype t, void *p, int64_t at, const float *x, int64_t n, vf scale)
+/* While a row is written the one at `next` is asked for. */
+SGK_INLINE void store(sgk_dtype t, bool stream, void *p, int64_t at, const float *x, int64_t n, vf scale, const void *from, int64_t next)
 {
     int64_t i = 0;
+    for (; i + 2 * VF <= n; i += 2 * VF) {
+        vf_prefetch2(t, from, next + i);
+        const vf a = vf_mul(vf_load_f32(x + i), scale), b = vf_mul(vf_load_f32(x + i + VF), scale);
+        if (stream) vf_stream2(t, p, at + i, a, b);
+        else vf_store2(t, p, at + i, a, b);
+    }
     for (; i + VF <= n; i += VF) vf_store(t, p, at + i, vf_mul(vf_load_f32(x + i), scale));
     if (i < n) vf_store_part(t, p, at + i, n - i, vf_mul(vf_load_f32(x + i), scale));
 }
@@ -52,22 +64,28 @@ SGK_INLINE void store(sgk_dtype t, void *p, int64_t at, const float *x, int64_t 
 /* Chunks shorter than a vector are padded with zeros to one, each by itself. */
 SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, int64_t end)
 {
-    const int64_t chunk = (int64_t)1 << a->log2, part = chunk < VF ? VF : chunk, n = a->order * part;
-    const vf      scale = vf_set(a->scale);
-    float         x[HADAMARD_MOST];
-    lane_matrix   matrix;
-    signs         order_signs;
-    lane_matrix_make(&matrix);
-    if (a->order > 1) signs_make(&order_signs, a->order);
+    static void (*const multiplies[])(float *x, int64_t stride) = { [12] = multiply_12, [20] = multiply_20, [28] = multiply_28, [40] = multiply_40 };
+    const int64_t      chunk = (int64_t)1 << a->log2, part = chunk < VF ? VF : chunk, n = a->order * part, size = t == SGK_F32 ? 4 : 2;
+    const bool         lines  = ((uintptr_t)a->out | (uintptr_t)(a->out_stride * size)) % 64 == 0;
+    const bool         stream = part == chunk && lines && a->out != a->x && sgk_cpu_streams(a->out, a->rows, a->dim * size, size);
+    const vf           scale  = vf_set(a->scale);
+    _Alignas(64) float x[HADAMARD_MOST];
     for (int64_t row = begin; row < end; ++row) {
-        const int64_t from = row * a->x_stride, to = row * a->out_stride;
-        if (part == chunk) load(t, x, a->x, from, a->dim, n);
-        for (int64_t c = 0; part > chunk && c < a->order; ++c) load(t, x + c * part, a->x, from + c * chunk, at_most(a->dim - c * chunk, chunk), part);
-        butterflies(x, n, part, &matrix);
-        for (int64_t i = 0; a->order > 1 && i < part; i += VF) multiply(x + i, part, a->order, &order_signs);
-        if (part == chunk) store(t, a->out, to, x, a->dim, scale);
-        for (int64_t c = 0; part > chunk && c < a->order; ++c) store(t, a->out, to + c * chunk, x + c * part, at_most(a->dim - c * chunk, chunk), scale);
+        const int64_t from = row * a->x_stride, to = row * a->out_stride, next = row + 1 < end ? from + a->x_stride : from;
+        if (part == chunk && a->dim == n) {
+            butterflies(t, a->x, from, x, n, part);
+        } else {
+            if (part == chunk) load(t, x, a->x, from, a->dim, n);
+            for (int64_t c = 0; part > chunk && c < a->order; ++c) load(t, x + c * part, a->x, from + c * chunk, at_most(a->dim - c * chunk, chunk), part);
+            butterflies(SGK_F32, x, 0, x, n, part);
+        }
+        for (int64_t i = 0; a->order > 1 && i < part; i += VF) multiplies[a->order](x + i, part);
+        if (stream) store(t, true, a->out, to, x, a->dim, scale, a->x, next);
+        else if (part == chunk) store(t, false, a->out, to, x, a->dim, scale, a->x, next);
+        for (int64_t c = 0; part > chunk && c < a->order; ++c)
+            store(t, false, a->out, to + c * chunk, x + c * part, at_most(a->dim - c * chunk, chunk), scale, a->x, next + c * chunk);
     }
+    if (stream) vf_stream_end();
 }
 
 void SGK_CPU_FN(hadamard)(const void *args, int64_t begin, int64_t end)

@@ -15,7 +15,8 @@ void SGK_CPU_FN(store_kv_cache)(const void *args, int64_t begin, int64_t end)
     const int64_t                     bytes  = a->rows[0].heads * a->rows[0].head_bytes + a->rows[1].heads * a->rows[1].head_bytes;
     const bool                        stream = sgk_cpu_streams(a->rows[0].cache, a->tokens, bytes, 1);
     for (int64_t i = begin; i < end; ++i) {
-        const int64_t slot = load_index(a->out_loc, i, a->index), next = i + 1 < end ? i + 1 : i;
+        const int64_t slot = load_index(a->out_loc, i, a->index), next = i + 1 < end ? i + 1 : i, next_slot = load_index(a->out_loc, next, a->index);
+        for (int which = 0; which < 2; ++which) copy_page_soon((char *)a->rows[which].cache + next_slot * a->rows[which].cache_row, bytes / 2);
         for (int which = 0; which < 2; ++which) {
             if (stream) store_row(true, &a->rows[which], i, slot, next);
             else store_row(false, &a->rows[which], i, slot, next);

@@ -28,44 +28,62 @@ SGK_INLINE int64_t term_row(const struct moe_sum_args *a, int64_t token, int64_t
     return load_index(a->permutation, token * a->terms + j, a->wide_permutation ? SGK_I64 : SGK_I32) * a->term_stride;
 }
 
-/* n of 4 VF elements; each has its own chain of terms. */
+enum { WIDE = 8 };                                      /* vectors that are added up side by side */
+
+/* WIDE VF elements; each has its own chain of terms. Those of token `soon` from number `ask` on are asked for. */
+SGK_INLINE void sum_wide(sgk_dtype t, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t soon, int64_t ask)
+{
+    const int64_t out = token * a->output_stride + d;
+    const vf      s   = vf_set(a->scale);
+    vf            sum[WIDE], x, y;
+    VF_EACH(i, WIDE)
+    sum[i] = vf_zero();
+    for (int64_t j = 0; j < a->terms; ++j) {
+        const int64_t row = term_row(a, token, j) + d, next = term_row(a, soon, j) + ask;
+        const vf      f = vf_set(a->factors ? load_f32(t, a->factors, token * a->terms + j) : 1);
+#pragma GCC unroll 4
+        for (int i = 0; i < WIDE; i += 2) {
+            vf_prefetch2(t, a->input, next + i * VF);
+            vf_load_pairs(t, a->input, row + i * VF, &x, &y);
+            sum[i] = vf_fma(f, x, sum[i]), sum[i + 1] = vf_fma(f, y, sum[i + 1]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < WIDE; i += 2) vf_store_pairs(t, false, a->output, out + i * VF, vf_mul(s, sum[i]), vf_mul(s, sum[i + 1]));
+}
+
+/* n of VF elements. */
 SGK_INLINE void sum_part(sgk_dtype t, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t n)
 {
-    enum { AHEAD = 512 };                               /* elements that are asked for in time */
-    vf sum[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
+    vf sum = vf_zero();
     for (int64_t j = 0; j < a->terms; ++j) {
         const int64_t row = term_row(a, token, j) + d;
         const vf      f   = vf_set(a->factors ? load_f32(t, a->factors, token * a->terms + j) : 1);
-        if (n == 4 * VF) {
-            vf_prefetch2(t, a->input, row + AHEAD), vf_prefetch2(t, a->input, row + AHEAD + 2 * VF);
-            for (int i = 0; i < 4; ++i) sum[i] = vf_fma(f, vf_load(t, a->input, row + i * VF), sum[i]);
-        } else {
-            sum[0] = vf_fma(f, n == VF ? vf_load(t, a->input, row) : vf_load_part(t, a->input, row, n), sum[0]);
-        }
+        sum               = vf_fma(f, n == VF ? vf_load(t, a->input, row) : vf_load_part(t, a->input, row, n), sum);
     }
-    const int64_t out = token * a->output_stride + d;
-    const vf      s   = vf_set(a->scale);
-    if (n == 4 * VF) vf_store2(t, a->output, out, vf_mul(s, sum[0]), vf_mul(s, sum[1])), vf_store2(t, a->output, out + 2 * VF, vf_mul(s, sum[2]), vf_mul(s, sum[3]));
-    else if (n == VF) vf_store(t, a->output, out, vf_mul(s, sum[0]));
-    else vf_store_part(t, a->output, out, n, vf_mul(s, sum[0]));
+    sum = vf_mul(vf_set(a->scale), sum);
+    if (n == VF) vf_store(t, a->output, token * a->output_stride + d, sum);
+    else vf_store_part(t, a->output, token * a->output_stride + d, n, sum);
 }
 
+/* While a block is added up the next one is asked for. */
 SGK_INLINE void moe_sum_blocks(sgk_dtype t, const struct moe_sum_args *a, int64_t begin, int64_t end)
 {
     const int64_t blocks = (a->dim + MOE_BLOCK - 1) / MOE_BLOCK;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t token = n / blocks, first = n % blocks * MOE_BLOCK, last = first + MOE_BLOCK < a->dim ? first + MOE_BLOCK : a->dim;
+        const int64_t soon = n + 1 < end ? (n + 1) / blocks : token, ahead = n + 1 < end ? (n + 1) % blocks * MOE_BLOCK - first : 0;
         int64_t       d = first;
-        for (; d + 4 * VF <= last; d += 4 * VF) sum_part(t, a, token, d, 4 * VF);
-        for (; d + VF <= last; d += VF) sum_part(t, a, token, d, VF);
-        if (d < last) sum_part(t, a, token, d, last - d);
+        for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, a, token, d, soon, d + ahead);
+        for (; d < last; d += VF) sum_part(t, a, token, d, last - d < VF ? last - d : VF);
     }
 }
 
+/* No store can change the copy of the arguments. */
 void SGK_CPU_FN(moe_sum)(const void *args, int64_t begin, int64_t end)
 {
-    const struct moe_sum_args *a = args;
-    if (a->dtype == SGK_F32) moe_sum_blocks(SGK_F32, a, begin, end);
-    else if (a->dtype == SGK_F16) moe_sum_blocks(SGK_F16, a, begin, end);
-    else moe_sum_blocks(SGK_BF16, a, begin, end);
+    const struct moe_sum_args a = *(const struct moe_sum_args *)args;
+    if (a.dtype == SGK_F32) moe_sum_blocks(SGK_F32, &a, begin, end);
+    else if (a.dtype == SGK_F16) moe_sum_blocks(SGK_F16, &a, begin, end);
+    else moe_sum_blocks(SGK_BF16, &a, begin, end);
 }

@@ -15,6 +15,13 @@
 #define THREADS MOE_SUM_THREADS
 #define AHEAD   8                               /* at most the lanes of a token */
 
+/* For sm_100 the compiler aims at so many blocks on a multiprocessor that it spills, unless it is told a number. */
+#if __CUDA_ARCH__ / 100 == 10 && SHUFFLED
+#define BOUNDS __launch_bounds__(THREADS, 1)
+#else
+#define BOUNDS __launch_bounds__(THREADS)
+#endif
+
 #if PIECE == 1
 typedef T piece_t;
 DEVICE piece_t nothing(void) { return piece_t(); }
@@ -32,7 +39,7 @@ DEVICE void widen(float *v, piece_t p) { unpack16(v, p, (const T *)0); }
 DEVICE piece_t narrow(const float *v) { return pack16(v, (const T *)0); }
 #endif
 
-extern "C" __global__ __launch_bounds__(THREADS) void moe_sum(const __grid_constant__ moe_sum_args a)
+extern "C" __global__ BOUNDS void moe_sum(const __grid_constant__ moe_sum_args a)
 {
     const int64_t  pieces = a.dim / PIECE;
     const int      lanes  = 1 << a.lanes_log2;

@@ -29,118 +29,182 @@ SGK_INLINE void store(sgk_dtype t, void *p, int64_t i, int64_t n, vf v)
 #define ADDS(form)   ((form) == NORM_RMS_ADD || (form) == NORM_LAYER_ADD)
 #define LAYERS(form) ((form) == NORM_LAYER || (form) == NORM_LAYER_ADD)
 
-/* x, in f32: with an addition the unrounded sum. It is made in every pass rather than kept: the row is in the first-level cache by then. */
+/* n of VF elements of x, in f32: with an addition the unrounded sum. It is made in every pass rather than kept: the row is in the first-level cache by then. */
 SGK_INLINE vf value(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, int64_t n)
 {
     const vf x = load(t, a->input, at.in + d, n);
     return ADDS(form) ? vf_add(x, load(t, a->other, at.other + d, n)) : x;
 }
 
-/* Two chains, so that the additions overlap. */
-SGK_INLINE float row_sum(sgk_dtype t, int form, const struct norm_args *a, places at)
+/* A step of x. */
+SGK_INLINE void values(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, vf *x, vf *y)
 {
-    vf      sum0 = vf_zero(), sum1 = vf_zero();
+    vf u, v;
+    vf_load_pairs(t, a->input, at.in + d, x, y);
+    if (!ADDS(form)) return;
+    vf_load_pairs(t, a->other, at.other + d, &u, &v);
+    *x = vf_add(*x, u), *y = vf_add(*y, v);
+}
+
+/* Of a row: of x for layer norms, of its squares otherwise. Two chains, so that the additions overlap. */
+typedef struct { vf a, b; } sums;
+
+SGK_INLINE void add_step(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, sums *s)
+{
+    vf x, y;
+    values(t, form, a, at, d, &x, &y);
+    if (LAYERS(form)) s->a = vf_add(s->a, x), s->b = vf_add(s->b, y);
+    else s->a = vf_fma(x, x, s->a), s->b = vf_fma(y, y, s->b);
+}
+SGK_INLINE void add_part(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, sums *s)
+{
+    const vf x = value(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF);
+    s->a       = LAYERS(form) ? vf_add(s->a, x) : vf_fma(x, x, s->a);
+}
+SGK_INLINE sums sums_of(sgk_dtype t, int form, const struct norm_args *a, places at)
+{
+    sums    s = { vf_zero(), vf_zero() };
     int64_t d = 0;
-    for (; d + STEP <= a->dim; d += STEP) {
-        sum0 = vf_add(sum0, value(t, form, a, at, d, VF));
-        sum1 = vf_add(sum1, value(t, form, a, at, d + VF, VF));
-    }
-    for (; d < a->dim; d += VF) sum0 = vf_add(sum0, value(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF));
-    return vf_sum(vf_add(sum0, sum1));
+    for (; d + STEP <= a->dim; d += STEP) add_step(t, form, a, at, d, &s);
+    for (; d < a->dim; d += VF) add_part(t, form, a, at, d, &s);
+    return s;
 }
 
 /* Of x - mean; the lanes behind the row are 0 and must stay so. */
 SGK_INLINE float sum_of_squares(sgk_dtype t, int form, const struct norm_args *a, places at, float mean)
 {
-    const vf m    = vf_set(mean);
-    vf       sum0 = vf_zero(), sum1 = vf_zero();
+    const vf m = vf_set(mean);
+    sums     s = { vf_zero(), vf_zero() };
     int64_t  d = 0;
     for (; d + STEP <= a->dim; d += STEP) {
-        vf x = value(t, form, a, at, d, VF), y = value(t, form, a, at, d + VF, VF);
-        if (LAYERS(form)) x = vf_sub(x, m), y = vf_sub(y, m);
-        sum0 = vf_fma(x, x, sum0);
-        sum1 = vf_fma(y, y, sum1);
+        vf x, y;
+        values(t, form, a, at, d, &x, &y);
+        x = vf_sub(x, m), y = vf_sub(y, m);
+        s.a = vf_fma(x, x, s.a), s.b = vf_fma(y, y, s.b);
     }
     for (; d < a->dim; d += VF) {
         const int64_t n = a->dim - d < VF ? a->dim - d : VF;
-        vf            x = value(t, form, a, at, d, n);
-        if (LAYERS(form)) {
-            float means[VF];
-            vf_store_f32(means, m);
-            x = vf_sub(x, load(SGK_F32, means, 0, n));
-        }
-        sum0 = vf_fma(x, x, sum0);
+        float         means[VF];
+        vf_store_f32(means, m);
+        const vf x = vf_sub(value(t, form, a, at, d, n), load(SGK_F32, means, 0, n));
+        s.a        = vf_fma(x, x, s.a);
     }
-    return vf_sum(vf_add(sum0, sum1));
+    return vf_sum(vf_add(s.a, s.b));
 }
 
-/* What becomes of x. */
-SGK_INLINE vf result(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, int64_t n, vf x, vf mean, vf scale)
+/* n vectors of g, a weight, times silu of the gate. */
+SGK_INLINE void gated(sgk_dtype t, int n, vf *g, const vf *gate)
 {
-    if (LAYERS(form)) {
-        const vf y = vf_mul(vf_mul(vf_sub(x, mean), scale), load(t, a->weight, d, n));
-        return a->bias ? vf_add(y, load(t, a->bias, d, n)) : y;
-    }
-    vf g = a->weight ? vf_add(vf_set(a->shift), load(t, a->weight, d, n)) : vf_set(a->shift);
-    if (form == NORM_RMS_GATED) {
-        const vf gate = load(t, a->other, at.other + d, n);
-        g             = vf_mul(g, vf_div(gate, vf_add(vf_set(1), vf_exp2(vf_mul(gate, vf_set(-1.44269504f))))));
-    }
-    return vf_mul(vf_mul(x, scale), g);
+    vf over[2];
+    for (int i = 0; i < n; ++i) over[i] = vf_mul(gate[i], vf_set(-1.44269504f));
+    vf_one_plus_exp2(t, n, over);
+    for (int i = 0; i < n; ++i) g[i] = vf_mul(g[i], vf_div(gate[i], over[i]));
 }
 
 /* n of VF elements. Each is written behind its own last use, so in-place is safe. */
 SGK_INLINE void write_part(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, int64_t n, vf mean, vf scale)
 {
-    const vf x = value(t, form, a, at, d, n), u = result(t, form, a, at, d, n, x, mean, scale);
+    const vf x = value(t, form, a, at, d, n);
+    vf       u;
+    if (LAYERS(form)) {
+        u = vf_mul(vf_mul(vf_sub(x, mean), scale), load(t, a->weight, d, n));
+        if (a->bias) u = vf_add(u, load(t, a->bias, d, n));
+    } else {
+        vf g = a->weight ? vf_add(vf_set(a->shift), load(t, a->weight, d, n)) : vf_set(a->shift);
+        if (form == NORM_RMS_GATED) {
+            const vf gate = load(t, a->other, at.other + d, n);
+            gated(t, 1, &g, &gate);
+        }
+        u = vf_mul(vf_mul(x, scale), g);
+    }
     if (ADDS(form)) store(t, a->other, at.other + d, n, x);
     store(t, a->output, at.out + d, n, u);
 }
 
-/* The last pass asks for a later row while it writes this one, so that memory is read all the time. */
-SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, const struct norm_args *a, places at, places next, vf mean, vf scale)
+SGK_INLINE void write_step(sgk_dtype t, int form, bool stream, const struct norm_args *a, places at, int64_t d, vf mean, vf scale)
 {
-    const int64_t line = stream ? vf_to_line(t, a->output, at.out) : 0, head = line < a->dim ? line : a->dim;
-    int64_t       d = 0;
-    for (int64_t n; d < head; d += n) {
-        n = head - d < VF ? head - d : VF;
-        write_part(t, form, a, at, d, n, mean, scale);
+    vf x, y, u, v, g, h;
+    values(t, form, a, at, d, &x, &y);
+    if (LAYERS(form)) {
+        vf_load_pairs(t, a->weight, d, &g, &h);
+        u = vf_mul(vf_mul(vf_sub(x, mean), scale), g), v = vf_mul(vf_mul(vf_sub(y, mean), scale), h);
+        if (a->bias) {
+            vf_load_pairs(t, a->bias, d, &g, &h);
+            u = vf_add(u, g), v = vf_add(v, h);
+        }
+    } else {
+        const vf shift = vf_set(a->shift);
+        g = h = shift;
+        if (a->weight) {
+            vf_load_pairs(t, a->weight, d, &g, &h);
+            g = vf_add(shift, g), h = vf_add(shift, h);
+        }
+        if (form == NORM_RMS_GATED) {
+            vf both[2] = { g, h }, gate[2];
+            vf_load_pairs(t, a->other, at.other + d, &gate[0], &gate[1]);
+            gated(t, 2, both, gate);
+            g = both[0], h = both[1];
+        }
+        u = vf_mul(vf_mul(x, scale), g), v = vf_mul(vf_mul(y, scale), h);
     }
-    for (; d + STEP <= a->dim; d += STEP) {
-        vf_prefetch2(t, a->input, next.in + d);
-        if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, next.other + d);
-        const vf x = value(t, form, a, at, d, VF), y = value(t, form, a, at, d + VF, VF);
-        const vf u = result(t, form, a, at, d, VF, x, mean, scale), v = result(t, form, a, at, d + VF, VF, y, mean, scale);
-        if (ADDS(form)) vf_store2(t, a->other, at.other + d, x, y);
-        if (stream) vf_stream2(t, a->output, at.out + d, u, v);
-        else vf_store2(t, a->output, at.out + d, u, v);
-    }
-    for (; d < a->dim; d += VF) write_part(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF, mean, scale);
+    if (ADDS(form)) vf_store_pairs(t, false, a->other, at.other + d, x, y);
+    vf_store_pairs(t, stream, a->output, at.out + d, u, v);
 }
 
-enum { AHEAD = 2048 };                                  /* elements: a row further on is asked for */
+enum { AHEAD = 2048 };                                  /* elements that are asked for in time, of f32; of others twice as many */
+
+/*
+ * Writes a row and, with `more`, adds up the next one, whose sums it gives: so memory is read and written all the time, and each element once. What
+ * comes later is asked for, in the next row or in row `later`.
+ */
+SGK_INLINE sums write_row(sgk_dtype t, int form, bool stream, bool more, const struct norm_args *a, places at, places next, places later, vf mean, vf scale)
+{
+    const int64_t most = (t == SGK_F32 ? 1 : 2) * AHEAD, far = a->dim < most ? a->dim : most;
+    sums          s = { vf_zero(), vf_zero() };
+    int64_t       d = 0;
+    for (; d + STEP <= a->dim; d += STEP) {
+        if (more) {
+            const int64_t ahead = d + far < a->dim ? d + far : d + far - a->dim;
+            vf_prefetch2(t, a->input, (d + far < a->dim ? next.in : later.in) + ahead);
+            if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, (d + far < a->dim ? next.other : later.other) + ahead);
+            add_step(t, form, a, next, d, &s);
+        }
+        write_step(t, form, stream, a, at, d, mean, scale);
+    }
+    for (; d < a->dim; d += VF) {
+        if (more) add_part(t, form, a, next, d, &s);
+        write_part(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF, mean, scale);
+    }
+    return s;
+}
 
 SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
 {
-    const int64_t far = a->dim < AHEAD ? AHEAD / a->dim : 1;
-    for (int64_t i = begin; i < end; ++i) {
-        const places at = places_of(a, i), next = i + far < end ? places_of(a, i + far) : at;
-        const float  mean  = LAYERS(form) ? row_sum(t, form, a, at) / (float)a->dim : 0;
-        const float  scale = 1 / sqrtf(sum_of_squares(t, form, a, at, mean) / (float)a->dim + a->eps);
-        if (a->stream) write_row(t, form, true, a, at, next, vf_set(mean), vf_set(scale));
-        else write_row(t, form, false, a, at, next, vf_set(mean), vf_set(scale));
+    const int64_t far = a->dim < AHEAD ? AHEAD / a->dim : 1, size = t == SGK_F32 ? 4 : 2;
+    const bool    lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride[0] * size)) % 64 == 0 && a->middle == 1 && a->last == 1;
+    const bool    stream = a->stream && lines;
+    places        at = places_of(a, begin), next = at;
+    sums          s = sums_of(t, form, a, at);
+    for (int64_t i = begin; i < end; ++i, at = next) {
+        const places later = i + 1 + far < end ? places_of(a, i + 1 + far) : at;
+        const float  sum = vf_sum(vf_add(s.a, s.b)), mean = LAYERS(form) ? sum / (float)a->dim : 0;
+        const float  squares = LAYERS(form) ? sum_of_squares(t, form, a, at, mean) : sum, scale = 1 / sqrtf(squares / (float)a->dim + a->eps);
+        if (i + 1 < end) next = places_of(a, i + 1);
+        if (i + 1 == end) write_row(t, form, false, false, a, at, next, later, vf_set(mean), vf_set(scale));
+        else if (stream) s = write_row(t, form, true, true, a, at, next, later, vf_set(mean), vf_set(scale));
+        else s = write_row(t, form, false, true, a, at, next, later, vf_set(mean), vf_set(scale));
     }
-    if (a->stream) vf_stream_end();
+    if (stream) vf_stream_end();
 }
 
-/* One tight loop for each format. */
+/* One tight loop for each format. No store can change the copy of the arguments. */
 #define FORM(name, form) \
     void SGK_CPU_FN(name)(const void *args, int64_t begin, int64_t end) \
     { \
-        const struct norm_args *a = args; \
-        if (a->dtype == SGK_F32) rows(SGK_F32, form, a, begin, end); \
-        else if (a->dtype == SGK_F16) rows(SGK_F16, form, a, begin, end); \
-        else rows(SGK_BF16, form, a, begin, end); \
+        const struct norm_args a = *(const struct norm_args *)args; \
+        if (a.dtype == SGK_F32) rows(SGK_F32, form, &a, begin, end); \
+        else if (a.dtype == SGK_F16) rows(SGK_F16, form, &a, begin, end); \
+        else rows(SGK_BF16, form, &a, begin, end); \
     }
 FORM(rmsnorm, NORM_RMS)
 FORM(fused_add_rmsnorm, NORM_RMS_ADD)

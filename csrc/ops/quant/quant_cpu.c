@@ -12,22 +12,27 @@ SGK_INLINE void ask_for(sgk_dtype t, const void *p, int64_t i, int64_t n)
     for (int64_t at = i * size; at < (i + n) * size; at += 64) __builtin_prefetch((const char *)p + at);
 }
 
-enum { PIECE = 256 };                                   /* elements */
+enum { PIECE = 256,                                     /* elements */
+       LONG  = 512 };                                   /* from how many on a table of their codes is worth making */
 
 /* ---- rows ---- */
 SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quant_rows_args *a, int64_t begin, int64_t end)
 {
     const float most = code == SGK_E4M3 ? 448.0f : 127.0f;
+    code_table  table;
+    code_table_clear(&table);
     for (int64_t row = begin; row < end; ++row) {
         const int64_t              x = row * a->input_stride;
         bool                       finite;
-        const struct quant_scaling scaling = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
-        const code_scale           k       = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS };
-        a->s[row * a->s_stride]            = scaling.s;
+        const struct quant_scaling scaling   = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
+        const code_scale           k         = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS, false };
+        const bool                 looked_up = t == SGK_BF16 && code == SGK_E4M3 && a->dim >= LONG && code_table_set(&table, scaling.by);
+        a->s[row * a->s_stride]              = scaling.s;
         for (int64_t d = 0; d < a->dim; d += PIECE) {       /* while this row is written the next one comes */
             const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
             ask_for(t, a->input, x + a->input_stride + d, row + 1 < end ? n : 0);
-            codes_known(t, code, stream, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
+            if (looked_up) codes_looked_up(stream, &table, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
+            else codes_known(t, code, stream, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
         }
     }
     if (stream) vf_stream_end();
@@ -74,25 +79,30 @@ void SGK_CPU_FN(quant_tensor_amax)(const void *args, int64_t begin, int64_t end)
     }
 }
 
-SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor_args *a, const code_scale *k, int64_t at, int64_t n)
+SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor_args *a, code_table *table, const code_scale *k, int64_t at, int64_t n)
 {
     ask_for(t, a->input, at + 4 * PIECE, PIECE);
-    if (stream) codes_run(t, SGK_E4M3, true, k, a->q + at, a->input, at, n);
+    if (t == SGK_BF16 && table && stream) codes_looked_up(true, table, k, a->q + at, a->input, at, n);
+    else if (t == SGK_BF16 && table) codes_looked_up(false, table, k, a->q + at, a->input, at, n);
+    else if (stream) codes_run(t, SGK_E4M3, true, k, a->q + at, a->input, at, n);
     else codes_run(t, SGK_E4M3, false, k, a->q + at, a->input, at, n);
 }
 
 void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
 {
     const struct quant_tensor_args *a      = args;
-    const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS };
+    const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS, false };
     const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
+    code_table                      made;
+    code_table_clear(&made);
+    code_table *table = a->dtype == SGK_BF16 && a->count >= LONG && code_table_set(&made, k.by) ? &made : NULL;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
         for (int64_t i = 0; i < count; i += PIECE) {
             const int64_t at = first + i, m = count - i < PIECE ? count - i : PIECE;
-            if (a->dtype == SGK_F32) tensor_piece(SGK_F32, stream, a, &k, at, m);
-            else if (a->dtype == SGK_F16) tensor_piece(SGK_F16, stream, a, &k, at, m);
-            else tensor_piece(SGK_BF16, stream, a, &k, at, m);
+            if (a->dtype == SGK_F32) tensor_piece(SGK_F32, stream, a, table, &k, at, m);
+            else if (a->dtype == SGK_F16) tensor_piece(SGK_F16, stream, a, table, &k, at, m);
+            else tensor_piece(SGK_BF16, stream, a, table, &k, at, m);
         }
     }
     if (stream) vf_stream_end();
@@ -100,17 +110,57 @@ void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
 
 /* ---- groups ---- */
 
-/* As quant_silu. */
-SGK_INLINE vf silu(vf a)
+/* As quant_silu and quant_exp, of MANY vectors step by step: so each step finds its operands ready. */
+enum { MANY = VF == 16 ? 8 : 4 };
+SGK_INLINE void silu(vf *a)
 {
-    a = vf_max(vf_set(-FLT_MAX), a);
-    return vf_div(a, vf_add(vf_set(1), vf_exp(vf_mul(a, vf_set(-1)))));
+    vf x[MANY], k[MANY], p[MANY];
+    VF_EACH(i, MANY)
+    a[i] = vf_max(vf_set(-FLT_MAX), a[i]);
+    VF_EACH(i, MANY)
+    x[i] = vf_max(vf_set(-104.0f), vf_min(vf_set(88.8f), vf_sub(vf_set(-0.0f), a[i])));
+    VF_EACH(i, MANY)
+    k[i] = vf_round(vf_mul(x[i], vf_set(1.44269504f)));
+    VF_EACH(i, MANY)
+    x[i] = vf_fma(k[i], vf_set(-0.693145752f), x[i]);
+    VF_EACH(i, MANY)
+    x[i] = vf_fma(k[i], vf_set(-1.428606765e-06f), x[i]);
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(vf_set(1.9875691500e-4f), x[i], vf_set(1.3981999507e-3f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(8.3334519073e-3f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(4.1665795894e-2f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(1.6666665459e-1f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(5.0000001201e-1f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], vf_mul(x[i], x[i]), vf_add(x[i], vf_set(1)));
+    VF_EACH(i, MANY)
+    a[i] = vf_div(a[i], vf_add(vf_set(1), vf_pow2(p[i], k[i])));
 }
 
 /* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. */
 SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += VF) vf_store(t, out, i, vf_mul(vf_rounded(t, silu(vf_load(t, input, gate + i))), vf_load(t, input, up + i)));
+    int64_t i = 0;
+    for (; i + MANY * VF <= n; i += MANY * VF) {
+        vf a[MANY], b[2];
+#pragma GCC unroll 4
+        for (int k = 0; k < MANY; k += 2) vf_load_pairs(t, input, gate + i + k * VF, &a[k], &a[k + 1]);
+        silu(a);
+#pragma GCC unroll 4
+        for (int k = 0; k < MANY; k += 2) {
+            vf_load_pairs(t, input, up + i + k * VF, &b[0], &b[1]);
+            vf_store_pairs(t, false, out, i + k * VF, vf_mul(vf_rounded_result(t, a[k]), b[0]), vf_mul(vf_rounded_result(t, a[k + 1]), b[1]));
+        }
+    }
+    for (; i < n; i += VF) {
+        vf a[MANY] = { vf_load(t, input, gate + i) };
+        silu(a);
+        vf_store(t, out, i, vf_mul(vf_rounded(t, a[0]), vf_load(t, input, up + i)));
+    }
 }
 
 /* A function for each format, which all that quantise groups share: it has many forms inside. `finite`: what is encoded, also before it was scaled. */
@@ -119,13 +169,14 @@ SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, in
                                                const void *from, int64_t first, int64_t n) \
     { \
         encode_scaled_as(t, stream, a, (code_scale){ s->by, a->least, a->most, s->divide, a->clamps ? CODES_ANY : finite ? CODES_WITHIN \
-                                                                                                                         : CODES_ENDS }, \
+                                                                                                                         : CODES_ENDS, \
+                                                     false }, \
                          q, from, first, n); \
     }
 SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_scale k, uint8_t *q, const void *from, int64_t first,
                                  int64_t n)
 {
-    const code_scale over = { k.by, k.least, k.most, true, k.known }, times = { k.by, k.least, k.most, false, k.known };
+    const code_scale over = { k.by, k.least, k.most, true, k.known, false }, times = { k.by, k.least, k.most, false, k.known, false };
     if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q, from, first, n);
     else if (stream && k.divide) codes_known(t, SGK_E4M3, true, &over, q, from, first, n);
     else if (stream) codes_known(t, SGK_E4M3, true, &times, q, from, first, n);
@@ -154,15 +205,16 @@ SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, in
 /* `count` groups of a row from number j on: all their scales before all their codes, so that none waits for the other. */
 enum { TOGETHER = 8,
        FUSED    = 128 };                                    /* elements of a fused group at most */
-SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_args *a, int64_t row, int64_t place, int64_t j, int count)
+SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_table *table, int64_t row, int64_t place, int64_t j, int count)
 {
     enum { AHEAD = 2048 };                              /* elements that are asked for in time */
     const int64_t        x = row * a->input_stride + j * a->group;
     struct quant_scaling scaling[TOGETHER];
     bool                 finite[TOGETHER];
-    const void          *from = a->input;
-    int64_t              at   = x;
-    float                values[TOGETHER * FUSED];
+    const void          *from   = a->input;
+    int64_t              at     = x;
+    const bool           powers = a->ue8m0 && a->code == SGK_E4M3 && !a->clamps;       /* one table does for all powers of two */
+    _Alignas(64) float   values[TOGETHER * FUSED];
     ask_for(t, a->input, x + AHEAD, count * a->group);
     if (a->fuse) {
         const int64_t up = x + a->groups * a->group;
@@ -172,7 +224,14 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
     }
     for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
     for (int g = 0; g < count; ++g) {
-        encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, from, at + g * a->group, a->group);
+        uint8_t *q = a->q + row * a->q_stride + (j + g) * a->group;
+        if (t == SGK_BF16 && powers && finite[g] && code_table_set(table, scaling[g].by)) {
+            const code_scale k = { scaling[g].by, -448, 448, false, CODES_ENDS, false };
+            if (stream) codes_looked_up(true, table, &k, q, from, at + g * a->group, a->group);
+            else codes_looked_up(false, table, &k, q, from, at + g * a->group, a->group);
+        } else {
+            encode_scaled(t, stream, finite[g], a, &scaling[g], q, from, at + g * a->group, a->group);
+        }
         store_scale(a, place, j + g, scaling[g]);
     }
 }
@@ -182,6 +241,8 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
     const bool lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
     const bool stream = lines && sgk_cpu_streams(a->q, a->rows, a->groups * a->group, 1);
     int64_t    row = begin / a->groups, j = begin % a->groups;
+    code_table table;
+    code_table_clear(&table);
     for (int64_t n = begin; n < end; ++row, j = 0) {
         const int64_t stop = end - n < a->groups - j ? j + end - n : a->groups, batch = row / a->batch_rows, line = row - batch * a->batch_rows;
         n += stop - j;
@@ -189,7 +250,7 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
         const int64_t place = batch * a->s_batch + line * a->s_row;
         for (int count; j < stop; j += count) {
             count = stop - j < TOGETHER ? (int)(stop - j) : TOGETHER;
-            some_groups(t, stream, a, row, place, j, count);
+            some_groups(t, stream, a, &table, row, place, j, count);
         }
     }
     if (stream) vf_stream_end();
@@ -217,15 +278,26 @@ SGK_INLINE vf summed(sgk_dtype t, bool add, const struct quant_norm_args *n, int
     return add ? vf_add(x, load_some(t, n->residual, row * n->residual_stride + d, left)) : x;
 }
 
+SGK_INLINE void summed2(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, int64_t d, vf *x, vf *y)
+{
+    vf u, v;
+    vf_load_pairs(t, n->groups.input, row * n->groups.input_stride + d, x, y);
+    if (!add) return;
+    vf_load_pairs(t, n->residual, row * n->residual_stride + d, &u, &v);
+    *x = vf_add(*x, u), *y = vf_add(*y, v);
+}
+
 /* Elements [first, first + count) of the norm, rounded to the format. `last`: nothing of the row is read after this, and the sum is stored. */
 SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
     const int64_t kept = row * n->residual_stride + first;
     int64_t       i    = 0;
     for (; i + 2 * VF <= count; i += 2 * VF) {
-        const vf x = summed(t, add, n, row, first + i, VF), y = summed(t, add, n, row, first + i + VF, VF);
-        vf_store2(t, out, i, vf_mul(vf_mul(x, scale), vf_load(t, n->weight, first + i)), vf_mul(vf_mul(y, scale), vf_load(t, n->weight, first + i + VF)));
-        if (add && last) vf_store2(t, n->residual, kept + i, x, y);
+        vf x, y, g, h;
+        summed2(t, add, n, row, first + i, &x, &y);
+        vf_load_pairs(t, n->weight, first + i, &g, &h);
+        vf_store_pairs(t, false, out, i, vf_mul(vf_mul(x, scale), g), vf_mul(vf_mul(y, scale), h));
+        if (add && last) vf_store_pairs(t, false, n->residual, kept + i, x, y);
     }
     for (; i < count; i += VF) {
         const vf x = summed(t, add, n, row, first + i, count - i);
@@ -242,7 +314,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
-    float                           normed[KEPT];
+    _Alignas(64) float              normed[KEPT];
     struct quant_scaling            scaling[TOGETHER];
     bool                            finite[TOGETHER];
     for (int64_t j = 0, count; j < a->groups; j += count) {
@@ -261,7 +333,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
 SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, vf scale)
 {
     const struct quant_groups_args *a = &n->groups;
-    float                           normed[KEPT];
+    _Alignas(64) float              normed[KEPT];
     for (int64_t j = 0; j < a->groups; ++j) {
         struct quant_scaling scaling = { 0, 0, 0, 0 };
         float                amax    = 0;
@@ -286,17 +358,19 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
     const bool                      lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
     const bool                      stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     for (int64_t row = begin; row < end; ++row) {
-        vf      sum0 = vf_zero(), sum1 = vf_zero();
-        int64_t d = 0;
-        for (; d + 2 * VF <= dim; d += 2 * VF) {
-            const vf x = summed(t, add, n, row, d, VF), y = summed(t, add, n, row, d + VF, VF);
-            sum0 = vf_fma(x, x, sum0), sum1 = vf_fma(y, y, sum1);
+        vf      sum[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
+        int64_t d      = 0;
+        for (; d + 4 * VF <= dim; d += 4 * VF) {
+            vf x[4];
+            summed2(t, add, n, row, d, &x[0], &x[1]), summed2(t, add, n, row, d + 2 * VF, &x[2], &x[3]);
+            VF_EACH(i, 4)
+            sum[i] = vf_fma(x[i], x[i], sum[i]);
         }
         for (; d < dim; d += VF) {
             const vf x = summed(t, add, n, row, d, dim - d);
-            sum0       = vf_fma(x, x, sum0);
+            sum[0]     = vf_fma(x, x, sum[0]);
         }
-        const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(sum0, sum1)) / (float)dim + n->eps));
+        const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
         else norm_short_groups(t, add, stream, n, row, row + 1 < end ? row + 1 : row, scale);
     }

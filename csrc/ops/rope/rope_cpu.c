@@ -4,12 +4,41 @@
 
 enum { PAIRS = 256 };
 
-/* With is_neox, of pairs i: c[i] for the first and c[PAIRS + i] for the second element. Otherwise as neighbours are multiplied: each
+/* With is_neox, of pairs i, in the order that vf_load_pairs gives where 2 VF are there: c[i] for the first and c[PAIRS + i] for the second element. Otherwise as neighbours are multiplied: each
  * cosine twice, each sine as -s, +s. */
 typedef struct { float c[2 * PAIRS], s[2 * PAIRS]; } rope_angles;
 
-SGK_INLINE void widen(sgk_dtype t, const struct rope_args *a, const int64_t *row, int64_t first, int64_t count, rope_angles *w)
+/* Where pair i of `count` is kept. */
+SGK_INLINE int64_t kept_at(sgk_dtype t, int64_t i, int64_t count)
 {
+    enum { STEP = 2 * VF };
+    return vf_splits(t) && i < count - count % STEP ? i - i % STEP + i % 2 * VF + i % STEP / 2 : i;
+}
+
+/* Elements [0, count) at p[at] to where they are kept. */
+SGK_INLINE void widen_run(sgk_dtype x, sgk_dtype t, const void *p, int64_t at, int64_t count, float *to)
+{
+    int64_t i = 0;
+    for (; i + 2 * VF <= count; i += 2 * VF) {
+        if (vf_splits(x) && !vf_splits(t)) {
+            for (int64_t k = 0; k < VF; ++k) to[i + k] = load_f32(t, p, at + i + 2 * k), to[i + VF + k] = load_f32(t, p, at + i + 2 * k + 1);
+        } else {
+            vf first, second;
+            vf_load_pairs(t, p, at + i, &first, &second);
+            vf_store_f32(to + i, first), vf_store_f32(to + i + VF, second);
+        }
+    }
+    for (; i < count; ++i) to[i] = load_f32(t, p, at + i);
+}
+
+SGK_INLINE void widen(sgk_dtype x, sgk_dtype t, const struct rope_args *a, const int64_t *row, int64_t first, int64_t count, rope_angles *w)
+{
+    if (a->is_neox && !a->sections) {
+        const int64_t at_c = row[0] * a->cosine_stride + first, at_s = row[0] * a->sine_stride + first;
+        widen_run(x, t, a->cosines, at_c, count, w->c), widen_run(x, t, a->sines, at_s, count, w->s);
+        widen_run(x, t, a->cosines, at_c + a->second, count, w->c + PAIRS), widen_run(x, t, a->sines, at_s + a->second, count, w->s + PAIRS);
+        return;
+    }
     for (int64_t i = 0; i < count; ++i) {
         const int64_t r = a->sections ? row[rope_plane(a, first + i)] : row[0], at_c = r * a->cosine_stride + first + i, at_s = r * a->sine_stride + first + i;
         const float   c1 = load_f32(t, a->cosines, at_c), s1 = load_f32(t, a->sines, at_s);
@@ -17,9 +46,10 @@ SGK_INLINE void widen(sgk_dtype t, const struct rope_args *a, const int64_t *row
             w->c[2 * i] = w->c[2 * i + 1] = c1, w->s[2 * i] = -s1, w->s[2 * i + 1] = s1;
             continue;
         }
-        w->c[i] = c1, w->s[i] = s1;
-        w->c[PAIRS + i] = a->second ? load_f32(t, a->cosines, at_c + a->second) : c1;
-        w->s[PAIRS + i] = a->second ? load_f32(t, a->sines, at_s + a->second) : s1;
+        const int64_t k = kept_at(x, i, count);
+        w->c[k] = c1, w->s[k] = s1;
+        w->c[PAIRS + k] = a->second ? load_f32(t, a->cosines, at_c + a->second) : c1;
+        w->s[PAIRS + k] = a->second ? load_f32(t, a->sines, at_s + a->second) : s1;
     }
 }
 
@@ -28,6 +58,14 @@ SGK_INLINE void rotate_halves(sgk_dtype t, const void *from, int64_t x, void *to
 {
     const float *c1 = w->c, *s1 = w->s, *c2 = w->c + PAIRS, *s2 = w->s + PAIRS;
     int64_t      i = 0;
+    for (; i + 2 * VF <= count; i += 2 * VF) {
+        vf u, v, y, z;
+        vf_load_pairs(t, from, x + i, &u, &v), vf_load_pairs(t, from, x + half + i, &y, &z);
+        const vf u1 = vf_sub(vf_mul(u, vf_load_f32(c1 + i)), vf_mul(y, vf_load_f32(s1 + i))), v1 = vf_sub(vf_mul(v, vf_load_f32(c1 + i + VF)), vf_mul(z, vf_load_f32(s1 + i + VF)));
+        const vf u2 = vf_add(vf_mul(y, vf_load_f32(c2 + i)), vf_mul(u, vf_load_f32(s2 + i))), v2 = vf_add(vf_mul(z, vf_load_f32(c2 + i + VF)), vf_mul(v, vf_load_f32(s2 + i + VF)));
+        vf_store_pairs(t, false, to, out + i, u1, v1);
+        vf_store_pairs(t, false, to, out + half + i, u2, v2);
+    }
     for (; i + VF <= count; i += VF) {
         const vf u = vf_load(t, from, x + i), v = vf_load(t, from, x + half + i);
         vf_store(t, to, out + i, vf_sub(vf_mul(u, vf_load_f32(c1 + i)), vf_mul(v, vf_load_f32(s1 + i))));
@@ -56,12 +94,19 @@ SGK_INLINE void rotate_neighbours(sgk_dtype t, const void *from, int64_t x, void
 
 SGK_INLINE int64_t place(const struct rope_heads *h, int64_t outer, int64_t inner) { return outer * h->outer_stride + inner * h->inner_stride; }
 
-/* Pairs [first, first + count) of every head. */
+/* Asks for the rotating elements of a head. */
+SGK_INLINE void ask_for(sgk_dtype t, const struct rope_args *a, const void *data, int64_t x)
+{
+    for (int64_t i = 0; i < a->rot_dim; i += 2 * VF) vf_prefetch2(t, data, x + i);
+}
+
+/* Pairs [first, first + count) of every head; those of the token that begins at `next` are asked for. */
 SGK_INLINE void rotate_heads(sgk_dtype t, const struct rope_args *a, const struct rope_heads *from, const struct rope_heads *to, int32_t heads,
-                             int64_t outer, int64_t inner, int64_t first, int64_t count, const rope_angles *w)
+                             int64_t outer, int64_t inner, int64_t next, int64_t first, int64_t count, const rope_angles *w)
 {
     for (int64_t n = 0; n < heads; ++n) {
         const int64_t x = place(from, outer, inner) + n * from->head_stride, out = place(to, outer, inner) + n * to->head_stride;
+        if (first == 0) ask_for(t, a, from->data, next + n * from->head_stride);
         if (a->is_neox) rotate_halves(t, from->data, x + first, to->data, out + first, count, a->rot_dim / 2, w);
         else rotate_neighbours(t, from->data, x + 2 * first, to->data, out + 2 * first, count, w);
     }
@@ -80,39 +125,44 @@ SGK_INLINE void copy_heads(sgk_dtype t, bool stream, const struct rope_heads *fr
 
 SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_args *a, int64_t begin, int64_t end)
 {
-    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1, kept = 2 * a->k_heads * a->head_size * (t == SGK_F32 ? 4 : 2);
+    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1, size = t == SGK_F32 ? 4 : 2, kept = 2 * a->k_heads * a->head_size * size;
     const bool    stream = a->k_buffer.data && kept > 0 && sgk_cpu_streams(a->k_buffer.data, a->tokens, kept, 1);
     rope_angles   w;
     for (int64_t token = begin; token < end; ++token) {
-        const int64_t outer = token / a->inner, inner = token % a->inner;
+        const int64_t outer = token / a->inner, inner = token % a->inner, next = token + 1 < end ? token + 1 : token;
+        const int64_t next_q = place(&a->q, next / a->inner, next % a->inner), next_k = place(&a->k, next / a->inner, next % a->inner);
         int64_t       row[3] = { token };
         for (int64_t p = 0; a->positions && p < planes; ++p)
             row[p] = load_index(a->positions, p * a->plane_stride + outer * a->positions_outer_stride + inner * a->positions_inner_stride,
                                 a->positions_wide ? SGK_I64 : SGK_I32);
         for (int64_t first = 0; first < half; first += PAIRS) {
             const int64_t count = half - first < PAIRS ? half - first : PAIRS;
-            widen(angles, a, row, first, count, &w);
-            rotate_heads(t, a, &a->q, &a->q_out, a->q_heads, outer, inner, first, count, &w);
-            rotate_heads(t, a, &a->k, &a->k_out, a->k_heads, outer, inner, first, count, &w);
+            widen(t, angles, a, row, first, count, &w);
+            rotate_heads(t, a, &a->q, &a->q_out, a->q_heads, outer, inner, next_q, first, count, &w);
+            rotate_heads(t, a, &a->k, &a->k_out, a->k_heads, outer, inner, next_k, first, count, &w);
         }
         if (a->rest && a->q_out.data != a->q.data)
             copy_heads(t, false, &a->q, place(&a->q, outer, inner) + a->rot_dim, &a->q_out, place(&a->q_out, outer, inner) + a->rot_dim, a->q_heads, a->rest);
         if (a->rest && a->k_out.data != a->k.data)
             copy_heads(t, false, &a->k, place(&a->k, outer, inner) + a->rot_dim, &a->k_out, place(&a->k_out, outer, inner) + a->rot_dim, a->k_heads, a->rest);
         if (!a->k_buffer.data) continue;
-        const int64_t slot = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        const int64_t slot      = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        const int64_t next_slot = load_index(a->slots, next * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+        copy_page_soon((char *)a->k_buffer.data + next_slot * a->k_buffer.inner_stride * size, kept / 2);
+        copy_page_soon((char *)a->v_buffer.data + next_slot * a->v_buffer.inner_stride * size, kept / 2);
         copy_heads(t, stream, &a->k_out, place(&a->k_out, outer, inner), &a->k_buffer, slot * a->k_buffer.inner_stride, a->k_heads, a->head_size);
         copy_heads(t, stream, &a->v, place(&a->v, outer, inner), &a->v_buffer, slot * a->v_buffer.inner_stride, a->k_heads, a->head_size);
     }
     if (stream) vf_stream_end();
 }
 
+/* No store can change the copy of the arguments. */
 void SGK_CPU_FN(rope)(const void *args, int64_t begin, int64_t end)
 {
-    const struct rope_args *a = args;
-    if (a->dtype == SGK_F32) rope_tokens(SGK_F32, SGK_F32, a, begin, end);
-    else if (a->dtype == SGK_F16 && a->angles == SGK_F16) rope_tokens(SGK_F16, SGK_F16, a, begin, end);
-    else if (a->dtype == SGK_F16) rope_tokens(SGK_F16, SGK_F32, a, begin, end);
-    else if (a->angles == SGK_BF16) rope_tokens(SGK_BF16, SGK_BF16, a, begin, end);
-    else rope_tokens(SGK_BF16, SGK_F32, a, begin, end);
+    const struct rope_args a = *(const struct rope_args *)args;
+    if (a.dtype == SGK_F32) rope_tokens(SGK_F32, SGK_F32, &a, begin, end);
+    else if (a.dtype == SGK_F16 && a.angles == SGK_F16) rope_tokens(SGK_F16, SGK_F16, &a, begin, end);
+    else if (a.dtype == SGK_F16) rope_tokens(SGK_F16, SGK_F32, &a, begin, end);
+    else if (a.angles == SGK_BF16) rope_tokens(SGK_BF16, SGK_BF16, &a, begin, end);
+    else rope_tokens(SGK_BF16, SGK_F32, &a, begin, end);
 }

@@ -18,6 +18,11 @@
 #define PIECE  (16 / (int)sizeof(T))
 #define ANGLES (PIECE * (int)sizeof(C) / 16)            /* loads of cosines, and of sines, for a piece */
 
+#if __CUDA_ARCH__ >= 1200 && HEADS == 2         /* sm_120 needs a few registers more */
+#undef RESIDENT
+#define RESIDENT 960
+#endif
+
 DEVICE void rotate(float *x, float *y, float c, float s)
 {
     const float u = *x, v = *y;

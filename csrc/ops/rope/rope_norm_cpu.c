@@ -26,7 +26,8 @@ SGK_INLINE void scales_of(const struct qk_norm_rope_args *a, int64_t at, int cou
     for (int n = 0; n < count; ++n, at += a->head_dim) {
         vf sum0 = vf_zero(), sum1 = vf_zero();
         for (int64_t d = 0; d < a->head_dim; d += 2 * VF) {
-            const vf u = vf_load(SGK_BF16, a->qkv, at + d), v = vf_load(SGK_BF16, a->qkv, at + d + VF);
+            vf u, v;
+            vf_load_pairs(SGK_BF16, a->qkv, at + d, &u, &v);
             sum0 = vf_fma(u, u, sum0), sum1 = vf_fma(v, v, sum1);
         }
         scale[n] = 1 / sqrtf(vf_sum(vf_add(sum0, sum1)) / (float)a->head_dim + a->eps);
@@ -37,6 +38,17 @@ SGK_INLINE vf normalised(const struct qk_norm_rope_args *a, int64_t at, const vo
 {
     return vf_mul(vf_mul(vf_load(SGK_BF16, a->qkv, at + d), scale), vf_load(SGK_BF16, weight, d));
 }
+
+/* As vf_load_pairs. */
+SGK_INLINE void normalised2(const struct qk_norm_rope_args *a, int64_t at, const void *weight, int64_t d, vf scale, vf *x)
+{
+    vf w[2];
+    vf_load_pairs(SGK_BF16, a->qkv, at + d, &x[0], &x[1]), vf_load_pairs(SGK_BF16, weight, d, &w[0], &w[1]);
+    x[0] = vf_mul(vf_mul(x[0], scale), w[0]), x[1] = vf_mul(vf_mul(x[1], scale), w[1]);
+}
+
+/* Whether c and s lie in the order of vf_load_pairs. */
+SGK_INLINE bool takes_pairs(const struct qk_norm_rope_args *a) { return a->is_neox && a->rot_dim / 2 % (2 * VF) == 0; }
 
 /* x in place; neighbours: c has each cosine twice, s each sine as -s, +s. */
 SGK_INLINE void rotate(const struct qk_norm_rope_args *a, float *x, const float *c, const float *s)
@@ -76,7 +88,15 @@ SGK_INLINE void head(const struct qk_norm_rope_args *a, int64_t at, const void *
         for (int64_t d = 0; d < a->head_dim; d += VF) vf_store(SGK_BF16, a->qkv, at + d, vf_load_f32(x + d));
         return;
     }
-    if (a->is_neox) {
+    if (takes_pairs(a)) {
+        for (int64_t i = 0; i < half; i += 2 * VF) {
+            vf u[2], v[2];
+            normalised2(a, at, weight, i, scale, u), normalised2(a, at, weight, half + i, scale, v);
+            const vf c1 = vf_load_f32(c + i), s1 = vf_load_f32(s + i), c2 = vf_load_f32(c + i + VF), s2 = vf_load_f32(s + i + VF);
+            vf_store_pairs(SGK_BF16, false, a->qkv, at + i, vf_sub(vf_mul(u[0], c1), vf_mul(v[0], s1)), vf_sub(vf_mul(u[1], c2), vf_mul(v[1], s2)));
+            vf_store_pairs(SGK_BF16, false, a->qkv, at + half + i, vf_add(vf_mul(v[0], c1), vf_mul(u[0], s1)), vf_add(vf_mul(v[1], c2), vf_mul(u[1], s2)));
+        }
+    } else if (a->is_neox) {
         for (int64_t i = 0; i < half; i += VF) {
             const vf u = normalised(a, at, weight, i, scale), v = normalised(a, at, weight, half + i, scale), ci = vf_load_f32(c + i), si = vf_load_f32(s + i);
             vf_store(SGK_BF16, a->qkv, at + i, vf_sub(vf_mul(u, ci), vf_mul(v, si)));
@@ -93,15 +113,21 @@ SGK_INLINE void head(const struct qk_norm_rope_args *a, int64_t at, const void *
 
 void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
 {
-    const struct qk_norm_rope_args *a = args;
-    double                          f[PAIRS];
-    float                           c[2 * PAIRS], s[2 * PAIRS], scale[TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
-    const double                    most = frequencies(a, f);
+    const struct qk_norm_rope_args copy = *(const struct qk_norm_rope_args *)args, *a = &copy;      /* no store can change it */
+    double                         f[PAIRS];
+    float                          c[2 * PAIRS], s[2 * PAIRS], scale[TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
+    const double                   most = frequencies(a, f);
     for (int64_t t = begin; t < end; ++t) {
         for (int64_t first = 0; first < a->rot_dim / 2; first += TURN_BLOCK) {
             const int64_t n = a->rot_dim / 2 - first < TURN_BLOCK ? a->rot_dim / 2 - first : TURN_BLOCK;
             turn(f + first, most, a->position_ids[t * a->position_stride], n, sine, cosine);
-            for (int64_t j = 0, i = first; j < n; ++j, ++i) {
+            for (int64_t j = 0; takes_pairs(a) && j < n; j += 2 * VF)
+                for (int64_t k = 0; k < VF; ++k) {
+                    const int64_t even = vf_splits(SGK_BF16) ? j + 2 * k : j + k, odd = vf_splits(SGK_BF16) ? even + 1 : even + VF, i = first + j + k;
+                    c[i] = cosine[even] * a->attention_factor, c[i + VF] = cosine[odd] * a->attention_factor;
+                    s[i] = sine[even] * a->attention_factor, s[i + VF] = sine[odd] * a->attention_factor;
+                }
+            for (int64_t j = 0, i = first; !takes_pairs(a) && j < n; ++j, ++i) {
                 const float ci = cosine[j] * a->attention_factor, si = sine[j] * a->attention_factor;
                 if (a->is_neox) c[i] = ci, s[i] = si;
                 else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
@@ -111,6 +137,7 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
         for (int64_t n = 0; n < heads; n += TOGETHER) {
             const int     count = heads - n < TOGETHER ? (int)(heads - n) : TOGETHER;
             const int64_t at    = t * a->qkv_stride + n * a->head_dim;
+            for (int64_t i = 0; i < count * a->head_dim && t + 1 < end; i += 2 * VF) vf_prefetch2(SGK_BF16, a->qkv, at + a->qkv_stride + i);
             scales_of(a, at, count, scale);
             for (int j = 0; j < count; ++j) head(a, at + j * a->head_dim, n + j < a->q_heads ? a->q_weight : a->k_weight, vf_set(scale[j]), c, s);
         }

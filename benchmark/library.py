@@ -1,0 +1,56 @@
+"""A library in a process of its own: two packages named `sgl_kernel` cannot be imported into one.
+
+The process runs the same script with --worker. Requests and answers are lines of JSON; whatever else it prints is no answer.
+"""
+import json
+import os
+import subprocess
+import sys
+
+
+class Refused(Exception):
+    """The library lacks what was asked for, or does not take the case."""
+
+
+class Library:
+    def __init__(self, name, folder="", *options, **variables):
+        """The package in `folder`, with these options and environment variables. SGK_LIBRARY belongs to this checkout's package alone."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))}
+        if folder and os.path.abspath(folder) != os.path.abspath("python"):
+            environment.pop("SGK_LIBRARY", None)
+        self.name = name
+        self.process = subprocess.Popen([sys.executable, os.path.abspath(sys.argv[0]), "--worker", *options],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment | variables)
+
+    def ask(self, *request):
+        """What that method of the worker returns: ask("time", 3) is `worker.time(3)`."""
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("ANSWER "):
+                return json.loads(line.removeprefix("ANSWER "))
+            if line.startswith("REFUSED "):
+                raise Refused(json.loads(line.removeprefix("REFUSED ")))
+        sys.exit(f"{self.name}: its process ended with code {self.process.wait()}")
+
+
+def serve(worker):
+    """The other end of `ask`."""
+    for line in sys.stdin:
+        method, *arguments = json.loads(line)
+        try:
+            answer = "ANSWER " + json.dumps(getattr(worker, method)(*arguments))
+        except Exception as error:
+            answer = "REFUSED " + json.dumps(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        print(answer, flush=True)
+
+
+def microseconds(work, calls=1):
+    """Of one of the `calls` that `work` makes on the GPU."""
+    import torch
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3 / calls
