@@ -79,7 +79,7 @@ SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, cons
         #pragma GCC unroll 4
         for (int c = 0; c < TILE_COLUMNS; ++c) {
             const vf u = load_step(t, w[c], k);
-            if (rows > 1 && rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* few rows wait for memory; one row lets the processor run far enough ahead */
+            if (rows > 1 && rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* they wait for memory; one row runs ahead of it by itself */
             #pragma GCC unroll 6
             for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
         }
