@@ -21,10 +21,11 @@ enum { BF16_PAIRS = 1 };            /* VDPBF16PS: two products a lane */
 enum { BF16_PAIRS = 0 };
 #endif
 enum { TILE_ROWS = VF == 8 ? 3 : 6 };                           /* AVX2 has 16 registers, the others 32 */
-enum { TILE_COLUMNS  = 4,
-       GROUP_ROWS    = 24,                                      /* a multiple of TILE_ROWS */
-       GROUP_COLUMNS = 8,
-       AHEAD_BYTES   = 512 };
+enum { TILE_COLUMNS       = 4,
+       GROUP_ROWS         = 24,                                      /* a multiple of TILE_ROWS */
+       GROUP_COLUMNS      = 8,
+       AHEAD_BYTES        = 512,
+       STREAM_AHEAD_BYTES = 8192 };
 
 /* How format t is kept when packed, and the elements of a step and of a chunk. */
 SGK_INLINE sgk_dtype packed(sgk_dtype t) { return t == SGK_BF16 && BF16_PAIRS ? SGK_BF16 : SGK_F32; }
@@ -79,7 +80,7 @@ SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, cons
         #pragma GCC unroll 4
         for (int c = 0; c < TILE_COLUMNS; ++c) {
             const vf u = load_step(t, w[c], k);
-            if (rows > 1 && rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* they wait for memory; one row runs ahead of it by itself */
+            if (rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* few rows wait for memory */
             #pragma GCC unroll 6
             for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
         }
@@ -132,6 +133,41 @@ static __attribute__((noinline)) void tile_bf16(int64_t rows, const char *x, int
 typedef void tile_fn(int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums);
 SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t == SGK_F16 ? tile_f16
                                                                                          : tile_bf16; }
+
+#if defined(__AVX512F__)
+/* One row of input by one of weights, which come from memory in the order they lie in; its one chain is as fast as that. */
+SGK_INLINE float column(sgk_dtype t, const char *x, const char *w, int64_t depth)
+{
+    const int64_t size = size_of(t), step = step_of(t), chunk = chunk_of(t);
+    float         sum = 0;
+    for (int64_t k = 0; k < depth; k += chunk) {
+        const int64_t end = least(k + chunk, depth), whole = end - (end - k) % step;
+        vf            v = vf_zero();
+        for (int64_t i = k; i < whole; i += step) {
+            __builtin_prefetch(w + i * size + STREAM_AHEAD_BYTES);
+            v = multiply_add(t, load_step(t, x, i), load_step(t, w, i), v);
+        }
+        if (whole < end) v = multiply_add(t, load_step_part(t, x, whole, end - whole), load_step_part(t, w, whole, end - whole), v);
+        sum += _mm_cvtss_f32(vf_sums4(v, v, v, v));
+    }
+    return sum;
+}
+
+static void one_row(const struct linear_args *a, int64_t first, int64_t last)
+{
+    const int64_t w_bytes = a->weight_stride * size_of(a->dtype);
+    for (int64_t n = first; n < last; n += LINEAR_BLOCK) {
+        const int64_t columns            = least(LINEAR_BLOCK, last - n);
+        float         sums[LINEAR_BLOCK] = { 0 };
+        for (int64_t c = 0; c < columns; ++c) {
+            const char *const w = (const char *)a->weight + (n + c) * w_bytes;
+            sums[c]             = a->dtype == SGK_F32 ? column(SGK_F32, a->input, w, a->depth) : a->dtype == SGK_F16 ? column(SGK_F16, a->input, w, a->depth)
+                                                                                                                     : column(SGK_BF16, a->input, w, a->depth);
+        }
+        finish(a, 0, 1, n, columns, sums);
+    }
+}
+#endif
 
 /* Columns [first, last) of all rows, every operand read where it lies. */
 static void few_rows(const struct linear_args *a, int64_t first, int64_t last)
@@ -220,8 +256,14 @@ void SGK_CPU_FN(linear)(const void *args, int64_t begin, int64_t end)
     const struct linear_cpu_args *cpu = args;
     const struct linear_args     *a   = &cpu->a;
     if (!cpu->scratch) {
-        const int64_t tiles = (a->columns + VF - 1) / VF;
-        few_rows(a, share(tiles, begin, cpu->parts) * VF, least(share(tiles, end, cpu->parts) * VF, a->columns));
+        const int64_t tiles = (a->columns + VF - 1) / VF, first = share(tiles, begin, cpu->parts) * VF, last = least(share(tiles, end, cpu->parts) * VF, a->columns);
+#if defined(__AVX512F__)
+        if (a->rows == 1) {
+            one_row(a, first, last);
+            return;
+        }
+#endif
+        few_rows(a, first, last);
         return;
     }
     blocks_of_parts(cpu, begin, end, block);
