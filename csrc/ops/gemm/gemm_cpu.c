@@ -25,7 +25,9 @@ enum { TILE_COLUMNS       = 4,
        GROUP_ROWS         = 24,                                      /* a multiple of TILE_ROWS */
        GROUP_COLUMNS      = 8,
        AHEAD_BYTES        = 512,
-       STREAM_AHEAD_BYTES = 8192 };
+       STREAM_AHEAD_BYTES = 8192,
+       STREAM_ROWS        = 4,
+       STREAM_ROWS_F32    = 2 };                                     /* rows of input of which more do not stay in the first-level cache */
 
 /* How format t is kept when packed, and the elements of a step and of a chunk. */
 SGK_INLINE sgk_dtype packed(sgk_dtype t) { return t == SGK_BF16 && BF16_PAIRS ? SGK_BF16 : SGK_F32; }
@@ -135,37 +137,60 @@ SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t ==
                                                                                          : tile_bf16; }
 
 #if defined(__AVX512F__)
-/* One row of input by one of weights, which come from memory in the order they lie in; its one chain is as fast as that. */
-SGK_INLINE float column(sgk_dtype t, const char *x, const char *w, int64_t depth)
+/* Up to four rows of input by one of weights, which come from memory in the order they lie in; a row's one chain is as fast as that. */
+SGK_INLINE void column(sgk_dtype t, int rows, const char *x, int64_t x_bytes, const char *w, int64_t depth, float sums[STREAM_ROWS])
 {
     const int64_t size = size_of(t), step = step_of(t), chunk = chunk_of(t);
-    float         sum = 0;
+    v4            sum = { 0 };
     for (int64_t k = 0; k < depth; k += chunk) {
         const int64_t end = least(k + chunk, depth), whole = end - (end - k) % step;
-        vf            v = vf_zero();
+        vf            v[STREAM_ROWS] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
         for (int64_t i = k; i < whole; i += step) {
+            const vf u = load_step(t, w, i);
             __builtin_prefetch(w + i * size + STREAM_AHEAD_BYTES);
-            v = multiply_add(t, load_step(t, x, i), load_step(t, w, i), v);
+            #pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) v[r] = multiply_add(t, load_step(t, x + r * x_bytes, i), u, v[r]);
         }
-        if (whole < end) v = multiply_add(t, load_step_part(t, x, whole, end - whole), load_step_part(t, w, whole, end - whole), v);
-        sum += _mm_cvtss_f32(vf_sums4(v, v, v, v));
+        if (whole < end) {
+            const vf u = load_step_part(t, w, whole, end - whole);
+            #pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) v[r] = multiply_add(t, load_step_part(t, x + r * x_bytes, whole, end - whole), u, v[r]);
+        }
+        sum += vf_sums4(v[0], v[1], v[2], v[3]);
     }
-    return sum;
+    v4_store(sums, sum);
 }
 
-static void one_row(const struct linear_args *a, int64_t first, int64_t last)
+SGK_INLINE void stream(sgk_dtype t, int rows, const struct linear_args *a, int64_t first, int64_t last)
 {
-    const int64_t w_bytes = a->weight_stride * size_of(a->dtype);
+    const int64_t w_bytes = a->weight_stride * size_of(t), x_bytes = a->input_stride * size_of(t);
     for (int64_t n = first; n < last; n += LINEAR_BLOCK) {
-        const int64_t columns            = least(LINEAR_BLOCK, last - n);
-        float         sums[LINEAR_BLOCK] = { 0 };
+        const int64_t columns                          = least(LINEAR_BLOCK, last - n);
+        float         sums[STREAM_ROWS * LINEAR_BLOCK] = { 0 };
         for (int64_t c = 0; c < columns; ++c) {
-            const char *const w = (const char *)a->weight + (n + c) * w_bytes;
-            sums[c]             = a->dtype == SGK_F32 ? column(SGK_F32, a->input, w, a->depth) : a->dtype == SGK_F16 ? column(SGK_F16, a->input, w, a->depth)
-                                                                                                                     : column(SGK_BF16, a->input, w, a->depth);
+            float all[STREAM_ROWS];
+            column(t, rows, a->input, x_bytes, (const char *)a->weight + (n + c) * w_bytes, a->depth, all);
+            for (int r = 0; r < rows; ++r) sums[r * LINEAR_BLOCK + c] = all[r];
         }
-        finish(a, 0, 1, n, columns, sums);
+        finish(a, 0, rows, n, columns, sums);
     }
+}
+
+static void stream_rows(const struct linear_args *a, int64_t first, int64_t last)
+{
+#define ROWS(n) \
+case n: \
+    if (n <= STREAM_ROWS_F32 && a->dtype == SGK_F32) stream(SGK_F32, n, a, first, last); \
+    else if (a->dtype == SGK_F16) stream(SGK_F16, n, a, first, last); \
+    else stream(SGK_BF16, n, a, first, last); \
+    break
+    switch (a->rows) {
+        ROWS(1);
+        ROWS(2);
+        ROWS(3);
+        ROWS(4);
+    }
+#undef ROWS
 }
 #endif
 
@@ -258,8 +283,8 @@ void SGK_CPU_FN(linear)(const void *args, int64_t begin, int64_t end)
     if (!cpu->scratch) {
         const int64_t tiles = (a->columns + VF - 1) / VF, first = share(tiles, begin, cpu->parts) * VF, last = least(share(tiles, end, cpu->parts) * VF, a->columns);
 #if defined(__AVX512F__)
-        if (a->rows == 1) {
-            one_row(a, first, last);
+        if (a->rows <= (a->dtype == SGK_F32 ? STREAM_ROWS_F32 : STREAM_ROWS)) {
+            stream_rows(a, first, last);
             return;
         }
 #endif
