@@ -9,9 +9,10 @@
  * This order is the same for every tile height, for packed and unpacked operands, and for every cut into parts: an output's bits
  * depend on its row, its column of weights and the CPU level alone.
  *
- * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32 (as bf16 where
- * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows. Rows of input are packed
- * only where their format changes. Many rows of bf16, where the CPU multiplies pairs of it, are done by gemm_packed_cpu.c.
+ * Few rows: the weights stream through once, straight from memory; very few, where lanes are wide: one row of weights after the other.
+ * Many rows: a block of weights is packed as f32 (as bf16 where the CPU multiplies that), a chunk of K at a time, so that it stays in the
+ * second-level cache for all rows. Rows of input are packed only where their format changes. Many rows of bf16, where the CPU multiplies
+ * pairs of it, are done by gemm_packed_cpu.c.
  */
 #include "gemm_cpu.h"
 
