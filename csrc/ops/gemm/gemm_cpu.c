@@ -9,9 +9,10 @@
  * This order is the same for every tile height, for packed and unpacked operands, and for every cut into parts: an output's bits
  * depend on its row, its column of weights and the CPU level alone.
  *
- * Few rows: the weights stream through once, straight from memory. Many rows: a block of weights is packed as f32 (as bf16 where
- * the CPU multiplies that), a chunk of K at a time, so that it stays in the second-level cache for all rows. Rows of input are packed
- * only where their format changes. Many rows of bf16, where the CPU multiplies pairs of it, are done by gemm_packed_cpu.c.
+ * Few rows: the weights stream through once, straight from memory; very few, where lanes are wide: one row of weights after the other.
+ * Many rows: a block of weights is packed as f32 (as bf16 where the CPU multiplies that), a chunk of K at a time, so that it stays in the
+ * second-level cache for all rows. Rows of input are packed only where their format changes. Many rows of bf16, where the CPU multiplies
+ * pairs of it, are done by gemm_packed_cpu.c.
  */
 #include "gemm_cpu.h"
 
@@ -21,10 +22,13 @@ enum { BF16_PAIRS = 1 };            /* VDPBF16PS: two products a lane */
 enum { BF16_PAIRS = 0 };
 #endif
 enum { TILE_ROWS = VF == 8 ? 3 : 6 };                           /* AVX2 has 16 registers, the others 32 */
-enum { TILE_COLUMNS  = 4,
-       GROUP_ROWS    = 24,                                      /* a multiple of TILE_ROWS */
-       GROUP_COLUMNS = 8,
-       AHEAD_BYTES   = 512 };
+enum { TILE_COLUMNS       = 4,
+       GROUP_ROWS         = 24,                                      /* a multiple of TILE_ROWS */
+       GROUP_COLUMNS      = 8,
+       AHEAD_BYTES        = 512,
+       STREAM_AHEAD_BYTES = 8192,
+       STREAM_ROWS        = 4,
+       STREAM_ROWS_F32    = 2 };                                     /* rows of input of which more do not stay in the first-level cache */
 
 /* How format t is kept when packed, and the elements of a step and of a chunk. */
 SGK_INLINE sgk_dtype packed(sgk_dtype t) { return t == SGK_BF16 && BF16_PAIRS ? SGK_BF16 : SGK_F32; }
@@ -79,7 +83,7 @@ SGK_INLINE void tile(sgk_dtype t, int rows, const char *x, int64_t x_bytes, cons
         #pragma GCC unroll 4
         for (int c = 0; c < TILE_COLUMNS; ++c) {
             const vf u = load_step(t, w[c], k);
-            if (rows > 1 && rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* few rows wait for memory; one row lets the processor run far enough ahead */
+            if (rows <= 4) __builtin_prefetch(w[c] + k * size_of(t) + AHEAD_BYTES);      /* few rows wait for memory */
             #pragma GCC unroll 6
             for (int r = 0; r < rows; ++r) sum[r][c] = multiply_add(t, v[r], u, sum[r][c]);
         }
@@ -132,6 +136,64 @@ static __attribute__((noinline)) void tile_bf16(int64_t rows, const char *x, int
 typedef void tile_fn(int64_t rows, const char *x, int64_t x_bytes, const char *const w[TILE_COLUMNS], int64_t n, float *sums);
 SGK_INLINE tile_fn *tile_of(sgk_dtype t) { return t == SGK_F32 ? tile_f32 : t == SGK_F16 ? tile_f16
                                                                                          : tile_bf16; }
+
+#if defined(__AVX512F__)
+/* Up to four rows of input by one of weights, which come from memory in the order they lie in; a row's one chain is as fast as that. */
+SGK_INLINE void column(sgk_dtype t, int rows, const char *x, int64_t x_bytes, const char *w, int64_t depth, float sums[STREAM_ROWS])
+{
+    const int64_t size = size_of(t), step = step_of(t), chunk = chunk_of(t);
+    v4            sum = { 0 };
+    for (int64_t k = 0; k < depth; k += chunk) {
+        const int64_t end = least(k + chunk, depth), whole = end - (end - k) % step;
+        vf            v[STREAM_ROWS] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
+        for (int64_t i = k; i < whole; i += step) {
+            const vf u = load_step(t, w, i);
+            __builtin_prefetch(w + i * size + STREAM_AHEAD_BYTES);
+            #pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) v[r] = multiply_add(t, load_step(t, x + r * x_bytes, i), u, v[r]);
+        }
+        if (whole < end) {
+            const vf u = load_step_part(t, w, whole, end - whole);
+            #pragma GCC unroll 4
+            for (int r = 0; r < rows; ++r) v[r] = multiply_add(t, load_step_part(t, x + r * x_bytes, whole, end - whole), u, v[r]);
+        }
+        sum += vf_sums4(v[0], v[1], v[2], v[3]);
+    }
+    v4_store(sums, sum);
+}
+
+SGK_INLINE void stream(sgk_dtype t, int rows, const struct linear_args *a, int64_t first, int64_t last)
+{
+    const int64_t w_bytes = a->weight_stride * size_of(t), x_bytes = a->input_stride * size_of(t);
+    for (int64_t n = first; n < last; n += LINEAR_BLOCK) {
+        const int64_t columns                          = least(LINEAR_BLOCK, last - n);
+        float         sums[STREAM_ROWS * LINEAR_BLOCK] = { 0 };
+        for (int64_t c = 0; c < columns; ++c) {
+            float all[STREAM_ROWS];
+            column(t, rows, a->input, x_bytes, (const char *)a->weight + (n + c) * w_bytes, a->depth, all);
+            for (int r = 0; r < rows; ++r) sums[r * LINEAR_BLOCK + c] = all[r];
+        }
+        finish(a, 0, rows, n, columns, sums);
+    }
+}
+
+static void stream_rows(const struct linear_args *a, int64_t first, int64_t last)
+{
+#define ROWS(n) \
+case n: \
+    if (n <= STREAM_ROWS_F32 && a->dtype == SGK_F32) stream(SGK_F32, n, a, first, last); \
+    else if (a->dtype == SGK_F16) stream(SGK_F16, n, a, first, last); \
+    else stream(SGK_BF16, n, a, first, last); \
+    break
+    switch (a->rows) {
+        ROWS(1);
+        ROWS(2);
+        ROWS(3);
+        ROWS(4);
+    }
+#undef ROWS
+}
+#endif
 
 /* Columns [first, last) of all rows, every operand read where it lies. */
 static void few_rows(const struct linear_args *a, int64_t first, int64_t last)
@@ -220,8 +282,14 @@ void SGK_CPU_FN(linear)(const void *args, int64_t begin, int64_t end)
     const struct linear_cpu_args *cpu = args;
     const struct linear_args     *a   = &cpu->a;
     if (!cpu->scratch) {
-        const int64_t tiles = (a->columns + VF - 1) / VF;
-        few_rows(a, share(tiles, begin, cpu->parts) * VF, least(share(tiles, end, cpu->parts) * VF, a->columns));
+        const int64_t tiles = (a->columns + VF - 1) / VF, first = share(tiles, begin, cpu->parts) * VF, last = least(share(tiles, end, cpu->parts) * VF, a->columns);
+#if defined(__AVX512F__)
+        if (a->rows <= (a->dtype == SGK_F32 ? STREAM_ROWS_F32 : STREAM_ROWS)) {
+            stream_rows(a, first, last);
+            return;
+        }
+#endif
+        few_rows(a, first, last);
         return;
     }
     blocks_of_parts(cpu, begin, end, block);

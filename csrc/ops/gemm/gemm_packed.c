@@ -69,16 +69,16 @@ struct packed_cpu_args packed_plan(const struct packed_args *a, bool quantise, b
     struct packed_cpu_args cpu     = { .a = *a, .way = way, .chunk = chunk_of(a, way), .quantise = quantise, .tiles = tiles };
     cpu.row_bytes                  = packed_row_bytes(&cpu);
     /* What is prepared at a time: some matrices, or some rows of one. */
-    cpu.some_rows        = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
-    cpu.some             = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
-    cpu.group            = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
+    cpu.some_rows = least(a->rows, most(STRIP_BYTES / most(cpu.row_bytes, 1), PACKED_BLOCK_ROWS));
+    cpu.some      = cpu.some_rows < a->rows ? 1 : least(a->batch, most(1, STRIP_BYTES / most(cpu.some_rows * cpu.row_bytes, 1)));
+    cpu.group     = a->rows <= PACKED_FEW ? PACKED_BLOCK : PACKED_GROUP;
     if (a->rows <= PACKED_FEW_ROWS && cpu.some * a->columns >= 8 * threads * PACKED_BLOCK) cpu.group = 2 * PACKED_BLOCK;
     cpu.row_blocks       = packed_ceil(cpu.some_rows, PACKED_BLOCK_ROWS);
     const int64_t across = cpu.some * packed_ceil(a->columns, cpu.group);
     if (cpu.row_blocks * across < 2 * threads) cpu.row_blocks = most(cpu.row_blocks, least(packed_ceil(cpu.some_rows, PACKED_STRIP), packed_ceil(2 * threads, across)));
     const int64_t weights = cpu.some * a->columns * (a->depth + 1), worth = 1 + weights / GRAIN_BYTES + 2 * cpu.some_rows * weights / GRAIN_OPERATIONS;
     cpu.parts        = least(least(threads, across * cpu.row_blocks), worth);
-    cpu.part_scratch = 2 * PACKED_PANEL_BYTES + whole_lines(packed_ceil(cpu.some_rows, cpu.row_blocks) * cpu.group * 4);
+    cpu.part_scratch = (packed_panels(&cpu) + 1) * PACKED_PANEL_BYTES + whole_lines(packed_ceil(cpu.some_rows, cpu.row_blocks) * cpu.group * 4);
     return cpu;
 }
 

@@ -177,6 +177,7 @@ enum {
     PACKED_GROUP       = 4 * PACKED_BLOCK,         /* columns of an item, at most */
     PACKED_FEW         = 64,                       /* rows: up to here an item has one block of columns, */
     PACKED_FEW_ROWS    = 4,                        /* or up to here two, and its rows wait for memory */
+    PACKED_TURNS       = 2,                        /* chunks of K that are turned together of plain weights: pages of memory are changed less often */
     PACKED_PANEL_BYTES = PACKED_STEPS * PACKED_STEP_BYTES,
 };
 

@@ -460,7 +460,7 @@ static void check_tiles(int32_t format, shape s, bool plain, int64_t row_blocks)
         a.out                      = out[tiles];
         struct packed_cpu_args cpu = packed_plan(&a, quantise, tiles, check_exec);
         cpu.row_blocks = row_blocks, cpu.parts = 1, cpu.items = packed_ceil(s.n, cpu.group) * row_blocks;
-        cpu.part_scratch   = 2 * PACKED_PANEL_BYTES + (s.m + 1) * cpu.group * 4;
+        cpu.part_scratch   = (packed_panels(&cpu) + 1) * PACKED_PANEL_BYTES + (s.m + 1) * cpu.group * 4;
         char *const memory = malloc(packed_plan_bytes(&cpu) + 64);
         char *const placed = memory + (64 - (uintptr_t)memory % 64) % 64;
         memset(memory, 0xff, packed_plan_bytes(&cpu) + 64);             /* NaN in the rows that nobody writes */
@@ -508,7 +508,7 @@ void check_packed(void)
     static const int4_case int4[] = { { 0, 32, 64, 32, false }, { 0, 64, 256, 128, true }, { 2, 32, 512, 256, false }, { 3, 64, 48, 16, true }, { 0, 32, 64, 64, true } };
     for (size_t i = 0; i < sizeof int4 / sizeof *int4; ++i) check_convert_int4(int4[i], formats[i % 3]);
 
-    static const shape shapes[] = { { 0, 20, 8 }, { 3, 0, 8 }, { 3, 40, 0 }, { 1, 1, 1 }, { 1, 33, 70 }, { 2, 64, 511 }, { 4, 32, 1024 }, { 5, 70, 513 }, { 11, 40, 1037 }, { 12, 40, 260 }, { 13, 32, 64 }, { 25, 65, 100 }, { 67, 66, 300 }, { 40, 136, 530 }, { 530, 9, 40 } };
+    static const shape shapes[] = { { 0, 20, 8 }, { 3, 0, 8 }, { 3, 40, 0 }, { 1, 1, 1 }, { 1, 33, 70 }, { 2, 64, 511 }, { 4, 32, 1024 }, { 5, 70, 513 }, { 11, 40, 1037 }, { 12, 40, 260 }, { 13, 32, 64 }, { 25, 65, 100 }, { 67, 66, 300 }, { 40, 136, 530 }, { 530, 9, 40 }, { 1, 544, 384 }, { 2, 640, 320 }, { 3, 512, 256 }, { 4, 576, 512 } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
         const shape s = shapes[i], even = { s.m, s.n, (s.k + 31) / 32 * 32 }, whole = { s.m, (s.n + 31) / 32 * 32, (s.k + 63) / 64 * 64 };
         const int   f = (int)i % 3;

@@ -551,14 +551,18 @@ static piece next_piece(const struct packed_cpu_args *cpu, const packed_item *it
 {
     const struct packed_args *a    = &cpu->a;
     const int64_t             size = 4 / packed_step(cpu->way);
+    if (a->plain) {                                             /* a share of the next turn's rows for each panel of this one */
+        if (!(a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || a->format == WEIGHT_F32)) return (piece){ 0 };
+        const int64_t turn = k / cpu->chunk % PACKED_TURNS, ahead = k + (PACKED_TURNS - turn) * cpu->chunk;
+        const int64_t panels = packed_ceil(item->columns, PACKED_BLOCK) * PACKED_TURNS, i = turn * packed_ceil(item->columns, PACKED_BLOCK) + c / PACKED_BLOCK;
+        const int64_t first = item->columns * i / panels, n = packed_least(PACKED_TURNS * cpu->chunk, a->depth - ahead);
+        if (n <= 0) return (piece){ 0 };
+        return (piece){ weight + ((item->n + first) * a->weight_stride + ahead) * size, item->columns * (i + 1) / panels - first, n * size, a->weight_stride * size };
+    }
     c += PACKED_BLOCK;
     if (c >= item->columns) c = 0, k += cpu->chunk;
     const int64_t n = packed_least(cpu->chunk, a->depth - k), r = packed_least(PACKED_BLOCK, item->columns - c);
     if (n <= 0) return (piece){ 0 };
-    if (a->plain) {
-        if (!(a->format == WEIGHT_I8 || (a->format == WEIGHT_BF16 && cpu->way == BY_BF16) || a->format == WEIGHT_F32)) return (piece){ 0 };
-        return (piece){ weight + ((item->n + c) * a->weight_stride + k) * size, r, n * size, a->weight_stride * size };
-    }
     if (!is_panel(cpu, r, n)) return (piece){ 0 };
     return (piece){ weight + packed_block_at(a->format, (item->n + c) / PACKED_BLOCK, a->depth, 0) + k * size * PACKED_BLOCK, steps_of(cpu, n), PACKED_STEP_BYTES, PACKED_STEP_BYTES };
 }
@@ -636,6 +640,18 @@ SGK_INLINE void finish_rows(sgk_dtype t, const struct packed_cpu_args *cpu, cons
     }
 }
 
+/* PACKED_TURNS panels for each block of plain columns, from element k on. */
+static void turn_group(const struct packed_cpu_args *cpu, const packed_item *item, const char *weight, int64_t k, char *panels, char *room)
+{
+    for (int64_t c = 0; c < item->columns; c += PACKED_BLOCK)
+        for (int64_t i = 0; i < PACKED_TURNS && k + i * cpu->chunk < cpu->a.depth; ++i) {
+            const int64_t from = k + i * cpu->chunk, n = packed_least(cpu->chunk, cpu->a.depth - from), steps = steps_of(cpu, n);
+            char *const   panel = panels + (c / PACKED_BLOCK * PACKED_TURNS + i) * PACKED_PANEL_BYTES;
+            panel_of_rows(cpu, weight, item->n + c, packed_least(PACKED_BLOCK, item->columns - c), from, n, panel, room);
+            memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
+        }
+}
+
 /* sums [rows][group] += the products of an item. */
 static void multiply(const struct packed_cpu_args *cpu, const packed_item *item, const char *weight, char *panel, char *room, float *sums)
 {
@@ -663,20 +679,21 @@ static void multiply(const struct packed_cpu_args *cpu, const packed_item *item,
 #endif
     for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
         const int64_t n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n);
+        if (a->plain && k / cpu->chunk % PACKED_TURNS == 0) turn_group(cpu, item, weight, k, panel, room);
         for (int64_t c = 0; c < item->columns; c += PACKED_BLOCK) {
             const int64_t     n0 = item->n + c, r = packed_least(PACKED_BLOCK, item->columns - c), block = n0 / PACKED_BLOCK;
             const char *const at = weight + packed_block_at(a->format, block, a->depth, a->group_k);
             float             scale[PACKED_BLOCK];
             int32_t           zero[PACKED_BLOCK];
-            const char       *w    = panel;
+            const char       *w = panel;
             if (is_panel(cpu, r, n)) {
                 w = at + k * PACKED_STEP_BYTES / packed_step(cpu->way);
             } else if (a->plain) {
-                panel_of_rows(cpu, weight, n0, r, k, n, panel, room);
+                w = panel + (c / PACKED_BLOCK * PACKED_TURNS + k / cpu->chunk % PACKED_TURNS) * PACKED_PANEL_BYTES;
             } else {
                 panel_of_block(cpu, at, r, k, n, panel, a->format == WEIGHT_INT4 ? a->zeros + (block * (a->depth / a->group_k) + k / a->group_k) * PACKED_BLOCK : NULL);
+                memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
             }
-            if (w == panel) memset(panel + steps * PACKED_STEP_BYTES, 0, (size_t)((packed_pitch(cpu, steps) - steps) * PACKED_STEP_BYTES));
             const piece next = next_piece(cpu, item, weight, c, k);
             tile_end    end  = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
             if (a->format == WEIGHT_INT4) {
@@ -697,7 +714,7 @@ static void run_item(const struct packed_cpu_args *cpu, const packed_item *item,
 {
     const struct packed_args *a      = &cpu->a;
     const char *const         weight = (const char *)a->weight + item->b * a->weight_batch;
-    char *const panel = scratch, *const room = scratch + PACKED_PANEL_BYTES;
+    char *const panel = scratch, *const room = scratch + packed_panels(cpu) * PACKED_PANEL_BYTES;
     float *const sums = (float *)(void *)(room + PACKED_PANEL_BYTES);        /* [rows][group] */
 
     memset(sums, 0, (size_t)(item->rows * cpu->group) * sizeof *sums);

@@ -22,9 +22,9 @@ typedef struct {
 } few_product;
 
 SGK_INLINE packed_way few_way(weight_format f) { return f == WEIGHT_I8 || f == WEIGHT_INT4 ? BY_I8 : f == WEIGHT_F32 ? BY_F32
-                                                                                                                      : BY_BF16; }
+                                                                                                                     : BY_BF16; }
 SGK_INLINE int64_t few_step_bytes(weight_format f) { return f == WEIGHT_MXFP4 ? 32 : f == WEIGHT_E4M3 || f == WEIGHT_INT4 ? 64
-                                                                                                                         : 128; }
+                                                                                                                          : 128; }
 
 /* What a step is decoded by. */
 typedef struct {

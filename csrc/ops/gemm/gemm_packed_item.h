@@ -36,6 +36,9 @@ static inline int64_t packed_strip_at(const struct packed_cpu_args *cpu, int64_t
 /* Steps as they are kept: AMX takes whole tiles. */
 static inline int64_t packed_pitch(const struct packed_cpu_args *cpu, int64_t steps) { return cpu->tiles ? packed_ceil(steps, PACKED_TILE_STEPS) * PACKED_TILE_STEPS : steps; }
 
+/* Panels that are kept at a time. */
+static inline int64_t packed_panels(const struct packed_cpu_args *cpu) { return cpu->a.plain ? cpu->group / PACKED_BLOCK * PACKED_TURNS : 1; }
+
 /* Of a row in all chunks, in bytes. */
 static inline int64_t packed_row_bytes(const struct packed_cpu_args *cpu)
 {

@@ -6,7 +6,7 @@
 #if defined(__AVX512F__)
 SGK_INLINE void turn16(__m512i x[16])
 {
-    __m512i     y[16];
+    __m512i y[16];
     #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
         y[i]     = _mm512_unpacklo_epi32(x[i], x[i + 1]);
