@@ -17,8 +17,8 @@
 
 enum { KEYS = ATTENTION_KEYS,
        TILE_VECS = VF == 8 ? 2 : 4,         /* AVX2 has 16 registers, the others 32 */
-       AHEAD     = 12288,                   /* decode: bytes between what is asked for and what is used, */
-       FAR       = 12 };                    /* and rows until one whose page is looked up meanwhile */
+       AHEAD = 12288,                   /* decode: bytes between what is asked for and what is used, */
+       FAR   = 12 };                    /* and rows until one whose page is looked up meanwhile */
 
 #define LOG2_E 1.44269504f
 #define LN_2   0.693147181f

@@ -22,7 +22,7 @@ void grouped_ref(const void *args, int64_t begin, int64_t end)
     const struct grouped_args     *a     = &cpu->a;
     const int64_t                  every = a->scaling == GROUPED_BLOCKS ? GROUPED_BLOCK : a->scaling == GROUPED_MX ? GROUPED_MX_BLOCK
                                                                                                                    : a->depth;
-    double value[256];                          /* of codes; wider elements are looked at as they are */
+    double                         value[256];                          /* of codes; wider elements are looked at as they are */
     for (int c = 0; c < 256; ++c) value[c] = e4m3_to_f32((uint8_t)c);
     for (int64_t i = begin; i < end; ++i) {
         const struct grouped_item item = grouped_item_of(cpu, i);
