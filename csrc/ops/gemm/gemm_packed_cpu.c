@@ -698,7 +698,7 @@ static void multiply(const struct packed_cpu_args *cpu, const packed_item *item,
             tile_end    end  = { .sums = sums + c, .stride = cpu->group, .scale = scales_of(a, n0, r, k, scale), .zero = zero };
             if (a->format == WEIGHT_INT4) {
                 memcpy(zero, at + k / cpu->chunk * int4_part_bytes(a->group_k) + 16 * cpu->chunk, sizeof zero);
-                for (int i = 0; i < PACKED_BLOCK; ++i) zero[i] *= 128;
+                for (int i = 0; i < PACKED_BLOCK; ++i) zero[i] = (int32_t)((uint32_t)zero[i] * 128);      /* bytes that nobody packed may wrap */
             }
             for (int64_t s = 0; s < strips; ++s) {
                 const int64_t first = packed_strip_at(cpu, item->rows, s), high = packed_strip_at(cpu, item->rows, s + 1) - first;
