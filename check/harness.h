@@ -123,7 +123,7 @@ extern int         case_number, resume_after;           /* to go on behind a cas
 
 /* ---- several processes (jobs.c) ---------------------------------------------------------------------------------- */
 extern int job_count, job_number;                       /* this process takes every job_count-th case, from job_number on */
-void run_jobs(void (*work)(void));                      /* each process does the work; what they find is added up here */
+bool run_jobs(void (*work)(void));                      /* each process does the work; what they find is added up here. All came to their end */
 bool job_family_done(int family, int level, int cases, int failed, double seconds);        /* false: there is nobody to tell */
 void print_family(int family, int level, int cases, int failed, double seconds);           /* main.c */
 

@@ -98,7 +98,7 @@ static void stop(int signal_number)
     _exit(128 + signal_number);
 }
 
-void run_jobs(void (*work)(void))
+bool run_jobs(void (*work)(void))
 {
     int ends[2], done = 0;
     if (job_count > MOST_JOBS) job_count = MOST_JOBS;
@@ -142,4 +142,5 @@ void run_jobs(void (*work)(void))
     snprintf(label, sizeof label, "jobs");
     case_failed = false;
     if (done != job_count) fail("%d of %d processes did not come to their end", job_count - done, job_count);
+    return done == job_count;
 }

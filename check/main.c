@@ -350,14 +350,15 @@ int main(int argc, char **argv)
     if (tune && tune_gemm) return tune_gemm(tune, shape_dimensions == 3 ? shape_sizes : NULL, shape_dimensions == 1 ? (int)shape_sizes[0] : 0);
 
     if (large_only && !any_level_asked) ask_level("cuda");
-    if (job_count > 1 && !listing && !versions_wanted && !check_benching) run_jobs(run_levels);
+    bool all = true;
+    if (job_count > 1 && !listing && !versions_wanted && !check_benching) all = run_jobs(run_levels);
     else job_count = 1, run_levels();
     if (listing) {
         report_list();
         return 0;
     }
     if (versions_wanted) versions_print(NULL);
-    if (!large_only) report_what_is_missing(have);
+    if (all && !large_only) report_what_is_missing(have);
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);
