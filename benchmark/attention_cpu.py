@@ -9,13 +9,13 @@ beside pages it attends to the same keys laid side by side. Keys and values are 
 """
 import argparse
 import json
-import re
 import statistics
 from time import perf_counter
 
 import torch
 import torch.nn.functional as F
 
+from library import processor
 from sgl_kernel.flash_attn import flash_attn_with_kvcache
 
 BF16 = torch.bfloat16
@@ -99,9 +99,7 @@ def main():
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
-    with open("/proc/cpuinfo") as file:
-        name = re.search(r"model name\s*: (.*)", file.read())
-    results = {"device": f"CPU {name.group(1) if name else 'unknown'}, {arguments.threads} threads", "torch": torch.__version__, "threads": arguments.threads, "rounds": arguments.rounds, "decode": [], "prefill": []}
+    results = {"device": processor(arguments.threads), "torch": torch.__version__, "threads": arguments.threads, "rounds": arguments.rounds, "decode": [], "prefill": []}
     with torch.inference_mode():
         for case in DECODE[:1] if arguments.quick else DECODE:
             row = decode(case, arguments.rounds)

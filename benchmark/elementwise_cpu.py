@@ -13,8 +13,6 @@ so that no figure counts the first touch of a page.
 import argparse
 import ctypes
 import json
-import platform
-import re
 import statistics
 import sys
 import threading
@@ -24,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import sgl_kernel
+from library import processor
 from sgl_kernel.memory import set_kv_buffer_kernel
 
 BF16, F32, E4M3 = torch.bfloat16, torch.float32, torch.float8_e4m3fn
@@ -531,13 +530,6 @@ def keep_freed_memory():
         libc.mallopt(-2, 1 << 28)
 
 
-def cpu_name():
-    try:
-        return re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read()).group(1)
-    except (OSError, AttributeError):
-        return platform.processor() or platform.machine()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="TEXT")
@@ -548,7 +540,7 @@ def main():
     torch.manual_seed(0)
     keep_freed_memory()
     limits = Ceilings()
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}: copy {limits.rates['copy'] * 1e-9:.1f} GB/s "
+    print(f"{processor(torch.get_num_threads())}, torch {torch.__version__}: copy {limits.rates['copy'] * 1e-9:.1f} GB/s "
           f"({', '.join(f'{name} {c * 1e-9:.1f}' for name, c in limits.copies.items())}), read {limits.rates['read'] * 1e-9:.1f} GB/s, in place {limits.rates['update'] * 1e-9:.1f} GB/s", flush=True)
     rows = []
     with torch.inference_mode():
@@ -578,7 +570,7 @@ def main():
             print(text, flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"device": f"{cpu_name()}, {torch.get_num_threads()} threads", "torch": torch.__version__, "rounds": arguments.rounds,
+            json.dump({"device": processor(torch.get_num_threads()), "torch": torch.__version__, "rounds": arguments.rounds,
                        "ceilings": {"bytes": limits.count, **limits.rates, "copies": limits.copies}, "rows": rows}, file, indent=1)
     return 0
 

@@ -1,11 +1,22 @@
-"""A library in a process of its own: two packages named `sgl_kernel` cannot be imported into one.
+"""What the benchmarks share: a library in a process of its own, since two packages named `sgl_kernel` cannot be imported into one; clocks; names.
 
 The process runs the same script with --worker. Requests and answers are lines of JSON; whatever else it prints is no answer.
 """
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
+
+
+def processor(threads):
+    """This machine and so many threads, as results name them."""
+    try:
+        name = re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read()).group(1)
+    except (OSError, AttributeError):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {threads} threads"
 
 
 class Refused(Exception):

@@ -17,6 +17,7 @@ import time
 import torch
 
 import sgl_kernel
+from library import processor
 
 ops = torch.ops.sgl_kernel
 
@@ -166,9 +167,7 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     ggml = Ggml(arguments.ggml) if arguments.ggml else None
-    with open("/proc/cpuinfo") as file:
-        name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
-    results = {"device": f"CPU {name}", "torch": torch.__version__, "threads": arguments.threads, "rounds": arguments.rounds, "many": [], "few": []}
+    results = {"device": processor(arguments.threads), "torch": torch.__version__, "threads": arguments.threads, "rounds": arguments.rounds, "many": [], "few": []}
     for rows in arguments.rows:
         r = many_rows(rows, arguments.columns, arguments.depth, arguments.rounds, ggml, arguments.threads)
         results["many"].append(r)

@@ -107,7 +107,8 @@ def comparison():
 def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
-    for kind, table in (("linear", linear_table), ("llm", llm_table), ("elementwise_cpu", cpu_table), ("bench", bench_table)):
+    for kind, table in (("linear", linear_table), ("llm", llm_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
+                        ("attention_cpu", attention_cpu_table), ("bench", bench_table)):
         for device, result in results(kind):
             lines += [f"**{device}**, {result['date']}, commit {result['commit']}."] + table(result[kind])
     return lines[:-1] or ["No results yet."]
@@ -152,6 +153,36 @@ def cpu_table(cpu):
     for row in cpu["rows"]:
         memory = f"{row['milliseconds']:.1f} | {row['gigabytes_per_second']:.1f} | {row['share']:.2f}" if "share" in row else " | | "
         lines.append(f"| {row['operator']} | {row['ours_microseconds']:.1f} | {row['torch_microseconds']:.1f} | {row['ratio']:.2f} | {memory} |")
+    return lines + [""]
+
+
+def linear_cpu_table(cpu):
+    lines = [f"`benchmark/linear_cpu.py`: torch {cpu['torch']} (oneDNN) in turn with ours; `packed` has weights that were packed before, `linear` has them as they are. A ratio above 1 says that ours is faster.", ""]
+    lines += ["| M x N x K | format | version | ms | TFLOP/s | ratio to oneDNN |", "|---|---|---|---|---|---|"]
+    for row in cpu["many"]:
+        for kind in ("bf16", "u8s8"):
+            for name, ms in row[kind]["ms"].items():
+                ratio = row[kind]["ratio"].get(f"oneDNN / {name}")
+                lines.append(f"| {row['rows']} x {row['columns']} x {row['depth']} | {kind} | {name} | {ms:.2f} | {row[kind]['teraflops'][name]:.2f} | {f'{ratio:.3f}' if ratio else ''} |")
+    names = [name for name in cpu["few"][0]["share_of_read"]]
+    lines += ["", "Few rows, weights from memory: share of the GB/s of a plain read that takes turns with them.", "", "| M | read, GB/s | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    for row in cpu["few"]:
+        lines.append(f"| {row['rows']} | {row['gigabytes_per_second']['read']:.1f} | " + " | ".join(f"{row['share_of_read'][name]:.2f}" for name in names) + " |")
+    return lines + [""]
+
+
+def attention_cpu_table(cpu):
+    lines = [f"`benchmark/attention_cpu.py`: torch {cpu['torch']} (its fastest form of `scaled_dot_product_attention`) and a plain read of as many bytes in turn with ours, medians of {cpu['rounds']} rounds.", ""]
+    lines += ["| decode: batch x keys, heads x size | page | format | ms | GB/s | share of the read | times as fast as torch |", "|---|---|---|---|---|---|---|"]
+    for row in cpu["decode"]:
+        batch, keys, heads, kv_heads, dim, page, dtype = row["case"]
+        ratio = f"{row['ratio']:.1f}" if row.get("ratio") else ""
+        lines.append(f"| {batch} x {keys}, {heads}:{kv_heads} x {dim} | {page or 'none'} | {dtype} | {row['milliseconds']['ours']:.2f} | {row['gigabytes_per_second']['ours']:.1f} | "
+                     f"{row['share_of_read']:.2f} | {ratio} |")
+    lines += ["", "| prefill, causal: batch x length, heads x size | ms | GFLOP/s | torch, ms | times as fast |", "|---|---|---|---|---|"]
+    for row in cpu["prefill"]:
+        batch, length, heads, kv_heads, dim = row["case"]
+        lines.append(f"| {batch} x {length}, {heads}:{kv_heads} x {dim} | {row['milliseconds']['ours']:.2f} | {row['gigaflops']['ours']:.0f} | {row['milliseconds']['torch']:.1f} | {row['ratio']:.2f} |")
     return lines + [""]
 
 
