@@ -122,6 +122,8 @@ extern bool        listing;
 extern int         case_number, resume_after;           /* to go on behind a case that crashed */
 
 /* ---- several processes (jobs.c) ---------------------------------------------------------------------------------- */
+enum { JOB_FAMILIES = 64,
+       JOB_LEVELS   = 16 };
 extern int job_count, job_number;                       /* this process takes every job_count-th case, from job_number on */
 bool run_jobs(void (*work)(void));                      /* each process does the work; what they find is added up here. All came to their end */
 bool job_family_done(int family, int level, int cases, int failed, double seconds);        /* false: there is nobody to tell */

@@ -82,7 +82,7 @@ static void family_line(const record *r)
     static struct {
         int    jobs, cases, failed;
         double seconds;
-    } all[64][16];
+    } all[JOB_FAMILIES][JOB_LEVELS];
     const int family = r->family.family, at_level = r->family.level;
     all[family][at_level].cases += r->family.cases;
     all[family][at_level].failed += r->family.failed;

@@ -49,6 +49,7 @@ static const struct {
 #undef FAMILY
 };
 enum { FAMILIES = sizeof families / sizeof *families };
+_Static_assert((int)FAMILIES < (int)JOB_FAMILIES && (int)LEVELS <= (int)JOB_LEVELS, "jobs.c counts by family and level");
 
 /* ---- a crash is a failed case with a name ---- */
 static sigjmp_buf crash;

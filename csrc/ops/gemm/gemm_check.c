@@ -3,6 +3,7 @@
 #include "check/check.h"
 #include "cuda/kernel.h"
 #include "gemm.h"
+#include "gemm_check.h"
 #include "gemm_gpu.h"
 
 /*
@@ -158,45 +159,59 @@ static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t ro
             }
 }
 
-/* All rows at once, then every sixth of them alone; the harness asks for the scratch memory of one call, so on the CPU these have their own. */
-enum { APART = 6 };
-static sgk_status all_and_alone(const DLTensor *out, const DLTensor *alone, const DLTensor *input, const DLTensor *weight, const sgk_exec *exec)
+sgk_status check_all_and_alone(gemm_product *product, bool own_scratch, const DLTensor *out, const DLTensor *alone, const DLTensor *input, const DLTensor *weight,
+                               const DLTensor *input_scales, const DLTensor *weight_scales, const sgk_exec *exec)
 {
-    const sgk_status status = sgk_linear(out, input, weight, NULL, exec);
+    const sgk_status status = product(out, input, weight, input_scales, weight_scales, exec);
     if (status != SGK_OK || exec->workspace_query) return status;
     sgk_exec own        = SGK_EXEC_INIT;
     own.batch_invariant = exec->batch_invariant;
     for (int64_t i = 0; i < alone->shape[0]; ++i) {
-        int64_t  sizes_in[] = { 1, input->shape[1] }, sizes_out[] = { 1, out->shape[1] };
-        DLTensor x = *input, y = *alone;
+        int64_t  sizes_in[] = { 1, input->shape[1] }, sizes_out[] = { 1, out->shape[1] }, size_scale[] = { 1 };
+        DLTensor x = *input, y = *alone, s = { 0 };
         x.shape = sizes_in, y.shape = sizes_out;
-        x.byte_offset += (uint64_t)(i * APART * input->strides[0] * x.dtype.bits / 8);
+        x.byte_offset += (uint64_t)(i * INVARIANT_APART * input->strides[0] * x.dtype.bits / 8);
         y.byte_offset += (uint64_t)(i * alone->strides[0] * y.dtype.bits / 8);
-        const sgk_status each = sgk_linear(&y, &x, weight, NULL, check_on_gpu() ? exec : &own);
+        if (input_scales) {
+            s       = *input_scales;
+            s.shape = size_scale;
+            s.byte_offset += (uint64_t)(i * INVARIANT_APART * s.dtype.bits / 8);
+        }
+        const sgk_status each = product(&y, &x, weight, input_scales ? &s : NULL, weight_scales, own_scratch && !check_on_gpu() ? &own : exec);
         if (each != SGK_OK) return each;
     }
     return SGK_OK;
 }
 
-/* Batch invariant: a row's bits are the same whether it comes alone or among others. */
+void check_same_alone(check_tensor *out, check_tensor *alone, int64_t columns)
+{
+    for (int64_t i = 0; i < INVARIANT_ALONE; ++i)
+        for (int64_t n = 0; n < columns; ++n) {
+            const double among = check_result_of(out, i * INVARIANT_APART * columns + n), by_itself = check_result_of(alone, i * columns + n);
+            check_that(among == by_itself, "row %lld differs in column %lld: %.9g among others, %.9g alone", (long long)(i * INVARIANT_APART), (long long)n, among, by_itself);
+        }
+}
+
+static sgk_status linear_product(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *input_scales, const DLTensor *weight_scales,
+                                 const sgk_exec *exec)
+{
+    (void)input_scales, (void)weight_scales;
+    return sgk_linear(out, input, weight, NULL, exec);
+}
+
 static void check_linear_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
 {
-    enum { ROWS = 37 };
     if (!check_case("linear_%s_batch_invariant_%lldx%lld", check_dtype(dtype), (long long)columns, (long long)depth)) return;
     check_switches.batch_invariant = SGK_ON;
     check_switches.keep_arguments  = true;
-    check_tensor *input            = check_input_dense(dtype, 2, (int64_t)ROWS, depth);
+    check_tensor *input            = check_input_dense(dtype, 2, (int64_t)INVARIANT_ROWS, depth);
     check_tensor *weight           = check_input_dense(dtype, 2, columns, depth);
-    check_tensor *out              = check_output(SGK_F32, 2, (int64_t)ROWS, columns);
-    check_tensor *alone            = check_output(SGK_F32, 2, (int64_t)ROWS / APART + 1, columns);
+    check_tensor *out              = check_output(SGK_F32, 2, (int64_t)INVARIANT_ROWS, columns);
+    check_tensor *alone            = check_output(SGK_F32, 2, (int64_t)INVARIANT_ALONE, columns);
 
-    CHECK_CALL(all_and_alone(T(out), T(alone), T(input), T(weight), check_exec));
+    CHECK_CALL(check_all_and_alone(linear_product, true, T(out), T(alone), T(input), T(weight), NULL, NULL, check_exec));
     check_close(out, tolerance(dtype, SGK_F32, depth));
-    for (int64_t i = 0; i <= ROWS / APART; ++i)
-        for (int64_t n = 0; n < columns; ++n) {
-            const double among = check_result_of(out, i * APART * columns + n), by_itself = check_result_of(alone, i * columns + n);
-            check_that(among == by_itself, "row %lld differs in column %lld: %.9g among others, %.9g alone", (long long)(i * APART), (long long)n, among, by_itself);
-        }
+    check_same_alone(out, alone, columns);
     check_done(0, 0);
 }
 
@@ -263,11 +278,6 @@ static void check_linear_refused(sgk_dtype dtype)
     CHECK_REFUSED(SGK_BAD_ARG, "out has size 4 in dimension 1, expected 3", sgk_linear(T(out), T(input), T(input), NULL, check_exec));
     check_done(0, 0);
 }
-
-void check_embed(void);
-void check_scaled(void);
-void check_scaled_shape(int64_t rows, int64_t columns, int64_t depth);
-void check_packed(void);
 
 void shape_gemm(const int64_t *sizes, int count)
 {

@@ -1,6 +1,4 @@
-#include "check/check.h"
-
-void check_embed(void);
+#include "gemm_check.h"
 
 typedef struct {
     int64_t n, o, c, d, h, w;

@@ -1,10 +1,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include "check/check.h"
+#include "gemm_check.h"
 #include "gemm_packed_item.h"
 #include "gemm_packed_run.h"
-
-void check_packed(void);
 
 /* As of linear: f32 sums of K products, and one rounding. */
 static double tolerance(sgk_dtype out, int64_t depth) { return check_tolerance(out) + 0x1p-22 * sqrt((double)depth); }
@@ -361,25 +360,11 @@ static void check_qkv(sgk_dtype dtype, int kind, bool latent_e4m3, bool fused, m
     check_done(0, 0);
 }
 
-/* All rows at once, then every sixth of them alone; the harness asks for the scratch memory of one call, so on the CPU these have their own. */
-enum { ROWS  = 37,
-       APART = 6 };
-static sgk_status all_and_alone(const DLTensor *out, const DLTensor *alone, const DLTensor *mat1, const DLTensor *mat2, const sgk_exec *exec)
+static sgk_status packed_linear_product(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *input_scales, const DLTensor *weight_scales,
+                                        const sgk_exec *exec)
 {
-    const sgk_status status = sgk_weight_packed_linear(out, mat1, mat2, NULL, true, exec);
-    if (status != SGK_OK || exec->workspace_query) return status;
-    sgk_exec own        = SGK_EXEC_INIT;
-    own.batch_invariant = exec->batch_invariant;
-    for (int64_t i = 0; i < alone->shape[0]; ++i) {
-        int64_t  sizes_in[] = { 1, mat1->shape[1] }, sizes_out[] = { 1, out->shape[1] };
-        DLTensor x = *mat1, y = *alone;
-        x.shape = sizes_in, y.shape = sizes_out;
-        x.byte_offset += (uint64_t)(i * APART * mat1->strides[0] * x.dtype.bits / 8);
-        y.byte_offset += (uint64_t)(i * alone->strides[0] * y.dtype.bits / 8);
-        const sgk_status each = sgk_weight_packed_linear(&y, &x, mat2, NULL, true, check_on_gpu() ? exec : &own);
-        if (each != SGK_OK) return each;
-    }
-    return SGK_OK;
+    (void)input_scales, (void)weight_scales;
+    return sgk_weight_packed_linear(out, input, weight, NULL, true, exec);
 }
 
 static void check_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
@@ -387,17 +372,13 @@ static void check_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
     if (!check_case("weight_packed_linear_%s_batch_invariant_%lldx%lld", check_dtype(dtype), (long long)columns, (long long)depth)) return;
     check_switches.batch_invariant = SGK_ON;
     check_switches.keep_arguments  = true;
-    check_tensor *mat1             = check_input_dense(dtype, 2, (int64_t)ROWS, depth);
+    check_tensor *mat1             = check_input_dense(dtype, 2, (int64_t)INVARIANT_ROWS, depth);
     check_tensor *mat2             = check_input_dense(dtype, 2, columns, depth);
-    check_tensor *out              = check_output(dtype, 2, (int64_t)ROWS, columns);
-    check_tensor *alone            = check_output(dtype, 2, (int64_t)ROWS / APART + 1, columns);
-    CHECK_CALL(all_and_alone(T(out), T(alone), T(mat1), T(mat2), check_exec));
+    check_tensor *out              = check_output(dtype, 2, (int64_t)INVARIANT_ROWS, columns);
+    check_tensor *alone            = check_output(dtype, 2, (int64_t)INVARIANT_ALONE, columns);
+    CHECK_CALL(check_all_and_alone(packed_linear_product, true, T(out), T(alone), T(mat1), T(mat2), NULL, NULL, check_exec));
     check_close(out, tolerance(dtype, depth));
-    for (int64_t i = 0; i <= ROWS / APART; ++i)
-        for (int64_t n = 0; n < columns; ++n) {
-            const double among = check_result_of(out, i * APART * columns + n), by_itself = check_result_of(alone, i * columns + n);
-            check_that(among == by_itself, "row %lld differs in column %lld: %.9g among others, %.9g alone", (long long)(i * APART), (long long)n, among, by_itself);
-        }
+    check_same_alone(out, alone, columns);
     check_done(0, 0);
 }
 

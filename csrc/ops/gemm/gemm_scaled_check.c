@@ -1,8 +1,5 @@
-#include "check/check.h"
+#include "gemm_check.h"
 #include "gemm_scaled.h"
-
-void check_scaled(void);
-void check_scaled_shape(int64_t rows, int64_t columns, int64_t depth);
 
 /*
  * One rounding to the format of out, and f32 sums of K products. Those of 8-bit floats on the matrix units of sm_90a are cut to 14 bits within
@@ -144,44 +141,26 @@ static void check_int8_exact(int64_t rows, int64_t depth)
     check_done(0, 0);
 }
 
-/* All rows at once, then every sixth of them alone. */
-enum { APART = 6 };
-static sgk_status all_and_alone(scaled_mm_fn *run, const DLTensor *out, const DLTensor *alone, const DLTensor *mat_a, const DLTensor *mat_b, const DLTensor *scales_a,
-                                const DLTensor *scales_b, const sgk_exec *exec)
+static sgk_status fp8_product(const DLTensor *out, const DLTensor *mat_a, const DLTensor *mat_b, const DLTensor *scales_a, const DLTensor *scales_b, const sgk_exec *exec)
 {
-    const sgk_status status = run(out, mat_a, mat_b, scales_a, scales_b, NULL, exec);
-    if (status != SGK_OK || exec->workspace_query) return status;
-    for (int64_t i = 0; i < alone->shape[0]; ++i) {
-        int64_t  sizes_in[] = { 1, mat_a->shape[1] }, sizes_out[] = { 1, out->shape[1] }, size_scale[] = { 1 };
-        DLTensor x = *mat_a, y = *alone, s = *scales_a;
-        x.shape = sizes_in, y.shape = sizes_out, s.shape = size_scale;
-        x.byte_offset += (uint64_t)(i * APART * mat_a->strides[0]);
-        s.byte_offset += (uint64_t)(i * APART * 4);
-        y.byte_offset += (uint64_t)(i * alone->strides[0] * y.dtype.bits / 8);
-        const sgk_status each = run(&y, &x, mat_b, &s, scales_b, NULL, exec);
-        if (each != SGK_OK) return each;
-    }
-    return SGK_OK;
+    return fp8_scaled_mm(out, mat_a, mat_b, scales_a, scales_b, NULL, exec);
+}
+static sgk_status int8_product(const DLTensor *out, const DLTensor *mat_a, const DLTensor *mat_b, const DLTensor *scales_a, const DLTensor *scales_b, const sgk_exec *exec)
+{
+    return int8_scaled_mm(out, mat_a, mat_b, scales_a, scales_b, NULL, exec);
 }
 
-/* Batch invariant: a row's bits are the same whether it comes alone or among others. */
 static void check_scaled_invariant(sgk_dtype dtype, int64_t columns, int64_t depth)
 {
-    enum { ROWS = 37 };
     if (!check_case("%s_batch_invariant_%lldx%lld", name_of(dtype), (long long)columns, (long long)depth)) return;
     check_switches.batch_invariant = SGK_ON;
     check_switches.keep_arguments  = true;
-    check_tensor       *mat_a = codes(dtype, true, (int64_t)ROWS, depth), *mat_b = codes(dtype, true, columns, depth);
-    check_tensor       *scales_a = check_input(SGK_F32, 1, (int64_t)ROWS), *scales_b = check_input(SGK_F32, 1, columns);
-    check_tensor       *out = check_output(SGK_F32, 2, (int64_t)ROWS, columns), *alone = check_output(SGK_F32, 2, (int64_t)ROWS / APART + 1, columns);
-    scaled_mm_fn *const run = function_of(dtype);
-    CHECK_CALL(all_and_alone(run, T(out), T(alone), T(mat_a), T(mat_b), T(scales_a), T(scales_b), check_exec));
+    check_tensor *mat_a = codes(dtype, true, (int64_t)INVARIANT_ROWS, depth), *mat_b = codes(dtype, true, columns, depth);
+    check_tensor *scales_a = check_input(SGK_F32, 1, (int64_t)INVARIANT_ROWS), *scales_b = check_input(SGK_F32, 1, columns);
+    check_tensor *out = check_output(SGK_F32, 2, (int64_t)INVARIANT_ROWS, columns), *alone = check_output(SGK_F32, 2, (int64_t)INVARIANT_ALONE, columns);
+    CHECK_CALL(check_all_and_alone(dtype == SGK_I8 ? int8_product : fp8_product, false, T(out), T(alone), T(mat_a), T(mat_b), T(scales_a), T(scales_b), check_exec));
     check_close(out, tolerance(dtype, SGK_F32, depth));
-    for (int64_t i = 0; i <= ROWS / APART; ++i)
-        for (int64_t n = 0; n < columns; ++n) {
-            const double among = check_result_of(out, i * APART * columns + n), by_itself = check_result_of(alone, i * columns + n);
-            check_that(among == by_itself, "row %lld differs in column %lld: %.9g among others, %.9g alone", (long long)(i * APART), (long long)n, among, by_itself);
-        }
+    check_same_alone(out, alone, columns);
     check_done(0, 0);
 }
 
