@@ -106,15 +106,24 @@ static _Atomic int64_t cache;
 
 void sgk_cpu_cache(int64_t bytes) { cache = bytes; }
 
+/* The part of the last-level cache that a core has. Linux is asked first: on AMD the C library may give that of all cores together, ten times as much. */
+static int64_t last_level_cache(void)
+{
+    long  size = 0;
+    char  unit = 0;
+    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
+    if (file && (fscanf(file, "%ld%c", &size, &unit) != 2 || size <= 0)) size = 0;
+    if (file) fclose(file);
+    if (size) return (int64_t)size << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0);
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    return size > 0 ? size : (int64_t)32 << 20;                    /* the system may not know */
+}
+
 bool sgk_cpu_streams(const void *output, int64_t rows, int64_t row_bytes, int64_t element_bytes)
 {
-    if (!cache) {
-        int64_t bytes = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-        bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#endif
-        cache = bytes > 0 ? bytes : (int64_t)32 << 20;              /* the system may not know */
-    }
+    if (!cache) cache = last_level_cache();
     return (uintptr_t)output % (uintptr_t)element_bytes == 0 && rows > cache / row_bytes;
 }
 

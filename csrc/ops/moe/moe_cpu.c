@@ -31,7 +31,7 @@ SGK_INLINE int64_t term_row(const struct moe_sum_args *a, int64_t token, int64_t
 enum { WIDE = 8 };                                      /* vectors that are added up side by side */
 
 /* WIDE VF elements; each has its own chain of terms. Those of token `soon` from number `ask` on are asked for. */
-SGK_INLINE void sum_wide(sgk_dtype t, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t soon, int64_t ask)
+SGK_INLINE void sum_wide(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t soon, int64_t ask)
 {
     const int64_t out = token * a->output_stride + d;
     const vf      s   = vf_set(a->scale);
@@ -49,7 +49,7 @@ SGK_INLINE void sum_wide(sgk_dtype t, const struct moe_sum_args *a, int64_t toke
         }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < WIDE; i += 2) vf_store_pairs(t, false, a->output, out + i * VF, vf_mul(s, sum[i]), vf_mul(s, sum[i + 1]));
+    for (int i = 0; i < WIDE; i += 2) vf_store_pairs(t, stream, a->output, out + i * VF, vf_mul(s, sum[i]), vf_mul(s, sum[i + 1]));
 }
 
 /* n of VF elements. */
@@ -67,23 +67,35 @@ SGK_INLINE void sum_part(sgk_dtype t, const struct moe_sum_args *a, int64_t toke
 }
 
 /* While a block is added up the next one is asked for. */
-SGK_INLINE void moe_sum_blocks(sgk_dtype t, const struct moe_sum_args *a, int64_t begin, int64_t end)
+SGK_INLINE void moe_sum_blocks(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t begin, int64_t end)
 {
     const int64_t blocks = (a->dim + MOE_BLOCK - 1) / MOE_BLOCK;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t token = n / blocks, first = n % blocks * MOE_BLOCK, last = first + MOE_BLOCK < a->dim ? first + MOE_BLOCK : a->dim;
         const int64_t soon = n + 1 < end ? (n + 1) / blocks : token, ahead = n + 1 < end ? (n + 1) % blocks * MOE_BLOCK - first : 0;
         int64_t       d = first;
-        for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, a, token, d, soon, d + ahead);
+        for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, stream, a, token, d, soon, d + ahead);
         for (; d < last; d += VF) sum_part(t, a, token, d, last - d < VF ? last - d : VF);
     }
+}
+
+SGK_INLINE void moe_sum_of(sgk_dtype t, const struct moe_sum_args *a, int64_t begin, int64_t end)
+{
+    const int64_t size  = t == SGK_F32 ? 4 : 2;
+    const bool    lines = ((uintptr_t)a->output | (uintptr_t)(a->output_stride * size)) % 64 == 0;
+    if (!lines || !sgk_cpu_streams(a->output, a->tokens, a->dim * size, size)) {
+        moe_sum_blocks(t, false, a, begin, end);
+        return;
+    }
+    moe_sum_blocks(t, true, a, begin, end);
+    vf_stream_end();
 }
 
 /* No store can change the copy of the arguments. */
 void SGK_CPU_FN(moe_sum)(const void *args, int64_t begin, int64_t end)
 {
     const struct moe_sum_args a = *(const struct moe_sum_args *)args;
-    if (a.dtype == SGK_F32) moe_sum_blocks(SGK_F32, &a, begin, end);
-    else if (a.dtype == SGK_F16) moe_sum_blocks(SGK_F16, &a, begin, end);
-    else moe_sum_blocks(SGK_BF16, &a, begin, end);
+    if (a.dtype == SGK_F32) moe_sum_of(SGK_F32, &a, begin, end);
+    else if (a.dtype == SGK_F16) moe_sum_of(SGK_F16, &a, begin, end);
+    else moe_sum_of(SGK_BF16, &a, begin, end);
 }
