@@ -201,8 +201,8 @@ SGK_INLINE void codes_known(sgk_dtype t, sgk_dtype code, bool stream, const code
 }
 
 /*
- * bf16 times one number, as e4m3, by a table. An element is a sign, an exponent e and 7 bits; what those bits times the number become is looked up, and
- * each step of e adds 8 to the code. That holds from the least normal number of e4m3 on; what is smaller, and NaN, takes the long way.
+ * bf16 times one number, with `rounds` rounded to bf16, as e4m3, by a table. An element is a sign, an exponent e and 7 bits; what those bits times the
+ * number become is looked up, and each step of e adds 8 to the code. That holds from the least normal number of e4m3 on; what is smaller, and NaN, takes the long way.
  */
 #if defined(__AVX512VBMI__)
 typedef struct {
@@ -227,14 +227,14 @@ SGK_INLINE int codes_below(const code_table *k, int code)
     return __builtin_popcountll(_mm512_cmplt_epu8_mask(k->low, c)) + __builtin_popcountll(_mm512_cmplt_epu8_mask(k->high, c));
 }
 
-/* Whether there is a table for that number. */
-SGK_INLINE bool code_table_set(code_table *k, float by)
+/* Whether there is a table for that number; all calls for a table have the same `rounds`. */
+SGK_INLINE bool code_table_set(code_table *k, float by, bool rounds)
 {
     const uint32_t u = f32_bits(by), mantissa = u & 0x7fffff;
     const int      e = (int)(u >> 23) - 127, first = 121 - e, last = 135 - e;      /* exponents of bf16, with their bias */
     if (first < 2 || last > 254) return false;          /* NaN, infinity, 0 and negative numbers are so too */
     if (mantissa != k->mantissa) {
-        const code_scale one = { f32_from_bits(mantissa | 0x3f800000), 0, 0, false, CODES_WITHIN, false };
+        const code_scale one = { f32_from_bits(mantissa | 0x3f800000), 0, 0, false, CODES_WITHIN, rounds };
         uint16_t         x[128];
         uint8_t          q[128];
         for (int i = 0; i < 128; ++i) x[i] = (uint16_t)(0x3f80 + i);
@@ -276,9 +276,9 @@ SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q,
 #else
 typedef struct { int rest; } code_table;
 SGK_INLINE void code_table_clear(code_table *k) { k->rest = 0; }
-SGK_INLINE bool code_table_set(code_table *k, float by)
+SGK_INLINE bool code_table_set(code_table *k, float by, bool rounds)
 {
-    (void)k, (void)by;
+    (void)k, (void)by, (void)rounds;
     return false;
 }
 SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
@@ -291,7 +291,7 @@ SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q,
 /* As codes_run with CODES_ENDS, for bf16 to e4m3; the table is that of k->by. Where it often has no answer it is left alone for a while. */
 SGK_INLINE void codes_looked_up(bool stream, code_table *table, const code_scale *k, uint8_t *q, const void *p, int64_t first, int64_t n)
 {
-    const code_scale ends = { k->by, -448, 448, false, CODES_ENDS, false };
+    const code_scale ends = { k->by, -448, 448, false, CODES_ENDS, k->rounds };
     if (table->rest > 0) {
         --table->rest;
         codes_run(SGK_BF16, SGK_E4M3, stream, &ends, q, p, first, n);

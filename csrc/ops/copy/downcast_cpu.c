@@ -3,16 +3,21 @@
 #include "cpu/codes.h"
 #include "cpu/copy.h"
 
-enum { PIECE = 256 };                                   /* elements */
+enum { PIECE = 256,                                     /* elements */
+       MANY  = 1024 };                                  /* from how many on a table of their codes is worth making */
 
 /* t is a constant at every call, stream too. */
 SGK_INLINE void rows_of(sgk_dtype t, bool stream, const struct downcast_args *a, int64_t begin, int64_t end)
 {
-    float by[2];
+    float      by[2];
+    code_table table[2];
+    bool       looked_up[2];
     for (int which = 0; which < 2; ++which) {
         float lanes[VF];
         vf_store_f32(lanes, vf_rounded(t, vf_div(vf_set(1), vf_rounded(t, vf_set(*a->rows[which].scale)))));
         by[which] = lanes[0];
+        code_table_clear(&table[which]);
+        looked_up[which] = t == SGK_BF16 && (end - begin) * a->dim >= MANY && code_table_set(&table[which], by[which], true);
     }
     for (int64_t token = begin; token < end; ++token) {
         const int64_t next  = token + 1 < end ? token + 1 : token;
@@ -25,7 +30,9 @@ SGK_INLINE void rows_of(sgk_dtype t, bool stream, const struct downcast_args *a,
             for (int64_t d = 0; d < a->dim; d += PIECE) {
                 const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
                 for (int64_t i = d; i < d + n; i += 2 * VF) vf_prefetch2(t, r->x, next * r->stride + i);
-                codes_run(t, SGK_E4M3, stream, &k, (uint8_t *)r->out + place * r->out_stride + d, r->x, token * r->stride + d, n);
+                uint8_t *out = (uint8_t *)r->out + place * r->out_stride + d;
+                if (looked_up[which]) codes_looked_up(stream, &table[which], &k, out, r->x, token * r->stride + d, n);
+                else codes_run(t, SGK_E4M3, stream, &k, out, r->x, token * r->stride + d, n);
             }
         }
     }

@@ -26,7 +26,7 @@ SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quan
         bool                       finite;
         const struct quant_scaling scaling   = quant_row_scaling(amax_run(t, a->input, x, a->dim, &finite), code);
         const code_scale           k         = { scaling.by, -most, most, false, finite ? CODES_WITHIN : CODES_ENDS, false };
-        const bool                 looked_up = t == SGK_BF16 && code == SGK_E4M3 && a->dim >= LONG && code_table_set(&table, scaling.by);
+        const bool                 looked_up = t == SGK_BF16 && code == SGK_E4M3 && a->dim >= LONG && code_table_set(&table, scaling.by, false);
         a->s[row * a->s_stride]              = scaling.s;
         for (int64_t d = 0; d < a->dim; d += PIECE) {       /* while this row is written the next one comes */
             const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
@@ -95,7 +95,7 @@ void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
     const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
     code_table                      made;
     code_table_clear(&made);
-    code_table *table = a->dtype == SGK_BF16 && a->count >= LONG && code_table_set(&made, k.by) ? &made : NULL;
+    code_table *table = a->dtype == SGK_BF16 && a->count >= LONG && code_table_set(&made, k.by, false) ? &made : NULL;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
         for (int64_t i = 0; i < count; i += PIECE) {
@@ -225,7 +225,7 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
     for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
     for (int g = 0; g < count; ++g) {
         uint8_t *q = a->q + row * a->q_stride + (j + g) * a->group;
-        if (t == SGK_BF16 && powers && finite[g] && code_table_set(table, scaling[g].by)) {
+        if (t == SGK_BF16 && powers && finite[g] && code_table_set(table, scaling[g].by, false)) {
             const code_scale k = { scaling[g].by, -448, 448, false, CODES_ENDS, false };
             if (stream) codes_looked_up(true, table, &k, q, from, at + g * a->group, a->group);
             else codes_looked_up(false, table, &k, q, from, at + g * a->group, a->group);
