@@ -37,21 +37,33 @@ SGK_INLINE void butterfly_step(int count, vf *v, int h)
 
 enum { BUTTERFLY_VECTORS = VF == 8 ? 8 : 16 };          /* that meet in registers at once */
 
-/* Elements [0, n) at from[at] to x: vectors `h` elements apart meet, `count` of them; `lanes`: after the steps inside of them. */
-SGK_INLINE void butterfly_pass(int count, bool lanes, sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t h)
+/*
+ * `count` vectors at from[at], h elements apart, meet; `lanes`: after the steps inside of them. With `pairs` two vectors that lie side by side are loaded by
+ * vf_load_pairs, which are then the evens and the odds: these meet first.
+ */
+SGK_INLINE void butterfly(int count, bool lanes, bool pairs, sgk_dtype t, const void *from, int64_t at, int64_t h, vf *v)
+{
+#pragma GCC unroll 16
+    for (int k = 0; k < count; k += 1 + pairs) {
+        if (pairs) vf_load_pairs(t, from, at + k * h, &v[k], &v[k + 1]);
+        else v[k] = vf_load(t, from, at + k * h);
+    }
+    if (pairs) butterfly_step(count, v, 1);
+#pragma GCC unroll 16
+    for (int k = 0; lanes && k < count; ++k) v[k] = butterfly_lanes(v[k]);
+    if (count > 1 && !pairs) butterfly_step(count, v, 1);
+    if (count > 2) butterfly_step(count, v, 2);
+    if (count > 4) butterfly_step(count, v, 4);
+    if (count > 8) butterfly_step(count, v, 8);
+}
+
+/* Elements [0, n) at from[at] to x: in each part of count * h. */
+SGK_INLINE void butterfly_pass(int count, bool lanes, bool pairs, sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t h)
 {
     for (int64_t i = 0; i < n; i += count * h)
         for (int64_t j = i; j < i + h; j += VF) {
             vf v[BUTTERFLY_VECTORS];
-#pragma GCC unroll 16
-            for (int k = 0; k < count; ++k) {
-                v[k] = vf_load(t, from, at + j + k * h);
-                if (lanes) v[k] = butterfly_lanes(v[k]);
-            }
-            if (count > 1) butterfly_step(count, v, 1);
-            if (count > 2) butterfly_step(count, v, 2);
-            if (count > 4) butterfly_step(count, v, 4);
-            if (count > 8) butterfly_step(count, v, 8);
+            butterfly(count, lanes, pairs, t, from, at + j, h, v);
 #pragma GCC unroll 16
             for (int k = 0; k < count; ++k) vf_store_f32(x + j + k * h, v[k]);
         }
@@ -59,31 +71,37 @@ SGK_INLINE void butterfly_pass(int count, bool lanes, sgk_dtype t, const void *f
 
 SGK_INLINE int butterfly_count(int64_t vectors) { return vectors < BUTTERFLY_VECTORS ? (int)vectors : BUTTERFLY_VECTORS; }
 
-/* What the first pass over parts of `size` has left to do. */
-static __attribute__((noinline, unused)) void butterflies_rest(float *x, int64_t n, int64_t size)
+/* What the first pass over parts of `size` has left to do, with `but_one` without the last pass of it; returns the distance of what would meet next. */
+static __attribute__((noinline, unused)) int64_t butterflies_rest(bool but_one, float *x, int64_t n, int64_t size)
 {
-    for (int64_t count = butterfly_count(size / VF), at = count * VF; at < size; at *= count) {
+    int64_t at = butterfly_count(size / VF) * VF;
+    for (int64_t count; at < size; at *= count) {
         count = butterfly_count(size / at);
+        if (but_one && at * count == size) break;
         switch (count) {
-        case 2:  butterfly_pass(2, false, SGK_F32, x, 0, x, n, at); break;
-        case 4:  butterfly_pass(4, false, SGK_F32, x, 0, x, n, at); break;
-        case 8:  butterfly_pass(8, false, SGK_F32, x, 0, x, n, at); break;
-        default: butterfly_pass(BUTTERFLY_VECTORS, false, SGK_F32, x, 0, x, n, at); break;
+        case 2:  butterfly_pass(2, false, false, SGK_F32, x, 0, x, n, at); break;
+        case 4:  butterfly_pass(4, false, false, SGK_F32, x, 0, x, n, at); break;
+        case 8:  butterfly_pass(8, false, false, SGK_F32, x, 0, x, n, at); break;
+        default: butterfly_pass(BUTTERFLY_VECTORS, false, false, SGK_F32, x, 0, x, n, at); break;
         }
     }
+    return at;
 }
 
-/* Elements [0, n) at from[at] to x, which may be where they are, in parts of `size`, a power of two from VF on: every part is transformed. */
-SGK_INLINE void butterflies(sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t size)
+/*
+ * Elements [0, n) at from[at] to x, which may be where they are, in parts of `size`, a power of two from VF on: every part is transformed. `pairs`, for parts
+ * from 2 VF on and formats that vf_splits: x has the evens of every 2 VF elements, then the odds.
+ */
+SGK_INLINE void butterflies(bool pairs, sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t size)
 {
     switch (butterfly_count(size / VF)) {
-    case 1:  butterfly_pass(1, true, t, from, at, x, n, VF); break;
-    case 2:  butterfly_pass(2, true, t, from, at, x, n, VF); break;
-    case 4:  butterfly_pass(4, true, t, from, at, x, n, VF); break;
-    case 8:  butterfly_pass(8, true, t, from, at, x, n, VF); break;
-    default: butterfly_pass(BUTTERFLY_VECTORS, true, t, from, at, x, n, VF); break;
+    case 1:  butterfly_pass(1, true, false, t, from, at, x, n, VF); break;
+    case 2:  butterfly_pass(2, true, pairs, t, from, at, x, n, VF); break;
+    case 4:  butterfly_pass(4, true, pairs, t, from, at, x, n, VF); break;
+    case 8:  butterfly_pass(8, true, pairs, t, from, at, x, n, VF); break;
+    default: butterfly_pass(BUTTERFLY_VECTORS, true, pairs, t, from, at, x, n, VF); break;
     }
-    if (size > BUTTERFLY_VECTORS * VF) butterflies_rest(x, n, size);
+    if (size > BUTTERFLY_VECTORS * VF) butterflies_rest(false, x, n, size);
 }
 
 #endif

@@ -92,9 +92,11 @@ SGK_INLINE __m256i vf_bf16(vf v)
 }
 SGK_INLINE __m512i vf_bf16_2(vf a, vf b)
 {
-    if (__builtin_expect(_mm512_fpclass_ps_mask(a, 0x20) | _mm512_fpclass_ps_mask(b, 0x20), 0))
+    const __m512i   both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    const __mmask32 zero = _mm512_testn_epi16_mask(both, _mm512_set1_epi16(0x7fff));
+    if (__builtin_expect(zero, 0) && (_mm512_fpclass_ps_mask(a, 0x20) | _mm512_fpclass_ps_mask(b, 0x20)))
         return _mm512_inserti64x4(_mm512_castsi256_si512(vf_bf16_by_integers(a)), vf_bf16_by_integers(b), 1);
-    return (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    return both;
 }
 #else
 SGK_INLINE __m256i vf_bf16(vf v)            { return vf_bf16_by_integers(v); }

@@ -128,7 +128,7 @@ SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int6
             vf_store_f32(x[n] + i * VF, i < FIRST ? v : turned(v, r, i - FIRST));
         }
     }
-    butterflies(SGK_F32, x, 0, x[0], count * DSV4_INDEXER, DSV4_INDEXER);
+    butterflies(false, SGK_F32, x, 0, x[0], count * DSV4_INDEXER, DSV4_INDEXER);
     for (int n = 0; n < count; ++n) {
         for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x[n] + i, vf_mul(vf_load_f32(x[n] + i), root));
         scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));

@@ -47,18 +47,51 @@ SGK_INLINE void load(sgk_dtype t, float *x, const void *p, int64_t at, int64_t n
     for (; i < padded; i += VF) vf_store_f32(x + i, i < n ? vf_load_part(t, p, at + i, n - i) : vf_zero());
 }
 
-/* While a row is written the one at `next` is asked for. */
-SGK_INLINE void store(sgk_dtype t, bool stream, void *p, int64_t at, const float *x, int64_t n, vf scale, const void *from, int64_t next)
+/* While a row is written the one at `next` is asked for. `pairs`: see butterflies(). */
+SGK_INLINE void store(sgk_dtype t, bool stream, bool pairs, void *p, int64_t at, const float *x, int64_t n, vf scale, const void *from, int64_t next)
 {
     int64_t i = 0;
     for (; i + 2 * VF <= n; i += 2 * VF) {
         vf_prefetch2(t, from, next + i);
         const vf a = vf_mul(vf_load_f32(x + i), scale), b = vf_mul(vf_load_f32(x + i + VF), scale);
-        if (stream) vf_stream2(t, p, at + i, a, b);
+        if (pairs) vf_store_pairs(t, stream, p, at + i, a, b);
+        else if (stream) vf_stream2(t, p, at + i, a, b);
         else vf_store2(t, p, at + i, a, b);
     }
     for (; i + VF <= n; i += VF) vf_store(t, p, at + i, vf_mul(vf_load_f32(x + i), scale));
     if (i < n) vf_store_part(t, p, at + i, n - i, vf_mul(vf_load_f32(x + i), scale));
+}
+
+/*
+ * The last pass over a row that is one chunk: `count` vectors, h elements apart, meet and are written, two columns of them at a time. All of the row at
+ * `next` is asked for.
+ */
+SGK_INLINE void last_pass(int count, sgk_dtype t, bool stream, void *p, int64_t at, const float *x, int64_t h, vf scale, const void *from, int64_t next)
+{
+    for (int64_t j = 0; j < h; j += 2 * VF) {
+        vf a[BUTTERFLY_VECTORS], b[BUTTERFLY_VECTORS];
+        butterfly(count, false, false, SGK_F32, x, j, h, a), butterfly(count, false, false, SGK_F32, x, j + VF, h, b);
+#pragma GCC unroll 16
+        for (int k = 0; k < count; ++k) {
+            const vf u = vf_mul(a[k], scale), v = vf_mul(b[k], scale);
+            vf_prefetch2(t, from, next + j * count + k * 2 * VF);
+            vf_store_pairs(t, stream, p, at + j + k * h, u, v);
+        }
+    }
+}
+
+/* A whole row that is one chunk, of more vectors than meet in one pass. */
+SGK_INLINE void one_chunk(sgk_dtype t, bool stream, const struct hadamard_args *a, int64_t from, int64_t to, float *x, vf scale, int64_t next)
+{
+    const int64_t first = BUTTERFLY_VECTORS * VF;
+    butterfly_pass(BUTTERFLY_VECTORS, true, vf_splits(t), t, a->x, from, x, a->dim, VF);
+    const int64_t h = a->dim > first * BUTTERFLY_VECTORS ? butterflies_rest(true, x, a->dim, a->dim) : first;
+    switch (a->dim / h) {
+    case 2:  last_pass(2, t, stream, a->out, to, x, h, scale, a->x, next); break;
+    case 4:  last_pass(4, t, stream, a->out, to, x, h, scale, a->x, next); break;
+    case 8:  last_pass(8, t, stream, a->out, to, x, h, scale, a->x, next); break;
+    default: last_pass(BUTTERFLY_VECTORS, t, stream, a->out, to, x, h, scale, a->x, next); break;
+    }
 }
 
 /* Chunks shorter than a vector are padded with zeros to one, each by itself. */
@@ -72,18 +105,26 @@ SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, 
     _Alignas(64) float x[HADAMARD_MOST];
     for (int64_t row = begin; row < end; ++row) {
         const int64_t from = row * a->x_stride, to = row * a->out_stride, next = row + 1 < end ? from + a->x_stride : from;
-        if (part == chunk && a->dim == n) {
-            butterflies(t, a->x, from, x, n, part);
+        if (a->order == 1 && a->dim == n && n > BUTTERFLY_VECTORS * VF) {
+            if (stream) one_chunk(t, true, a, from, to, x, scale, next);
+            else one_chunk(t, false, a, from, to, x, scale, next);
+            continue;
+        }
+        const bool whole = part == chunk && a->dim == n && part > VF;
+        if (whole) {
+            butterflies(vf_splits(t), t, a->x, from, x, n, part);
         } else {
             if (part == chunk) load(t, x, a->x, from, a->dim, n);
             for (int64_t c = 0; part > chunk && c < a->order; ++c) load(t, x + c * part, a->x, from + c * chunk, at_most(a->dim - c * chunk, chunk), part);
-            butterflies(SGK_F32, x, 0, x, n, part);
+            butterflies(false, SGK_F32, x, 0, x, n, part);
         }
         for (int64_t i = 0; a->order > 1 && i < part; i += VF) multiplies[a->order](x + i, part);
-        if (stream) store(t, true, a->out, to, x, a->dim, scale, a->x, next);
-        else if (part == chunk) store(t, false, a->out, to, x, a->dim, scale, a->x, next);
+        if (stream && whole) store(t, true, vf_splits(t), a->out, to, x, a->dim, scale, a->x, next);
+        else if (stream) store(t, true, false, a->out, to, x, a->dim, scale, a->x, next);
+        else if (whole) store(t, false, vf_splits(t), a->out, to, x, a->dim, scale, a->x, next);
+        else if (part == chunk) store(t, false, false, a->out, to, x, a->dim, scale, a->x, next);
         for (int64_t c = 0; part > chunk && c < a->order; ++c)
-            store(t, false, a->out, to + c * chunk, x + c * part, at_most(a->dim - c * chunk, chunk), scale, a->x, next + c * chunk);
+            store(t, false, false, a->out, to + c * chunk, x + c * part, at_most(a->dim - c * chunk, chunk), scale, a->x, next + c * chunk);
     }
     if (stream) vf_stream_end();
 }
