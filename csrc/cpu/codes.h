@@ -145,20 +145,41 @@ SGK_INLINE vi codes_scaled(sgk_dtype t, sgk_dtype code, const code_scale *k, vf 
  * less its low half, so that the lower and the upper elements of all pairs are a shift and a mask away.
  */
 #if defined(__AVX512F__)
-SGK_INLINE __m256i codes_32(sgk_dtype t, sgk_dtype code, const code_scale *k, const void *p, int64_t i)
+/* The low bytes of two vectors, those of the second behind those of the first in every lane. */
+SGK_INLINE vi codes_beside(vi low, vi high) { return _mm512_ternarylogic_epi32(vi_set(0xff), low, _mm512_slli_epi32(high, 8), 0xca); }
+SGK_INLINE vi codes_of_pairs(sgk_dtype t, sgk_dtype code, const code_scale *k, const void *p, int64_t i)
 {
-    if (t == SGK_BF16) {
-        const vi pairs = _mm512_loadu_si512((const uint16_t *)p + i);
-        const vi low   = codes_scaled(t, code, k, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)));
-        const vi high  = codes_scaled(t, code, k, _mm512_castsi512_ps(_mm512_and_si512(pairs, vi_set((int32_t)0xffff0000))));
-        return _mm512_cvtepi32_epi16(_mm512_ternarylogic_epi32(vi_set(0xff), low, _mm512_slli_epi32(high, 8), 0xca));
-    }
-    const vi first = codes_scaled(t, code, k, vf_load(t, p, i)), second = codes_scaled(t, code, k, vf_load(t, p, i + VF));
-    return _mm256_set_m128i(_mm512_cvtepi32_epi8(second), _mm512_cvtepi32_epi8(first));
+    vf evens, odds;
+    vf_split_bf16((const uint16_t *)p + i, &evens, &odds);
+    return codes_beside(codes_scaled(t, code, k, evens), codes_scaled(t, code, k, odds));
+}
+SGK_INLINE vi codes_of_two(sgk_dtype t, sgk_dtype code, const code_scale *k, const void *p, int64_t i)
+{
+    return codes_beside(codes_scaled(t, code, k, vf_load(t, p, i)), codes_scaled(t, code, k, vf_load(t, p, i + VF)));
+}
+/* Two vectors whose lanes hold codes of two neighbours. */
+SGK_INLINE vi codes_join_pairs(vi a, vi b)
+{
+    const vi words = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_epi16(a, words, b);
+}
+/* Two vectors whose lanes hold codes of two vectors. */
+SGK_INLINE vi codes_join_vectors(vi a, vi b)
+{
+#if defined(__AVX512VBMI__)
+    const vi bytes = _mm512_set_epi8(125, 121, 117, 113, 109, 105, 101, 97, 93, 89, 85, 81, 77, 73, 69, 65, 124, 120, 116, 112, 108, 104, 100, 96, 92, 88, 84, 80, 76, 72, 68, 64,
+                                     61, 57, 53, 49, 45, 41, 37, 33, 29, 25, 21, 17, 13, 9, 5, 1, 60, 56, 52, 48, 44, 40, 36, 32, 28, 24, 20, 16, 12, 8, 4, 0);
+    return _mm512_permutex2var_epi8(a, bytes, b);
+#else
+    const __m256i first  = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_srli_epi32(a, 8)), _mm512_cvtepi32_epi8(a));
+    const __m256i second = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_srli_epi32(b, 8)), _mm512_cvtepi32_epi8(b));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+#endif
 }
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
 {
-    const vi all = _mm512_inserti64x4(_mm512_castsi256_si512(codes_32(t, code, k, p, i)), codes_32(t, code, k, p, i + 32), 1);
+    const vi all = t == SGK_BF16 ? codes_join_pairs(codes_of_pairs(t, code, k, p, i), codes_of_pairs(t, code, k, p, i + 2 * VF))
+                                 : codes_join_vectors(codes_of_two(t, code, k, p, i), codes_of_two(t, code, k, p, i + 2 * VF));
     if (stream) _mm512_stream_si512((void *)q, all);
     else _mm512_storeu_si512(q, all);
 }

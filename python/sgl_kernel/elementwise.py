@@ -223,7 +223,8 @@ def concat_mla_k(k: torch.Tensor, k_nope: torch.Tensor, k_rope: torch.Tensor):
 @provided_by("copy")
 def concat_mla_absorb_q(a: torch.Tensor, b: torch.Tensor):
     """(a, b) along the last dimension"""
-    out = a.new_empty(a.shape[:-1] + (a.shape[-1] + b.shape[-1],))
+    *sizes, width = a.shape
+    out = a.new_empty(*sizes, width + b.shape[-1])
     _concat_mla_absorb_q(a, b, out)
     return out
 
