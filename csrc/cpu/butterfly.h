@@ -35,19 +35,9 @@ SGK_INLINE void butterfly_step(int count, vf *v, int h)
     }
 }
 
-enum { BUTTERFLY_VECTORS = VF == 8 ? 8 : 16 };          /* that meet in registers at once */
-
-/*
- * `count` vectors at from[at], h elements apart, meet; `lanes`: after the steps inside of them. With `pairs` two vectors that lie side by side are loaded by
- * vf_load_pairs, which are then the evens and the odds: these meet first.
- */
-SGK_INLINE void butterfly(int count, bool lanes, bool pairs, sgk_dtype t, const void *from, int64_t at, int64_t h, vf *v)
+/* `count` vectors meet; `lanes`: after the steps inside of them. With `pairs` two vectors that lie side by side are the evens and the odds of 2 VF elements: these meet first. */
+SGK_INLINE void butterfly_vectors(int count, bool lanes, bool pairs, vf *v)
 {
-#pragma GCC unroll 16
-    for (int k = 0; k < count; k += 1 + pairs) {
-        if (pairs) vf_load_pairs(t, from, at + k * h, &v[k], &v[k + 1]);
-        else v[k] = vf_load(t, from, at + k * h);
-    }
     if (pairs) butterfly_step(count, v, 1);
 #pragma GCC unroll 16
     for (int k = 0; lanes && k < count; ++k) v[k] = butterfly_lanes(v[k]);
@@ -55,6 +45,20 @@ SGK_INLINE void butterfly(int count, bool lanes, bool pairs, sgk_dtype t, const 
     if (count > 2) butterfly_step(count, v, 2);
     if (count > 4) butterfly_step(count, v, 4);
     if (count > 8) butterfly_step(count, v, 8);
+    if (count > 16) butterfly_step(count, v, 16);
+}
+
+enum { BUTTERFLY_VECTORS = VF == 8 ? 8 : 16 };          /* that meet in registers at once */
+
+/* `count` vectors at from[at], h elements apart, or with `pairs` two and two as vf_load_pairs has them, meet. */
+SGK_INLINE void butterfly(int count, bool lanes, bool pairs, sgk_dtype t, const void *from, int64_t at, int64_t h, vf *v)
+{
+#pragma GCC unroll 16
+    for (int k = 0; k < count; k += 1 + pairs) {
+        if (pairs) vf_load_pairs(t, from, at + k * h, &v[k], &v[k + 1]);
+        else v[k] = vf_load(t, from, at + k * h);
+    }
+    butterfly_vectors(count, lanes, pairs, v);
 }
 
 /* Elements [0, n) at from[at] to x: in each part of count * h. */

@@ -176,6 +176,12 @@ SGK_INLINE vi codes_join_vectors(vi a, vi b)
     return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
 #endif
 }
+/* Codes of 64 numbers in the order of vf_load_pairs. */
+SGK_INLINE void codes_64_split(sgk_dtype code, const code_scale *k, uint8_t *q, const float *x)
+{
+    const vi a = codes_of_two(SGK_F32, code, k, x, 0), b = codes_of_two(SGK_F32, code, k, x, 2 * VF);
+    _mm512_storeu_si512(q, codes_join_pairs(a, b));
+}
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
 {
     const vi all = t == SGK_BF16 ? codes_join_pairs(codes_of_pairs(t, code, k, p, i), codes_of_pairs(t, code, k, p, i + 2 * VF))

@@ -24,7 +24,7 @@ SGK_INLINE void v4_store(float *p, v4 v) { memcpy(p, &v, sizeof v); }
 
 /*
  * Every width has these. vf_min and vf_max give their second operand where one is NaN. vf_swap_pairs: lanes 0 and 1, 2 and 3, ...
- * change places; vf_evens, vf_odds: both are the first, the second of them. vf_equal_mask: bit i is set where lanes i are equal; NaN equals nothing. vf_pow2: a * 2^whole. vf_sums4: the
+ * change places; vf_evens, vf_odds: both are the first, the second of them; vf_unzip: of two vectors all the first, all the second. vf_equal_mask: bit i is set where lanes i are equal; NaN equals nothing. vf_pow2: a * 2^whole. vf_sums4: the
  * sums of four vectors, each by the same tree over its lanes.
  */
 /* clang-format off */
@@ -49,6 +49,11 @@ SGK_INLINE float vf_most(vf a)              { return _mm512_reduce_max_ps(a); }
 SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm512_permute_ps(a, 0xb1); }
 SGK_INLINE vf    vf_evens(vf a)              { return _mm512_moveldup_ps(a); }
 SGK_INLINE vf    vf_odds(vf a)               { return _mm512_movehdup_ps(a); }
+SGK_INLINE void vf_unzip(vf a, vf b, vf *evens, vf *odds)
+{
+    const __m512i at = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    *evens = _mm512_permutex2var_ps(a, at, b), *odds = _mm512_permutex2var_ps(a, _mm512_add_epi32(at, _mm512_set1_epi32(1)), b);
+}
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
 {
@@ -177,6 +182,11 @@ SGK_INLINE float vf_most(vf a)
 SGK_INLINE vf    vf_swap_pairs(vf a)         { return _mm256_permute_ps(a, 0xb1); }
 SGK_INLINE vf    vf_evens(vf a)              { return _mm256_moveldup_ps(a); }
 SGK_INLINE vf    vf_odds(vf a)               { return _mm256_movehdup_ps(a); }
+SGK_INLINE void vf_unzip(vf a, vf b, vf *evens, vf *odds)
+{
+    const __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), o = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
+    *evens = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8)), *odds = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
+}
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
 SGK_INLINE v4 vf_sums4(vf a, vf b, vf c, vf d)
 {
@@ -276,6 +286,7 @@ SGK_INLINE float vf_most(vf a)              { return vmaxvq_f32(a); }
 SGK_INLINE vf    vf_swap_pairs(vf a)        { return vrev64q_f32(a); }
 SGK_INLINE vf    vf_evens(vf a)             { return vtrn1q_f32(a, a); }
 SGK_INLINE vf    vf_odds(vf a)              { return vtrn2q_f32(a, a); }
+SGK_INLINE void  vf_unzip(vf a, vf b, vf *evens, vf *odds) { *evens = vuzp1q_f32(a, b), *odds = vuzp2q_f32(a, b); }
 SGK_INLINE unsigned vf_equal_mask(vf a, vf b)
 {
     return vaddvq_u32(vandq_u32(vceqq_f32(a, b), (uint32x4_t){ 1, 2, 4, 8 }));

@@ -5,16 +5,22 @@
 #include "cpu/codes.h"
 
 enum { TURNS = DSV4_ROPE / VF,
+       SPLIT = VF == 16,                                /* numbers in f32 lie in the order of vf_load_pairs of bf16 */
        AHEAD = 2048 };                                  /* elements that are asked for in time */
 
 /* Neighbours are one number: times c, plus the other one times s. */
 typedef struct { vf c[TURNS], s[TURNS]; } turns;
 
+SGK_INLINE const float *turns_row(const struct dsv4_rope *rope, int64_t token)
+{
+    const int64_t position = load_index(rope->positions, token * rope->position_stride, rope->wide ? SGK_I64 : SGK_I32);
+    return rope->freqs + position * rope->freqs_stride;
+}
+
 SGK_INLINE void turns_make(turns *r, const struct dsv4_rope *rope, int64_t token)
 {
     static const float signs[16] = { -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1 };
-    const int64_t      position  = load_index(rope->positions, token * rope->position_stride, rope->wide ? SGK_I64 : SGK_I32);
-    const float       *f         = rope->freqs + position * rope->freqs_stride;
+    const float       *f         = turns_row(rope, token);
     for (int i = 0; i < TURNS; ++i) {
         const vf z = vf_load_f32(f + i * VF);
         r->c[i] = vf_evens(z), r->s[i] = vf_mul(vf_odds(z), vf_load_f32(signs));
@@ -23,6 +29,33 @@ SGK_INLINE void turns_make(turns *r, const struct dsv4_rope *rope, int64_t token
 
 /* Vector i of those that rotate. */
 SGK_INLINE vf turned(vf v, const turns *r, int i) { return vf_add(vf_mul(v, r->c[i]), vf_mul(vf_swap_pairs(v), r->s[i])); }
+
+/* Heads in f32, two vectors at a time: at the widest the evens of 2 VF elements, then the odds, with c[i] and s[i + 1] for each pair. */
+SGK_INLINE void turns_make_two(turns *r, const struct dsv4_rope *rope, int64_t token)
+{
+    if (!SPLIT) turns_make(r, rope, token);
+    const float *f = turns_row(rope, token);
+    for (int i = 0; SPLIT && i < TURNS; i += 2) vf_unzip(vf_load_f32(f + i * VF), vf_load_f32(f + (i + 1) * VF), &r->c[i], &r->s[i + 1]);
+}
+SGK_INLINE void load_two(const void *p, int64_t at, vf *x)
+{
+    if (SPLIT) vf_load_pairs(SGK_BF16, p, at, &x[0], &x[1]);
+    else x[0] = vf_load(SGK_BF16, p, at), x[1] = vf_load(SGK_BF16, p, at + VF);
+}
+SGK_INLINE void turn_two(vf *x, const turns *r, int i)
+{
+    if (SPLIT) {
+        const vf c = r->c[i], s = r->s[i + 1], even = vf_sub(vf_mul(x[0], c), vf_mul(x[1], s)), odd = vf_add(vf_mul(x[1], c), vf_mul(x[0], s));
+        x[0] = even, x[1] = odd;
+    } else {
+        x[0] = turned(x[0], r, i), x[1] = turned(x[1], r, i + 1);
+    }
+}
+SGK_INLINE void store_two(uint16_t *p, vf x, vf y)
+{
+    if (SPLIT) vf_store_pairs(SGK_BF16, false, p, 0, x, y);
+    else vf_store2(SGK_BF16, p, 0, x, y);
+}
 
 /* What makes the mean square of dim elements, a multiple of 2 VF, 1. */
 SGK_INLINE float scale_of(const void *p, int64_t at, int64_t dim, float eps)
@@ -37,11 +70,20 @@ SGK_INLINE float scale_of(const void *p, int64_t at, int64_t dim, float eps)
     return 1 / sqrtf(vf_sum(vf_add(s0, s1)) / (float)dim + eps);
 }
 
+/* n numbers, a multiple of 64. */
+SGK_INLINE void encode_known(uint8_t *q, const float *x, int n, const code_scale *k)
+{
+#if defined(__AVX512F__)
+    for (int i = 0; i < n; i += 64) codes_64_split(SGK_E4M3, k, q + i, x + i);
+#else
+    codes_run(SGK_F32, SGK_E4M3, false, k, q, x, 0, n);
+#endif
+}
 SGK_INLINE void encode_times(uint8_t *q, const float *x, int n, float by, bool finite)
 {
     const code_scale ends = { by, -DSV4_MOST, DSV4_MOST, false, CODES_ENDS, false }, within = { by, -DSV4_MOST, DSV4_MOST, false, CODES_WITHIN, false };
-    if (finite) codes_run(SGK_F32, SGK_E4M3, false, &within, q, x, 0, n);
-    else codes_run(SGK_F32, SGK_E4M3, false, &ends, q, x, 0, n);
+    if (finite) encode_known(q, x, n, &within);
+    else encode_known(q, x, n, &ends);
 }
 
 /* Heads, or tokens of one head, whose scales are found one beside the other before any is written: none waits for a root and a quotient. */
@@ -91,15 +133,22 @@ SGK_INLINE void k_token(const struct dsv4_k_args *a, int64_t t, vf scale)
     turns              r;
     uint32_t           e[GROUPS];
     bool               finite[GROUPS];
-    turns_make(&r, &a->rope, t);
-    for (int d = 0; d < DSV4_K; d += VF) vf_store_f32(x + d, vf_mul(vf_mul(vf_load(SGK_BF16, a->kv, t * a->kv_stride + d), scale), vf_load(SGK_BF16, a->weight, d)));
+    turns_make_two(&r, &a->rope, t);
+    for (int d = 0; d < DSV4_K; d += 2 * VF) {
+        vf v[2], w[2];
+        load_two(a->kv, t * a->kv_stride + d, v), load_two(a->weight, d, w);
+        vf_store_f32(x + d, vf_mul(vf_mul(v[0], scale), w[0])), vf_store_f32(x + d + VF, vf_mul(vf_mul(v[1], scale), w[1]));
+    }
     for (int g = 0; g < GROUPS; ++g) e[g] = dsv4_exponent(dsv4_scale(amax_run(SGK_F32, x + g * DSV4_K_GROUP, 0, DSV4_K_GROUP, &finite[g])));
     for (int g = 0; g < GROUPS; ++g) {
         encode_times(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e[g]), finite[g]);
         scales[g] = (uint8_t)e[g];
     }
-    for (int i = 0; i < TURNS; ++i)
-        vf_store_bf16((uint16_t *)(void *)(token + DSV4_K_CODES) + i * VF, turned(vf_load_f32(x + DSV4_K_CODES + i * VF), &r, i));
+    for (int i = 0; i < TURNS; i += 2) {
+        vf v[2] = { vf_load_f32(x + DSV4_K_CODES + i * VF), vf_load_f32(x + DSV4_K_CODES + (i + 1) * VF) };
+        turn_two(v, &r, i);
+        store_two((uint16_t *)(void *)(token + DSV4_K_CODES) + i * VF, v[0], v[1]);
+    }
 }
 
 void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
@@ -115,24 +164,26 @@ void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
 
 SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int64_t first, int count, const turns *r)
 {
-    enum { FIRST = (DSV4_INDEXER - DSV4_ROPE) / VF };
+    enum { VECTORS = DSV4_INDEXER / VF,
+           FIRST   = VECTORS - TURNS };
     _Alignas(64) float x[TOGETHER][DSV4_INDEXER];
     float              scale[TOGETHER];
     bool               finite[TOGETHER];
     const vf           root = vf_set(0.08838834764831845f);           /* 128^-0.5 */
     for (int n = 0; n < count; ++n) {
         const int64_t from = t * a->input_token + (first + n) * a->input_head;
+        vf            v[VECTORS];
         for (int i = 0; i < DSV4_INDEXER; i += 2 * VF) vf_prefetch2(SGK_BF16, a->input, from + i + AHEAD);
-        for (int i = 0; i < DSV4_INDEXER / VF; ++i) {
-            const vf v = vf_load(SGK_BF16, a->input, from + i * VF);
-            vf_store_f32(x[n] + i * VF, i < FIRST ? v : turned(v, r, i - FIRST));
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; i += 2) {
+            load_two(a->input, from + i * VF, v + i);
+            if (i >= FIRST) turn_two(v + i, r, i - FIRST);
         }
+        butterfly_vectors(VECTORS, true, SPLIT, v);
+#pragma GCC unroll 16
+        for (int i = 0; i < VECTORS; ++i) vf_store_f32(x[n] + i * VF, vf_mul(v[i], root));
     }
-    butterflies(false, SGK_F32, x, 0, x[0], count * DSV4_INDEXER, DSV4_INDEXER);
-    for (int n = 0; n < count; ++n) {
-        for (int i = 0; i < DSV4_INDEXER; i += VF) vf_store_f32(x[n] + i, vf_mul(vf_load_f32(x[n] + i), root));
-        scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));
-    }
+    for (int n = 0; n < count; ++n) scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));
     for (int n = 0; n < count; ++n) {
         const int64_t h = first + n;
         encode_times(a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
@@ -146,7 +197,7 @@ void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
     const struct dsv4_indexer_args a = *(const struct dsv4_indexer_args *)args;
     turns                          r;
     for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a.rope, t);
+        turns_make_two(&r, &a.rope, t);
         for (int64_t h = 0; h < a.heads; h += TOGETHER) indexer_heads(&a, t, h, a.heads - h < TOGETHER ? (int)(a.heads - h) : TOGETHER, &r);
     }
 }

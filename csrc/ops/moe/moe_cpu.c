@@ -85,7 +85,7 @@ SGK_INLINE void moe_sum_blocks(sgk_dtype t, bool stream, bool in_order, const st
     for (int64_t n = begin; n < end; ++n) {
         const int64_t token = n / blocks, first = n % blocks * MOE_BLOCK, last = first + MOE_BLOCK < a->dim ? first + MOE_BLOCK : a->dim;
         const int64_t soon = token + 1 < a->tokens ? token + 1 : token;
-        int64_t       d = first;
+        int64_t       d    = first;
         for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, stream, in_order, a, token, d, soon);
         for (; d < last; d += VF) sum_part(t, a, token, d, last - d < VF ? last - d : VF);
     }
