@@ -5,9 +5,10 @@
 
 Two sizes of every operator. `cached` is 64 tokens and some 4096 numbers each, which stay in the caches: the operator and torch take turns, and the
 ratio is the median of the ratios of paired rounds; both make their own results where their functions do. `memory` is some 400 MB, far past the
-caches: the bytes that must move, each once, over the time of the best call. Their share is that of a copy (of a read, where less than a tenth is
-written; of the better of a copy and torch's negation in place, where an operator works in place) that takes turns with the operator: the median of
-paired rounds, as other machines of the same host take more or less of its memory all the time. Torch's form is one operator where torch has one; otherwise the fewest that give the result. Memory of freed results is kept,
+caches: the bytes that must move, each once, over the time of the best call. Their share is what memory would need for them over what the operator
+needs: what is updated in place at the rate of torch's negation in place (of a copy where that is faster), as much as is read and written elsewhere
+at that of a copy, what is only read at that of a read. These take turns with the operator: the median of paired rounds, as other machines of the
+same host take more or less of its memory all the time. Torch's form is one operator where torch has one; otherwise the fewest that give the result. Memory of freed results is kept,
 so that no figure counts the first touch of a page.
 """
 import argparse
@@ -44,10 +45,11 @@ def size(*tensors):
 
 
 class Case:
-    """`ours` and `torch` are calls without arguments; `reads` and `writes` are bytes; `in_place`: what is written was read."""
+    """`ours` and `torch` are calls without arguments; `reads` and `writes` are bytes, `in_place` those written where they were read, True for all."""
 
-    def __init__(self, ours, theirs, reads, writes, in_place=False):
-        self.ours, self.torch, self.reads, self.writes, self.in_place = ours, theirs, reads, writes, in_place
+    def __init__(self, ours, theirs, reads, writes, in_place=0):
+        self.ours, self.torch, self.reads, self.writes = ours, theirs, reads, writes
+        self.in_place = writes if in_place is True else in_place
 
 
 # ---- operators: make(tokens, cached) -----------------------------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def add_layer_norm(tokens, cached):
     def theirs():
         r.add_(x)
         return F.layer_norm(r, (4096,), w, None, 1e-6)
-    return Case(lambda: OPS.fused_add_layernorm_cpu(x, r, w, None, 1e-6), theirs, size(x, r, w), size(x, r), True)
+    return Case(lambda: OPS.fused_add_layernorm_cpu(x, r, w, None, 1e-6), theirs, size(x, r, w), size(x, r), size(r))
 
 
 def gated(name, act, dtype=BF16):
@@ -154,7 +156,7 @@ def rope_store(tokens, cached):
         rotate(q.view(tokens, 32, 128), cos, sin), rotate(k.view(tokens, 8, 128), cos, sin)
         buffers[0][place], buffers[1][place] = k, v
     return Case(lambda: sgl_kernel.apply_rope_with_cos_sin_cache_inplace(positions, q, k, 128, cache, True, fused), theirs,
-                size(q, k, v, positions, place), size(q, k, *buffers))
+                size(q, k, v, positions, place), size(q, k, *buffers), size(q, k))
 
 
 def mrope(tokens, cached):
@@ -502,11 +504,17 @@ class Ceilings:
         self.moved = {"copy": 2 * count, "read": count, "update": 2 * count}
         self.count, self.rates = count, {name: self.moved[name] / taken for name, taken in best(self.calls).items()}
 
-    def of(self, case):
-        """The name of the one that a case is measured by."""
-        if 10 * case.writes < case.reads + case.writes:
-            return "read"
-        return "update" if case.in_place and self.rates["update"] > self.rates["copy"] else "copy"
+    def bytes_of(self, case):
+        """How many bytes of a case are measured by each."""
+        copied = case.writes - case.in_place
+        read = max(0, case.reads - case.in_place - copied)
+        parts = {"update" if self.rates["update"] > self.rates["copy"] else "copy": 2 * case.in_place}
+        parts["copy"] = parts.get("copy", 0) + case.reads + case.writes - 2 * case.in_place - read
+        return {name: n for name, n in (parts | {"read": read}).items() if n}
+
+    def seconds_now(self, case):
+        """What memory needs at this moment."""
+        return sum(n / self.rate_now(name) for name, n in self.bytes_of(case).items())
 
     def rate_now(self, name):
         return self.moved[name] / seconds(self.calls[name], 1)
@@ -555,18 +563,18 @@ def main():
                 tokens = int(400e6 / (small.reads + small.writes) * 64)
                 case = make(tokens, False)
                 case.ours()
-                moved, limit = case.reads + case.writes, limits.of(case)
-                rounds = [(limits.rate_now(limit), seconds(case.ours, 1)) for _ in range(arguments.rounds)]
-                taken = min(ours for _, ours in rounds)
-                row |= {"tokens": tokens, "bytes": moved, "milliseconds": taken * 1e3, "gigabytes_per_second": moved / taken * 1e-9, "ceiling": limit,
-                        "ceiling_gigabytes_per_second": max(rate for rate, _ in rounds) * 1e-9, "share": statistics.median(moved / ours / rate for rate, ours in rounds)}
+                moved = case.reads + case.writes
+                rounds = [(limits.seconds_now(case), seconds(case.ours, 1)) for _ in range(arguments.rounds)]
+                taken, ceiling = min(ours for _, ours in rounds), min(limit for limit, _ in rounds)
+                row |= {"tokens": tokens, "bytes": moved, "milliseconds": taken * 1e3, "gigabytes_per_second": moved / taken * 1e-9, "ceiling": limits.bytes_of(case),
+                        "ceiling_gigabytes_per_second": moved / ceiling * 1e-9, "share": statistics.median(limit / ours for limit, ours in rounds)}
                 del case
             rows.append(row)
             text = f"{name:42}"
             if "ratio" in row:
                 text += f" cached {row['ours_microseconds']:8.1f} us, torch {row['torch_microseconds']:8.1f} us, x{row['ratio']:5.2f};"
             if "share" in row:
-                text += f" memory {row['milliseconds']:6.1f} ms, {row['gigabytes_per_second']:5.1f} GB/s, {row['share']:.2f} of the {row['ceiling']}"
+                text += f" memory {row['milliseconds']:6.1f} ms, {row['gigabytes_per_second']:5.1f} GB/s, {row['share']:.2f} of {' and '.join(row['ceiling'])}"
             print(text, flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:

@@ -135,6 +135,16 @@ void check_copy(void)
         check_concat_mla_absorb_q(formats[f], 1, 9, 1, 1, true);
         check_concat_mla_absorb_q(formats[f], 2, 3, 0, 5, true);
     }
+    /* Outputs written around the caches. */
+    sgk_cpu_cache(1);
+    for (size_t f = 0; f < 2; ++f) {
+        check_concat_mla_k(halves[f], 3, 5, 128, 64, DENSE);
+        check_concat_mla_k(halves[f], 3, 5, 28, 4, DENSE);
+        check_concat_mla_absorb_q(halves[f], 3, 5, 512, 64, true);
+        check_downcast_fp8(halves[f], SGK_E4M3, SGK_I64, 5, 8, 128, 1);
+        check_downcast_fp8(halves[f], SGK_E4M3, SGK_I64, 5, 3, 7, 1);
+    }
+    sgk_cpu_cache(0);
     static const int64_t counts[] = { 0, 1, 32, 64, 72, 80, 81, 960, 961, 3000 };
     for (size_t i = 0; i < sizeof counts / sizeof *counts; ++i) check_copy_to_gpu_no_ce(counts[i]);
     check_copies_refused();

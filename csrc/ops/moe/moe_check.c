@@ -19,7 +19,7 @@ static void check_apply_shuffle_mul_sum(sgk_dtype dtype, sgk_dtype index, int64_
     if (!check_case("apply_shuffle_mul_sum_%s_%s_%lldx%lldx%lld%s", check_dtype(dtype), check_dtype(index), (long long)tokens, (long long)terms, (long long)dim,
                     factors ? "_factors" : "")) return;
     const int64_t pairs  = tokens * terms;
-    check_tensor *output = check_output(dtype, 2, tokens, dim), *input = check_input(dtype, 2, pairs + 2, dim);
+    check_tensor *output = (dim % 512 ? check_output : check_output_dense)(dtype, 2, tokens, dim), *input = check_input(dtype, 2, pairs + 2, dim);
     check_tensor *permutation = check_index(index, 0, pairs + 1, 1, pairs), *weights = factors ? check_input(dtype, 1, pairs) : NULL;
     check_legal(input, CHECK_SIZE(0));
     check_legal(output, CHECK_SIZE(0));                             /* what does not divide is refused: see below */
@@ -35,7 +35,7 @@ static void check_moe_sum(bool scaled, sgk_dtype dtype, int64_t tokens, int64_t 
 {
     if (!check_case("%s_%s_%lldx%lldx%lld%s", scaled ? "moe_sum_reduce" : "moe_sum", check_dtype(dtype), (long long)tokens, (long long)terms, (long long)dim,
                     aligned ? "" : "_unaligned")) return;
-    check_tensor *output = check_output(dtype, 2, tokens, dim), *input = check_input(dtype, 3, tokens, terms, dim);
+    check_tensor *output = (dim % 512 ? check_output : check_output_dense)(dtype, 2, tokens, dim), *input = check_input(dtype, 3, tokens, terms, dim);
     if (!aligned) check_unaligned(input);
     check_legal(input, CHECK_SIZE(1));                              /* any number of terms */
 
@@ -115,6 +115,17 @@ void check_moe(void)
         check_moe_sum(true, t, 0, 8, 64, true);
         check_moe_sum(true, t, 3, 0, 64, true);
     }
+    /* Outputs written around the caches, and inputs that do not stay in them. */
+    sgk_cpu_cache(1);
+    for (size_t f = 0; f < sizeof summed / sizeof *summed; ++f) {
+        check_apply_shuffle_mul_sum(summed[f], SGK_I32, 5, 3, 1024, true);
+        check_moe_sum(false, summed[f], 5, 3, 1024, true);
+        check_moe_sum(true, summed[f], 3, 8, 1536, true);
+        check_moe_sum(false, summed[f], 3, 5, 1100, true);
+        check_moe_sum(false, summed[f], 7, 2, 100, true);
+        check_shuffle_rows(summed[f], SGK_I32, 6, 4, 160, true);
+    }
+    sgk_cpu_cache(0);
     check_refused();
     check_outside(4);
     check_outside(-1);
