@@ -31,7 +31,7 @@ static void check_q(int64_t tokens, int64_t heads, int64_t dim, bool in_place, m
     if (!check_case("dsv4_fused_q_norm_rope_%lldx%lldx%lld%s%s", (long long)tokens, (long long)heads, (long long)dim, in_place ? "_in_place" : "",
                     misplaced_names[what])) return;
     check_tensor *q         = in_place ? check_inout(SGK_BF16, 3, tokens, heads, dim) : check_input(SGK_BF16, 3, tokens, heads, dim);
-    check_tensor *out       = in_place ? q : check_output(SGK_BF16, 3, tokens, heads, dim);
+    check_tensor *out       = in_place ? q : (what == DENSE ? check_output_dense : check_output)(SGK_BF16, 3, tokens, heads, dim);
     check_tensor *freqs_cis = freqs(what == FREQS), *positions = positions_of(dim == 192 ? SGK_I64 : SGK_I32, tokens);
     if (what == HEADS) check_unaligned(q);
     if (what == OUTPUT) check_unaligned(out);
@@ -200,6 +200,10 @@ void check_dsv4(void)
     check_indexer(7, 3, SGK_U8, NOTHING);
     check_indexer(0, 3, SGK_I8, NOTHING);
     if (!check_small) check_indexer(check_int(10, 40), 64, SGK_E4M3, NOTHING);
+    /* An output written around the caches. */
+    sgk_cpu_cache(1);
+    for (int64_t dim = 128; dim <= 192; dim += 64) check_q(3, 6, dim, false, DENSE), check_q(3, 6, dim, false, OUTPUT);
+    sgk_cpu_cache(0);
     check_out_of_range();
     if (check_benching) {
         check_q(64, 64, 128, false, DENSE);

@@ -90,36 +90,49 @@ SGK_INLINE void encode_times(uint8_t *q, const float *x, int n, float by, bool f
 enum { TOGETHER = 8 };
 
 /* The head is rounded before it is rotated. */
-SGK_INLINE void q_head(const struct dsv4_q_args *a, int64_t from, int64_t to, vf scale, const turns *r)
+SGK_INLINE void q_head(bool stream, const struct dsv4_q_args *a, int64_t from, int64_t to, vf scale, const turns *r)
 {
     const int64_t last = a->dim - DSV4_ROPE;
     for (int64_t d = 0; d < last; d += 2 * VF) {
         vf x, y;
         vf_load_pairs(SGK_BF16, a->input, from + d, &x, &y);
-        vf_store_pairs(SGK_BF16, false, a->output, to + d, vf_mul(x, scale), vf_mul(y, scale));
+        vf_store_pairs(SGK_BF16, stream, a->output, to + d, vf_mul(x, scale), vf_mul(y, scale));
     }
 #pragma GCC unroll 8
     for (int i = 0; i < TURNS; i += 2) {
         const int64_t at = last + i * VF;
         const vf      x = vf_mul(vf_load(SGK_BF16, a->input, from + at), scale), y = vf_mul(vf_load(SGK_BF16, a->input, from + at + VF), scale);
-        vf_store2(SGK_BF16, a->output, to + at, turned(vf_rounded_result(SGK_BF16, x), r, i), turned(vf_rounded_result(SGK_BF16, y), r, i + 1));
+        const vf      u = turned(vf_rounded_result(SGK_BF16, x), r, i), v = turned(vf_rounded_result(SGK_BF16, y), r, i + 1);
+        if (stream) vf_stream2(SGK_BF16, a->output, to + at, u, v);
+        else vf_store2(SGK_BF16, a->output, to + at, u, v);
+    }
+}
+
+SGK_INLINE void q_tokens(bool stream, const struct dsv4_q_args *a, int64_t begin, int64_t end)
+{
+    turns r;
+    for (int64_t t = begin; t < end; ++t) {
+        turns_make(&r, &a->rope, t);
+        for (int64_t first = 0; first < a->heads; first += TOGETHER) {
+            const int64_t last = first + TOGETHER < a->heads ? first + TOGETHER : a->heads;
+            float         scale[TOGETHER];
+            for (int64_t h = first; h < last; ++h) scale[h - first] = scale_of(a->input, t * a->input_token + h * a->input_head, a->dim, a->eps);
+            for (int64_t h = first; h < last; ++h)
+                q_head(stream, a, t * a->input_token + h * a->input_head, t * a->output_token + h * a->output_head, vf_set(scale[h - first]), &r);
+        }
     }
 }
 
 void SGK_CPU_FN(dsv4_q)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_q_args a = *(const struct dsv4_q_args *)args;
-    turns                    r;
-    for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a.rope, t);
-        for (int64_t first = 0; first < a.heads; first += TOGETHER) {
-            const int64_t last = first + TOGETHER < a.heads ? first + TOGETHER : a.heads;
-            float         scale[TOGETHER];
-            for (int64_t h = first; h < last; ++h) scale[h - first] = scale_of(a.input, t * a.input_token + h * a.input_head, a.dim, a.eps);
-            for (int64_t h = first; h < last; ++h)
-                q_head(&a, t * a.input_token + h * a.input_head, t * a.output_token + h * a.output_head, vf_set(scale[h - first]), &r);
-        }
+    const struct dsv4_q_args a     = *(const struct dsv4_q_args *)args;
+    const bool               lines = ((uintptr_t)a.output | (uintptr_t)(2 * a.output_token) | (uintptr_t)(2 * a.output_head) | (uintptr_t)(2 * a.dim)) % 64 == 0;
+    if (!lines || a.output == a.input || !sgk_cpu_streams(a.output, a.tokens * a.heads, 2 * a.dim, 2)) {
+        q_tokens(false, &a, begin, end);
+        return;
     }
+    q_tokens(true, &a, begin, end);
+    vf_stream_end();
 }
 
 /* Scales first, then codes, for the same reason. */

@@ -239,7 +239,7 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
 {
     const bool lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
-    const bool stream = lines && sgk_cpu_streams(a->q, a->rows, a->groups * a->group, 1);
+    const bool stream = lines && !a->fuse && sgk_cpu_streams(a->q, a->rows, a->groups * a->group, 1);     /* memory waits for SiLU as it is */
     int64_t    row = begin / a->groups, j = begin % a->groups;
     code_table table;
     code_table_clear(&table);
