@@ -215,15 +215,16 @@ SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_
     int64_t              at     = x;
     const bool           powers = a->ue8m0 && a->code == SGK_E4M3 && !a->clamps;       /* one table does for all powers of two */
     _Alignas(64) float   values[TOGETHER * FUSED];
-    ask_for(t, a->input, x + AHEAD, count * a->group);
     if (a->fuse) {
         const int64_t up = x + a->groups * a->group;
+        ask_for(t, a->input, x + AHEAD, count * a->group);
         ask_for(t, a->input, up + AHEAD, count * a->group);
         fuse(t, values, a->input, x, up, count * a->group);
         from = values, at = 0;
     }
     for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
     for (int g = 0; g < count; ++g) {
+        if (!a->fuse) ask_for(t, a->input, x + AHEAD + g * a->group, a->group);
         uint8_t *q = a->q + row * a->q_stride + (j + g) * a->group;
         if (t == SGK_BF16 && powers && finite[g] && code_table_set(table, scaling[g].by, false)) {
             const code_scale k = { scaling[g].by, -448, 448, false, CODES_ENDS, false };
@@ -287,13 +288,15 @@ SGK_INLINE void summed2(sgk_dtype t, bool add, const struct quant_norm_args *n, 
     *x = vf_add(*x, u), *y = vf_add(*y, v);
 }
 
-/* Elements [first, first + count) of the norm, rounded to the format. `last`: nothing of the row is read after this, and the sum is stored. */
-SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
+/* Elements [first, first + count) of the norm, rounded to the format, with as many of row `ahead` asked for. `last`: nothing of the row is read after this, and the sum is stored. */
+SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t ahead, int64_t first, int64_t count, vf scale)
 {
-    const int64_t kept = row * n->residual_stride + first;
-    int64_t       i    = 0;
+    const int64_t kept = row * n->residual_stride + first, next = ahead * n->groups.input_stride + first, other = ahead * n->residual_stride + first;
+    int64_t       i = 0;
     for (; i + 2 * VF <= count; i += 2 * VF) {
         vf x, y, g, h;
+        vf_prefetch2(t, n->groups.input, next + i);
+        if (add) vf_prefetch2(t, n->residual, other + i);
         summed2(t, add, n, row, first + i, &x, &y);
         vf_load_pairs(t, n->weight, first + i, &g, &h);
         vf_store_pairs(t, false, out, i, vf_mul(vf_mul(x, scale), g), vf_mul(vf_mul(y, scale), h));
@@ -319,9 +322,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const stru
     bool                            finite[TOGETHER];
     for (int64_t j = 0, count; j < a->groups; j += count) {
         count = a->groups - j < most ? a->groups - j : most;
-        ask_for(t, a->input, ahead * a->input_stride + j * a->group, count * a->group);
-        if (add) ask_for(t, n->residual, ahead * n->residual_stride + j * a->group, count * a->group);
-        normalise(t, add, true, n, normed, row, j * a->group, count * a->group, scale);
+        normalise(t, add, true, n, normed, row, ahead, j * a->group, count * a->group, scale);
         for (int64_t g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, normed, g * a->group, a->group, &finite[g]), a);
         for (int64_t g = 0; g < count; ++g) {
             encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, normed, g * a->group, a->group);
@@ -341,7 +342,7 @@ SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_
         for (int pass = 0; pass < 2; ++pass) {
             for (int64_t i = 0; i < a->group; i += KEPT) {
                 const int64_t count = a->group - i < KEPT ? a->group - i : KEPT, first = j * a->group + i;
-                normalise(t, add, pass == 1, n, normed, row, first, count, scale);
+                normalise(t, add, pass == 1, n, normed, row, row, first, count, scale);
                 if (pass == 0) amax = fmaxf(amax, amax_run(t, normed, 0, count, &finite));
                 else encode_scaled(t, false, false, a, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
             }

@@ -137,9 +137,12 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
         for (int64_t n = 0; n < heads; n += TOGETHER) {
             const int     count = heads - n < TOGETHER ? (int)(heads - n) : TOGETHER;
             const int64_t at    = t * a->qkv_stride + n * a->head_dim;
-            for (int64_t i = 0; i < count * a->head_dim && t + 1 < end; i += 2 * VF) vf_prefetch2(SGK_BF16, a->qkv, at + a->qkv_stride + i);
+            const int64_t next  = t + 1 < end ? at + a->qkv_stride : at;
             scales_of(a, at, count, scale);
-            for (int j = 0; j < count; ++j) head(a, at + j * a->head_dim, n + j < a->q_heads ? a->q_weight : a->k_weight, vf_set(scale[j]), c, s);
+            for (int j = 0; j < count; ++j) {
+                for (int64_t i = 0; i < a->head_dim; i += 2 * VF) vf_prefetch2(SGK_BF16, a->qkv, next + j * a->head_dim + i);
+                head(a, at + j * a->head_dim, n + j < a->q_heads ? a->q_weight : a->k_weight, vf_set(scale[j]), c, s);
+            }
         }
     }
 }
