@@ -30,7 +30,6 @@ SGK_INLINE void heads(bool stream, int64_t a_bytes, int64_t b_bytes, const struc
 SGK_INLINE void of_size(bool stream, const struct concat_args *a, int64_t begin, int64_t end)
 {
     if (a->a.bytes == 256 && a->b.bytes == 128) heads(stream, 256, 128, a, begin, end);
-    else if (a->a.bytes == 1024 && a->b.bytes == 128) heads(stream, 1024, 128, a, begin, end);
     else heads(stream, a->a.bytes, a->b.bytes, a, begin, end);
 }
 
