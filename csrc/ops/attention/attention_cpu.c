@@ -5,11 +5,14 @@
  * Few rows (decode) are bound by memory: keys and values are used where they lie, scores by dot products, all heads of some keys before
  * the next keys, so that memory is read in the order of its addresses. Every line is asked for some kilobytes before it is used, evenly
  * between the products: neither so late that it is waited for, nor so many at once that they would push each other out of the first-level cache.
+ * Products are functions whose number of rows is a constant. Where the processor multiplies pairs of bf16 (AVX-512 BF16), both are such pairs,
+ * and codes of e4m3 become bf16 on the way.
  *
  * Many rows (prefill) are bound by arithmetic: scores are made transposed, S' = K Q', so that the lanes of a vector are rows: no sums
- * across lanes, and both products are the same small matrix kernel. In f32 each block of keys is widened once. Where the processor
- * multiplies pairs of bf16 (AVX-512 BF16), a lane of q, p and v holds a pair of neighbours in the sum, and keys are used where they lie;
- * p is then rounded to bf16.
+ * across lanes, and both products are the same small matrix kernel. In f32 each block of keys is widened once. In pairs of bf16 a lane of q, p
+ * and v holds a pair of neighbours in the sum, and keys are used where they lie.
+ *
+ * With pairs p is rounded to bf16.
  */
 #include <math.h>
 #include "attention_cpu.h"
@@ -18,8 +21,8 @@
 
 enum { KEYS = ATTENTION_KEYS,
        TILE_VECS = VF == 8 ? 2 : 4,         /* AVX2 has 16 registers, the others 32 */
-       AHEAD = 12288,                   /* decode: bytes between what is asked for and what is used, */
-       FAR   = 12 };                    /* and rows until one whose page is looked up meanwhile */
+       AHEAD = 16384,                   /* decode: bytes between what is asked for and what is used, */
+       FAR   = 32 };                    /* and rows until one whose page is looked up meanwhile */
 
 #define LOG2_E 1.44269504f
 #define LN_2   0.693147181f
@@ -186,8 +189,9 @@ SGK_INLINE vf soft_capped(vf x, float cap)
 #define PAIRS(t) ((void)(t), false)
 #endif
 
-enum { DOT_ROWS = VF == 8 ? 2 : VF == 4 ? 4
-                                        : 7 };          /* as many sums with four keys as there are registers for */
+/* As many rows as there are registers for their sums with four keys; with AVX2 twice as many where keys would have to be widened again. */
+#define DOT_ROWS(t) (VF == 16 ? 7 : VF == 4 || (t) == SGK_E4M3 ? 4 \
+                                                               : 2)
 
 /* Vector i of q's row r is at q[(i * rows + r) * VF]: f32, or where pairs are multiplied bf16, codes in the order of e4m3_widen(). */
 typedef struct {
@@ -219,7 +223,7 @@ SGK_INLINE void ask_now(const bool once, const char *from, int64_t bytes)
 /* Scores of `rows` rows, a constant, with four keys whose elements begin at `offset`; meanwhile as many bytes from `soon` on are asked for. */
 SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale)
 {
-    vf            total[DOT_ROWS][4];
+    vf            total[DOT_ROWS(SGK_E4M3)][4];
     const int64_t step = f->rows * VF, dim = f->dim;
     const bool    once = f->once;
 #pragma GCC unroll 7
@@ -288,8 +292,6 @@ typedef void dots_fn(float *scores, const float *q, const few_rows *f, const voi
     static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale) { dots(t, rows, scores, q, f, key, offset, soon, scale); }
 #if defined(__AVX512F__)
 #define DOTS_ALL(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4) DOTS(name, t, 5) DOTS(name, t, 6) DOTS(name, t, 7) static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7 };
-#elif defined(__AVX2__)
-#define DOTS_ALL(name, t) DOTS(name, t, 1) DOTS(name, t, 2) static dots_fn *const name[] = { name##_1, name##_2 };
 #else
 #define DOTS_ALL(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4) static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
@@ -305,8 +307,8 @@ SGK_INLINE void score_few(sgk_dtype t, const few_rows *f, float *scores, const f
                                                        : t == SGK_E4M3  ? dots_e4m3
                                                                         : dots_bf16;
     for (int64_t left = f->rows; left > 0;) {
-        const int64_t rows = left <= DOT_ROWS ? left : DOT_ROWS < 4 ? DOT_ROWS
-                                                                    : 4;
+        const int64_t rows = left <= DOT_ROWS(t) ? left : DOT_ROWS(t) < 4 ? DOT_ROWS(t)
+                                                                          : 4;
         with[rows - 1](scores, q, f, key, offset, soon, scale);
         left -= rows, scores += rows * KEYS, q += rows * VF, soon = NULL;
     }
@@ -341,7 +343,11 @@ SGK_INLINE const char *next_pieces(ahead *a, const few_rows *f)
             if (a->more.rows == 0) return NULL;
             a->now = a->more, a->more.rows = 0;
         }
-        if (a->piece == 0 && a->now.rows > FAR) __builtin_prefetch(a->now.row[FAR]);
+        if (a->piece == 0) {
+            const int32_t beyond = FAR - a->now.rows;
+            if (beyond < 0) __builtin_prefetch(a->now.row[FAR]);
+            else if (beyond < a->more.rows) __builtin_prefetch(a->more.row[beyond]);
+        }
         piece[i] = (const char *)*a->now.row + a->piece * a->now.step;
         bytes    = a->now.bytes;
         aside    = aside && (i == 0 || piece[i] - piece[i - 1] == bytes);
@@ -491,12 +497,16 @@ typedef void weigh_fn(float *out, const float *p, const few_rows *f, const void 
 #define WEIGH_ALL(name, t, pairs) \
     WEIGH(name, t, pairs, 1) \
     WEIGH(name, t, pairs, 2) \
-    WEIGH(name, t, pairs, 3) WEIGH(name, t, pairs, 4) WEIGH(name, t, pairs, 5) WEIGH(name, t, pairs, 6) WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8) static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
+    WEIGH(name, t, pairs, 3) \
+    WEIGH(name, t, pairs, 4) \
+    WEIGH(name, t, pairs, 5) WEIGH(name, t, pairs, 6) WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8) static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
 #else
 #define WEIGH_ALL(name, t, pairs) \
     WEIGH(name, t, pairs, 1) \
     WEIGH(name, t, pairs, 2) \
-    WEIGH(name, t, pairs, 3) WEIGH(name, t, pairs, 4) static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
+    WEIGH(name, t, pairs, 3) \
+    WEIGH(name, t, pairs, 4) \
+    static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
 enum { WEIGH_ROWS = VF == 16 ? 8 : 4 };
 WEIGH_ALL(weigh_f32, SGK_F32, false)
