@@ -9,16 +9,19 @@ alone, of pairs of a query and a key that it sees. Inputs are random normal numb
 before any is timed.
 """
 import argparse
+import itertools
 import json
 import statistics
 import sys
 
 from library import Library, Refused, microseconds, serve
 
+DEVICE = "cuda"
 
-def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16"):
+
+def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16", decodes=0, context=0):
     return dict(name=name, batch=batch, length=length, heads=heads, kv_heads=kv_heads, dim=dim, dim_v=dim_v or dim, causal=causal, window=window,
-                layout=layout, page=page, dtype=dtype)
+                layout=layout, page=page, dtype=dtype, decodes=decodes, context=context)
 
 
 CASES = [
@@ -32,22 +35,23 @@ CASES = [
     case("variable 8 up to 4096 32:8", 8, 4096, 32, 8, 128, layout="packed"),
     case("page 1, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=1), case("page 16, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=16),
     case("page 64, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=64), case("window 1024, 2x8192 32:8", 2, 8192, 32, 8, 128, window=1024),
+    case("mixed: 8x2048 and 120 decodes at 4096 32:8", 8, 2048, 32, 8, 128, layout="paged", page=64, decodes=120, context=4096),
 ]
 
 
-def lengths_of(c):
-    if c["layout"] != "packed":
-        return [c["length"]] * c["batch"]
-    return [c["length"] * (i * 5 % c["batch"] + 1) // c["batch"] for i in range(c["batch"])]
+def sequences(c):
+    """Queries and keys of each: `batch` of as many of one as of the other, then those that decode."""
+    lengths = [c["length"] * (i * 5 % c["batch"] + 1) // c["batch"] if c["layout"] == "packed" else c["length"] for i in range(c["batch"])]
+    return [(n, n) for n in lengths] + [(1, c["context"])] * c["decodes"]
 
 
 def operations(c):
     pairs = 0
-    for n in lengths_of(c):
+    for queries, keys in sequences(c):
         if c["window"] >= 0:
-            pairs += sum(min(i + 1, c["window"] + 1) for i in range(n))
+            pairs += sum(min(i + 1, c["window"] + 1) for i in range(keys))
         else:
-            pairs += n * (n + 1) // 2 if c["causal"] else n * n
+            pairs += queries * keys - (queries * (queries - 1) // 2 if c["causal"] else 0)
     return 2 * pairs * c["heads"] * (c["dim"] + c["dim_v"])
 
 
@@ -56,9 +60,14 @@ def operations(c):
 def prepare(torch, library, c):
     torch.manual_seed(7)
     dtype = getattr(torch, c["dtype"])
-    lengths, b, n = lengths_of(c), c["batch"], c["length"]
-    rows = sum(lengths)
-    q, k, v = (torch.randn(rows, heads, dim, device="cuda").to(dtype) for heads, dim in ((c["heads"], c["dim"]), (c["kv_heads"], c["dim"]), (c["kv_heads"], c["dim_v"])))
+    queries, keys = zip(*sequences(c))
+    rows, b, n = sum(queries), c["batch"], c["length"]
+    q, k, v = (torch.randn(*shape, device=DEVICE).to(dtype) for shape in ((rows, c["heads"], c["dim"]), (sum(keys), c["kv_heads"], c["dim"]), (sum(keys), c["kv_heads"], c["dim_v"])))
+
+    def ints(values):
+        return torch.tensor(values, dtype=torch.int32, device=DEVICE)
+
+    cu = ints([0, *itertools.accumulate(queries)])
     window = (c["window"], 0) if c["window"] >= 0 else (-1, -1)
     if library == "cudnn":
         if c["layout"] != "dense" or c["window"] >= 0:
@@ -73,20 +82,19 @@ def prepare(torch, library, c):
         return call
     from sgl_kernel.flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
     if c["layout"] == "packed":
-        cu = torch.tensor([sum(lengths[:i]) for i in range(b + 1)], dtype=torch.int32, device="cuda")
         return lambda: flash_attn_varlen_func(q, k, v, cu, cu, n, n, causal=c["causal"], window_size=window)
-    q = q.view(b, n, *q.shape[1:])
     if c["layout"] == "dense":
-        k, v = k.view(b, n, *k.shape[1:]), v.view(b, n, *v.shape[1:])
+        q, k, v = (t.view(b, n, *t.shape[1:]) for t in (q, k, v))
         return lambda: flash_attn_with_kvcache(q, k, v, causal=c["causal"], window_size=window).reshape(rows, c["heads"], c["dim_v"])
-    page, per = c["page"], n // c["page"]
-    order = torch.randperm(b * per, device="cuda")
-    paged_k, paged_v = (torch.empty(b * per, page, *t.shape[1:], dtype=dtype, device="cuda") for t in (k, v))
-    paged_k[order], paged_v[order] = k.view(b * per, page, *k.shape[1:]), v.view(b * per, page, *v.shape[1:])
-    table, used = order.view(b, per).int(), torch.full((b,), n, dtype=torch.int32, device="cuda")
-    cu = torch.arange(0, rows + 1, n, dtype=torch.int32, device="cuda")
-    flat = q.reshape(rows, *q.shape[2:])
-    return lambda: flash_attn_with_kvcache(flat, paged_k, paged_v, cache_seqlens=used, page_table=table, cu_seqlens_q=cu, max_seqlen_q=n, causal=c["causal"], window_size=window)
+    page = c["page"]
+    pages = [count // page for count in keys]
+    order = torch.randperm(sum(pages), device=DEVICE)
+    k, v = (torch.empty_like(t).view(-1, page, *t.shape[1:]).index_copy_(0, order, t.view(-1, page, *t.shape[1:])) for t in (k, v))
+    table = torch.zeros(len(pages), max(pages), dtype=torch.int32, device=DEVICE)
+    for row, numbers in zip(table, order.int().split(pages)):
+        row[:len(numbers)] = numbers
+    used = ints(keys)
+    return lambda: flash_attn_with_kvcache(q, k, v, cache_seqlens=used, page_table=table, cu_seqlens_q=cu, max_seqlen_q=n, causal=c["causal"], window_size=window)
 
 
 class Worker:

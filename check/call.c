@@ -259,22 +259,22 @@ static void reference_end(sgk_status status)
     }
 }
 
-/* One range on this very thread, so that a crash is caught here. */
-/* --shape asks which version runs, not whether it is right: one call, and no reference, which may take minutes. */
-static bool shape_begin(void)
+/* --versions asks which version runs, not whether it is right: one call, and no reference, which may take minutes. */
+static bool versions_begin(void)
 {
-    if (!shape_dimensions) return false;
+    if (!versions_wanted) return false;
     call_prepare(FILL_FIRST);
     plain_exec();
     return true;
 }
-static void shape_end(sgk_status status)
+static void versions_end(sgk_status status)
 {
     call_finish();
     if (status != SGK_OK) fail("%s", sgk_last_error());
     stop();
 }
 
+/* One range on this very thread, so that a crash is caught here. */
 static bool first_begin(void)
 {
     if (step) return false;
@@ -529,7 +529,7 @@ static const struct {
     bool (*begin)(void);
     void (*end)(sgk_status);
 } phases[] = {
-    { shape_begin, shape_end },
+    { versions_begin, versions_end },
     { reference_begin, reference_end },
     { first_begin, first_end },
     { again_begin, again_end },

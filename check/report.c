@@ -140,7 +140,7 @@ void report_add_operator(int at, const check_operator *counts)
 
 void check_that(bool holds, const char *format, ...)
 {
-    if (holds) return;
+    if (holds || versions_wanted) return;       /* no reference was run */
     char    text[1000];
     va_list arguments;
     va_start(arguments, format);

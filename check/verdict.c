@@ -44,11 +44,12 @@ static bool judged(void) { return call_succeeded; }
  * then differ by that step. Among many elements it is lost; where one element makes up the norm it is the norm. So the element that is
  * off most counts only by what it is off beyond one step.
  */
-void check_close(check_tensor *t, double relative_l2)
+static void close_to(check_tensor *t, double relative_l2, double least_norm)
 {
     if (!judged()) return;
-    const difference d = compare(t);
+    difference d = compare(t);
     if (!kinds_agree(t, &d)) return;
+    if (d.norm < least_norm * least_norm) d.norm = least_norm * least_norm;
     const double step   = d.at < 0 ? 0 : check_step(t->dtype, fmin(fabs(check_result_of(t, d.at)), fabs(check_reference_of(t, d.at))));
     const double beyond = d.most > step ? d.most - step : 0;
     const double square = d.error - d.most * d.most + beyond * beyond;
@@ -57,6 +58,15 @@ void check_close(check_tensor *t, double relative_l2)
     if (!(error <= relative_l2))        /* written so that NaN fails */
         fail("error %.3g, allowed %.3g; worst is element %lld: %.9g, the reference has %.9g", error, relative_l2, (long long)d.at,
              check_result_of(t, d.at), check_reference_of(t, d.at));
+}
+
+void check_close(check_tensor *t, double relative_l2) { close_to(t, relative_l2, 0); }
+
+void check_close_sums(check_tensor *t, double relative_l2, int64_t depth)
+{
+    enum { FEW = 64 };
+    const int64_t count = tensor_count_elements(t);
+    close_to(t, relative_l2, count < FEW ? sqrt((double)count * (double)depth) : 0);
 }
 
 void check_max(check_tensor *t, double absolute)

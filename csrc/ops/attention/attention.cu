@@ -53,16 +53,12 @@ extern "C" __global__ __launch_bounds__(THREADS, 2)        /* told how many bloc
     __shared__ int64_t             key_at[TILE], value_at[TILE], query_at[ROWS], query_v_at[ROWS];
     const int                      x = (int)threadIdx.x % 16, y = (int)threadIdx.x / 16;
 
-    unsigned  block     = blockIdx.x;
-    const int row_block = a.row_blocks - 1 - (int)(block % a.row_blocks);
-    block /= a.row_blocks;
-    const int split = (int)(block % a.splits);
-    block /= a.splits;
-    const int kv_head = (int)(block % a.kv_heads), n = (int)(block / a.kv_heads);
+    const tile_part part  = tile_part_of(&a, blockIdx.x);
+    const int       split = part.split, kv_head = part.kv_head, n = part.n;
 
     pdl_wait();
     const attention_sequence s    = attention_sequence_of(&a, n);
-    const int                rows = s.sq * a.group, row0 = row_block * ROWS;
+    const int                rows = s.sq * a.group, row0 = part.row_block * ROWS;
     if (row0 >= rows) return;
     const int            row_end = row0 + ROWS < rows ? row0 + ROWS : rows;
     const attention_keys keys    = attention_part_of(&a, &s, row0 / a.group, (row_end - 1) / a.group, split);

@@ -3,6 +3,17 @@
 #include "attention.h"
 #include "attention_score.cuh"
 
+/* What a block does. The last rows of a sequence see most keys when causal: they go first. */
+struct tile_part { int row_block, split, kv_head, n; };
+DEVICE tile_part tile_part_of(const attention_args *a, unsigned block)
+{
+    const int row_block = a->row_blocks - 1 - (int)(block % a->row_blocks);
+    block /= a->row_blocks;
+    const int split = (int)(block % a->splits);
+    block /= a->splits;
+    return { row_block, split, (int)(block % a->kv_heads), (int)(block / a->kv_heads) };
+}
+
 /*
  * Threads below TILE each look up one key, first + threadIdx.x, in two steps: the page is asked for early and used when it has come.
  * Offsets are in elements, ATTENTION_NOWHERE for a key from `end` on and for one that has no place.

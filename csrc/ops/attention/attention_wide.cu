@@ -136,16 +136,12 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, m = warp & 1, wn = warp >> 1;
     const int g = lane / 4, t = lane % 4;                               /* as in mma.cuh */
 
-    unsigned  block     = blockIdx.x;
-    const int row_block = a.row_blocks - 1 - (int)(block % a.row_blocks);
-    block /= a.row_blocks;
-    const int split = (int)(block % a.splits);
-    block /= a.splits;
-    const int kv_head = (int)(block % a.kv_heads), n = (int)(block / a.kv_heads);
+    const tile_part part  = tile_part_of(&a, blockIdx.x);
+    const int       split = part.split, kv_head = part.kv_head, n = part.n;
 
     pdl_wait();
     const attention_sequence s    = attention_sequence_of(&a, n);
-    const int                rows = s.sq * a.group, row0 = row_block * ROWS;
+    const int                rows = s.sq * a.group, row0 = part.row_block * ROWS;
     if (row0 >= rows) return;
 #if SPARSE
     const int64_t        list  = ((int64_t)n * a.heads + kv_head) * x.row_blocks + row0 / 64;

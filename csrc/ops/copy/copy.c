@@ -160,6 +160,7 @@ sgk_status sgk_copy_to_gpu_no_ce(const DLTensor *output, const DLTensor *input, 
     const int64_t count = SGK_DIM(&m, 'N');
     if (count == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return copy_values_cuda(&m, sgk_data(output), sgk_data(input), count, exec);
+    if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cpu, memcpy", m.op);
     memcpy(sgk_data(output), sgk_data(input), (size_t)count * sizeof(int32_t));
     return SGK_OK;
 }

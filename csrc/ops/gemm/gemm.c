@@ -87,6 +87,27 @@ static sgk_status run(const sgk_match *m, const struct linear_args *a, const sgk
     return linear_on_cpu(m->op, a, m->device, exec);
 }
 
+/* One product of matrices whose sizes were matched as M, N and K. */
+static struct linear_args product(const sgk_match *m, const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias)
+{
+    return (struct linear_args){
+        .out           = sgk_data(out),
+        .input         = sgk_data(input),
+        .weight        = sgk_data(weight),
+        .bias          = sgk_data(bias),
+        .rows          = SGK_DIM(m, 'M'),
+        .columns       = SGK_DIM(m, 'N'),
+        .depth         = SGK_DIM(m, 'K'),
+        .out_stride    = sgk_fold_stride(out, 1),
+        .input_stride  = sgk_fold_stride(input, 1),
+        .weight_stride = sgk_stride(weight, -2),
+        .dtype         = m->dtype,
+        .out_dtype     = sgk_dtype_at(out),
+        .bias_dtype    = bias ? sgk_dtype_at(bias) : SGK_F32,
+        .batch         = 1,
+    };
+}
+
 sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, const sgk_exec *exec)
 {
     sgk_match m = { .op = "linear" };
@@ -96,22 +117,7 @@ sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor
     SGK_MATCH_OUT(&m, out, "*M N", 1u << m.dtype | 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
 
-    const struct linear_args a = {
-        .out           = sgk_data(out),
-        .input         = sgk_data(input),
-        .weight        = sgk_data(weight),
-        .bias          = sgk_data(bias),
-        .rows          = SGK_DIM(&m, 'M'),
-        .columns       = SGK_DIM(&m, 'N'),
-        .depth         = SGK_DIM(&m, 'K'),
-        .out_stride    = sgk_fold_stride(out, 1),
-        .input_stride  = sgk_fold_stride(input, 1),
-        .weight_stride = sgk_stride(weight, 0),
-        .dtype         = m.dtype,
-        .out_dtype     = sgk_dtype_at(out),
-        .bias_dtype    = bias ? sgk_dtype_at(bias) : SGK_F32,
-        .batch         = 1,
-    };
+    const struct linear_args a = product(&m, out, input, weight, bias);
     return run(&m, &a, exec);
 }
 
@@ -124,26 +130,14 @@ sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input, const 
     SGK_MATCH_OUT(&m, out, "B M N", 1u << m.dtype | 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
 
-    const struct linear_args a = {
-        .out           = sgk_data(out),
-        .input         = sgk_data(input),
-        .weight        = sgk_data(weight),
-        .bias          = sgk_data(bias),
-        .rows          = SGK_DIM(&m, 'M'),
-        .columns       = SGK_DIM(&m, 'N'),
-        .depth         = SGK_DIM(&m, 'K'),
-        .out_stride    = sgk_stride(out, 1),
-        .input_stride  = sgk_stride(input, 1),
-        .weight_stride = sgk_stride(weight, 1),
-        .dtype         = m.dtype,
-        .out_dtype     = sgk_dtype_at(out),
-        .bias_dtype    = bias ? sgk_dtype_at(bias) : SGK_F32,
-        .batch         = SGK_DIM(&m, 'B'),
-        .out_batch     = sgk_stride(out, 0),
-        .input_batch   = sgk_stride(input, 0),
-        .weight_batch  = sgk_stride(weight, 0),
-        .bias_batch    = bias ? sgk_stride(bias, 0) : 0,
-    };
+    struct linear_args a = product(&m, out, input, weight, bias);
+    a.out_stride         = sgk_stride(out, 1);
+    a.input_stride       = sgk_stride(input, 1);
+    a.batch              = SGK_DIM(&m, 'B');
+    a.out_batch          = sgk_stride(out, 0);
+    a.input_batch        = sgk_stride(input, 0);
+    a.weight_batch       = sgk_stride(weight, 0);
+    a.bias_batch         = bias ? sgk_stride(bias, 0) : 0;
     return run(&m, &a, exec);
 }
 
@@ -155,20 +149,7 @@ sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *mat_a, c
     SGK_MATCH_OUT(&m, output, "M N", 1u << m.dtype | 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
 
-    const struct linear_args a = {
-        .out           = sgk_data(output),
-        .input         = sgk_data(mat_a),
-        .weight        = sgk_data(mat_b),
-        .rows          = SGK_DIM(&m, 'M'),
-        .columns       = SGK_DIM(&m, 'N'),
-        .depth         = SGK_DIM(&m, 'K'),
-        .out_stride    = sgk_stride(output, 0),
-        .input_stride  = sgk_stride(mat_a, 0),
-        .weight_stride = sgk_stride(mat_b, 0),
-        .dtype         = m.dtype,
-        .out_dtype     = sgk_dtype_at(output),
-        .batch         = 1,
-    };
+    const struct linear_args a = product(&m, output, mat_a, mat_b, NULL);
     return run(&m, &a, exec);
 }
 
@@ -182,19 +163,7 @@ sgk_status sgk_dsv3_fused_a_gemm(const DLTensor *output, const DLTensor *mat_a, 
                 "%s: mat_b has stride %lld in dimension 0, expected 1: columns must be dense", m.op, (long long)sgk_stride(mat_b, 0));
     SGK_TRY(sgk_match_done(&m));
 
-    const struct linear_args a = {
-        .out           = sgk_data(output),
-        .input         = sgk_data(mat_a),
-        .weight        = sgk_data(mat_b),
-        .rows          = SGK_DIM(&m, 'M'),
-        .columns       = SGK_DIM(&m, 'N'),
-        .depth         = SGK_DIM(&m, 'K'),
-        .out_stride    = sgk_stride(output, 0),
-        .input_stride  = sgk_stride(mat_a, 0),
-        .weight_stride = sgk_stride(mat_b, 1),
-        .dtype         = m.dtype,
-        .out_dtype     = sgk_dtype_at(output),
-        .batch         = 1,
-    };
+    struct linear_args a = product(&m, output, mat_a, mat_b, NULL);
+    a.weight_stride      = sgk_stride(mat_b, 1);
     return run(&m, &a, exec);
 }

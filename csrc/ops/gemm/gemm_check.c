@@ -33,7 +33,7 @@ static void check_linear(sgk_dtype dtype, sgk_dtype out_dtype, int with_bias, in
     if (bias) check_legal(bias, CHECK_NULL | (with_bias == BIAS_F32 ? CHECK_DTYPE : 0));
 
     CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
-    check_close(out, tolerance(dtype, out_dtype, depth));
+    check_close_sums(out, tolerance(dtype, out_dtype, depth), depth);
 
     const double m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
     check_done((m * k + n * k) * size + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
@@ -52,7 +52,7 @@ static void check_linear_out_unaligned(sgk_dtype dtype, int64_t rows, int64_t co
     check_legal(bias, CHECK_NULL);
 
     CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
-    check_close(out, tolerance(dtype, dtype, depth));
+    check_close_sums(out, tolerance(dtype, dtype, depth), depth);
     check_done(0, 0);
 }
 
@@ -69,7 +69,7 @@ static void check_linear_folded(sgk_dtype dtype)
     check_legal(bias, CHECK_NULL);
 
     CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
-    check_close(out, tolerance(dtype, dtype, 72));
+    check_close_sums(out, tolerance(dtype, dtype, 72), 72);
     check_done(0, 0);
 }
 
@@ -86,7 +86,7 @@ static void check_linear_batched(sgk_dtype dtype, sgk_dtype out_dtype, bool with
     if (bias) check_legal(bias, CHECK_NULL);
 
     CHECK_CALL(sgk_linear_batched(T(out), T(input), T(weight), T(bias), check_exec));
-    check_close(out, tolerance(dtype, out_dtype, depth));
+    check_close_sums(out, tolerance(dtype, out_dtype, depth), depth);
 
     const double b = (double)batch, m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
     check_done(b * ((m * k + n * k) * size + m * n * sgk_dtype_size(out_dtype)), 2 * b * m * n * k);
@@ -101,7 +101,7 @@ static void check_router(sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int
     if (out_dtype != dtype) check_legal(output, CHECK_DTYPE);
 
     CHECK_CALL(sgk_dsv3_router_gemm(T(output), T(mat_a), T(mat_b), check_exec));
-    check_close(output, tolerance(dtype, out_dtype, depth));
+    check_close_sums(output, tolerance(dtype, out_dtype, depth), depth);
 
     const double m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
     check_done((m * k + n * k) * size + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
@@ -125,7 +125,7 @@ static void check_fused_a(sgk_dtype dtype, int64_t rows, int64_t columns, int64_
     check_tensor *output = check_output(dtype, 2, rows, columns);
 
     CHECK_CALL(fused_a(T(output), T(mat_a), T(mat_b), check_exec));
-    check_close(output, tolerance(dtype, dtype, depth));
+    check_close_sums(output, tolerance(dtype, dtype, depth), depth);
 
     const double m = (double)rows, n = (double)columns, k = (double)depth, size = sgk_dtype_size(dtype);
     check_done((m * k + n * k + m * n) * size, 2 * m * n * k);
@@ -154,7 +154,7 @@ static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t ro
                 linear_forced                 = choice;
                 CHECK_CALL(sgk_linear(T(out), T(input), T(weight), T(bias), check_exec));
                 linear_forced.kernel = NULL;
-                check_close(out, tolerance(dtype, out_dtype, depth));
+                check_close_sums(out, tolerance(dtype, out_dtype, depth), depth);
                 check_done(0, 0);
             }
 }
@@ -210,7 +210,7 @@ static void check_linear_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
     check_tensor *alone            = check_output(SGK_F32, 2, (int64_t)INVARIANT_ALONE, columns);
 
     CHECK_CALL(check_all_and_alone(linear_product, true, T(out), T(alone), T(input), T(weight), NULL, NULL, check_exec));
-    check_close(out, tolerance(dtype, SGK_F32, depth));
+    check_close_sums(out, tolerance(dtype, SGK_F32, depth), depth);
     check_same_alone(out, alone, columns);
     check_done(0, 0);
 }
