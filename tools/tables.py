@@ -146,8 +146,9 @@ def bench_table(bench):
 def cpu_table(cpu):
     limits = cpu["ceilings"]
     lines = [f"`benchmark/elementwise_cpu.py`: bf16 where nothing else is said, torch {cpu['torch']}. `64 tokens`: what stays in the caches, {cpu['rounds']} paired rounds, a ratio above 1 "
-             f"says that ours is faster than torch's eager form. `memory`: some 400 MB, the bytes that must move over the best time, and their share of a copy that takes turns with the operator "
-             f"(alone at the start {limits['copy'] * 1e-9:.0f} GB/s), of a read ({limits['read'] * 1e-9:.0f}) where little is written, and of an update in place ({limits['update'] * 1e-9:.0f}) where that is done: "
+             f"says that ours is faster than torch's eager form. `memory`: some 400 MB, the bytes that must move over the best time, and what memory would need for them over what ours needs (share): "
+             f"what is updated in place at the rate of such an update, what is read and written at a copy's, what is only read at a read's, which take turns with the operator "
+             f"(alone at the start {limits['update'] * 1e-9:.0f}, {limits['copy'] * 1e-9:.0f} and {limits['read'] * 1e-9:.0f} GB/s): "
              f"medians of paired rounds.", ""]
     lines += ["| operator | 64 tokens, us | torch, us | ratio | memory, ms | GB/s | share |", "|---|---|---|---|---|---|---|"]
     for row in cpu["rows"]:
