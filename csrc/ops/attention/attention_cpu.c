@@ -5,20 +5,24 @@
  * Few rows (decode) are bound by memory: keys and values are used where they lie, scores by dot products, all heads of some keys before
  * the next keys, so that memory is read in the order of its addresses. Every line is asked for some kilobytes before it is used, evenly
  * between the products: neither so late that it is waited for, nor so many at once that they would push each other out of the first-level cache.
+ * Products are functions whose number of rows is a constant. Where the processor multiplies pairs of bf16 (AVX-512 BF16), both are such pairs,
+ * and codes of e4m3 become bf16 on the way.
  *
  * Many rows (prefill) are bound by arithmetic: scores are made transposed, S' = K Q', so that the lanes of a vector are rows: no sums
- * across lanes, and both products are the same small matrix kernel. In f32 each block of keys is widened once. Where the processor
- * multiplies pairs of bf16 (AVX-512 BF16), a lane of q, p and v holds a pair of neighbours in the sum, and keys are used where they lie;
- * p is then rounded to bf16.
+ * across lanes, and both products are the same small matrix kernel. In f32 each block of keys is widened once. In pairs of bf16 a lane of q, p
+ * and v holds a pair of neighbours in the sum, and keys are used where they lie.
+ *
+ * With pairs p is rounded to bf16.
  */
 #include <math.h>
 #include "attention_cpu.h"
+#include "cpu/e4m3.h"
 #include "cpu/simd.h"
 
 enum { KEYS = ATTENTION_KEYS,
        TILE_VECS = VF == 8 ? 2 : 4,         /* AVX2 has 16 registers, the others 32 */
-       AHEAD = 12288,                   /* decode: bytes between what is asked for and what is used, */
-       FAR   = 12 };                    /* and rows until one whose page is looked up meanwhile */
+       AHEAD = 16384,                   /* decode: bytes between what is asked for and what is used, */
+       FAR   = 32 };                    /* and rows until one whose page is looked up meanwhile */
 
 #define LOG2_E 1.44269504f
 #define LN_2   0.693147181f
@@ -179,93 +183,196 @@ SGK_INLINE vf soft_capped(vf x, float cap)
 
 /* ---- few rows: scores by dot products ------------------------------------------------------------------------------- */
 
-/* Scores of `rows` rows with four keys whose elements begin at `offset`. */
-SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q, int64_t dim, const void *const *key, int64_t offset, float scale)
+#if defined(__AVX512BF16__)
+#define PAIRS(t) ((t) == SGK_BF16 || (t) == SGK_E4M3)
+#else
+#define PAIRS(t) ((void)(t), false)
+#endif
+
+/* As many rows as there are registers for their sums with four keys; with AVX2 twice as many where keys would have to be widened again. */
+#define DOT_ROWS(t) (VF == 16 ? 7 : VF == 4 || (t) == SGK_E4M3 ? 4 \
+                                                               : 2)
+
+/* Vector i of q's row r is at q[(i * rows + r) * VF]: f32, or where pairs are multiplied bf16, codes in the order of e4m3_widen(). */
+typedef struct {
+    int64_t rows, dim, dim_v;
+    bool    once;                               /* no cache keeps keys and values */
+#if defined(__AVX512BF16__)
+    e4m3_tables e4m3;
+#endif
+} few_rows;
+
+/* Asks for lines of the `bytes` bytes at soon + offset: the i-th part of n; bytes, i and n are constants. Requests right behind each other get in each other's way. */
+SGK_INLINE void ask(const bool once, const char *soon, int64_t offset, const int64_t bytes, const int i, const int n)
 {
-    vf total[4][4];
-#pragma GCC unroll 4
+    const int64_t lines = (bytes + 63) / 64;
+    if (!soon || (bytes < 64 && offset % 64)) return;
+#pragma GCC unroll 16
+    for (int64_t line = lines * i / n; line < lines * (i + 1) / n; ++line) {
+        if (once) __builtin_prefetch(soon + offset + 64 * line, 0, 0);
+        else __builtin_prefetch(soon + offset + 64 * line);
+    }
+}
+
+/* The same, all of them and not between anything. */
+SGK_INLINE void ask_now(const bool once, const char *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64) ask(once, from + i, 0, 64, 0, 1);
+}
+
+/* Scores of `rows` rows, a constant, with four keys whose elements begin at `offset`; meanwhile as many bytes from `soon` on are asked for. */
+SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale)
+{
+    vf            total[DOT_ROWS(SGK_E4M3)][4];
+    const int64_t step = f->rows * VF, dim = f->dim;
+    const bool    once = f->once;
+#pragma GCC unroll 7
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) total[r][j] = vf_zero();
 #if defined(__AVX512BF16__)
-    if (t == SGK_BF16) {                                                /* load_queries left q in bf16, in rows of `dim` floats all the same */
-        for (int64_t d = 0; d < dim; d += 32) {
-            const __mmask32 there = dim - d >= 32 ? ~0u : 0xffffu;
-            __m512bh        k[4];
+    if (t == SGK_BF16) {
+        const uint16_t *k[4];
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) k[j] = (__m512bh)_mm512_maskz_loadu_epi16(there, (const uint16_t *)key[j] + offset + d);
+        for (int j = 0; j < 4; ++j) k[j] = (const uint16_t *)key[j] + offset;
+        for (int64_t d = 0; d < dim; d += 32, q += step) {
+            __m512bh x[4];
 #pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                if (rows < 4) ask(once, soon, 8 * d, 256, j, 4);
+                x[j] = (__m512bh)(dim - d >= 32 ? _mm512_loadu_si512(k[j] + d) : _mm512_zextsi256_si512(_mm256_loadu_si256((const void *)(k[j] + d))));
+            }
+#pragma GCC unroll 7
             for (int r = 0; r < rows; ++r) {
-                const __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(there, (const uint16_t *)(q + r * dim) + d);
+                const __m512bh y = (__m512bh)_mm512_loadu_ps(q + r * VF);
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; ++j) total[r][j] = _mm512_dpbf16_ps(total[r][j], x, k[j]);
+                for (int j = 0; j < 4; ++j) total[r][j] = _mm512_dpbf16_ps(total[r][j], y, x[j]);
+                if (rows >= 4) ask(once, soon, 8 * d, 256, r, rows);
+            }
+        }
+    } else if (t == SGK_E4M3) {
+        for (int64_t d = 0; d < dim; d += 64, q += 2 * step) {
+            const __mmask64 there = dim - d >= 64 ? ~0ull : (1ull << (dim - d)) - 1;
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                __m512i x[2];
+                e4m3_widen(&f->e4m3, _mm512_maskz_loadu_epi8(there, (const uint8_t *)key[j] + offset + d), x);
+#pragma GCC unroll 7
+                for (int r = 0; r < rows; ++r) {
+                    total[r][j] = _mm512_dpbf16_ps(total[r][j], (__m512bh)_mm512_loadu_ps(q + r * VF), (__m512bh)x[0]);
+                    total[r][j] = _mm512_dpbf16_ps(total[r][j], (__m512bh)_mm512_loadu_ps(q + step + r * VF), (__m512bh)x[1]);
+                }
+                ask(once, soon, 4 * d, 256, j, 4);
             }
         }
     } else
 #endif
-        for (int64_t d = 0; d < dim; d += VF) {
+        for (int64_t d = 0; d < dim; d += VF, q += step) {
             vf k[4];
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) k[j] = vf_load(t, key[j], offset + d);
-#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                if (rows < 4) ask(once, soon, 4 * size_of(t) * d, 4 * size_of(t) * VF, j, 4);
+                k[j] = vf_load(t, key[j], offset + d);
+            }
+#pragma GCC unroll 7
             for (int r = 0; r < rows; ++r) {
-                const vf x = vf_load_f32(q + r * dim + d);
+                const vf x = vf_load_f32(q + r * VF);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; ++j) total[r][j] = vf_fma(x, k[j], total[r][j]);
+                if (rows >= 4) ask(once, soon, 4 * size_of(t) * d, 4 * size_of(t) * VF, r, rows);
             }
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 7
     for (int r = 0; r < rows; ++r) v4_store(scores + r * KEYS, scale * vf_sums4(total[r][0], total[r][1], total[r][2], total[r][3]));
 }
 
-/* Rows that are read in turn, `heads` pieces each; when they have been asked for, `more` follow. */
+/* One function for each format and number of rows, so that each has the registers to itself. */
+typedef void dots_fn(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale);
+#define DOTS(name, t, rows) \
+    static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale) { dots(t, rows, scores, q, f, key, offset, soon, scale); }
+#if defined(__AVX512F__)
+#define DOTS_ALL(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4) DOTS(name, t, 5) DOTS(name, t, 6) DOTS(name, t, 7) static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7 };
+#else
+#define DOTS_ALL(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4) static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
+#endif
+DOTS_ALL(dots_f32, SGK_F32)
+DOTS_ALL(dots_f16, SGK_F16)
+DOTS_ALL(dots_bf16, SGK_BF16)
+DOTS_ALL(dots_e4m3, SGK_E4M3)
+
+/* Scores of four keys with all rows. */
+SGK_INLINE void score_few(sgk_dtype t, const few_rows *f, float *scores, const float *q, const void *const *key, int64_t offset, const char *soon, float scale)
+{
+    dots_fn *const *const with = t == SGK_F32 ? dots_f32 : t == SGK_F16 ? dots_f16
+                                                       : t == SGK_E4M3  ? dots_e4m3
+                                                                        : dots_bf16;
+    for (int64_t left = f->rows; left > 0;) {
+        const int64_t rows = left <= DOT_ROWS(t) ? left : DOT_ROWS(t) < 4 ? DOT_ROWS(t)
+                                                                          : 4;
+        with[rows - 1](scores, q, f, key, offset, soon, scale);
+        left -= rows, scores += rows * KEYS, q += rows * VF, soon = NULL;
+    }
+}
+
+/* Rows that are read in turn, in pieces of one head or of four that lie side by side; when they have been asked for, `more` follow. */
 typedef struct {
     const void *const *row;
-    int32_t            rows;
-    int64_t            step, bytes;             /* from head to head, of each */
+    int32_t            rows, pieces, heads;     /* pieces of a row, heads of a piece */
+    int64_t            step, bytes;             /* from piece to piece, of each */
 } rows_ahead;
 
 typedef struct {
     rows_ahead now, more;
-    int32_t    heads, head;
-    bool       once;                            /* no cache keeps them */
+    int32_t    piece;                           /* the next one */
 } ahead;
 
-SGK_INLINE void ask(ahead *a, int32_t pieces)
+SGK_INLINE rows_ahead rows_of(const void *const *row, int32_t rows, int32_t heads, int64_t step, int64_t bytes)
 {
-    for (; pieces > 0; --pieces) {
-        if (a->now.rows == 0) {
-            if (a->more.rows == 0) return;
-            a->now = a->more, a->more.rows = 0;
-        }
-        if (a->head == 0 && a->now.rows > FAR) __builtin_prefetch(a->now.row[FAR]);
-        const char *piece = (const char *)*a->now.row + a->head * a->now.step;
-        if (a->once)
-            for (int64_t i = 0; i < a->now.bytes; i += 64) __builtin_prefetch(piece + i, 0, 0);
-        else
-            for (int64_t i = 0; i < a->now.bytes; i += 64) __builtin_prefetch(piece + i);
-        if (++a->head == a->heads) a->head = 0, ++a->now.row, --a->now.rows;
-    }
+    if (step == bytes && heads % 4 == 0) return (rows_ahead){ row, rows, heads / 4, 4, 4 * bytes, 4 * bytes };
+    return (rows_ahead){ row, rows, heads, 1, step, bytes };
 }
 
-/* Scores of four keys with all rows. */
-SGK_INLINE void score_few(sgk_dtype t, const piece *p, const void *const *key, int64_t offset, float *scores)
+/* Where the next four heads' begin, to be asked for between products; what does not lie side by side is asked for here, and NULL is returned. */
+SGK_INLINE const char *next_pieces(ahead *a, const few_rows *f)
 {
-    int32_t r = 0;
-    for (; r + 4 <= p->rows; r += 4) dots(t, 4, scores + r * KEYS, p->q + r * p->dim, p->dim, key, offset, p->scale);
-    if (p->rows & 2) dots(t, 2, scores + r * KEYS, p->q + r * p->dim, p->dim, key, offset, p->scale), r += 2;
-    if (p->rows & 1) dots(t, 1, scores + r * KEYS, p->q + r * p->dim, p->dim, key, offset, p->scale);
+    const char *piece[4];
+    int64_t     bytes = 0;
+    bool        aside = true;
+    for (int i = 0, heads = 0; heads < 4; heads += a->now.heads, ++i) {
+        if (a->now.rows == 0) {
+            if (a->more.rows == 0) return NULL;
+            a->now = a->more, a->more.rows = 0;
+        }
+        if (a->piece == 0) {
+            const int32_t beyond = FAR - a->now.rows;
+            if (beyond < 0) __builtin_prefetch(a->now.row[FAR]);
+            else if (beyond < a->more.rows) __builtin_prefetch(a->more.row[beyond]);
+        }
+        piece[i] = (const char *)*a->now.row + a->piece * a->now.step;
+        bytes    = a->now.bytes;
+        aside    = aside && (i == 0 || piece[i] - piece[i - 1] == bytes);
+        if (++a->piece == a->now.pieces) a->piece = 0, ++a->now.row, --a->now.rows;
+        if (a->now.heads == 4) return piece[i];
+    }
+    if (aside) return piece[0];
+    for (int i = 0; i < 4; ++i) ask_now(f->once, piece[i], bytes);
+    return NULL;
 }
 
 /* Turns scores into 2^(score - most), keeps most, sum and out up to date. Keys [first, first + keys). With pairs, the powers of two
  * neighbours are left in the first half of a row, rounded to bf16. */
 SGK_INLINE void soften_few(const piece *p, int32_t first, int32_t keys, const bool pairs)
 {
-    const vf least = vf_set(-3.402823466e38f);                          /* instead of -inf, whose difference with itself is no number */
-    for (int32_t r = 0; r < p->rows; ++r) {
-        const struct attention_keys sees = attention_keys_of(p->a, p->s, (p->row + r) / p->a->group);
-        const int32_t               lo = attention_between(0, sees.begin - first, keys), hi = attention_between(lo, sees.end - first, keys);
-        float                      *score = p->scores + r * KEYS;
+    const vf      least = vf_set(-3.402823466e38f);                          /* instead of -inf, whose difference with itself is no number */
+    const int32_t query = p->row / p->a->group;
+    int32_t       lo = 0, hi = 0;
+    for (int32_t r = 0, i = query, same = 0; r < p->rows; ++r, --same) {
+        if (same == 0) {                                                /* the rows of a query see the same keys */
+            const struct attention_keys sees = attention_keys_of(p->a, p->s, i);
+            lo = attention_between(0, sees.begin - first, keys), hi = attention_between(lo, sees.end - first, keys);
+            same = p->a->group - (p->row + r) % p->a->group, ++i;
+        }
+        float *score = p->scores + r * KEYS;
         if (p->a->softcap != 0)
             for (int32_t j = 0; j < KEYS; j += VF) vf_store_f32(score + j, soft_capped(vf_load_f32(score + j), p->a->softcap));
         for (int32_t j = 0; j < lo; ++j) score[j] = -INFINITY;
@@ -298,57 +405,139 @@ SGK_INLINE void soften_few(const piece *p, int32_t first, int32_t keys, const bo
 }
 
 #if defined(__AVX512BF16__)
-/* out[rows][64 columns] += p values, two keys at a time; their rows lie side by side in the sum. */
-SGK_INLINE void weigh(const int rows, float *out, int64_t out_stride, const float *p, const void *const *value, int64_t offset, int32_t keys)
+/* The values of keys x and y in 32 columns as pairs. Those of bf16: columns 0 to 3, 8 to 11, 16 to 19 and 24 to 27, then the others. */
+SGK_INLINE void value_pairs(sgk_dtype t, const few_rows *f, const char *x, const char *y, __m512i to[2])
 {
-    const __m512i         low  = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i         high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    static const uint16_t none[64];                                     /* the last key may be alone */
-    __m512                total[16];
-#pragma GCC               unroll 4
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) total[r * 4 + v] = _mm512_loadu_ps(out + r * out_stride + 16 * v);
-    for (int32_t j = 0; j < keys; j += 2) {
-        const uint16_t *x = (const uint16_t *)value[j] + offset, *y = j + 1 < keys ? (const uint16_t *)value[j + 1] + offset : none;
-        __m512bh        w[4];
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) {
-            const __m512i a = _mm512_loadu_si512(x + 32 * v), b = _mm512_loadu_si512(y + 32 * v);
-            w[2 * v]     = (__m512bh)_mm512_permutex2var_epi16(a, low, b);
-            w[2 * v + 1] = (__m512bh)_mm512_permutex2var_epi16(a, high, b);
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) {
-            const __m512bh e = (__m512bh)_mm512_set1_ps(p[r * KEYS + j / 2]);   /* a pair */
-#pragma GCC unroll 4
-            for (int v = 0; v < 4; ++v) total[r * 4 + v] = _mm512_dpbf16_ps(total[r * 4 + v], e, w[v]);
-        }
+    if (t == SGK_E4M3) {
+        e4m3_pairs(&f->e4m3, _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const void *)x)), _mm256_loadu_si256((const void *)y), 1), to);
+    } else {
+        const __m512i a = _mm512_loadu_si512(x), b = _mm512_loadu_si512(y);
+        to[0] = _mm512_unpacklo_epi16(a, b), to[1] = _mm512_unpackhi_epi16(a, b);
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) _mm512_storeu_ps(out + r * out_stride + 16 * v, total[r * 4 + v]);
 }
+
 #endif
 
-/* out += p values for all rows, for keys [begin, end) of the block; the head's elements at `offset` in the rows of values. */
-SGK_INLINE void weigh_few(sgk_dtype t, const piece *p, const void *const *value, int64_t offset, int32_t begin, int32_t end)
+/* Whether values are weighed in pairs too. */
+SGK_INLINE bool value_in_pairs(sgk_dtype t, int64_t dim_v) { return PAIRS(t) && dim_v % 32 == 0; }
+
+/* out += p values of four keys in columns [d, end), `vecs` vectors, a constant, at a time. In pairs the rows of two keys lie side by side in the sum. */
+SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const bool pairs, float *out, const float *p, const few_rows *f, const char *const *value, const char *soon,
+                              int64_t d, int64_t end)
 {
+    const int64_t size = size_of(t), dim_v = f->dim_v;
+    const bool    once = f->once;
+    (void)pairs;
+    for (; d + VF * vecs <= end; d += VF * vecs) {
+        vf     total[16];
+        float *to = out + d;
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r, to += dim_v)
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v) total[r * vecs + v] = vf_load_f32(to + VF * v);
 #if defined(__AVX512BF16__)
-    if (t == SGK_BF16 && p->dim_v % 64 == 0) {
-        for (int32_t d = 0; d < p->dim_v; d += 64) {
-            int32_t      r   = 0;
-            float       *out = p->out + d;
-            const float *e   = p->scores + begin / 2;
-            for (; r + 4 <= p->rows; r += 4) weigh(4, out + r * p->dim_v, p->dim_v, e + r * KEYS, value + begin, offset + d, end - begin);
-            if (p->rows & 2) weigh(2, out + r * p->dim_v, p->dim_v, e + r * KEYS, value + begin, offset + d, end - begin), r += 2;
-            if (p->rows & 1) weigh(1, out + r * p->dim_v, p->dim_v, e + r * KEYS, value + begin, offset + d, end - begin);
-        }
-        return;
-    }
+        if (pairs) {
+#pragma GCC unroll 2
+            for (int j = 0; j < 4; j += 2) {
+                __m512i w[4];
+#pragma GCC unroll 2
+                for (int v = 0; v < vecs; v += 2) {
+                    if (rows < 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j + v / 2, 4);
+                    value_pairs(t, f, value[j] + (d + 16 * v) * size, value[j + 1] + (d + 16 * v) * size, w + v);
+                }
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; ++r) {
+                    const __m512bh e = (__m512bh)_mm512_set1_ps(p[r * KEYS + j / 2]);   /* a pair */
+#pragma GCC unroll 4
+                    for (int v = 0; v < vecs; ++v) total[r * vecs + v] = _mm512_dpbf16_ps(total[r * vecs + v], e, (__m512bh)w[v]);
+                    if (rows >= 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j / 2 * rows + r, 2 * rows);
+                }
+            }
+        } else
 #endif
-    multiply(t, p->out, p->dim_v, p->rows, p->dim_v, p->scores + begin, KEYS, 1, value + begin, offset, end - begin, true);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) {
+                vf w[4];
+#pragma GCC unroll 4
+                for (int v = 0; v < vecs; ++v) {
+                    if (rows < 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j * vecs + v, 4 * vecs);
+                    w[v] = vf_load(t, value[j], d + VF * v);
+                }
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; ++r) {
+                    const vf e = vf_set(p[r * KEYS + j]);
+#pragma GCC unroll 4
+                    for (int v = 0; v < vecs; ++v) total[r * vecs + v] = vf_fma(w[v], e, total[r * vecs + v]);
+                    if (rows >= 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j * rows + r, 4 * rows);
+                }
+            }
+        to = out + d;
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r, to += dim_v)
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; ++v) vf_store_f32(to + VF * v, total[r * vecs + v]);
+    }
+}
+
+SGK_INLINE void weigh(sgk_dtype t, const int rows, const bool pairs, float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon)
+{
+    const char   *row[4];
+    const int64_t dim_v = f->dim_v;
+    const int     vecs = VF == 8 || rows > 4 ? 2 : 4, rest = pairs ? 2 : 1;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) row[j] = (const char *)value[j] + offset * size_of(t);
+    weigh_columns(t, rows, vecs, pairs, out, p, f, row, soon, 0, dim_v);
+    if (dim_v % (VF * vecs)) weigh_columns(t, rows, rest, pairs, out, p, f, row, soon, dim_v - dim_v % (VF * vecs), dim_v);
+}
+
+typedef void weigh_fn(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon);
+#define WEIGH(name, t, pairs, rows) \
+    static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon) { weigh(t, rows, pairs, out, p, f, value, offset, soon); }
+#if defined(__AVX512F__)
+#define WEIGH_ALL(name, t, pairs) \
+    WEIGH(name, t, pairs, 1) \
+    WEIGH(name, t, pairs, 2) \
+    WEIGH(name, t, pairs, 3) \
+    WEIGH(name, t, pairs, 4) \
+    WEIGH(name, t, pairs, 5) WEIGH(name, t, pairs, 6) WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8) static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
+#else
+#define WEIGH_ALL(name, t, pairs) \
+    WEIGH(name, t, pairs, 1) \
+    WEIGH(name, t, pairs, 2) \
+    WEIGH(name, t, pairs, 3) \
+    WEIGH(name, t, pairs, 4) \
+    static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
+#endif
+enum { WEIGH_ROWS = VF == 16 ? 8 : 4 };
+WEIGH_ALL(weigh_f32, SGK_F32, false)
+WEIGH_ALL(weigh_f16, SGK_F16, false)
+WEIGH_ALL(weigh_bf16, SGK_BF16, false)
+WEIGH_ALL(weigh_e4m3, SGK_E4M3, false)
+#if defined(__AVX512BF16__)
+WEIGH_ALL(weigh_bf16_pairs, SGK_BF16, true)
+WEIGH_ALL(weigh_e4m3_pairs, SGK_E4M3, true)
+#endif
+
+/* out += p values for all rows, for `keys` keys, at most four, from `value` on; the head's elements at `offset` in the rows of values. */
+SGK_INLINE void weigh_few(sgk_dtype t, const few_rows *f, float *out, const float *p, const void *const *value, int64_t offset, int32_t keys, const char *soon)
+{
+    static const float none[ATTENTION_MOST_DIM_V];             /* in place of keys behind the last one */
+    const void        *some[4];
+    weigh_fn *const   *with = t == SGK_F32 ? weigh_f32 : t == SGK_F16 ? weigh_f16
+                                                     : t == SGK_E4M3  ? weigh_e4m3
+                                                                      : weigh_bf16;
+#if defined(__AVX512BF16__)
+    if (value_in_pairs(t, f->dim_v)) with = t == SGK_E4M3 ? weigh_e4m3_pairs : weigh_bf16_pairs;
+#endif
+    if (keys < 4) {
+        for (int32_t j = 0; j < 4; ++j) some[j] = j < keys ? (const char *)value[j] + offset * size_of(t) : (const char *)none;
+        value = some, offset = 0;
+    }
+    for (int64_t left = f->rows; left > 0;) {
+        const int64_t rows = left < WEIGH_ROWS ? left : WEIGH_ROWS;
+        with[rows - 1](out, p, f, value, offset, soon);
+        left -= rows, out += rows * f->dim_v, p += rows * KEYS, soon = NULL;
+    }
 }
 
 /* ---- many rows: lanes are rows ---------------------------------------------------------------------------------------- */
@@ -458,21 +647,45 @@ SGK_INLINE void transpose(sgk_dtype t, const piece *p, float *to, const void *q,
     }
 }
 
+SGK_INLINE void begin_sums(const piece *p, int64_t rows)
+{
+    for (int64_t i = 0; i < p->rows * (int64_t)p->dim_v; i += VF) vf_store_f32(p->out + i, vf_zero());
+    for (int64_t r = 0; r < rows; ++r) p->most[r] = -INFINITY, p->sum[r] = 0;
+}
+
 SGK_INLINE void load_queries(sgk_dtype t, const piece *p, const bool pairs)
 {
     const struct attention_args *a = p->a;
-    if (p->few) {
-        for (int32_t r = 0; r < p->rows; ++r) {
-            const void *from = (const char *)a->q + row_at(p, r, a->q_batch_stride, a->q_row_stride, a->q_head_stride) * size_of(t);
-            if (pairs) memcpy(p->q + r * p->dim, from, (size_t)a->dim * 2);     /* as dots() wants them */
-            else widen(t, p->q + r * p->dim, from, a->dim, p->dim);
+    transpose(t, p, p->q, a->q, a->q_batch_stride, a->q_row_stride, a->q_head_stride, a->dim, pairs);
+    if (a->q_v) transpose(t, p, p->q + (pairs ? a->dim / 2 : a->dim) * p->lanes, a->q_v, a->q_v_batch_stride, a->q_v_row_stride, a->q_v_head_stride, a->dim_v, pairs);
+    begin_sums(p, p->lanes);
+}
+
+/* As dots() wants them. */
+SGK_INLINE void load_few_queries(sgk_dtype t, const piece *p, const few_rows *f)
+{
+    const struct attention_args *a    = p->a;
+    const int64_t                step = f->rows * VF;
+    for (int32_t r = 0; r < p->rows; ++r) {
+        const char *from = (const char *)a->q + row_at(p, r, a->q_batch_stride, a->q_row_stride, a->q_head_stride) * size_of(t);
+        float      *to   = p->q + r * VF;
+#if defined(__AVX512BF16__)
+        if (t == SGK_BF16) {
+            for (int32_t d = 0; d < a->dim; d += 32, to += step) _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(a->dim - d >= 32 ? ~0u : 0xffffu, (const uint16_t *)(const void *)from + d));
+            continue;
         }
-    } else {
-        transpose(t, p, p->q, a->q, a->q_batch_stride, a->q_row_stride, a->q_head_stride, a->dim, pairs);
-        if (a->q_v) transpose(t, p, p->q + (pairs ? a->dim / 2 : a->dim) * p->lanes, a->q_v, a->q_v_batch_stride, a->q_v_row_stride, a->q_v_head_stride, a->dim_v, pairs);
+        if (t == SGK_E4M3) {
+            for (int32_t d = 0; d < a->dim; d += 64, to += 2 * step) {
+                __m512i x[2];
+                e4m3_widen(&f->e4m3, _mm512_maskz_loadu_epi8(a->dim - d >= 64 ? ~0ull : (1ull << (a->dim - d)) - 1, from + d), x);
+                _mm512_storeu_si512(to, x[0]), _mm512_storeu_si512(to + step, x[1]);
+            }
+            continue;
+        }
+#endif
+        for (int32_t d = 0; d < a->dim; d += VF, to += step) vf_store_f32(to, vf_load(t, from, d));
     }
-    for (int64_t i = 0; i < p->rows * (int64_t)p->dim_v; i += VF) vf_store_f32(p->out + i, vf_zero());
-    for (int64_t r = 0; r < (p->few ? p->rows : p->lanes); ++r) p->most[r] = -INFINITY, p->sum[r] = 0;
+    begin_sums(p, p->rows);
 }
 
 /* The same rows under the h-th key head from p's. */
@@ -488,49 +701,53 @@ SGK_INLINE piece under_head(const piece *p, int32_t h)
 
 static int32_t at_most_keys(int32_t keys) { return keys < KEYS ? keys : KEYS; }
 
-#if defined(__AVX512BF16__)
-#define PAIRS(t) ((t) == SGK_BF16)
-#else
-#define PAIRS(t) false
-#endif
-
 /* Some keys under all heads before the next ones. */
 SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads, bool once)
 {
     const struct attention_args *a    = p->a;
     const int64_t                size = size_of(t), k_bytes = a->dim * size, v_bytes = a->dim_v * size;
-    const int32_t                together = PAIRS(t) ? 4 : 8;           /* keys whose values are weighed at once */
-    const int32_t                rows     = attention_between(4, (int32_t)(AHEAD / (heads * k_bytes)), KEYS / 2);
-    piece                        under[ATTENTION_ROWS];
-    places                       at[2];
-    int                          which = 0;
-    int32_t                      keys  = at_most_keys(p->end - p->begin);
-    ahead                        next  = { .heads = heads, .once = once };
+    const int64_t                q_step = p->rows * (int64_t)p->dim, out_step = p->rows * (int64_t)p->dim_v, score_step = p->rows * (int64_t)KEYS;     /* from head to head */
+    few_rows                     f = { .rows = p->rows, .dim = a->dim, .dim_v = a->dim_v, .once = once };
+#if defined(__AVX512BF16__)
+    if (t == SGK_E4M3) f.e4m3 = e4m3_to_bf16();
+#endif
+    float   scale[ATTENTION_ROWS];
+    places  at[2];
+    int     which = 0;
+    int32_t keys  = at_most_keys(p->end - p->begin);
+    ahead   next  = { 0 };
     if (keys > 0) {
         find(p, &at[0], size, p->begin, keys);
-        next.now = (rows_ahead){ at[0].key, keys, a->k_head_stride * size, k_bytes };
-        ask(&next, rows * heads);
+        next.now = rows_of(at[0].key, keys, heads, a->k_head_stride * size, k_bytes);
+        for (int64_t i = 0; i < AHEAD; i += 4 * k_bytes) {
+            const char *soon = next_pieces(&next, &f);
+            if (soon) ask_now(once, soon, 4 * k_bytes);
+        }
     }
     for (int32_t h = 0; h < heads; ++h) {
-        under[h] = under_head(p, h);
-        load_queries(t, &under[h], PAIRS(t));
+        const piece x = under_head(p, h);
+        scale[h]      = x.scale;
+        load_few_queries(t, &x, &f);
     }
     for (int32_t first = p->begin; first < p->end; which ^= 1) {
         const places *here = &at[which];
         const int32_t left = at_most_keys(p->end - first - keys);
-        next.more          = (rows_ahead){ here->value, keys, a->v_head_stride * size, v_bytes };
+        next.more          = rows_of(here->value, keys, heads, a->v_head_stride * size, v_bytes);
         for (int32_t j = 0; j < keys; j += 4)                           /* places are filled up to a multiple of four */
             for (int32_t h = 0; h < heads; ++h) {
-                ask(&next, 4);
-                score_few(t, &under[h], here->key + j, h * a->k_head_stride, under[h].scores + j);
+                const char *soon = next_pieces(&next, &f);
+                score_few(t, &f, p->scores + h * score_step + j, p->q + h * q_step, here->key + j, h * a->k_head_stride, soon, scale[h]);
             }
         if (left > 0) find(p, &at[which ^ 1], size, first + keys, left);
-        for (int32_t h = 0; h < heads; ++h) soften_few(&under[h], first, keys, PAIRS(t) && p->dim_v % 64 == 0);
-        next.more = (rows_ahead){ at[which ^ 1].key, left, a->k_head_stride * size, k_bytes };
-        for (int32_t j = 0; j < keys; j += together)
+        for (int32_t h = 0; h < heads; ++h) {
+            const piece x = under_head(p, h);
+            soften_few(&x, first, keys, value_in_pairs(t, p->dim_v));
+        }
+        next.more = rows_of(at[which ^ 1].key, left, heads, a->k_head_stride * size, k_bytes);
+        for (int32_t j = 0; j < keys; j += 4)
             for (int32_t h = 0; h < heads; ++h) {
-                ask(&next, together);
-                weigh_few(t, &under[h], here->value, h * a->v_head_stride, j, keys - j < together ? keys : j + together);
+                const char *soon = next_pieces(&next, &f);
+                weigh_few(t, &f, p->out + h * out_step, p->scores + h * score_step + (value_in_pairs(t, p->dim_v) ? j / 2 : j), here->value + j, h * a->v_head_stride, keys - j, soon);
             }
         first += keys, keys = left;
     }
@@ -583,7 +800,7 @@ static void attend_many_pairs(const piece *p)
 #endif
 
 /* Rows of out from sums that are not divided yet. */
-SGK_INLINE void finish_row(sgk_dtype t, const piece *p, int32_t r, const float *out, float most, float sum)
+SGK_INLINE void finish_row(sgk_dtype t, const piece *p, int32_t r, const float *out, float most, float sum, const bool turned)
 {
     const struct attention_args *a     = p->a;
     const int32_t                h     = p->kv_head * a->group + (p->row + r) % a->group;
@@ -600,6 +817,17 @@ SGK_INLINE void finish_row(sgk_dtype t, const piece *p, int32_t r, const float *
     }
     const vf times = vf_set(scale * attention_value_scale(a, p->n, p->kv_head));
     int32_t  d     = 0;
+    (void)turned;
+#if defined(__AVX512BF16__)
+    if (turned) {                                                       /* as value_pairs() turned them */
+        const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
+        for (; d < a->dim_v; d += 32) {
+            const vf x = vf_mul(times, vf_load_f32(out + d)), y = vf_mul(times, vf_load_f32(out + d + 16));
+            vf_store2(t, a->out, at + d, _mm512_castpd_ps(_mm512_permutex2var_pd(_mm512_castps_pd(x), low, _mm512_castps_pd(y))),
+                      _mm512_castpd_ps(_mm512_permutex2var_pd(_mm512_castps_pd(x), high, _mm512_castps_pd(y))));
+        }
+    }
+#endif
     for (; d + VF <= a->dim_v; d += VF) vf_store(t, a->out, at + d, vf_mul(times, vf_load_f32(out + d)));
     if (d < a->dim_v) vf_store_part(t, a->out, at + d, a->dim_v - d, vf_mul(times, vf_load_f32(out + d)));
     if (a->softmax_lse) a->softmax_lse[row_at(p, r, a->lse_batch_stride, 1, a->lse_head_stride)] = lse;
@@ -613,7 +841,7 @@ SGK_INLINE void keep_partial(const piece *p, float *to)
     memcpy(to + p->rows * (p->dim_v + 1), p->sum, (size_t)p->rows * 4);
 }
 
-SGK_INLINE void combine(sgk_dtype t, const piece *p, const float *partials, int64_t step, int32_t spans)
+SGK_INLINE void combine(sgk_dtype t, const piece *p, const float *partials, int64_t step, int32_t spans, const bool turned)
 {
     for (int32_t r = 0; r < p->rows; ++r) {
         const float *mosts = partials + p->rows * p->dim_v + r, *sums = mosts + p->rows;
@@ -628,7 +856,7 @@ SGK_INLINE void combine(sgk_dtype t, const piece *p, const float *partials, int6
             vf_store_f32(lanes, weight);
             sum += lanes[0] * sums[i * step];
         }
-        finish_row(t, p, r, p->out, most, sum);
+        finish_row(t, p, r, p->out, most, sum, turned);
     }
 }
 
@@ -641,7 +869,7 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
     const int32_t                rows = plan->sequence.sq * a->group, row = block * ATTENTION_ROWS;
     const int32_t                heads = a->kv_heads - kv_head < plan->heads ? a->kv_heads - kv_head : plan->heads;
     piece                        p     = { .a = a, .s = &plan->sequence, .n = n, .kv_head = kv_head, .row = row, .dim = w->padded_dim, .dim_v = w->padded_dim_v, .rows = rows - row < ATTENTION_ROWS ? rows - row : ATTENTION_ROWS };
-    p.few                              = p.rows <= ATTENTION_FEW_ROWS && a->dim % VF == 0 && a->dim_v % VF == 0 && !a->q_v;
+    p.few                              = p.rows <= ATTENTION_FEW_ROWS && a->dim % VF == 0 && a->dim_v % VF == 0 && !a->q_v && (!PAIRS(t) || t != SGK_E4M3 || a->dim >= 32);
     if (p.few) p.dim = a->dim, p.dim_v = a->dim_v;
     p.lanes = (p.rows + 15) / 16 * 16;
 
@@ -661,6 +889,7 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
     p.key                   = buffer, buffer += KEYS * (w->padded_dim > ATTENTION_ROWS ? w->padded_dim : ATTENTION_ROWS);
     p.value                 = buffer;
 
+    const bool turned = p.few && t == SGK_BF16 && value_in_pairs(t, a->dim_v);
     if (p.few) attend_few(t, &p, heads, w->once);
     const int64_t partial_size = (int64_t)p.rows * (w->padded_dim_v + 2);
     float        *partials     = w->partials + plan->partials + kv_head * plan->spans * partial_size;
@@ -677,12 +906,12 @@ SGK_INLINE void run_item(sgk_dtype t, const struct attention_work *w, const stru
         }
         if (plan->spans > 1) keep_partial(&x, partials + (h * plan->spans + span) * partial_size);
         else
-            for (int32_t r = 0; r < x.rows; ++r) finish_row(made, &x, r, x.out + r * x.dim_v, x.most[r], x.sum[r]);
+            for (int32_t r = 0; r < x.rows; ++r) finish_row(made, &x, r, x.out + r * x.dim_v, x.most[r], x.sum[r], turned);
     }
     if (plan->spans == 1 || __atomic_sub_fetch(&w->left[plan->first_unit + unit], 1, __ATOMIC_ACQ_REL)) return;
     for (int32_t h = 0; h < heads; ++h) {
         p.kv_head = kv_head + h;
-        combine(made, &p, partials + h * plan->spans * partial_size, partial_size, plan->spans);
+        combine(made, &p, partials + h * plan->spans * partial_size, partial_size, plan->spans, turned);
     }
 }
 

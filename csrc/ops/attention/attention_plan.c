@@ -12,13 +12,13 @@ static void append_rows(int64_t begin, int64_t end, void *context)
     for (int64_t n = begin; n < end; ++n) attention_append_rows(context, (int32_t)n);
 }
 
-/* The most key heads that an item takes: their rows fit a block, and a block of their keys and values the second-level cache. */
+/* The most key heads that an item takes: their rows fit a block, and four keys of theirs a third of the first-level cache. */
 static int32_t most_heads(const struct attention_args *a, int64_t rows)
 {
     if (rows < 1 || rows > ATTENTION_FEW_ROWS || a->apart || a->q_v) return 1;
-    const int64_t bytes = (int64_t)ATTENTION_KEYS * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype);
+    const int64_t bytes = (int64_t)(a->dim > a->dim_v ? a->dim : a->dim_v) * sgk_dtype_size(a->dtype);
     int64_t       heads = ATTENTION_ROWS / rows;
-    if (heads > 262144 / bytes) heads = 262144 / bytes;
+    if (heads > 4096 / bytes) heads = 4096 / bytes;
     if (heads > a->kv_heads) heads = a->kv_heads;
     return heads > 1 ? (int32_t)heads : 1;
 }

@@ -472,11 +472,11 @@ static void panel_of_block(const struct packed_cpu_args *cpu, const char *block,
                 uint8_t pair[64] = { 0 };
                 __m512i step[2];
                 if (r == PACKED_BLOCK && i + 2 <= n) {
-                    e4m3_step(&tables, from + i * PACKED_BLOCK, step);
+                    e4m3_pairs(&tables, _mm512_loadu_si512(from + i * PACKED_BLOCK), step);
                 } else {
                     memcpy(pair, from + i * r, (size_t)r);
                     if (i + 1 < n) memcpy(pair + 32, from + (i + 1) * r, (size_t)r);
-                    e4m3_step(&tables, pair, step);
+                    e4m3_pairs(&tables, _mm512_loadu_si512(pair), step);
                 }
                 _mm512_storeu_si512(panel + i / 2 * PACKED_STEP_BYTES, step[0]);
                 _mm512_storeu_si512(panel + i / 2 * PACKED_STEP_BYTES + 64, step[1]);

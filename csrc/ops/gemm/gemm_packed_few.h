@@ -35,7 +35,7 @@ typedef struct {
 SGK_INLINE void few_step(weight_format f, const few_tables *t, int block, const char *w, __m512i to[2])
 {
     if (f == WEIGHT_E4M3) {
-        e4m3_step(&t->e4m3, w, to);
+        e4m3_pairs(&t->e4m3, _mm512_loadu_si512(w), to);
     } else if (f == WEIGHT_MXFP4) {
         to[0] = e2m1_pairs(t->e2m1, w), to[1] = e2m1_pairs(t->e2m1, w + 16);
     } else if (f == WEIGHT_INT4) {
