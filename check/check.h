@@ -105,7 +105,8 @@ void check_refusal(sgk_status wanted, const char *words, sgk_status status);
 
 /* ---- verdicts, after CHECK_CALL ---- */
 void check_close(check_tensor *t, double relative_l2);          /* ||new - ref|| / ||ref||; NaN in other places than the reference's fails */
-/* The same of sums of `depth` products: those of few elements may all but cancel, and count as no smaller than sums of as many N(0, 1). */
+/* The same of results that may all but cancel: elements of a tensor that has few count as no smaller than `least`; of sums of `depth` products, than sums of as many N(0, 1). */
+void check_close_least(check_tensor *t, double relative_l2, double least);
 void check_close_sums(check_tensor *t, double relative_l2, int64_t depth);
 void check_max(check_tensor *t, double absolute);               /* max |new - ref| */
 void check_equal(check_tensor *t);                              /* the reference's very bytes */

@@ -256,7 +256,7 @@ static void check_shape(const char *name, const shape *s)
 
     CHECK_CALL(evaluate(&t));
     check_close(t.out, tolerance(s->dtype));
-    if (t.softmax_lse) check_close(t.softmax_lse, 5e-6);
+    if (t.softmax_lse) check_close_least(t.softmax_lse, 5e-6, 1);
     if (t.k_new) {
         if (s->rotary) check_close(t.k, s->dtype == SGK_E4M3 ? 2e-2 : check_tolerance(s->dtype));
         else check_equal(t.k);
@@ -292,13 +292,13 @@ static shape random_shape(void)
     s.q_v        = s.dtype != SGK_E4M3 && check_int(0, 3) == 0;
     s.descales   = check_int(0, 1) && (s.dtype == SGK_E4M3 || check_int(0, 3) == 0);
     s.top_left   = check_int(0, 7) == 0;
+    if (s.queries > 5 && s.heads > 6) s.heads = s.kv_heads * 2;         /* the reference has to make it too */
+    if (s.queries > 5 && s.keys > 300) s.keys = 300;
+    if (s.queries * s.keys * s.heads * s.batch > 100000 && s.dim > 256) s.dim = 128;
     if (s.append && check_int(0, 1) && s.dim >= 16) {
         s.rotary      = 16 * check_int(1, (int)s.dim / 16);
         s.interleaved = check_int(0, 1), s.seqlens_rotary = check_int(0, 1);
     }
-    if (s.queries > 5 && s.heads > 6) s.heads = s.kv_heads * 2;         /* the reference has to make it too */
-    if (s.queries > 5 && s.keys > 300) s.keys = 300;
-    if (s.queries * s.keys * s.heads * s.batch > 100000 && s.dim > 256) s.dim = 128;
     return s;
 }
 

@@ -35,7 +35,7 @@ static void check_sparse(sgk_dtype dtype, bool packed, int queries, int keys, in
     CHECK_CALL((o.cu_seqlens_q = T(cu_q), o.cu_seqlens_k = T(cu_k), o.seqused_k = T(used),
                 sgk_sparse_attention(T(out), T(lse), T(q), T(k), T(v), T(block_count), T(block_offset), T(column_count), T(column_index), &o, check_exec)));
     check_close(out, tolerance(dtype));
-    check_close(lse, 5e-6);
+    check_close_least(lse, 5e-6, 1);
     check_done(0, 0);
 }
 
