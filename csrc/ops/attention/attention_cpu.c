@@ -499,7 +499,9 @@ typedef void weigh_fn(float *out, const float *p, const few_rows *f, const void 
     WEIGH(name, t, pairs, 2) \
     WEIGH(name, t, pairs, 3) \
     WEIGH(name, t, pairs, 4) \
-    WEIGH(name, t, pairs, 5) WEIGH(name, t, pairs, 6) WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8) static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
+    WEIGH(name, t, pairs, 5) \
+    WEIGH(name, t, pairs, 6) \
+    WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8) static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
 #else
 #define WEIGH_ALL(name, t, pairs) \
     WEIGH(name, t, pairs, 1) \

@@ -136,10 +136,10 @@ static void check_sigmoid(sgk_dtype dtype, int64_t rows, int64_t depth, int64_t 
 static void check_sigmoid_end(sgk_dtype dtype, double sum)
 {
     if (!check_case("fused_linear_sigmoid_mul_%s_of_%g", check_dtype(dtype), sum)) return;
-    check_tensor *mat1 = check_values(dtype, (double[]){ sum / 2, sum / 2 }, 2, (int64_t)1, (int64_t)2);
-    check_tensor *mat2 = check_values(SGK_F32, (double[]){ 1, 1 }, 2, (int64_t)2, (int64_t)1);
-    check_tensor *by   = check_values(dtype, (double[]){ 1, -1, 0.5 }, 2, (int64_t)1, (int64_t)3);
-    check_tensor *out  = check_output(dtype, 2, (int64_t)1, (int64_t)3);
+    check_tensor *mat1            = check_values(dtype, (double[]){ sum / 2, sum / 2 }, 2, (int64_t)1, (int64_t)2);
+    check_tensor *mat2            = check_values(SGK_F32, (double[]){ 1, 1 }, 2, (int64_t)2, (int64_t)1);
+    check_tensor *by              = check_values(dtype, (double[]){ 1, -1, 0.5 }, 2, (int64_t)1, (int64_t)3);
+    check_tensor *out             = check_output(dtype, 2, (int64_t)1, (int64_t)3);
     check_switches.keep_arguments = true;
     CHECK_CALL(sgk_fused_linear_sigmoid_mul(T(out), T(mat1), T(mat2), NULL, true, T(by), check_exec));
     check_max(out, 0x1p-126);
