@@ -288,13 +288,24 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q,
 
 /* One function for each format and number of rows, so that each has the registers to itself. */
 typedef void dots_fn(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale);
+/* clang-format off */
 #define DOTS(name, t, rows) \
-    static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale) { dots(t, rows, scores, q, f, key, offset, soon, scale); }
+    static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale) \
+    { \
+        dots(t, rows, scores, q, f, key, offset, soon, scale); \
+    }
+#define DOTS_TO_4(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4)
+#define DOTS_TO_7(name, t) DOTS_TO_4(name, t) DOTS(name, t, 5) DOTS(name, t, 6) DOTS(name, t, 7)
 #if defined(__AVX512F__)
-#define DOTS_ALL(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4) DOTS(name, t, 5) DOTS(name, t, 6) DOTS(name, t, 7) static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7 };
+#define DOTS_ALL(name, t) \
+    DOTS_TO_7(name, t) \
+    static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7 };
 #else
-#define DOTS_ALL(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4) static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
+#define DOTS_ALL(name, t) \
+    DOTS_TO_4(name, t) \
+    static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
+/* clang-format on */
 DOTS_ALL(dots_f32, SGK_F32)
 DOTS_ALL(dots_f16, SGK_F16)
 DOTS_ALL(dots_bf16, SGK_BF16)
@@ -491,25 +502,24 @@ SGK_INLINE void weigh(sgk_dtype t, const int rows, const bool pairs, float *out,
 }
 
 typedef void weigh_fn(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon);
+/* clang-format off */
 #define WEIGH(name, t, pairs, rows) \
-    static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon) { weigh(t, rows, pairs, out, p, f, value, offset, soon); }
+    static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon) \
+    { \
+        weigh(t, rows, pairs, out, p, f, value, offset, soon); \
+    }
+#define WEIGH_TO_4(name, t, pairs) WEIGH(name, t, pairs, 1) WEIGH(name, t, pairs, 2) WEIGH(name, t, pairs, 3) WEIGH(name, t, pairs, 4)
+#define WEIGH_TO_8(name, t, pairs) WEIGH_TO_4(name, t, pairs) WEIGH(name, t, pairs, 5) WEIGH(name, t, pairs, 6) WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8)
 #if defined(__AVX512F__)
 #define WEIGH_ALL(name, t, pairs) \
-    WEIGH(name, t, pairs, 1) \
-    WEIGH(name, t, pairs, 2) \
-    WEIGH(name, t, pairs, 3) \
-    WEIGH(name, t, pairs, 4) \
-    WEIGH(name, t, pairs, 5) \
-    WEIGH(name, t, pairs, 6) \
-    WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8) static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
+    WEIGH_TO_8(name, t, pairs) \
+    static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
 #else
 #define WEIGH_ALL(name, t, pairs) \
-    WEIGH(name, t, pairs, 1) \
-    WEIGH(name, t, pairs, 2) \
-    WEIGH(name, t, pairs, 3) \
-    WEIGH(name, t, pairs, 4) \
+    WEIGH_TO_4(name, t, pairs) \
     static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
+/* clang-format on */
 enum { WEIGH_ROWS = VF == 16 ? 8 : 4 };
 WEIGH_ALL(weigh_f32, SGK_F32, false)
 WEIGH_ALL(weigh_f16, SGK_F16, false)
