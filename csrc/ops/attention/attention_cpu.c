@@ -207,7 +207,6 @@ SGK_INLINE void ask(const bool once, const char *soon, int64_t offset, const int
 {
     const int64_t lines = (bytes + 63) / 64;
     if (!soon || (bytes < 64 && offset % 64)) return;
-#pragma GCC unroll 16
     for (int64_t line = lines * i / n; line < lines * (i + 1) / n; ++line) {
         if (once) __builtin_prefetch(soon + offset + 64 * line, 0, 0);
         else __builtin_prefetch(soon + offset + 64 * line);
