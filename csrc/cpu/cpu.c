@@ -110,12 +110,10 @@ void sgk_cpu_cache(int64_t bytes) { cache = bytes; }
 static int64_t last_level_cache(void)
 {
     long  size = 0;
-    char  unit = 0;
     FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
-    if (file && (fscanf(file, "%ld%c", &size, &unit) != 2 || size <= 0)) size = 0;
+    if (file && fscanf(file, "%ldK", &size) != 1) size = 0;
     if (file) fclose(file);
-    if (size) return (int64_t)size << (unit == 'K' ? 10 : unit == 'M' ? 20
-                                                                      : 0);
+    if (size > 0) return (int64_t)size << 10;
 #if defined(_SC_LEVEL3_CACHE_SIZE)
     size = sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif

@@ -425,7 +425,6 @@ SGK_INLINE void value_pairs(sgk_dtype t, const few_rows *f, const char *x, const
         to[0] = _mm512_unpacklo_epi16(a, b), to[1] = _mm512_unpackhi_epi16(a, b);
     }
 }
-
 #endif
 
 /* Whether values are weighed in pairs too. */

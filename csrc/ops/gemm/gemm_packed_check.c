@@ -198,7 +198,7 @@ static void check_int8(sgk_dtype out_dtype, shape s, bool packed, bool bias_give
     check_legal(out, CHECK_DTYPE);
     if (bias) check_legal(bias, CHECK_NULL);
     CHECK_CALL(sgk_int8_scaled_mm_cpu(T(out), T(mat1), T(mat2), T(scales1), T(scales2), T(bias), packed, check_exec));
-    check_close_sums(out, check_tolerance(out_dtype), s.k);
+    check_close_least(out, check_tolerance(out_dtype), bias_given);         /* the bias may cancel the sum */
     const double m = (double)s.m, n = (double)s.n, k = (double)s.k;
     check_done(m * k + n * k + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
 }
@@ -216,7 +216,7 @@ static void check_int8_quant(sgk_dtype dtype, shape s, bool packed)
     check_legal(out, CHECK_DTYPE);
     check_legal(bias, CHECK_NULL);
     CHECK_CALL(sgk_int8_scaled_mm_with_quant(T(out), T(mat1), T(mat2), T(scales2), T(bias), packed, check_exec));
-    check_close_sums(out, check_tolerance(dtype), s.k);
+    check_close_least(out, check_tolerance(dtype), 1);
     const double m = (double)s.m, n = (double)s.n, k = (double)s.k;
     check_done((m * k + m * n) * sgk_dtype_size(dtype) + n * k, 2 * m * n * k);
 }
@@ -301,7 +301,7 @@ static void check_int4(sgk_dtype dtype, shape s, int64_t group)
     check_legal(out, CHECK_DTYPE);
     check_legal(bias, CHECK_NULL);
     CHECK_CALL(sgk_int4_scaled_mm_cpu(T(out), T(x), T(w), T(zeros), T(scales), T(bias), check_exec));
-    check_close_sums(out, tolerance(dtype, s.k), s.k);
+    check_close_least(out, tolerance(dtype, s.k), 1);
     const double m = (double)s.m, n = (double)s.n, k = (double)s.k;
     check_done((m * k + m * n) * sgk_dtype_size(dtype) + n * k / 2, 2 * m * n * k);
 }

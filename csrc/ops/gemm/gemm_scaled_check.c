@@ -77,7 +77,7 @@ static void check_scaled_mm(sgk_dtype dtype, sgk_dtype out_dtype, int how, int64
 
     scaled_mm_fn *const run = function_of(dtype);
     CHECK_CALL(run(T(out), T(mat_a), T(mat_b), T(scales_a), T(scales_b), T(bias), check_exec));
-    check_close_sums(out, tolerance(dtype, out_dtype, depth), depth);
+    check_close(out, tolerance(dtype, out_dtype, depth));
 
     const double m = (double)rows, n = (double)columns, k = (double)depth;
     check_done(m * k + n * k + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
@@ -99,7 +99,7 @@ static void check_bmm_fp8(sgk_dtype a_dtype, sgk_dtype b_dtype, sgk_dtype out_dt
     check_legal(A, CHECK_DTYPE), check_legal(B, CHECK_DTYPE), check_legal(D, CHECK_DTYPE);      /* each has others to choose from */
     turned b;
     CHECK_CALL(sgk_bmm_fp8(T(D), T(A), turn(&b, T(B), 3), T(A_scale), T(B_scale), T(workspace_buffer), check_exec));
-    check_close_sums(D, tolerance(a_dtype, out_dtype, depth), depth);
+    check_close(D, tolerance(a_dtype, out_dtype, depth));
 
     const double m = (double)rows, n = (double)columns, k = (double)depth;
     check_done((double)batch * (m * k + n * k + m * n * sgk_dtype_size(out_dtype)), 2 * (double)batch * m * n * k);
@@ -122,7 +122,7 @@ static void check_bmm_fp8_special(void)
     check_switches.keep_arguments  = true;
     turned b;
     CHECK_CALL(sgk_bmm_fp8(T(D), T(A), turn(&b, T(B), 3), T(A_scale), T(B_scale), T(workspace_buffer), check_exec));
-    check_close_sums(D, tolerance(SGK_E5M2, SGK_BF16, depth), depth);
+    check_close(D, tolerance(SGK_E5M2, SGK_BF16, depth));
     check_done(0, 0);
 }
 
@@ -159,7 +159,7 @@ static void check_scaled_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
     check_tensor *scales_a = check_input(SGK_F32, 1, (int64_t)INVARIANT_ROWS), *scales_b = check_input(SGK_F32, 1, columns);
     check_tensor *out = check_output(SGK_F32, 2, (int64_t)INVARIANT_ROWS, columns), *alone = check_output(SGK_F32, 2, (int64_t)INVARIANT_ALONE, columns);
     CHECK_CALL(check_all_and_alone(dtype == SGK_I8 ? int8_product : fp8_product, false, T(out), T(alone), T(mat_a), T(mat_b), T(scales_a), T(scales_b), check_exec));
-    check_close_sums(out, tolerance(dtype, SGK_F32, depth), depth);
+    check_close(out, tolerance(dtype, SGK_F32, depth));
     check_same_alone(out, alone, columns);
     check_done(0, 0);
 }

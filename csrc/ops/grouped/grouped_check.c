@@ -64,7 +64,7 @@ static void check_one(operator_form form, sgk_dtype out_dtype, int64_t rows, int
 
     CHECK_CALL(form == NT ? sgk_fp8_gemm_nt(T(out), T(a), T(sa), T(b), T(sb), check_exec)
                           : sgk_fp8_blockwise_scaled_mm(T(out), T(a), TURNED(T(b)), T(sa), TURNED(T(sb)), check_exec));
-    check_close_sums(out, tolerance(out_dtype, depth), depth);
+    check_close(out, tolerance(out_dtype, depth));
     const double m = (double)rows, n = (double)columns, k = (double)depth;
     check_done(m * k + n * k + m * n * sgk_dtype_size(out_dtype), 2 * m * n * k);
 }
@@ -105,7 +105,7 @@ static void check_masked(sgk_dtype dtype, sgk_dtype out_dtype, group_case c, int
     const int64_t  expected = 1 + (int64_t)all / GROUPS;
     CHECK_CALL(scaled ? sgk_m_grouped_fp8_gemm_nt_masked(T(o.out), T(o.a), T(o.sa), T(o.b), T(o.sb), T(masked), expected, check_exec)
                       : sgk_m_grouped_bf16_gemm_nt_masked(T(o.out), T(o.a), T(o.b), T(masked), expected, check_exec));
-    check_close_sums(o.out, tolerance(out_dtype, c.depth), c.depth);
+    check_close(o.out, tolerance(out_dtype, c.depth));
     check_done((double)(GROUPS * c.columns * c.depth) * sgk_dtype_size(dtype), 2 * all * (double)c.columns * (double)c.depth);
 }
 
@@ -127,7 +127,7 @@ static void check_contiguous(sgk_dtype dtype, sgk_dtype out_dtype, group_case c,
     check_tensor *layout = ends ? check_values(SGK_I32, last, 1, (int64_t)GROUPS) : check_values(SGK_I32, values, 1, rows);
     CHECK_CALL(scaled ? sgk_m_grouped_fp8_gemm_nt_contiguous(T(o.out), T(o.a), T(o.sa), T(o.b), T(o.sb), T(layout), ends, check_exec)
                       : sgk_m_grouped_bf16_gemm_nt_contiguous(T(o.out), T(o.a), T(o.b), T(layout), ends, check_exec));
-    check_close_sums(o.out, tolerance(out_dtype, c.depth), c.depth);
+    check_close(o.out, tolerance(out_dtype, c.depth));
     check_done((double)(GROUPS * c.columns * c.depth) * sgk_dtype_size(dtype), 2 * all * (double)c.columns * (double)c.depth);
 }
 
@@ -161,7 +161,7 @@ static void check_offsets(bool es, sgk_dtype out_dtype, group_case c)
                                                            T(workspace), check_exec)
                   : sgk_fp8_blockwise_scaled_grouped_mm(T(o.out), T(spare[0]), T(spare[1]), T(spare[2]), T(spare[3]), T(spare[4]), T(o.a), TURNED(T(o.b)), T(o.sa), TURNED(T(o.sb)),
                                                         T(spare[5]), T(spare[6]), T(spare[7]), T(layouts[0]), T(layouts[1]), T(sizes), T(offsets), T(workspace), check_exec));
-    check_close_sums(o.out, tolerance(out_dtype, c.depth), c.depth);
+    check_close(o.out, tolerance(out_dtype, c.depth));
     check_done((double)(GROUPS * c.columns * c.depth), 2 * (double)rows * (double)c.columns * (double)c.depth);
 }
 
@@ -195,7 +195,7 @@ static void check_mx(sgk_dtype out_dtype, group_case c, bool unaligned)
     check_legal(sa, CHECK_SIZE(0));
     check_legal(out, CHECK_DTYPE);
     CHECK_CALL(sgk_es_sm100_mxfp8_blockscaled_grouped_mm(T(out), T(a), TURNED(T(b)), T(sa), TURNED(T(sb)), T(sizes), T(offsets), T(first), check_exec));
-    check_close_sums(out, tolerance(out_dtype, c.depth), c.depth);
+    check_close(out, tolerance(out_dtype, c.depth));
     check_done((double)(GROUPS * c.columns * c.depth), 2 * (double)rows * (double)c.columns * (double)c.depth);
 }
 
@@ -224,8 +224,8 @@ static void check_list(sgk_dtype dtype)
     check_tensor *x0 = check_input(dtype, 2, (int64_t)3, (int64_t)40), *w0 = check_input(dtype, 2, (int64_t)9, (int64_t)40), *out0 = check_output(dtype, 2, (int64_t)3, (int64_t)9);
     check_tensor *x1 = check_input_dense(dtype, 2, (int64_t)130, (int64_t)72), *w1 = check_input_dense(dtype, 2, (int64_t)24, (int64_t)72), *out1 = check_output(dtype, 2, (int64_t)130, (int64_t)24);
     CHECK_CALL(sgk_cublas_grouped_gemm((const DLTensor *[]){ T(out0), T(out1) }, 2, (const DLTensor *[]){ T(x0), T(x1) }, 2, (const DLTensor *[]){ T(w0), T(w1) }, 2, check_exec));
-    check_close_sums(out0, tolerance(dtype, 40), 40);
-    check_close_sums(out1, tolerance(dtype, 72), 72);
+    check_close(out0, tolerance(dtype, 40));
+    check_close(out1, tolerance(dtype, 72));
     check_done(0, 0);
 }
 
@@ -235,7 +235,7 @@ static void check_list_of_one(int64_t rows, int64_t columns, int64_t depth)
     if (!check_case("cublas_grouped_gemm_%lldx%lldx%lld", (long long)rows, (long long)columns, (long long)depth)) return;
     check_tensor *x = check_input_dense(SGK_BF16, 2, rows, depth), *w = check_input_dense(SGK_BF16, 2, columns, depth), *out = check_output_dense(SGK_BF16, 2, rows, columns);
     CHECK_CALL(sgk_cublas_grouped_gemm((const DLTensor *[]){ T(out) }, 1, (const DLTensor *[]){ T(x) }, 1, (const DLTensor *[]){ T(w) }, 1, check_exec));
-    check_close_sums(out, tolerance(SGK_BF16, depth), depth);
+    check_close(out, tolerance(SGK_BF16, depth));
     check_done(0, 0);
 }
 
