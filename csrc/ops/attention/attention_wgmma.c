@@ -10,12 +10,14 @@
                  " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take,     \
                  SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather }
 #define WGMMAS(type, dtype)                                    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 1, 2, 0, 24, 240),    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 0, 24, 240),    \
     WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240),    \
     WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240),    \
     WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240),    \
     WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 40, 232)
+    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 1, 56, 224),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 56, 224),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };

@@ -16,161 +16,19 @@
  *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
  *
  * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile comes before that
- * with the values of this one, which runs while the weights of the next are made. It is started in halves, since a warp that starts more
- * than the matrix units take up has to wait. The warpgroups take turns in starting products, so that one's weights meet the others' products.
+ * with the values of this one, which runs while the weights of the next are made; both are started before either is waited for. The
+ * warpgroups take turns in starting products, so that one's weights meet the others' products.
  *
  * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
  * v [STAGES][V_SLABS][KEYS].
  */
-#define WEIGHT_BITS 0
 #include "attention_wgmma.cuh"
 #include "wgmma.cuh"
-
-#define Q_SLAB  (ROWS * 128)
-#define KV_SLAB (KEYS * 128)
-#define SLABS   ((DIM + 63) / 64)
-#define V_SLABS ((DIM_V + 63) / 64)
-#define Q_BYTES (SLABS * Q_SLAB)
-#define K_BYTES (SLABS * KV_SLAB)
-#define V_BYTES (V_SLABS * KV_SLAB)
-__shared__ const T *rows_at[2][KEYS];           /* of keys, of values */
-
-/* ---- the warps that copy ------------------------------------------------------------------------------------------------ */
-
-DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, int head, uint32_t arrived)
-{
-    for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * 64, at.row, head, at.batch, arrived);
-}
-
-/* A tile of keys or values; lanes share the boxes. */
-DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, const work *w, int kv_head, int tile, uint32_t to, int slabs, uint32_t arrived, int lane)
-{
-    for (int i = lane * p->box_rows; i < KEYS; i += 32 * p->box_rows)
-        load_box(to + i * 128, map, slabs, place_of(&p->a, w, tile * KEYS + i), kv_head, arrived);
-}
-
-/* Pages too small for boxes: rows by cp.async, four at a time for each slab, each 16-byte piece where the swizzle has it. `at` says where the
- * rows begin; null: nowhere, which reads as zeros. It is filled while the stage is still in use; returns whether all rows are somewhere. */
-DEVICE bool look_up(const attention_args *a, const work *w, int tile, const T *from, int64_t batch_stride, int64_t row_stride, const T **at, int lane)
-{
-    int missing = 0;
-    #pragma unroll
-    for (int i = lane; i < KEYS; i += 32) {
-        const int slot = tile * KEYS + i, row = w->k_row + slot;
-        const int page = slot < w->sk ? a->page_table[w->n * a->page_table_stride + row / a->page_size] : -1;
-        if (page < 0 || page >= a->kv_batches) at[i] = nullptr, missing = 1;
-        else at[i] = from + page * batch_stride + row % a->page_size * row_stride;
-    }
-    return !__any_sync(~0u, missing);
-}
-
-DEVICE void gather(const T *from, const T *const *at, bool all, int dim, int slabs, uint32_t to, int lane)
-{
-    enum { AT_ONCE = SLABS > 2 ? 2 : 8 };
-    if (all && dim == slabs * 64) {
-        #pragma unroll AT_ONCE
-        for (int i = 0; i < KEYS / 4; ++i) {
-            const T       *row  = at[4 * i + lane / 8] + lane % 8 * 8;
-            const uint32_t here = to + i * 512 + lane / 8 * 128 + ((lane % 8 ^ (lane / 8 + i % 2 * 4)) << 4);
-            for (int s = 0; s < slabs; ++s) cp_async16(here + s * KV_SLAB, row + s * 64, true);
-        }
-        return;
-    }
-    #pragma unroll 1
-    for (int row = lane / 8; row < KEYS; row += 4)
-        for (int s = 0; s < slabs; ++s) {
-            const int  column = s * 64 + lane % 8 * 8;
-            const bool inside = at[row] && column < dim;
-            cp_async16(to + s * KV_SLAB + row * 128 + ((lane % 8 ^ (row & 7)) << 4), inside ? at[row] + column : from, inside);
-        }
-}
-
-DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
-{
-    const attention_args *a  = &p->a;
-    const uint32_t        to = base + r->stage * K_BYTES, arrived = shared_address(&k_full[r->stage]), free = shared_address(&k_empty[r->stage]);
-    if (GATHER) {
-        const T   *from = (const T *)a->k + w->head / a->group * a->k_head_stride;
-        const bool all  = look_up(a, w, tile, from, a->k_batch_stride, a->k_row_stride, rows_at[0], lane);
-        mbarrier_wait(free, r->lap ^ 1);
-        gather(from, rows_at[0], all, a->dim, SLABS, to, lane);
-        cp_async_arrive(arrived);
-    } else {
-        mbarrier_wait(free, r->lap ^ 1);
-        if (lane == 0) mbarrier_expect(arrived, K_BYTES);
-        __syncwarp();
-        load_boxes(p, &p->k, w, w->head / a->group, tile, to, SLABS, arrived, lane);
-    }
-    advance(r);
-}
-
-/* Values behind the end of the sequence must be zeros, since zero times NaN is NaN: there the tile is put together from boxes of 8 rows
- * and of one. */
-DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
-{
-    const attention_args *a  = &p->a;
-    const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]), free = shared_address(&v_empty[r->stage]);
-    const int             kv_head = w->head / a->group, first = tile * KEYS;
-    if (GATHER) {
-        const T   *from = (const T *)a->v + kv_head * a->v_head_stride;
-        const bool all  = look_up(a, w, tile, from, a->v_batch_stride, a->v_row_stride, rows_at[1], lane);
-        mbarrier_wait(free, r->lap ^ 1);
-        gather(from, rows_at[1], all, a->dim_v, V_SLABS, to, lane);
-        cp_async_arrive(arrived);
-        advance(r);
-        return;
-    }
-    mbarrier_wait(free, r->lap ^ 1);
-    if (lane == 0) mbarrier_expect(arrived, V_BYTES);
-    __syncwarp();
-    if (first + KEYS <= w->sk) {
-        load_boxes(p, &p->v, w, kv_head, tile, to, V_SLABS, arrived, lane);
-    } else {
-        const place outside = { 0, a->kv_batches };
-        if (lane < KEYS / 8) {
-            const int slot = first + 8 * lane;
-            if (slot + 8 <= w->sk || slot >= w->sk)
-                load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, kv_head, arrived);
-        }
-        const int slot = (w->sk & ~7) + lane;
-        if (w->sk & 7 && lane < 8)
-            load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, kv_head, arrived);
-    }
-    advance(r);
-}
-
-/* The warp that copies queries and keys. Queries come after the first tile of keys: they may have to wait for the last product before them. */
-DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
-{
-    ring k = { 0, 0 };
-    for (int count = 0;; ++count) {
-        const work *w    = work_of(count);
-        int         tile = w->high - 1;
-        if (w->n >= 0) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
-        mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
-        if (w->n < 0) {
-            if (lane == 0) mbarrier_arrive(shared_address(&q_full));
-            return;
-        }
-        if (lane == 0) {
-            mbarrier_expect(shared_address(&q_full), Q_BYTES);
-            for (int s = 0; s < SLABS; ++s)
-                tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, shared_address(&q_full));
-        }
-        named_announce(WANTED, 64);
-        for (; tile >= w->low; --tile) load_k(p, w, tile, base + Q_BYTES, &k, lane);
-    }
-}
-
-DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
-{
-    ring v = { 0, 0 };
-    for (int count = 0;; ++count) {
-        const work *w = work_of(count);
-        if (w->n < 0) return;
-        for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &v, lane);
-    }
-}
+#if GATHER
+#include "attention_wgmma_rows.cuh"
+#else
+#include "attention_wgmma_boxes.cuh"
+#endif
 
 /* ---- the warpgroups that multiply -------------------------------------------------------------------------------------- */
 
@@ -326,13 +184,13 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
         const uint32_t values = uniform(v_base + v.stage * V_BYTES);
         if (GATHER) async_fence();
-        wgmma_wait(0);
-        wgmma_pin(s);
         wgmma_fence();
         #pragma unroll
-        for (int i = 0; i < KEYS / 32; ++i) TIMES_V(i);
+        for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
         wgmma_commit();
         named_announce(turn == GROUPS ? TURN : turn + 1, 256);
+        wgmma_wait(1);
+        wgmma_pin(s);
         if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
         if (tile == low) LEAVE_Q();
         if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
@@ -341,10 +199,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
         maxima(s, most, base, factor, p->scale);
         asm volatile("" : "+f"(base[0]), "+f"(base[1])::"memory");
-        wgmma_fence();
-        #pragma unroll
-        for (int i = KEYS / 32; i < KEYS / 16; ++i) TIMES_V(i);
-        wgmma_commit();
         weigh(s, sum, base, factor, p->scale);
         wgmma_pin(s);
         /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */
@@ -387,8 +241,8 @@ extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(c
         init_works();
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
-            mbarrier_init(shared_address(&k_full[s]), GATHER ? 32 : 1);
-            mbarrier_init(shared_address(&v_full[s]), GATHER ? 32 : 1);
+            mbarrier_init(shared_address(&k_full[s]), ARRIVALS);
+            mbarrier_init(shared_address(&v_full[s]), ARRIVALS);
             mbarrier_init(shared_address(&k_empty[s]), 4 * GROUPS);
             mbarrier_init(shared_address(&v_empty[s]), 4 * GROUPS);
         }
@@ -398,15 +252,8 @@ extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(c
     pdl_wait();
     if (group == GROUPS) {
         registers_give(GIVE);
-        if (t < 32) {
-            if (t == 0) tma_prefetch_map(&p.q), tma_prefetch_map(&p.k), tma_prefetch_map(&p.v);
-            copy_q_and_k(&p, base, t);
-            pdl_release();
-        } else if (t < 64) {
-            copy_v(&p, base, t - 32);
-        } else if (t < 96) {
-            find(&p, t - 64);
-        }
+        if (t == 0) tma_prefetch_map(&p.q), tma_prefetch_map(&p.k), tma_prefetch_map(&p.v);
+        copy(&p, base, t / 32, t % 32);
     } else {
         registers_take(TAKE);
         multiply(&p, base, (int)threadIdx.x);

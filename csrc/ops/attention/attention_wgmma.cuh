@@ -1,8 +1,5 @@
 /*
- * What the forms of attention for sm_90a share: work is found and described by one warp, masks, weights. The including file's
- *
- *   GROUPS, KEYS, STAGES   warpgroups that multiply, keys in a tile, stages of a ring
- *   WEIGHT_BITS            weights are 2^WEIGHT_BITS times as large
+ * attention_wgmma: how work is found and described by one warp, queries copied, scores masked and made weights. The macros are the kernel's.
  */
 #pragma once
 #include "attention_wgmma.h"
@@ -12,6 +9,14 @@
 #include "mma.cuh"
 #include "tma.cuh"
 
+#define Q_SLAB  (ROWS * 128)
+#define KV_SLAB (KEYS * 128)
+#define SLABS   ((DIM + 63) / 64)
+#define V_SLABS ((DIM_V + 63) / 64)
+#define Q_BYTES (SLABS * Q_SLAB)
+#define K_BYTES (SLABS * KV_SLAB)
+#define V_BYTES (V_SLABS * KV_SLAB)
+
 #define ROWS    (64 * GROUPS)
 #define THREADS (128 * GROUPS)          /* that multiply */
 #define WORKS   4                       /* descriptions in shared memory: as many as can be in use */
@@ -20,7 +25,7 @@ enum { TURN   = 1,                      /* named barriers: a turn of each warpgr
        WANTED = TURN + GROUPS };
 
 /* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`. */
-struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, pad0, pad1; };
+struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, kv_head, pad; };
 
 __shared__ work     works[WORKS];
 __shared__ uint64_t found_work[WORKS], q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
@@ -94,10 +99,11 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
     if (w->row >= w->sq) return false;
     const attention_sequence s     = sequence_of(w);
     const int                begin = attention_keys_of(a, &s, w->row).begin, end = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1).end;
-    w->low   = begin / KEYS;
-    w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
-    w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
-                                                                     : w->n;
+    w->kv_head = w->head / a->group;
+    w->low     = begin / KEYS;
+    w->high    = end > begin ? (end + KEYS - 1) / KEYS : w->low;
+    w->batch   = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
+                                                                       : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
     return true;
 }
@@ -136,32 +142,35 @@ DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
     }
 }
 
-/* The warp that finds work: a description is written when the one before it has been taken up, so that it is there when that is done. What
- * has no keys is done here. The last description has n = -1. */
-DEVICE void find(const attention_wgmma_args *p, int lane)
+__shared__ int next_id, found;                  /* kept here: registers are few */
+DEVICE void start_finding(int lane)
 {
-    __shared__ int next_id, count;              /* kept here: registers are few */
-    if (lane == 0) next_id = (int)blockIdx.x, count = 0;
+    if (lane == 0) next_id = (int)blockIdx.x, found = 0;
     __syncwarp();
+}
+
+/* Describes one more piece of work; what has no keys is done at once. The last description has n = -1: false. */
+DEVICE bool find_next(const attention_wgmma_args *p, int lane)
+{
     for (;;) {
         if (lane == 0) {
-            bool found = false;
-            for (int id; !found && (id = next_id) < count_works(p); next_id = id_behind(p, id)) found = describe(p, &works[count % WORKS], id);
+            bool any = false;
+            for (int id; !any && (id = next_id) < count_works(p); next_id = id_behind(p, id)) any = describe(p, &works[found % WORKS], id);
             asm volatile("" ::: "memory");
-            if (!found) works[count % WORKS].n = -1;
+            if (!any) works[found % WORKS].n = -1;
         }
         __syncwarp();
-        const work *w = &works[count % WORKS];
+        const work *w = &works[found % WORKS];
         if (w->n >= 0 && w->low == w->high) {
             put_none(p, w, lane);
             __syncwarp();
             continue;
         }
-        if (lane == 0) mbarrier_arrive(shared_address(&found_work[count % WORKS]));
-        if (w->n < 0) return;
+        if (lane == 0) mbarrier_arrive(shared_address(&found_work[found % WORKS]));
+        if (w->n < 0) return false;
         __syncwarp();
-        if (lane == 0) ++count;
-        named_sync(WANTED, 64);
+        if (lane == 0) ++found;
+        return true;
     }
 }
 
@@ -170,6 +179,23 @@ DEVICE const work *work_of(int count)
 {
     mbarrier_wait(shared_address(&found_work[count % WORKS]), count / WORKS & 1);
     return &works[count % WORKS];
+}
+
+/* By a warp that copies, behind the first tile of keys: queries may have to wait for the last product before them. */
+DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, int count, int lane)
+{
+    const uint32_t full = shared_address(&q_full);
+    mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
+    if (w->n < 0) {
+        if (lane == 0) mbarrier_arrive(full);
+        return;
+    }
+    if (lane == 0) {
+        mbarrier_expect(full, Q_BYTES);
+        for (int s = 0; s < SLABS; ++s)
+            tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, full);
+    }
+    named_announce(WANTED, 64);
 }
 
 /* ---- scores and weights -------------------------------------------------------------------------------------------------- */
@@ -233,13 +259,13 @@ DEVICE void maxima(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2
         now[r][0] = fmaxf(now[r][0], now[r][1]);
         now[r][0] = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 1));
         now[r][0] = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 2));
-        base[r]   = now[r][0] == -INF ? 0 : now[r][0] * scale - WEIGHT_BITS;    /* no key seen so far: -inf - -inf is no number */
-        factor[r] = ex2(most[r] * scale - WEIGHT_BITS - base[r]);
+        base[r]   = now[r][0] == -INF ? 0 : now[r][0] * scale;    /* no key seen so far: -inf - -inf is no number */
+        factor[r] = ex2(most[r] * scale - base[r]);
         most[r]   = now[r][0];
     }
 }
 
-/* Weights in place of scores, times 2^WEIGHT_BITS, and their sums. */
+/* Weights in place of scores, and their sums. */
 DEVICE void weigh(float (&s)[KEYS / 2], float (&sum)[2], const float (&base)[2], const float (&factor)[2], float scale)
 {
     #pragma unroll

@@ -1,0 +1,93 @@
+/*
+ * attention_wgmma: the warps that copy where keys and values come in boxes (TMA), of a whole tile or of as many rows as lie in one page. One
+ * brings queries and keys, one values, one finds work.
+ */
+#pragma once
+#include "attention_wgmma.cuh"
+
+#define ARRIVALS 1
+
+DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, int head, uint32_t arrived)
+{
+    for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * 64, at.row, head, at.batch, arrived);
+}
+
+/* A tile of keys or values; lanes share the boxes. */
+DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, const work *w, int tile, uint32_t to, int slabs, uint32_t arrived, int lane)
+{
+    for (int i = lane * p->box_rows; i < KEYS; i += 32 * p->box_rows)
+        load_box(to + i * 128, map, slabs, place_of(&p->a, w, tile * KEYS + i), w->kv_head, arrived);
+}
+
+DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
+{
+    const uint32_t to = base + r->stage * K_BYTES, arrived = shared_address(&k_full[r->stage]);
+    mbarrier_wait(shared_address(&k_empty[r->stage]), r->lap ^ 1);
+    if (lane == 0) mbarrier_expect(arrived, K_BYTES);
+    __syncwarp();
+    load_boxes(p, &p->k, w, tile, to, SLABS, arrived, lane);
+    advance(r);
+}
+
+/* Values behind the end of the sequence must be zeros, since zero times NaN is NaN: there the tile is put together from boxes of 8 rows
+ * and of one. */
+DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
+{
+    const attention_args *a  = &p->a;
+    const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]);
+    const int             first = tile * KEYS;
+    mbarrier_wait(shared_address(&v_empty[r->stage]), r->lap ^ 1);
+    if (lane == 0) mbarrier_expect(arrived, V_BYTES);
+    __syncwarp();
+    if (first + KEYS <= w->sk) {
+        load_boxes(p, &p->v, w, tile, to, V_SLABS, arrived, lane);
+    } else {
+        const place outside = { 0, a->kv_batches };
+        if (lane < KEYS / 8) {
+            const int slot = first + 8 * lane;
+            if (slot + 8 <= w->sk || slot >= w->sk)
+                load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, w->kv_head, arrived);
+        }
+        const int slot = (w->sk & ~7) + lane;
+        if (w->sk & 7 && lane < 8)
+            load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, w->kv_head, arrived);
+    }
+    advance(r);
+}
+
+DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    ring k = { 0, 0 };
+    for (int count = 0;; ++count) {
+        const work *w    = work_of(count);
+        int         tile = w->high - 1;
+        if (w->n >= 0) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
+        copy_q(p, w, base, count, lane);
+        if (w->n < 0) return;
+        for (; tile >= w->low; --tile) load_k(p, w, tile, base + Q_BYTES, &k, lane);
+    }
+}
+
+DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    ring v = { 0, 0 };
+    for (int count = 0;; ++count) {
+        const work *w = work_of(count);
+        if (w->n < 0) return;
+        for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &v, lane);
+    }
+}
+
+/* A description is written when the one before it has been taken up, so that it is there when that is done. */
+DEVICE void find(const attention_wgmma_args *p, int lane)
+{
+    start_finding(lane);
+    while (find_next(p, lane)) named_sync(WANTED, 64);
+}
+
+DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int warp, int lane)
+{
+    if (warp == 0) copy_q_and_k(p, base, lane), pdl_release();
+    else if (warp == 1) copy_v(p, base, lane);
+    else if (warp == 2) find(p, lane);
+}
