@@ -28,7 +28,7 @@ typedef struct {
     double    scale, softcap;
     int       chunk, sinks, rotary;         /* sinks: their format + 1; rotary: elements that rotate */
     bool      q_v, descales, top_left, interleaved, seqlens_rotary;
-    int       margin;
+    int       margin, few;                  /* few: so many queries at most in every second sequence, and nearly `queries` in the others */
 } shape;
 
 typedef struct {
@@ -57,7 +57,7 @@ static sgk_status evaluate(tensors *t)
     o.q_v = T(t->q_v), o.sinks = T(t->sinks);
     o.rotary_cos = T(t->rotary_cos), o.rotary_sin = T(t->rotary_sin), o.seqlens_rotary = T(t->seqlens_rotary);
     o.q_descale = T(t->q_descale), o.k_descale = T(t->k_descale), o.v_descale = T(t->v_descale);
-    o.softcap = t->s.softcap, o.sm_margin = 0, o.attention_chunk = t->s.chunk, o.top_left = t->s.top_left, o.rotary_interleaved = t->s.interleaved;
+    o.softcap = t->s.softcap, o.attention_chunk = t->s.chunk, o.top_left = t->s.top_left, o.rotary_interleaved = t->s.interleaved;
     if (t->spoil) t->spoil(&o);
     return sgk_flash_attn(T(t->out), T(t->softmax_lse), T(t->q), T(t->k), T(t->v), &o, check_exec);
 }
@@ -113,7 +113,9 @@ static sgk_dtype out_dtype(const shape *s) { return s->dtype == SGK_E4M3 ? SGK_B
 static void make_queries(tensors *t, int queries[BATCH])
 {
     const shape *s = &t->s;
-    for (int n = 0; n < s->batch; ++n) queries[n] = s->packed_q ? length(s, s->queries) : s->queries;
+    for (int n = 0; n < s->batch; ++n)
+        queries[n] = s->few ? n % 2 ? check_int(1, s->few) : check_int(s->queries - 9, s->queries) : s->packed_q ? length(s, s->queries)
+                                                                                                                 : s->queries;
     const int64_t total                        = sum(queries, s->batch);
     check_tensor *(*make)(sgk_dtype, int, ...) = s->seqused_q ? check_inout : check_output;     /* what lies behind seqused_q must stay */
     if (s->packed_q) {
@@ -448,6 +450,30 @@ static void check_long(sgk_dtype dtype)
     if (!check_small) check_shape("long", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = 64, .batch = 6, .queries = 300, .keys = 300, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true });
 }
 
+/* Many queries in some sequences and few in others, whose heads are joined; every number of heads a key head, with and without rows left over. */
+static void check_joined(sgk_dtype dtype)
+{
+    if (!check_on_gpu() && (check_small || dtype != SGK_BF16)) return;
+    static const struct {
+        int     group;
+        int64_t dim, dim_v;
+        layout  cache;
+        int     page_size;
+    } calls[] = { { 2, 64, 64, PAGED, 16 }, { 3, 96, 96, PACKED, 0 }, { 4, 128, 128, PAGED, 64 }, { 7, 64, 64, PAGED, 1 }, { 8, 128, 128, PAGED, 3 }, { 5, 192, 128, DENSE, 0 }, { 16, 72, 40, PAGED, 8 }, { 4, 256, 256, PACKED, 0 } };
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; ++i) {
+        const int   kv_heads = calls[i].group < 5 ? 2 : 1;
+        const shape s        = { .dtype = dtype, .heads = kv_heads * calls[i].group, .kv_heads = kv_heads, .dim = calls[i].dim, .dim_v = calls[i].dim_v, .batch = 5, .queries = i < 2 ? 140 : 75, .few = 40, .keys = 200, .cache = calls[i].cache, .page_size = calls[i].page_size, .packed_q = true, .seqused_k = calls[i].cache == DENSE, .lse = true, .left = -1, .right = -1, .causal = true, .margin = i % 2 ? 1000 : 129 };
+        shape       t        = s;
+        check_shape("joined", &t);
+        t.few = 1, t.left = 70;
+        check_shape("joined_ones", &t);
+        t = s, t.causal = false, t.seqused_q = true, t.sinks = SGK_F32 + 1, t.softcap = i % 2 ? 10 : 0;
+        check_shape("joined", &t);
+        t = s, t.batch = 2, t.queries = 40 + (int)i, t.few = 0, t.cache = DENSE, t.seqused_k = t.packed_q = false;        /* all of one length */
+        check_shape("joined", &t);
+    }
+}
+
 /* Few queries, keys dealt out over blocks: pieces of sequences, whole ones, several in a block; few and many heads side by side. */
 static void check_dealt(sgk_dtype dtype)
 {
@@ -547,6 +573,8 @@ void check_attention(void)
                                                                               : 100;
     check_long(SGK_F16);
     check_long(SGK_BF16);
+    check_joined(SGK_F16);
+    check_joined(SGK_BF16);
     for (int i = 0; i < randoms; ++i) check_random(i);
     for (int i = 0; i < randoms; ++i) check_illegal(i);
     for (int few = 0; few < 2; ++few)                                   /* parts at fixed places, and a second kernel that combines them */

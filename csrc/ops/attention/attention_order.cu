@@ -1,5 +1,5 @@
 /*
- * Before attention_wgmma: nothing is given out yet; and where lengths differ, a list of the tiles of queries of all sequences, those with
+ * Before attention_wgmma: nothing is given out yet; and where lengths differ, a list of the tiles of all sequences, those with
  * the most keys first. One block; tiles with about as many keys come in any order, which changes no result.
  */
 #include "attention_wgmma.h"
@@ -9,9 +9,9 @@
 #define BINS    1024
 
 /* Tiles of keys that a tile of queries meets, cut to BINS of them. */
-DEVICE int bin_of(const attention_wgmma_args *p, const attention_sequence *s, int tile, int width)
+DEVICE int bin_of(const attention_wgmma_args *p, const attention_sequence *s, int tile, int queries, int width)
 {
-    const int            first = tile * p->tile_rows, last = first + p->tile_rows < s->sq ? first + p->tile_rows - 1 : s->sq - 1;
+    const int            first = tile * queries, last = first + queries < s->sq ? first + queries - 1 : s->sq - 1;
     const attention_keys from = attention_keys_of(&p->a, s, first), to = attention_keys_of(&p->a, s, last);
     const int            keys = to.end > from.begin ? to.end - from.begin : 0, bin = keys / width;
     return bin < BINS ? bin : BINS - 1;
@@ -28,8 +28,10 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_order(const _
     if (threadIdx.x == 0) *p.next = 0;
     if (!p.order) return;
     for (int n = warp; n < p.a.batch; n += THREADS / 32) {
-        const attention_sequence s = attention_sequence_of(&p.a, n);
-        for (int tile = lane; tile * p.tile_rows < s.sq; tile += 32) atomicAdd(&count[bin_of(&p, &s, tile, width)], 1);
+        const attention_sequence s       = attention_sequence_of(&p.a, n);
+        const bool               joined  = attention_joins(&p.a, s.sq, p.tile_rows);
+        const int                queries = joined ? p.tile_rows / p.a.group : p.tile_rows, members = joined ? 1 : p.a.group;
+        for (int tile = lane; tile * queries < s.sq; tile += 32) atomicAdd(&count[bin_of(&p, &s, tile, queries, width)], members);
     }
     __syncthreads();
     /* Where each bin begins, the last bin first. */
@@ -47,10 +49,12 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_order(const _
     if (threadIdx.x == THREADS - 1) *p.order_count = upto;
     __syncthreads();
     for (int n = warp; n < p.a.batch; n += THREADS / 32) {
-        const attention_sequence s = attention_sequence_of(&p.a, n);
-        for (int tile = lane; tile * p.tile_rows < s.sq; tile += 32) {
-            const attention_tile found                                 = { n, tile };
-            p.order[atomicAdd(&count[bin_of(&p, &s, tile, width)], 1)] = found;
+        const attention_sequence s       = attention_sequence_of(&p.a, n);
+        const bool               joined  = attention_joins(&p.a, s.sq, p.tile_rows);
+        const int                queries = joined ? p.tile_rows / p.a.group : p.tile_rows, members = joined ? 1 : p.a.group;
+        for (int tile = lane; tile * queries < s.sq; tile += 32) {
+            attention_tile *to = p.order + atomicAdd(&count[bin_of(&p, &s, tile, queries, width)], members);
+            for (int member = 0; member < members; ++member) to[member] = { n, tile, joined ? -1 : member };
         }
     }
     pdl_release();

@@ -69,8 +69,18 @@ static bool lengths_differ(const struct attention_args *a)
     return a->batch > 1 && (a->cu_seqlens_q || a->cu_seqlens_k || a->seqused_q || a->seqused_k || a->leftpad_k || a->cu_seqlens_k_new);
 }
 
-/* Pieces of work: tiles of queries under each head; and how many run at a time. */
-static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * c->a.heads * ((c->a.max_q + c->rows - 1) / c->rows); }
+/* Whether all tiles have the heads joined that share a key head. Where lengths differ, attention_order.cu decides for each sequence. */
+static bool all_joined(const attention_call *c) { return !lengths_differ(&c->a) && attention_joins(&c->a, c->a.max_q, c->rows); }
+
+static int32_t units(const attention_call *c) { return lengths_differ(&c->a) ? c->a.kv_heads : c->a.batch * (all_joined(c) ? c->a.kv_heads : c->a.heads); }
+static int32_t row_tiles(const attention_call *c)
+{
+    const int32_t queries = all_joined(c) ? c->rows / c->a.group : c->rows;
+    return (c->a.max_q + queries - 1) / queries;
+}
+
+/* At most so many pieces of work, and how many run at a time. */
+static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * (all_joined(c) ? c->a.kv_heads : c->a.heads) * row_tiles(c); }
 static int64_t blocks(const attention_call *c)
 {
     const int64_t most = c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1;
@@ -91,13 +101,13 @@ static int64_t wgmma_plan(attention_call *c)
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
     c->shared_memory = (unsigned)(((c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
     if (!lengths_differ(a)) return asks(c) ? 256 : 0;
-    const int64_t each = works(c) / a->heads, packed = a->total_q / c->rows + a->batch;
-    return 256 + (a->cu_seqlens_q && packed < each ? packed : each) * (int64_t)sizeof(struct attention_tile);
+    const int64_t each = (int64_t)a->batch * row_tiles(c), packed = a->total_q / c->rows + a->batch;
+    return 256 + (a->cu_seqlens_q && packed < each ? packed : each) * a->group * (int64_t)sizeof(struct attention_tile);
 }
 
-/* Boxes of `rows` rows and 64 columns. A dimension of one element has any stride. */
+/* Boxes of 64 columns, so many rows and so many heads; the other way round rows and heads change places. A dimension of one element has any stride. */
 static sgk_status map_of(const attention_call *c, const char *name, const void *data, int64_t dim, int64_t rows, int64_t heads, int64_t batches,
-                         int64_t row_stride, int64_t head_stride, int64_t batch_stride, int box_rows, sgk_tma_map *map)
+                         int64_t row_stride, int64_t head_stride, int64_t batch_stride, int box_rows, int box_heads, sgk_tma_map *map)
 {
     const sgk_tensor_map shape = {
         .dtype     = c->a.dtype,
@@ -105,7 +115,7 @@ static sgk_status map_of(const attention_call *c, const char *name, const void *
         .data      = data,
         .size      = { dim, rows, heads, batches },
         .stride    = { 1, rows > 1 ? row_stride : dim, heads > 1 ? head_stride : dim, batches > 1 ? batch_stride : dim },
-        .box       = { 64, box_rows, 1, 1 },
+        .box       = { 64, box_rows, box_heads, 1 },
         .swizzle   = SGK_SWIZZLE_128,
         .promotion = SGK_PROMOTE_256,
     };
@@ -117,12 +127,15 @@ static sgk_status make_maps(const attention_call *c, struct attention_wgmma_args
     const struct attention_args *a      = &c->a;
     const int64_t                q_rows = a->cu_seqlens_q ? a->total_q : a->max_q, kv_rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size
                                                                                                                                          : a->max_k;
-    const int                    boxes[] = { w->box_rows, 8, 1 };
-    sgk_tma_map *const           maps[]  = { &w->v, &w->v8, &w->v1 };
-    SGK_TRY(map_of(c, "q", a->q, a->dim, q_rows, a->heads, a->cu_seqlens_q ? 1 : a->batch, a->q_row_stride, a->q_head_stride, a->q_batch_stride, c->rows, &w->q));
-    SGK_TRY(map_of(c, "k", a->k, a->dim, kv_rows, a->kv_heads, a->kv_batches, a->k_row_stride, a->k_head_stride, a->k_batch_stride, w->box_rows, &w->k));
+    const int                    boxes[]   = { w->box_rows, 8, 1 };
+    sgk_tma_map *const           maps[]    = { &w->v, &w->v8, &w->v1 };
+    const int64_t                q_batches = a->cu_seqlens_q ? 1 : a->batch;
+    SGK_TRY(map_of(c, "q", a->q, a->dim, q_rows, a->heads, q_batches, a->q_row_stride, a->q_head_stride, a->q_batch_stride, c->rows, 1, &w->q));
+    if (attention_joins(a, 1, c->rows))
+        SGK_TRY(map_of(c, "q", a->q, a->dim, a->heads, q_rows, q_batches, a->q_head_stride, a->q_row_stride, a->q_batch_stride, a->group, c->rows / a->group, &w->q_joined));
+    SGK_TRY(map_of(c, "k", a->k, a->dim, kv_rows, a->kv_heads, a->kv_batches, a->k_row_stride, a->k_head_stride, a->k_batch_stride, w->box_rows, 1, &w->k));
     for (size_t i = 0; i < COUNT(maps); ++i)
-        SGK_TRY(map_of(c, "v", a->v, a->dim_v, kv_rows, a->kv_heads, a->kv_batches, a->v_row_stride, a->v_head_stride, a->v_batch_stride, boxes[i], maps[i]));
+        SGK_TRY(map_of(c, "v", a->v, a->dim_v, kv_rows, a->kv_heads, a->kv_batches, a->v_row_stride, a->v_head_stride, a->v_batch_stride, boxes[i], 1, maps[i]));
     return SGK_OK;
 }
 
@@ -135,7 +148,7 @@ static int box_rows(const struct attention_args *a, int keys)
     return rows;
 }
 
-/* Heads whose keys and values share L2: of one sequence, or of all where their tiles are in one list. */
+/* Units whose keys and values share L2. */
 static int32_t at_once(const attention_call *c)
 {
     const struct attention_args *a       = &c->a;
@@ -144,7 +157,7 @@ static int32_t at_once(const attention_call *c)
     if (a->page_size && places > (int64_t)a->kv_batches * a->page_size) places = (int64_t)a->kv_batches * a->page_size;
     if (!ordered) places = places / (a->batch ? a->batch : 1) + 1;
     const int64_t bytes = places * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype) + 1, share = (int64_t)c->device->l2_bytes / 100 * ATTENTION_L2_SHARE / bytes;
-    return attention_at_most((share > 0 ? share : 1) * a->group, ordered ? a->heads : (int64_t)a->batch * a->heads);
+    return attention_at_most((share > 0 ? share : 1) * (ordered || all_joined(c) ? 1 : a->group), units(c));
 }
 
 static sgk_status wgmma_run(attention_call *c, void *scratch)
@@ -154,7 +167,9 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
     const float                  log2e = 1.4426950408889634f;
     struct attention_wgmma_args  w     = {
         .a         = *a,
-        .row_tiles = (a->max_q + c->rows - 1) / c->rows,
+        .row_tiles = row_tiles(c),
+        .joined    = all_joined(c),
+        .units     = units(c),
         .box_rows  = box_rows(a, b->keys),
         .tile_rows = c->rows,
         .tile_keys = b->keys,

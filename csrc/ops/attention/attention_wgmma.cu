@@ -1,9 +1,9 @@
 /*
  * Attention on the matrix units of sm_90a, f16 and bf16: persistent blocks of one warpgroup that starts the copies (TMA) and GROUPS that
- * multiply (wgmma), 64 queries of one head each. They go over the keys in tiles from the last to the first, keep a running maximum and
- * sum for each row, and never store a score.
+ * multiply (wgmma), 64 rows each: queries of one head, or of all heads that share a key head where a sequence has few queries. They go over
+ * the keys in tiles from the last to the first, keep a running maximum and sum for each row, and never store a score.
  *
- *     moved        q and out once; k and v once for each 64 GROUPS queries and each query head, mostly from L2
+ *     moved        q and out once; k and v once for each 64 GROUPS rows, mostly from L2
  *     operations   2 (DIM + DIM_V) a query and key: bound by the matrix units
  *
  *   T             f16 or bf16
@@ -68,19 +68,19 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
         float sum = sums[r];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
-        const int  row    = w->row + t / 32 * 16 + t % 32 / 4 + 8 * r;
-        const bool inside = row < w->sq;
+        const int  row = t / 32 * 16 + t % 32 / 4 + 8 * r, query = query_of(w, row), head = head_of(w, row);
+        const bool inside = query < w->end;
         float      top = most[r] * scale, inverse = 1;
         if (a->sinks && sum > 0) {
-            const float sink = sink_of(a, w->head) * 1.4426950408889634f, both = fmaxf(top, sink);
+            const float sink = sink_of(a, head) * 1.4426950408889634f, both = fmaxf(top, sink);
             inverse = ex2(top - both);
             sum = sum * inverse + ex2(sink - both), top = both;
         }
         inverse = sum == 0 ? 0 : inverse / sum;
         if (inside && t % 4 == 0 && a->softmax_lse)
-            a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] =
+            a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] =
                 sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
-        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride + t % 4 * 8;
+        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + t % 4 * 8;
         #pragma unroll
         for (int j = 0; j < DIM_V / 32; ++j) {
             uint32_t x[4];

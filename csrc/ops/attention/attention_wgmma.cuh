@@ -24,8 +24,9 @@
 enum { TURN   = 1,                      /* named barriers: a turn of each warpgroup; another piece of work is wanted */
        WANTED = TURN + GROUPS };
 
-/* A piece of work: ROWS queries of a head. Tiles of keys from `high` - 1 down to `low`. */
-struct work { int n, head, row, low, high, sq, sk, q_begin, k_row, batch, kv_head, pad; };
+/* A piece of work: queries from `query` to `end` - 1, each with `heads` heads from `head` on, which is one row after the other. Tiles of keys from
+ * `high` - 1 down to `low`. */
+struct work { int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch; };
 
 __shared__ work     works[WORKS];
 __shared__ uint64_t found_work[WORKS], q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
@@ -70,25 +71,24 @@ DEVICE void init_works(void)
 
 /* ---- work ---------------------------------------------------------------------------------------------------------------- */
 
-/* How many pieces of work there are, those of short sequences included that are none. */
-DEVICE int count_works(const attention_wgmma_args *p)
-{
-    return p->order ? *p->order_count * p->a.heads : p->a.batch * p->a.heads * p->row_tiles;
-}
+/* Of a unit. */
+DEVICE int count_tiles(const attention_wgmma_args *p) { return p->order ? *p->order_count : p->row_tiles; }
 
-/* Longest first, among as many heads as share L2. */
+/* How many pieces of work there are, those of short sequences included that are none. */
+DEVICE int count_works(const attention_wgmma_args *p) { return count_tiles(p) * p->units; }
+
+/* Longest first, among as many units as share L2. */
 DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
 {
     const attention_args *a     = &p->a;
-    const int             tiles = p->order ? *p->order_count : p->row_tiles, all = p->order ? a->heads : a->batch * a->heads;
-    const int             first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
-    const int             here = all - first < p->at_once ? all - first : p->at_once;
+    const int             tiles = count_tiles(p), first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
+    const int             here = p->units - first < p->at_once ? p->units - first : p->at_once, unit = first + rest % here;
     if (p->order) {
-        const attention_tile at = p->order[rest / here];
-        w->n = at.sequence, w->head = first + rest % here, w->row = at.tile * ROWS;
+        const attention_tile *at = &p->order[rest / here];
+        w->n = at->sequence, w->kv_head = unit, w->head = at->member, w->query = at->tile;
     } else {
-        const int pair = first + rest % here;
-        w->n = pair / a->heads, w->head = pair % a->heads, w->row = (tiles - 1 - rest / here) * ROWS;
+        const int heads = p->joined ? a->kv_heads : a->heads, members = p->joined ? 1 : a->group;
+        w->n = unit / heads, w->kv_head = unit % heads / members, w->head = p->joined ? -1 : unit % members, w->query = tiles - 1 - rest / here;
     }
     asm volatile("" ::: "memory");              /* registers are few: what has been found is read again */
     {
@@ -96,17 +96,29 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
         w->sq = s.sq, w->sk = s.sk, w->q_begin = s.q_begin, w->k_row = s.k_begin + s.leftpad;
     }
     asm volatile("" ::: "memory");
-    if (w->row >= w->sq) return false;
+    {
+        const int heads = w->head < 0 ? a->group : 1, queries = ROWS / heads;
+        w->heads   = heads;
+        w->inverse = 0xffff / heads + 1;
+        w->head    = w->kv_head * a->group + (w->head < 0 ? 0 : w->head);
+        w->query *= queries;
+        w->end = w->query + queries < w->sq ? w->query + queries : w->sq;
+    }
+    asm volatile("" ::: "memory");
+    if (w->query >= w->sq) return false;
     const attention_sequence s     = sequence_of(w);
-    const int                begin = attention_keys_of(a, &s, w->row).begin, end = attention_keys_of(a, &s, w->row + ROWS < s.sq ? w->row + ROWS - 1 : s.sq - 1).end;
-    w->kv_head = w->head / a->group;
-    w->low     = begin / KEYS;
-    w->high    = end > begin ? (end + KEYS - 1) / KEYS : w->low;
-    w->batch   = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
-                                                                       : w->n;
+    const int                begin = attention_keys_of(a, &s, w->query).begin, end = attention_keys_of(a, &s, w->end - 1).end;
+    w->low   = begin / KEYS;
+    w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
+    w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
+                                                                     : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
     return true;
 }
+
+/* The query and the head of one of a piece's rows; for those that it does not have, the query is `end` or more. The division is exact up to ROWS. */
+DEVICE int query_of(const work *w, int row) { return w->query + (row * w->inverse >> 16); }
+DEVICE int head_of(const work *w, int row) { return w->head + row - (row * w->inverse >> 16) * w->heads; }
 
 struct place { int row, batch; };
 
@@ -135,10 +147,12 @@ DEVICE int id_behind(const attention_wgmma_args *p, int id)
 DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
 {
     const attention_args *a = &p->a;
-    for (int row = w->row; row < w->row + ROWS && row < w->sq; ++row) {
-        uint16_t *to = (uint16_t *)a->out + w->n * a->out_batch_stride + (w->q_begin + row) * a->out_row_stride + w->head * a->out_head_stride;
+    for (int row = 0; query_of(w, row) < w->end; ++row) {
+        asm volatile("" ::: "memory");          /* registers are few: nothing is kept from row to row */
+        const int query = query_of(w, row), head = head_of(w, row);
+        uint16_t *to = (uint16_t *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride;
         for (int column = lane * 8; column < a->dim_v; column += 256) *(uint4 *)(to + column) = make_uint4(0, 0, 0, 0);
-        if (lane == 0 && a->softmax_lse) a->softmax_lse[w->n * a->lse_batch_stride + w->head * a->lse_head_stride + w->q_begin + row] = a->empty_lse;
+        if (lane == 0 && a->softmax_lse) a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] = a->empty_lse;
     }
 }
 
@@ -191,9 +205,10 @@ DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, 
         return;
     }
     if (lane == 0) {
-        mbarrier_expect(full, Q_BYTES);
-        for (int s = 0; s < SLABS; ++s)
-            tma_load4(base + s * Q_SLAB, &p->q, s * 64, w->q_begin + w->row, w->head, p->a.cu_seqlens_q ? 0 : w->n, full);
+        const int          heads = w->heads, row = w->q_begin + w->query, batch = p->a.cu_seqlens_q ? 0 : w->n;
+        const sgk_tma_map *map = heads > 1 ? &p->q_joined : &p->q;
+        mbarrier_expect(full, SLABS * 128 * (ROWS / heads * heads));
+        for (int s = 0; s < SLABS; ++s) tma_load4(base + s * Q_SLAB, map, s * 64, heads > 1 ? w->head : row, heads > 1 ? row : w->head, batch, full);
     }
     named_announce(WANTED, 64);
 }
@@ -214,8 +229,8 @@ struct whole { int from, to; };
 DEVICE whole whole_of(const attention_args *a, const work *w)
 {
     const attention_sequence s   = sequence_of(w);
-    const int                row = w->row + thread() / 128 * 64;
-    const whole              f   = { (attention_keys_of(a, &s, row + 63).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, row).end / KEYS };
+    const int                row = thread() / 128 * 64;
+    const whole              f   = { (attention_keys_of(a, &s, query_of(w, row + 63)).begin + KEYS - 1) / KEYS, attention_keys_of(a, &s, query_of(w, row)).end / KEYS };
     return f;
 }
 
@@ -225,7 +240,7 @@ DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, i
     const attention_sequence q = sequence_of(w);
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        const attention_keys sees  = attention_keys_of(a, &q, w->row + t / 32 * 16 + t % 32 / 4 + 8 * r);
+        const attention_keys sees  = attention_keys_of(a, &q, query_of(w, t / 32 * 16 + t % 32 / 4 + 8 * r));
         const int            first = tile * KEYS + t % 4 * 2, least = sees.begin - first, behind = sees.end - first;
         #pragma unroll
         for (int j = 0; j < KEYS / 8; ++j)

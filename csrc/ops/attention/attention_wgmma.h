@@ -4,13 +4,23 @@
 #include "attention.h"
 #include "cuda/tma_map.h"
 
-/* Tiles of queries of every sequence, longest first: attention_order.cu writes them where lengths differ. */
-struct attention_tile { int32_t sequence, tile; };
+/*
+ * Rows of a tile are queries of one head; where a sequence has few, of all heads that share a key head (they are joined), the heads of one query
+ * side by side. A sequence whose queries fill no more than half a tile then has at most as many tiles as it would have for each head alone.
+ */
+ATTENTION_FN int32_t attention_joins(const struct attention_args *a, int32_t queries, int32_t rows)
+{
+    return a->group > 1 && a->group <= rows && queries <= rows / 2;
+}
+
+/* Tiles under each key head of all sequences, longest first: attention_order.cu writes them where lengths differ. */
+struct attention_tile { int32_t sequence, tile, member; };      /* member: of the heads that share a key head; -1: all of them, joined */
 
 struct attention_wgmma_args {
     struct attention_args a;
     /* Four dimensions: head size, rows, heads, batch (cache rows or pages). Boxes of 64 elements by as many rows as said. */
     sgk_tma_map q;                                          /* a tile of queries */
+    sgk_tma_map q_joined;                                   /* head size, heads, rows, batch: those of a group by as many rows as fit a tile */
     sgk_tma_map k, v;                                       /* box_rows */
     sgk_tma_map v8, v1;                                     /* 8 and 1: the last tile of a sequence, so that no value behind its end is read */
     /* attention_order.cu writes them before. */
@@ -18,7 +28,9 @@ struct attention_wgmma_args {
     struct attention_tile *order;                           /* null: every sequence has row_tiles tiles */
     int32_t               *order_count;
     int32_t                row_tiles;                       /* of the longest sequence */
-    int32_t                at_once;                         /* heads (order null: of all sequences together) that share L2 */
+    int32_t                joined;                          /* order null: all tiles are */
+    int32_t                units;                           /* each with all tiles: key heads; order null: heads, or key heads where joined, of all sequences */
+    int32_t                at_once;                         /* units that share L2 */
     int32_t                box_rows;                        /* divides a tile of keys and, with pages, a page; GATHER does not use it */
     int32_t                tile_rows, tile_keys;
     float                  scale;                           /* of scores in powers of two, after the cap */
