@@ -170,6 +170,7 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
         .row_tiles = row_tiles(c),
         .joined    = all_joined(c),
         .units     = units(c),
+        .blocks    = (int32_t)blocks(c),
         .box_rows  = box_rows(a, b->keys),
         .tile_rows = c->rows,
         .tile_keys = b->keys,
@@ -178,10 +179,11 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
         .cap_outer = a->softcap * log2e,
     };
     SGK_TRY(make_maps(c, &w));
-    w.at_once = at_once(c);
+    w.at_once       = at_once(c);
+    w.joined_blocks = w.blocks / 2;
     if (asks(c)) {
         w.next = scratch;
-        if (lengths_differ(a)) w.order_count = w.next + 1, w.order = (struct attention_tile *)((char *)scratch + 256);
+        if (lengths_differ(a)) w.order_count = w.next + 2, w.order = (struct attention_tile *)((char *)scratch + 256);
         const sgk_launch one = { .grid = { 1 }, .block = { 1024 } };
         SGK_TRY(sgk_cuda_launch(c->op, &attention_order_builds[0].kernel, &one, c->m.device.device_id, c->exec, &w, sizeof w));
     }

@@ -71,24 +71,29 @@ DEVICE void init_works(void)
 
 /* ---- work ---------------------------------------------------------------------------------------------------------------- */
 
-/* Of a unit. */
-DEVICE int count_tiles(const attention_wgmma_args *p) { return p->order ? *p->order_count : p->row_tiles; }
+/* Pieces of work: joined ones of the list, then all others, those of short sequences included that are none. */
+DEVICE int count_joined(const attention_wgmma_args *p) { return p->order ? p->order_count[0] * p->a.kv_heads : 0; }
+DEVICE int count_tiles(const attention_wgmma_args *p) { return p->order ? p->order_count[1] - p->order_count[0] : p->row_tiles; }
+DEVICE int count_works(const attention_wgmma_args *p) { return count_joined(p) + count_tiles(p) * p->units; }
 
-/* How many pieces of work there are, those of short sequences included that are none. */
-DEVICE int count_works(const attention_wgmma_args *p) { return count_tiles(p) * p->units; }
-
-/* Longest first, among as many units as share L2. */
+/* Longest first: joined ones with all key heads side by side, as their keys lie in memory and are read once; others among as many units as share L2. */
 DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
 {
-    const attention_args *a     = &p->a;
-    const int             tiles = count_tiles(p), first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
-    const int             here = p->units - first < p->at_once ? p->units - first : p->at_once, unit = first + rest % here;
-    if (p->order) {
-        const attention_tile *at = &p->order[rest / here];
-        w->n = at->sequence, w->kv_head = unit, w->head = at->member, w->query = at->tile;
+    const attention_args *a = &p->a;
+    if (id < count_joined(p)) {
+        const attention_tile *at = &p->order[id / a->kv_heads];
+        w->n = at->sequence, w->kv_head = id % a->kv_heads, w->head = -1, w->query = at->tile;
     } else {
-        const int heads = p->joined ? a->kv_heads : a->heads, members = p->joined ? 1 : a->group;
-        w->n = unit / heads, w->kv_head = unit % heads / members, w->head = p->joined ? -1 : unit % members, w->query = tiles - 1 - rest / here;
+        id -= count_joined(p);
+        const int tiles = count_tiles(p), first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
+        const int here = p->units - first < p->at_once ? p->units - first : p->at_once, unit = first + rest % here;
+        if (p->order) {
+            const attention_tile *at = &p->order[p->order_count[0] + rest / here];
+            w->n = at->sequence, w->kv_head = unit, w->head = at->member, w->query = at->tile;
+        } else {
+            const int heads = p->joined ? a->kv_heads : a->heads, members = p->joined ? 1 : a->group;
+            w->n = unit / heads, w->kv_head = unit % heads / members, w->head = p->joined ? -1 : unit % members, w->query = tiles - 1 - rest / here;
+        }
     }
     asm volatile("" ::: "memory");              /* registers are few: what has been found is read again */
     {
@@ -134,13 +139,28 @@ DEVICE place place_of(const attention_args *a, const work *w, int slot)
     return at;
 }
 
-/* The piece of work that follows `id`. Without a counter forth and back, so that the blocks with the longest work of a round get the
- * shortest of the next. */
+/* The piece of work that follows `id`: of those that are asked for another joined one after a joined one, while there are any. Without counters forth and back,
+ * so that the blocks with the longest work of a round get the shortest of the next. */
 DEVICE int id_behind(const attention_wgmma_args *p, int id)
 {
-    const int blocks = (int)gridDim.x, round = id / blocks + 1;
-    if (p->next) return blocks + atomicAdd(p->next, 1);
-    return round * blocks + (round & 1 ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
+    if (!p->next) {
+        const int blocks = (int)gridDim.x, round = id / blocks + 1;
+        return round * blocks + (round & 1 ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
+    }
+    int part = id >= count_joined(p);
+    for (int i = 0; i < 2; ++i, part ^= 1) {
+        const int begin = part ? count_joined(p) : 0, end = part ? count_works(p) : count_joined(p), at = begin + atomicAdd(p->next + part, 1);
+        if (at < end) return at;
+    }
+    return count_works(p);
+}
+
+/* A block's first. Some begin with joined pieces, which wait for memory, and others do not, which wait for the matrix units. */
+DEVICE int first_id(const attention_wgmma_args *p)
+{
+    const int joined = count_joined(p), blocks = joined ? p->joined_blocks : 0, block = (int)blockIdx.x;
+    const int id = block < blocks ? block : joined + block - blocks;
+    return id < (block < blocks ? joined : count_works(p)) ? id : id_behind(p, block < blocks ? 0 : id);
 }
 
 /* Zeros for a piece of work without keys, by one warp. */
@@ -157,9 +177,9 @@ DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
 }
 
 __shared__ int next_id, found;                  /* kept here: registers are few */
-DEVICE void start_finding(int lane)
+DEVICE void start_finding(const attention_wgmma_args *p, int lane)
 {
-    if (lane == 0) next_id = (int)blockIdx.x, found = 0;
+    if (lane == 0) next_id = first_id(p), found = 0;
     __syncwarp();
 }
 

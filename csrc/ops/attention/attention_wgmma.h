@@ -13,7 +13,7 @@ ATTENTION_FN int32_t attention_joins(const struct attention_args *a, int32_t que
     return a->group > 1 && a->group <= rows && queries <= rows / 2;
 }
 
-/* Tiles under each key head of all sequences, longest first: attention_order.cu writes them where lengths differ. */
+/* Tiles under each key head of all sequences, joined ones and then the others, longest first: attention_order.cu writes them where lengths differ. */
 struct attention_tile { int32_t sequence, tile, member; };      /* member: of the heads that share a key head; -1: all of them, joined */
 
 struct attention_wgmma_args {
@@ -24,13 +24,14 @@ struct attention_wgmma_args {
     sgk_tma_map k, v;                                       /* box_rows */
     sgk_tma_map v8, v1;                                     /* 8 and 1: the last tile of a sequence, so that no value behind its end is read */
     /* attention_order.cu writes them before. */
-    int32_t               *next;                            /* pieces of work given out beyond one a block; null: each block takes every gridDim.x-th */
+    int32_t               *next;                            /* joined pieces of work and others that have been given out; null: each block takes every gridDim.x-th */
     struct attention_tile *order;                           /* null: every sequence has row_tiles tiles */
-    int32_t               *order_count;
+    int32_t               *order_count;                     /* of joined tiles; of all */
     int32_t                row_tiles;                       /* of the longest sequence */
     int32_t                joined;                          /* order null: all tiles are */
     int32_t                units;                           /* each with all tiles: key heads; order null: heads, or key heads where joined, of all sequences */
     int32_t                at_once;                         /* units that share L2 */
+    int32_t                blocks, joined_blocks;           /* joined_blocks of them begin with joined pieces, where there are any */
     int32_t                box_rows;                        /* divides a tile of keys and, with pages, a page; GATHER does not use it */
     int32_t                tile_rows, tile_keys;
     float                  scale;                           /* of scores in powers of two, after the cap */

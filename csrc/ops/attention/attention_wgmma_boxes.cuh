@@ -81,7 +81,7 @@ DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
 /* A description is written when the one before it has been taken up, so that it is there when that is done. */
 DEVICE void find(const attention_wgmma_args *p, int lane)
 {
-    start_finding(lane);
+    start_finding(p, lane);
     while (find_next(p, lane)) named_sync(WANTED, 64);
 }
 

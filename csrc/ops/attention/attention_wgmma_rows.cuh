@@ -84,7 +84,7 @@ DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int warp, int lan
     ring                  k = { 0, 0 }, v = { 0, 0 };
     int                   count = 0, tile = 0, list = 0;
     bool                  begins = true, behind = false, all = false, all_before = false;
-    if (warp == FINDER) start_finding(lane), find_next(p, lane);
+    if (warp == FINDER) start_finding(p, lane), find_next(p, lane);
     for (;;) {
         if (begins) {
             w = work_of(count);
