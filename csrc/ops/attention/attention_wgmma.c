@@ -17,7 +17,8 @@
     WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
     WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 1, 56, 224),    \
     WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224)
+    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 56, 224)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };

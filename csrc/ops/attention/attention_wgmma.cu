@@ -115,10 +115,13 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         if (one) mbarrier_arrive(shared_address(&q_empty)); \
     } while (0)
 #define TIMES_K(d) wgmma_held(s, q[d], wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
+#define FIND_Q()   (void)0
 #define LEAVE_Q()  (void)0
 #else
 #define TAKE_Q()   (void)0
-#define TIMES_K(d) wgmma(s, wgmma_operand(q_base + d / 4 * Q_SLAB) + d % 4 * WGMMA_STEP, wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
+/* Uniform registers do not hold descriptors of many slabs from tile to tile: elsewhere they would be kept, and each product waits for its own. */
+#define FIND_Q()   const uint32_t queries = SLABS > 2 ? uniform(q_base) : q_base
+#define TIMES_K(d) wgmma(s, wgmma_operand(queries + d / 4 * Q_SLAB) + d % 4 * WGMMA_STEP, wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
 #define LEAVE_Q() \
     do { \
         if (one) mbarrier_arrive(shared_address(&q_empty)); \
@@ -137,6 +140,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
     {
         const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
+        FIND_Q();
         if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
@@ -176,6 +180,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         named_sync(turn, 256);
         const ring     v    = before(k);
         const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
+        FIND_Q();
         if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
