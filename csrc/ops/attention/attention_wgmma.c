@@ -73,6 +73,7 @@ static bool lengths_differ(const struct attention_args *a)
 /* Whether all tiles have the heads joined that share a key head. Where lengths differ, attention_order.cu decides for each sequence. */
 static bool all_joined(const attention_call *c) { return !lengths_differ(&c->a) && attention_joins(&c->a, c->a.max_q, c->rows); }
 
+/* Units that each have as many tiles: of the longest sequence, or all of the list. */
 static int32_t units(const attention_call *c) { return lengths_differ(&c->a) ? c->a.kv_heads : c->a.batch * (all_joined(c) ? c->a.kv_heads : c->a.heads); }
 static int32_t row_tiles(const attention_call *c)
 {

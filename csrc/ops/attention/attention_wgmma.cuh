@@ -139,8 +139,8 @@ DEVICE place place_of(const attention_args *a, const work *w, int slot)
     return at;
 }
 
-/* The piece of work that follows `id`: of those that are asked for another joined one after a joined one, while there are any. Without counters forth and back,
- * so that the blocks with the longest work of a round get the shortest of the next. */
+/* The piece of work that follows `id`. With counters a block goes on with the kind it had, joined or not, and takes the other when that kind is
+ * used up. Without them forth and back, so that the blocks with the longest work of a round get the shortest of the next. */
 DEVICE int id_behind(const attention_wgmma_args *p, int id)
 {
     if (!p->next) {
@@ -148,6 +148,7 @@ DEVICE int id_behind(const attention_wgmma_args *p, int id)
         return round * blocks + (round & 1 ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
     }
     int part = id >= count_joined(p);
+    #pragma unroll 1
     for (int i = 0; i < 2; ++i, part ^= 1) {
         const int begin = part ? count_joined(p) : 0, end = part ? count_works(p) : count_joined(p), at = begin + atomicAdd(p->next + part, 1);
         if (at < end) return at;
@@ -155,7 +156,7 @@ DEVICE int id_behind(const attention_wgmma_args *p, int id)
     return count_works(p);
 }
 
-/* A block's first. Some begin with joined pieces, which wait for memory, and others do not, which wait for the matrix units. */
+/* A block's first. Some begin with joined pieces, which wait for memory, while others do not and wait for the matrix units. */
 DEVICE int first_id(const attention_wgmma_args *p)
 {
     const int joined = count_joined(p), blocks = joined ? p->joined_blocks : 0, block = (int)blockIdx.x;
