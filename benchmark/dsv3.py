@@ -5,7 +5,7 @@
 
 Each library runs in a process of its own, because both define the same names; the processes share one GPU and take turns. A figure is the
 time of one call as a node of a CUDA graph whose calls take copies of the weights in turn, so that weights come from memory; the median over
-rounds, and a ratio is the median of the ratios of paired rounds. With --pdl calls use programmatic dependent launch. Sums of results are compared before any is timed.
+rounds, and a ratio is the median of the ratios of paired rounds. Each uses programmatic dependent launch where that is its default, or as --pdl says. Sums of results are compared before any is timed.
 """
 import argparse
 import json
@@ -60,13 +60,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", action="append", metavar="NAME=FOLDER", help="the first one's time is divided into the others'")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--pdl", action="store_true")
+    parser.add_argument("--pdl", choices=["0", "1"], help="TRTLLM_ENABLE_PDL of all libraries")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         return serve(Worker())
-    libraries = {name: Library(name, folder, TRTLLM_ENABLE_PDL=str(int(arguments.pdl))) for name, folder in (text.split("=", 1) for text in arguments.library)}
+    libraries = {name: Library(name, folder, **({"TRTLLM_ENABLE_PDL": arguments.pdl} if arguments.pdl else {})) for name, folder in (text.split("=", 1) for text in arguments.library)}
     results = []
     for operator, tokens in CASES:
         totals = {name: library.ask("prepare", operator, tokens) for name, library in libraries.items()}

@@ -36,7 +36,7 @@ typedef struct {
     unsigned cluster;           /* blocks in a cluster along x; 0: none */
     bool     cooperative;
     bool     overlap;           /* programmatic dependent launch whatever exec says: the kernel before it is the same operator's */
-    bool     early;             /* the kernel reads weights before it waits for the kernel before it: programmatic launch only where it is asked for */
+    bool     alone;             /* no programmatic dependent launch, whatever exec says */
 } sgk_launch;
 
 /*

@@ -191,7 +191,7 @@ sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch 
         attributes[config.attribute_count++] = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.cluster = { l->cluster, 1, 1 } };
     }
     if (l->cooperative) attributes[config.attribute_count++] = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE, .value.flag = 1 };
-    if (device->pdl && !l->cooperative && (l->overlap || (l->early ? sgk_exec_pdl_asked(exec) : sgk_exec_pdl(exec))))
+    if (device->pdl && !l->cooperative && (l->overlap || (!l->alone && sgk_exec_pdl(exec))))
         attributes[config.attribute_count++] = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, .value.flag = 1 };
 
     unsigned long long context;

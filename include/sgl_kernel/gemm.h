@@ -18,8 +18,7 @@
  * version is chosen by M unless exec asks for batch_invariant, and then they don't either. CPUs with AVX512_BF16 or AMX multiply bf16 with
  * VDPBF16PS or TDPBF16PS, which take numbers below 2^-126 as 0 and give 0 for them.
  *
- * Where programmatic launch is asked for, by exec->pdl or TRTLLM_ENABLE_PDL=1, the weight is read while the kernel before this one may still run: it must
- * not be that one's result. Where neither says anything this operator goes without.
+ * Programmatic launch is off for this operator where neither exec->pdl nor TRTLLM_ENABLE_PDL=1 asks for it.
  *
  * Scratch memory: on the CPU for M above 24, in bf16 where the CPU multiplies that above 8, and for any M if that is batch invariant (see
  * SGK_EXEC workspace_query); on the GPU none.
@@ -47,7 +46,7 @@ SGK_API sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input
  * @param mat_a   [M, K], f32 | f16 | bf16; rows may be strided
  * @param mat_b   [N, K], dtype of mat_a; rows may be strided
  *
- * Any sizes. Numbers, scratch memory and errors as of sgk_linear.
+ * Any sizes. Numbers, scratch memory and errors as of sgk_linear; programmatic launch is on by default.
  */
 SGK_API sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec);
 
@@ -58,7 +57,7 @@ SGK_API sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *
  * @param mat_a   [M, K], f32 | f16 | bf16; rows may be strided
  * @param mat_b   [K, N], dtype of mat_a; stride 1 along K, columns may be strided
  *
- * Any sizes. Numbers, scratch memory and errors as of sgk_linear.
+ * Any sizes. Numbers, scratch memory and errors as of sgk_linear; programmatic launch is on by default.
  */
 SGK_API sgk_status sgk_dsv3_fused_a_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec);
 

@@ -21,6 +21,16 @@ DEVICE void l2_prefetch(const void *from, int bytes)
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
 }
 
+/* Brings the box to L2. Like l2_prefetch it is safe while another kernel may write what the box holds: in L2 all see the same. */
+DEVICE void tma_prefetch2(const sgk_tma_map *map, int x, int y)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
+}
+DEVICE void tma_prefetch3(const sgk_tma_map *map, int x, int y, int z)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y), "r"(z) : "memory");
+}
+
 /* The bytes of the whole box arrive at the mbarrier. */
 DEVICE void tma_load2(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier)
 {

@@ -74,7 +74,7 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     return status;
 }
 
-static sgk_status run(const sgk_match *m, const struct linear_args *a, const sgk_exec *exec)
+static sgk_status run(const sgk_match *m, const struct linear_args *a, bool early, const sgk_exec *exec)
 {
     if (a->batch == 0 || a->rows == 0 || a->columns == 0) {
         SGK_NO_SCRATCH(exec);
@@ -82,7 +82,7 @@ static sgk_status run(const sgk_match *m, const struct linear_args *a, const sgk
     }
     if (sgk_on_gpu(m)) {
         SGK_NO_SCRATCH(exec);
-        return linear_on_gpu(m->op, a, m->device.device_id, exec);
+        return linear_on_gpu(m->op, a, m->device.device_id, early, exec);
     }
     return linear_on_cpu(m->op, a, m->device, exec);
 }
@@ -118,7 +118,7 @@ sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor
     SGK_TRY(sgk_match_done(&m));
 
     const struct linear_args a = product(&m, out, input, weight, bias);
-    return run(&m, &a, exec);
+    return run(&m, &a, sgk_exec_pdl_asked(exec), exec);
 }
 
 sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, const sgk_exec *exec)
@@ -138,7 +138,7 @@ sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input, const 
     a.input_batch        = sgk_stride(input, 0);
     a.weight_batch       = sgk_stride(weight, 0);
     a.bias_batch         = bias ? sgk_stride(bias, 0) : 0;
-    return run(&m, &a, exec);
+    return run(&m, &a, sgk_exec_pdl_asked(exec), exec);
 }
 
 sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec)
@@ -150,7 +150,7 @@ sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *mat_a, c
     SGK_TRY(sgk_match_done(&m));
 
     const struct linear_args a = product(&m, output, mat_a, mat_b, NULL);
-    return run(&m, &a, exec);
+    return run(&m, &a, sgk_exec_pdl(exec), exec);
 }
 
 sgk_status sgk_dsv3_fused_a_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec)
@@ -165,5 +165,5 @@ sgk_status sgk_dsv3_fused_a_gemm(const DLTensor *output, const DLTensor *mat_a, 
 
     struct linear_args a = product(&m, output, mat_a, mat_b, NULL);
     a.weight_stride      = sgk_stride(mat_b, 1);
-    return run(&m, &a, exec);
+    return run(&m, &a, sgk_exec_pdl(exec), exec);
 }

@@ -130,7 +130,7 @@ static sgk_status launch(const linear_call *c, linear_choice choice, int64_t blo
             .block         = { 32u * (unsigned)warps },
             .shared_memory = (unsigned)shared_memory,
             .cluster       = choice.split > 1 ? (unsigned)choice.split : 0,
-            .early         = true,
+            .alone         = !a->early,
         };
         struct linear_args part = *a;
         part.input              = (const char *)a->input + first * a->input_batch * sgk_dtype_size(a->dtype);
@@ -194,7 +194,7 @@ static sgk_tensor_map wgmma_map(const struct linear_args *a, const void *data, i
 {
     return (sgk_tensor_map){
         .dtype     = a->dtype,
-        .rank      = 3,
+        .rank      = a->batch > 1 ? 3 : 2,
         .data      = data,
         .size      = { columns, rows, a->batch },
         .stride    = { 1, rows == 1 ? columns : stride, a->batch == 1 ? columns : batch },
@@ -238,7 +238,7 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)(w.stages * stage + behind + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
-        .early         = true,
+        .alone         = !a->early,
     };
     if (sgk_log_wanted(c->exec))
         sgk_log(c->exec, "%s: cuda, %s %s %s, K in %d%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, split, c->why);
@@ -459,10 +459,12 @@ bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t c
     return takes(&c, choice, &a, false, NULL);
 }
 
-sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
+sgk_status linear_on_gpu(const char *op, const struct linear_args *args, int ordinal, bool early, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
+    struct linear_args with_early = *args, *a = &with_early;
+    a->early                    = early && device->pdl;
     const bool  batch_invariant = sgk_exec_batch_invariant(exec);
     linear_call c               = { op, batch_invariant ? " (batch invariant)" : "", ordinal, device, exec, false };
     c.pieces                    = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) && sgk_in_pieces(NULL, a->depth, a->dtype) &&

@@ -11,12 +11,16 @@
 #include "gemm.cuh"
 #include "launch.cuh"
 #include "reduce.cuh"
+#if __CUDA_ARCH__ >= 900
+#include "tma.cuh"
+#endif
 
 #define WARPS   (SHARE == 1 ? 4 : SHARE)
 #define COLUMNS 2                                       /* of a warp */
 #define PIECE   (16 / (int)sizeof(T))                   /* elements */
 #define AHEAD   (ROWS == 1 || (SHARE > 1 && ROWS <= 4) ? 4 : 2)      /* pieces of each column in flight */
 #define STEP    (32 * SHARE)                            /* from a lane's piece to its next */
+#define MOST    1024                                    /* pieces of a column to L2 in advance */
 
 DEVICE void load_pieces(uint4 (&to)[AHEAD][COLUMNS], const uint4 *const (&w)[COLUMNS], int64_t p, int64_t pieces)
 {
@@ -41,10 +45,13 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 1) void lin
     const int64_t pieces = a.depth / PIECE;
     int64_t       p      = warp % SHARE * 32 + lane;
     uint4         now[AHEAD][COLUMNS];
-    load_pieces(now, w, p, pieces);                     /* weights are not the result of the kernel before this one */
-
+#if __CUDA_ARCH__ >= 900
+    /* The kernel before this one may still run: weights may come as far as L2, where all see the same. */
+    if (a.early && lane < COLUMNS && warp % SHARE == 0 && pieces > 0) l2_prefetch(lane ? w[1] : w[0], (int)(pieces < MOST ? pieces : MOST) * 16);
+#endif
     pdl_wait();
     pdl_release();
+    load_pieces(now, w, p, pieces);
     float sum[ROWS][COLUMNS];
     #pragma unroll
     for (int r = 0; r < ROWS; ++r)

@@ -121,7 +121,9 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
         async_fence();
         named_sync(1 + group, 128);
         if (t == 0) {
-            tma_store3(&a->result, (int)n + (SWAP ? 0 : c * CHUNK), (int)m + (SWAP ? c * CHUNK : 0), product, to);
+            const int x = (int)n + (SWAP ? 0 : c * CHUNK), y = (int)m + (SWAP ? c * CHUNK : 0);
+            if (l->batch > 1) tma_store3(&a->result, x, y, product, to);
+            else tma_store2(&a->result, x, y, to);
             tma_store_commit();
         }
     }
@@ -175,10 +177,21 @@ DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, const f
 
 /* ---- the kernel -------------------------------------------------------------------------------------------------------- */
 
-/* A slab of the operand that is weight, or of the one that is input. */
-DEVICE void load(const linear_wgmma_args *a, bool weight, corner at, int slab, uint32_t to, uint32_t arrived)
+/* A box of either operand. The maps of a product that is alone have two dimensions. */
+DEVICE void load(const linear_wgmma_args *a, const sgk_tma_map *map, int x, int64_t y, int product, uint32_t to, uint32_t arrived)
 {
-    tma_load3(weight == SWAP ? to : to + FIRST_BYTES, weight == SWAP ? &a->first : &a->second, slab * 64, (int)(weight ? at.n : at.m), at.product, arrived);
+    if (a->l.batch > 1) tma_load3(to, map, x, (int)y, product, arrived);
+    else tma_load2(to, map, x, (int)y, arrived);
+}
+
+/* The weights of the first slabs to L2, while the kernel before this one may still run. */
+DEVICE void prefetch_weights(const linear_wgmma_args *a, corner at, int from, int to)
+{
+    const sgk_tma_map *weight = SWAP ? &a->first : &a->second;
+    for (int k = from * SLABS; k < to * SLABS && k < (from + a->stages) * SLABS; ++k) {
+        if (a->l.batch > 1) tma_prefetch3(weight, k * 64, (int)at.n, at.product);
+        else tma_prefetch2(weight, k * 64, (int)at.n);
+    }
 }
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear_wgmma(const __grid_constant__ linear_wgmma_args a)
@@ -219,31 +232,21 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
         registers_give(40);
 #endif
         if (t == 0) {
-            /* The kernel before this one may still run: weights are not its result. */
-            const int ahead = begin < a.tiles ? (to - from < a.stages ? to - from : a.stages) : 0;
-            for (int k = 0; k < ahead; ++k) {
-                const uint32_t arrived = shared_address(&full[k]);
-                mbarrier_expect(arrived, STAGE_BYTES);
-                #pragma unroll
-                for (int s = 0; s < SLABS; ++s)
-                    load(&a, true, tile(&a, begin), (from + k) * SLABS + s, base + k * STAGE_BYTES + s * SLAB_BYTES, arrived);
-            }
+            if (a.l.early && begin < a.tiles) prefetch_weights(&a, tile(&a, begin), from, to);
             pdl_wait();
             pdl_release();
             for (int id = begin; id < a.tiles; id += stride) {
                 const corner at = tile(&a, id);
                 for (int k = from; k < to; ++k, advance(a.stages, &stage, &lap)) {
                     const uint32_t arrived = shared_address(&full[stage]);
-                    const bool     begun   = id == begin && k - from < ahead;
-                    if (!begun) {
-                        mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
-                        mbarrier_expect(arrived, STAGE_BYTES);
-                    }
+                    mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
+                    mbarrier_expect(arrived, STAGE_BYTES);
                     #pragma unroll
                     for (int s = 0; s < SLABS; ++s) {
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                        if (!begun) load(&a, true, at, k * SLABS + s, slab, arrived);
-                        load(&a, false, at, k * SLABS + s, slab, arrived);
+                        const int      x    = (k * SLABS + s) * 64;
+                        load(&a, &a.first, x, SWAP ? at.n : at.m, at.product, slab, arrived);
+                        load(&a, &a.second, x, SWAP ? at.m : at.n, at.product, slab + FIRST_BYTES, arrived);
                     }
                 }
             }
