@@ -7,22 +7,24 @@
  *            0: bf16 without scales
  *   SWAP     0: the first operand of the instruction is a, the second b; 1: the other way round, for few rows of a
  *   GROUPS   warpgroups that multiply: the tile has 64 GROUPS rows of the first operand
- *   BN       and BN rows of the second. Up to 128 there are registers for the sums of two slabs: the next slab of a stage is started before the last one
- *            is added up (SLABS is even). Above, a warpgroup waits for each slab, and the other one multiplies meanwhile
+ *   BN       and BN rows of the second, HALVES times: a warpgroup multiplies with them in turn, so that the sums of a slab need few registers
  *   STAGES   parts of the ring, of SLABS slabs each
  *   CHUNK    of the second operand's rows: with 64 of the first, what leaves at once, 16, 32 or 64; 0: results go straight to memory
  *   BUFFERS  pieces of 64 x CHUNK results that a warpgroup can have on their way out
  *
- * One thread starts copies of operands (TMA), one warp copies of scales, of any layout (cp.async): both arrive at the stage's barrier, and threads that
- * multiply have neither addresses of scales nor waits for them. Only a lone warpgroup with a as its first operand (HELD) loads its own, a stage ahead.
- * Which tile is whose is found on the GPU from the groups' lengths, counted once by every block. A pair of blocks may share an operand (pair_m, pair_n):
- * each reads half of it and sends it to both. With split > 1 (one group) a cluster has one tile, and each block a share of K; they add up through each other's
- * shared memory, in order.
+ * With scales and up to 128 rows of the second operand there are registers for the sums of two slabs (PIPE): a warpgroup starts the next slab of a stage before
+ * it adds up the last one. With more it waits for each slab, and begins when the one before it has done with its first stage (LAG). What is apart stays so:
+ * one adds up while the other multiplies; those that begin together share the matrix units, and add up together.
+ *
+ * One thread starts copies of operands (TMA), one warp copies of scales, of any layout (cp.async): both arrive at the stage's barrier. Threads of tiles with LAG,
+ * and of a lone warpgroup with a as its first operand, load their own scales, a stage ahead (HELD). Which tile is whose is found on the GPU from the groups'
+ * lengths, counted once by every block. A pair of blocks may share an operand (pair_m, pair_n): each reads half of it and sends it to both. With split > 1 (one
+ * group) a cluster has one tile, and each block a share of K; they add up through each other's shared memory, in order.
  *
  * Rows of a and b must be 16-byte aligned. M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by
  * the matrix units, or by memory when a group has few rows.
  *
- * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS][128 bytes], second [BN][128 bytes]; results on their way out; scales
+ * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS][128 bytes], second [HALVES BN][128 bytes]; results on their way out; scales
  * [STAGES][SLABS] of rows, blocks of columns; barriers; then [groups] of first tile, first row, rows. The sums of a split are laid over the slabs.
  */
 #include "barrier.cuh"
@@ -40,24 +42,28 @@ typedef bf16 T;
 #endif
 #define STEP        (128 / (int)sizeof(T))              /* elements of K in a slab */
 #define ROWS        (64 * GROUPS)
-#define TILE_M      (SWAP ? BN : ROWS)
-#define TILE_N      (SWAP ? ROWS : BN)
+#define COLUMNS     (HALVES * BN)
+#define TILE_M      (SWAP ? COLUMNS : ROWS)
+#define TILE_N      (SWAP ? ROWS : COLUMNS)
 #define FIRST_BYTES (ROWS * 128)
-#define SLAB_BYTES  ((ROWS + BN) * 128)
+#define SLAB_BYTES  ((ROWS + COLUMNS) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
 #define CHUNK_BYTES (64 * CHUNK * 2)
 #define OUT         (STAGES * STAGE_BYTES)              /* where results begin, */
 #define SCALES      (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
-#define PIPE        (SCALED && BN <= 128)               /* two slabs' sums */
-#define HELD        (SCALED && !SWAP && GROUPS == 1)    /* scales are in registers */
+#define PIPE        (SCALED && COLUMNS <= 128)          /* two slabs' sums */
+#define LAG         (SCALED && !PIPE)                   /* warpgroups are a stage apart */
+#define HELD        (LAG || SCALED && !SWAP && GROUPS == 1)     /* scales are in registers */
+#define SHARED      (SCALED && !HELD)                   /* they come with the stage */
 #define SEGMENT     (BN & -BN)                          /* columns of b that have one scale in any tile */
-#define SLAB_SCALES (SCALED && !HELD ? TILE_M + 4 : 0)  /* of rows of a, then of blocks of columns of b */
+#define SLAB_SCALES (SHARED ? TILE_M + 4 : 0)           /* of rows of a, then of blocks of columns of b */
 #define BARRIERS    (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
 #define LENGTHS     (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
 #define MULTIPLIERS (128 * GROUPS)                      /* threads */
+#define LATE        (1 + GROUPS)                        /* named barriers of all but the first group */
 #define PITCH       (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
 
-#if PIPE && SLABS % 2 || SCALED && SWAP && !PIPE
+#if PIPE && (SLABS % 2 || HALVES > 1) || SWAP && SCALED && !PIPE
 #error "the macros do not fit each other"
 #endif
 
@@ -141,10 +147,10 @@ DEVICE bool wanted(const grouped_args *g, corner at, int row)
     return row < at.left && (g->form != GROUPED_INDICES || g->layout[at.m + row] == at.group);
 }
 
-/* Element by element: f32, or an out that is not in pieces; where it is (`pairs`), two columns at a time. `first`: of the warpgroup. */
-DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, int first, int t, bool pairs)
+/* Element by element: f32, or an out that is not in pieces; where it is (`pairs`), two columns at a time. `first`, `second`: of the warpgroup, and of the half. */
+DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, int first, int second, int t, bool pairs)
 {
-    const int r = first + t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
+    const int r = first + t / 32 * 16 + t % 32 / 4, c = second + t % 4 * 2;
 #if !SWAP
     if (pairs) {
         const bool half = g->out_dtype == SGK_F16;
@@ -169,7 +175,7 @@ DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, i
 
 #if CHUNK
 /* Through shared memory, in chunks: as boxes where all rows of a chunk are the group's, else row by row. `place` has room for BUFFERS. */
-DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corner at, int first, int t, int group, uint32_t place, int *turn, bool whole)
+DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corner at, int first, int second, int t, int group, uint32_t place, int *turn, bool whole)
 {
     const grouped_args *g    = &a->g;
     const bool          half = g->out_dtype == SGK_F16;
@@ -191,16 +197,15 @@ DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corne
                         pack(half, x[0], x[1]), pack(half, x[2], x[3]), pack(half, x[4], x[5]), pack(half, x[6], x[7]));
 #endif
         }
-        const int row0 = SWAP ? c * CHUNK : first, column0 = at.n + (SWAP ? first : c * CHUNK);
+        if (whole) async_fence();
+        named_sync(1 + group, 128);
+        const int row0 = SWAP ? second + c * CHUNK : first, column0 = at.n + (SWAP ? first : second + c * CHUNK);
         if (whole) {
-            async_fence();
-            named_sync(1 + group, 128);
             if (t == 0) {
                 tma_store3(&a->result, column0, at.m + row0, at.matrix, to);
                 tma_store_commit();
             }
         } else {
-            named_sync(1 + group, 128);
             const int wide = SWAP ? 8 : CHUNK / 8, high = SWAP ? CHUNK : 64;         /* pieces of 16 bytes in a row, and rows */
             #pragma unroll
             for (int i = t; i < wide * high; i += 128) {
@@ -295,7 +300,7 @@ DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint3
                 const int      x    = (k * SLABS + s) * STEP;
                 if (first_shared) tma_load3_multicast(slab + rank * (FIRST_BYTES / 2), &a->first, x, first + rank * (ROWS / 2), first_z, arrived, 3);
                 else tma_load3(slab, &a->first, x, first, first_z, arrived);
-                if (second_shared) tma_load3_multicast(slab + FIRST_BYTES + rank * (BN * 64), &a->second, x, second + rank * (BN / 2), second_z, arrived, 3);
+                if (second_shared) tma_load3_multicast(slab + FIRST_BYTES + rank * (COLUMNS * 64), &a->second, x, second + rank * (COLUMNS / 2), second_z, arrived, 3);
                 else tma_load3(slab + FIRST_BYTES, &a->second, x, second, second_z, arrived);
             }
             advance(&r);
@@ -306,7 +311,7 @@ DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint3
 #endif
 }
 
-#if SCALED && !HELD
+#if SHARED
 /* One warp: scales, wherever they lie. Rows and columns that there are not have somebody else's: nobody looks at what comes of them. */
 DEVICE void copy_scales(const grouped_wgmma_args *a, const int *lengths, uint32_t base, uint32_t full, uint32_t empty, int begin, int tiles, int stride, int from, int to, int rank)
 {
@@ -366,10 +371,11 @@ DEVICE void promote(const uint8_t *memory, float (&sum)[BN / 2], const float (&p
 struct slab_scales { float upper, lower, left, right; };
 
 #if HELD
-/* Where they lie. */
+/* Where they lie; `cut` columns are of the first block. */
 struct scale_places {
     const float *upper, *lower, *left, *right;
     int64_t      a_step, b_step;
+    int          cut;
 };
 
 /* Rows and columns that there are not have somebody else's: nobody looks at what comes of them. */
@@ -378,33 +384,34 @@ DEVICE scale_places places_of(const grouped_args *g, corner at, int row)
     const int64_t last = (g->columns - 1) / GROUPED_BLOCK, block = at.n / GROUPED_BLOCK < last ? at.n / GROUPED_BLOCK : last;
     const int     upper = row < at.left ? at.m + row : 0, lower = row + 8 < at.left ? at.m + row + 8 : 0;
     const float  *sa = (const float *)g->sa + at.matrix * g->sa_group, *sb = (const float *)g->sb + at.group * g->sb_group + block * g->sb_block;
-    return { sa + upper * g->sa_row, sa + lower * g->sa_row, sb, block < last ? sb + g->sb_block : sb, g->sa_step, g->sb_step };
+    return { sa + upper * g->sa_row, sa + lower * g->sa_row, sb, block < last ? sb + g->sb_block : sb, g->sa_step, g->sb_step, GROUPED_BLOCK - at.n % GROUPED_BLOCK };
 }
 DEVICE slab_scales scales_of(const scale_places *p, int block, int blocks)
 {
     if (block >= blocks) return { 0, 0, 0, 0 };
     return { p->upper[block * p->a_step], p->lower[block * p->a_step], p->left[block * p->b_step], p->right[block * p->b_step] };
 }
-
 #else
 /* From slab `slab` of the ring. */
 DEVICE slab_scales scales_of(const uint8_t *memory, int slab, int row)
 {
     const float *rows = (const float *)(memory + SCALES) + slab * SLAB_SCALES, *columns = rows + TILE_M;
-    return { rows[row], rows[row + 8], columns[0], columns[BN == GROUPED_BLOCK ? 0 : 1] };
+    return { rows[row], rows[row + 8], columns[0], columns[COLUMNS == GROUPED_BLOCK ? 0 : 1] };
 }
 #endif
 
-/* sum += the sum of a slab, times its scales; `cut` columns are of the first block. */
-DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut)
+/* sum += the sum of a slab, times its scales; half `half` of the tile's columns. */
+DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut, int half)
 {
     #pragma unroll
     for (int s = 0; s < BN / SEGMENT; ++s) {
-        const float column = s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
+        const float column = half * BN + s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
         #pragma unroll
-        for (int j = 0; j < SEGMENT / 2; ++j) {
-            const int i = s * (SEGMENT / 2) + j;
-            sum[i]      = fmaf(j % 4 < 2 ? x : y, part[i], sum[i]);
+        for (int j = s * SEGMENT / 8; j < (s + 1) * SEGMENT / 8; ++j) {
+            sum[4 * j]     = fmaf(x, part[4 * j], sum[4 * j]);
+            sum[4 * j + 1] = fmaf(x, part[4 * j + 1], sum[4 * j + 1]);
+            sum[4 * j + 2] = fmaf(y, part[4 * j + 2], sum[4 * j + 2]);
+            sum[4 * j + 3] = fmaf(y, part[4 * j + 3], sum[4 * j + 3]);
         }
     }
 }
@@ -421,14 +428,23 @@ DEVICE void release(uint32_t empty, int pair, int lane)
 }
 
 #if SWAP
-#define PROMOTE(part, s) promote(memory, sum, part, r.stage *SLABS + (s), group, t)
+#define PROMOTE(half, part, s) promote(memory, sum[half], part, r.stage *SLABS + (s), group, t)
 #else
-#define PROMOTE(part, s) promote(sum, part, &own[s], cut)
+#define PROMOTE(half, part, s) promote(sum[half], part, &own[s], cut, half)
 #endif
-#if SCALED && !SWAP && !HELD
+#if SHARED && !SWAP
 #define READ_SCALES(s) own[s] = scales_of(memory, r.stage * SLABS + (s), row)
 #else
 #define READ_SCALES(s)
+#endif
+#if LAG
+#define NEXT_BEGINS() \
+    do { \
+        if (late && group + 1 < GROUPS) named_announce(LATE + group + 1, 256); \
+        late = 0; \
+    } while (0)
+#else
+#define NEXT_BEGINS()
 #endif
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma(const __grid_constant__ grouped_wgmma_args a)
@@ -445,7 +461,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
         tma_prefetch_map(&a.second);
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
-            mbarrier_init(full + s * 8, SCALED && !HELD ? 33 : 1);
+            mbarrier_init(full + s * 8, SHARED ? 33 : 1);
             mbarrier_init(empty + s * 8, (uint32_t)(4 * GROUPS * pair));
         }
         mbarrier_init_done();
@@ -459,25 +475,29 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
     const int tiles = down * ((a.n_tiles + a.pair_n - 1) / a.pair_n), begin = (int)blockIdx.x / cluster, stride = (int)gridDim.x / cluster;
 
     if (group == GROUPS) {
-#if BN / 2 * (1 + SCALED + PIPE) > 128
+#if BN / 2 * (HALVES + SCALED + PIPE) > 128
         registers_give(40);
 #endif
         if (t == 0) copy_operands(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
-#if SCALED && !HELD
+#if SHARED
         if (t / 32 == 1) copy_scales(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
 #endif
         if (t == 0 && cluster == 1) pdl_release();
         __syncwarp();
         if (a.split > 1) cluster_sync();
     } else {
-#if BN / 2 * (1 + SCALED + PIPE) > 128
+#if BN / 2 * (HALVES + SCALED + PIPE) > 128
         registers_take(232);
+#endif
+#if LAG
+        int late = 1;                                                       /* this warpgroup has not begun, or the next one */
+        if (group > 0 && begin < tiles && to > from) named_sync(LATE + group, 256);
 #endif
         ring r = { 0, 0 };
 #if CHUNK
         int turn = 0;
 #endif
-        float sum[BN / 2];
+        float sum[HALVES][BN / 2];
 #if SCALED
         float parts[1 + PIPE][BN / 2] = { 0 };                              /* sums of slabs */
 #endif
@@ -485,20 +505,21 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
             const corner at = find_tile(&a, lengths, id, rank);
             if (at.group < 0) continue;
             #pragma unroll
-            for (int i = 0; i < BN / 2; ++i) sum[i] = 0;
+            for (int h = 0; h < HALVES; ++h)
+                #pragma unroll
+                for (int i = 0; i < BN / 2; ++i) sum[h][i] = 0;
 #if !SCALED
             int last = 0;
 #endif
-#if SCALED && !SWAP
-            const int   row = group * 64 + t / 32 * 16 + lane / 4, cut = GROUPED_BLOCK - at.n % GROUPED_BLOCK;
-            slab_scales own[SLABS];
-#endif
 #if HELD
-            const scale_places places = places_of(&a.g, at, row);
-            const int          blocks = (int)((a.g.depth + GROUPED_BLOCK - 1) / GROUPED_BLOCK);
-            slab_scales        next[SLABS];                                 /* of the next stage, on their way */
+            const scale_places places = places_of(&a.g, at, group * 64 + t / 32 * 16 + lane / 4);
+            const int          cut = places.cut, blocks = (int)((a.g.depth + GROUPED_BLOCK - 1) / GROUPED_BLOCK);
+            slab_scales        own[SLABS], next[SLABS];                     /* of this stage and, on their way, of the next one */
             #pragma unroll
             for (int s = 0; s < SLABS; ++s) next[s] = scales_of(&places, s, blocks);
+#elif SCALED && !SWAP
+            const int   row = group * 64 + t / 32 * 16 + lane / 4, cut = GROUPED_BLOCK - at.n % GROUPED_BLOCK;
+            slab_scales own[SLABS];
 #endif
             for (int k = from; k < to; ++k) {
 #if HELD
@@ -523,39 +544,50 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                     if (s > 0) {                                            /* the slab before this one */
                         wgmma_wait(1);
                         wgmma_pin(parts[(s + 1) % 2]);
-                        PROMOTE(parts[(s + 1) % 2], s - 1);
+                        PROMOTE(0, parts[(s + 1) % 2], s - 1);
                     }
                 }
                 wgmma_wait(0);
                 wgmma_pin(parts[1]);
                 if (!SWAP) release(empty + r.stage * 8, pair, lane);
-                PROMOTE(parts[1], SLABS - 1);
+                PROMOTE(0, parts[1], SLABS - 1);
                 if (SWAP) release(empty + r.stage * 8, pair, lane);         /* its scales have been read */
 #elif SCALED
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
-                    wgmma_pin(parts[0]);
-                    wgmma_fence();
+                    const uint64_t x    = wgmma_operand(slab + group * 8192);
                     #pragma unroll
-                    for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
-                    wgmma_commit();
-                    READ_SCALES(s);
-                    wgmma_wait(0);
-                    wgmma_pin(parts[0]);
-                    if (s == SLABS - 1) release(empty + r.stage * 8, pair, lane);
-                    PROMOTE(parts[0], s);
+                    for (int h = 0; h < HALVES; ++h) {
+                        const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
+                        wgmma_pin(parts[0]);
+                        wgmma_fence();
+                        #pragma unroll
+                        for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
+                        wgmma_commit();
+                        wgmma_wait(0);
+                        wgmma_pin(parts[0]);
+                        if (s == SLABS - 1 && h == HALVES - 1) {
+                            release(empty + r.stage * 8, pair, lane);
+                            NEXT_BEGINS();
+                        }
+                        PROMOTE(h, parts[0], s);
+                    }
                 }
 #else
-                wgmma_pin(sum);
+                #pragma unroll
+                for (int h = 0; h < HALVES; ++h) wgmma_pin(sum[h]);
                 wgmma_fence();
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    const uint64_t x    = wgmma_operand(slab + group * 8192);
                     #pragma unroll
-                    for (int i = 0; i < 4; ++i) wgmma(sum, x + i * WGMMA_STEP, y + i * WGMMA_STEP, true, (const T *)0);
+                    for (int h = 0; h < HALVES; ++h) {
+                        const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
+                        #pragma unroll
+                        for (int i = 0; i < 4; ++i) wgmma(sum[h], x + i * WGMMA_STEP, y + i * WGMMA_STEP, true, (const T *)0);
+                    }
                 }
                 wgmma_commit();
                 if (k > from) {                                             /* the stage before this one has been read */
@@ -569,14 +601,15 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #if !SCALED
             wgmma_wait(0);
             if (to > from) release(empty + last * 8, pair, lane);
-            wgmma_pin(sum);
+            #pragma unroll
+            for (int h = 0; h < HALVES; ++h) wgmma_pin(sum[h]);
 #endif
 
 #if SWAP
             if (a.split > 1) {
                 float *share = (float *)memory;
                 named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
-                put_share(share, sum, group * 64, t);
+                put_share(share, sum[0], group * 64, t);
                 cluster_sync();
                 add_shares(&a, at, slice, base, (int)threadIdx.x);
                 continue;
@@ -584,18 +617,25 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #endif
             const int first = group * 64;
 #if CHUNK
-            const int high  = SWAP ? BN : 64;
-            bool      whole = a.g.form == GROUPED_ONE || at.left >= (SWAP ? BN : first + 64);
+            const int high  = SWAP ? COLUMNS : 64;
+            bool      whole = a.g.form == GROUPED_ONE || at.left >= (SWAP ? COLUMNS : first + 64);
             if (a.g.form == GROUPED_INDICES) {
                 const int row = (SWAP ? 0 : first) + t;
                 whole         = named_all(1 + group, 128, t >= high || row >= at.left || a.g.layout[at.m + row] == at.group);
             }
-            if (a.by_tma) put_in_pieces(&a, sum, at, first, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn, whole);
-            else put_directly(&a.g, sum, at, first, t, false);
+            #pragma unroll
+            for (int h = 0; h < HALVES; ++h) {
+                if (a.by_tma) put_in_pieces(&a, sum[h], at, first, h * BN, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn, whole);
+                else put_directly(&a.g, sum[h], at, first, h * BN, t, false);
+            }
 #else
-            put_directly(&a.g, sum, at, first, t, a.by_tma);
+            #pragma unroll
+            for (int h = 0; h < HALVES; ++h) put_directly(&a.g, sum[h], at, first, h * BN, t, a.by_tma);
 #endif
         }
+#if LAG
+        if (late && group + 1 < GROUPS && begin < tiles && to > from) named_announce(LATE + group + 1, 256);     /* there was nothing to multiply */
+#endif
         if (t == 0) tma_store_wait_read(0);
     }
     if (cluster > 1) {
