@@ -7,7 +7,7 @@
  *            0: bf16 without scales
  *   SWAP     0: the first operand of the instruction is a, the second b; 1: the other way round, for few rows of a
  *   GROUPS   warpgroups that multiply: the tile has 64 GROUPS rows of the first operand
- *   BN       and BN rows of the second, HALVES times: a warpgroup multiplies with them in turn, so that the sums of a slab need few registers
+ *   BN       and BN rows of the second
  *   STAGES   parts of the ring, of SLABS slabs each
  *   CHUNK    of the second operand's rows: with 64 of the first, what leaves at once, 16, 32 or 64; 0: results go straight to memory
  *   BUFFERS  pieces of 64 x CHUNK results that a warpgroup can have on their way out
@@ -24,7 +24,7 @@
  * Rows of a and b must be 16-byte aligned. M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by
  * the matrix units, or by memory when a group has few rows.
  *
- * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS][128 bytes], second [HALVES BN][128 bytes]; results on their way out; scales
+ * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS][128 bytes], second [BN][128 bytes]; results on their way out; scales
  * [STAGES][SLABS] of rows, blocks of columns; barriers; then [groups] of first tile, first row, rows. The sums of a split are laid over the slabs.
  */
 #include "barrier.cuh"
@@ -42,16 +42,15 @@ typedef bf16 T;
 #endif
 #define STEP        (128 / (int)sizeof(T))              /* elements of K in a slab */
 #define ROWS        (64 * GROUPS)
-#define COLUMNS     (HALVES * BN)
-#define TILE_M      (SWAP ? COLUMNS : ROWS)
-#define TILE_N      (SWAP ? ROWS : COLUMNS)
+#define TILE_M      (SWAP ? BN : ROWS)
+#define TILE_N      (SWAP ? ROWS : BN)
 #define FIRST_BYTES (ROWS * 128)
-#define SLAB_BYTES  ((ROWS + COLUMNS) * 128)
+#define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
 #define CHUNK_BYTES (64 * CHUNK * 2)
 #define OUT         (STAGES * STAGE_BYTES)              /* where results begin, */
 #define SCALES      (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
-#define PIPE        (SCALED && COLUMNS <= 128)          /* two slabs' sums */
+#define PIPE        (SCALED && BN <= 128)          /* two slabs' sums */
 #define LAG         (SCALED && !PIPE)                   /* warpgroups are a stage apart */
 #define HELD        (LAG || SCALED && !SWAP && GROUPS == 1)     /* scales are in registers */
 #define SHARED      (SCALED && !HELD)                   /* they come with the stage */
@@ -63,7 +62,7 @@ typedef bf16 T;
 #define LATE        (1 + GROUPS)                        /* named barriers of all but the first group */
 #define PITCH       (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
 
-#if PIPE && (SLABS % 2 || HALVES > 1) || SWAP && SCALED && !PIPE
+#if PIPE && SLABS % 2 || SWAP && SCALED && !PIPE
 #error "the macros do not fit each other"
 #endif
 
@@ -147,10 +146,10 @@ DEVICE bool wanted(const grouped_args *g, corner at, int row)
     return row < at.left && (g->form != GROUPED_INDICES || g->layout[at.m + row] == at.group);
 }
 
-/* Element by element: f32, or an out that is not in pieces; where it is (`pairs`), two columns at a time. `first`, `second`: of the warpgroup, and of the half. */
-DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, int first, int second, int t, bool pairs)
+/* Element by element: f32, or an out that is not in pieces; where it is (`pairs`), two columns at a time. `first`: of the warpgroup. */
+DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, int first, int t, bool pairs)
 {
-    const int r = first + t / 32 * 16 + t % 32 / 4, c = second + t % 4 * 2;
+    const int r = first + t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
 #if !SWAP
     if (pairs) {
         const bool half = g->out_dtype == SGK_F16;
@@ -175,7 +174,7 @@ DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, i
 
 #if CHUNK
 /* Through shared memory, in chunks: as boxes where all rows of a chunk are the group's, else row by row. `place` has room for BUFFERS. */
-DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corner at, int first, int second, int t, int group, uint32_t place, int *turn, bool whole)
+DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corner at, int first, int t, int group, uint32_t place, int *turn, bool whole)
 {
     const grouped_args *g    = &a->g;
     const bool          half = g->out_dtype == SGK_F16;
@@ -199,7 +198,7 @@ DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corne
         }
         if (whole) async_fence();
         named_sync(1 + group, 128);
-        const int row0 = SWAP ? second + c * CHUNK : first, column0 = at.n + (SWAP ? first : second + c * CHUNK);
+        const int row0 = SWAP ? c * CHUNK : first, column0 = at.n + (SWAP ? first : c * CHUNK);
         if (whole) {
             if (t == 0) {
                 tma_store3(&a->result, column0, at.m + row0, at.matrix, to);
@@ -300,7 +299,7 @@ DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint3
                 const int      x    = (k * SLABS + s) * STEP;
                 if (first_shared) tma_load3_multicast(slab + rank * (FIRST_BYTES / 2), &a->first, x, first + rank * (ROWS / 2), first_z, arrived, 3);
                 else tma_load3(slab, &a->first, x, first, first_z, arrived);
-                if (second_shared) tma_load3_multicast(slab + FIRST_BYTES + rank * (COLUMNS * 64), &a->second, x, second + rank * (COLUMNS / 2), second_z, arrived, 3);
+                if (second_shared) tma_load3_multicast(slab + FIRST_BYTES + rank * (BN * 64), &a->second, x, second + rank * (BN / 2), second_z, arrived, 3);
                 else tma_load3(slab + FIRST_BYTES, &a->second, x, second, second_z, arrived);
             }
             advance(&r);
@@ -396,16 +395,16 @@ DEVICE slab_scales scales_of(const scale_places *p, int block, int blocks)
 DEVICE slab_scales scales_of(const uint8_t *memory, int slab, int row)
 {
     const float *rows = (const float *)(memory + SCALES) + slab * SLAB_SCALES, *columns = rows + TILE_M;
-    return { rows[row], rows[row + 8], columns[0], columns[COLUMNS == GROUPED_BLOCK ? 0 : 1] };
+    return { rows[row], rows[row + 8], columns[0], columns[BN == GROUPED_BLOCK ? 0 : 1] };
 }
 #endif
 
-/* sum += the sum of a slab, times its scales; half `half` of the tile's columns. */
-DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut, int half)
+/* sum += the sum of a slab, times its scales. */
+DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut)
 {
     #pragma unroll
     for (int s = 0; s < BN / SEGMENT; ++s) {
-        const float column = half * BN + s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
+        const float column = s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
         #pragma unroll
         for (int j = s * SEGMENT / 8; j < (s + 1) * SEGMENT / 8; ++j) {
             sum[4 * j]     = fmaf(x, part[4 * j], sum[4 * j]);
@@ -428,9 +427,9 @@ DEVICE void release(uint32_t empty, int pair, int lane)
 }
 
 #if SWAP
-#define PROMOTE(half, part, s) promote(memory, sum[half], part, r.stage *SLABS + (s), group, t)
+#define PROMOTE(part, s) promote(memory, sum, part, r.stage *SLABS + (s), group, t)
 #else
-#define PROMOTE(half, part, s) promote(sum[half], part, &own[s], cut, half)
+#define PROMOTE(part, s) promote(sum, part, &own[s], cut)
 #endif
 #if SHARED && !SWAP
 #define READ_SCALES(s) own[s] = scales_of(memory, r.stage * SLABS + (s), row)
@@ -475,7 +474,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
     const int tiles = down * ((a.n_tiles + a.pair_n - 1) / a.pair_n), begin = (int)blockIdx.x / cluster, stride = (int)gridDim.x / cluster;
 
     if (group == GROUPS) {
-#if BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if BN / 2 * (1 + SCALED + PIPE) > 128
         registers_give(40);
 #endif
         if (t == 0) copy_operands(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
@@ -486,7 +485,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
         __syncwarp();
         if (a.split > 1) cluster_sync();
     } else {
-#if BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if BN / 2 * (1 + SCALED + PIPE) > 128
         registers_take(232);
 #endif
 #if LAG
@@ -497,7 +496,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #if CHUNK
         int turn = 0;
 #endif
-        float sum[HALVES][BN / 2];
+        float sum[BN / 2];
 #if SCALED
         float parts[1 + PIPE][BN / 2] = { 0 };                              /* sums of slabs */
 #endif
@@ -505,9 +504,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
             const corner at = find_tile(&a, lengths, id, rank);
             if (at.group < 0) continue;
             #pragma unroll
-            for (int h = 0; h < HALVES; ++h)
-                #pragma unroll
-                for (int i = 0; i < BN / 2; ++i) sum[h][i] = 0;
+            for (int i = 0; i < BN / 2; ++i) sum[i] = 0;
 #if !SCALED
             int last = 0;
 #endif
@@ -544,50 +541,41 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                     if (s > 0) {                                            /* the slab before this one */
                         wgmma_wait(1);
                         wgmma_pin(parts[(s + 1) % 2]);
-                        PROMOTE(0, parts[(s + 1) % 2], s - 1);
+                        PROMOTE(parts[(s + 1) % 2], s - 1);
                     }
                 }
                 wgmma_wait(0);
                 wgmma_pin(parts[1]);
                 if (!SWAP) release(empty + r.stage * 8, pair, lane);
-                PROMOTE(0, parts[1], SLABS - 1);
+                PROMOTE(parts[1], SLABS - 1);
                 if (SWAP) release(empty + r.stage * 8, pair, lane);         /* its scales have been read */
 #elif SCALED
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x    = wgmma_operand(slab + group * 8192);
+                    const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    wgmma_pin(parts[0]);
+                    wgmma_fence();
                     #pragma unroll
-                    for (int h = 0; h < HALVES; ++h) {
-                        const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
-                        wgmma_pin(parts[0]);
-                        wgmma_fence();
-                        #pragma unroll
-                        for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
-                        wgmma_commit();
-                        wgmma_wait(0);
-                        wgmma_pin(parts[0]);
-                        if (s == SLABS - 1 && h == HALVES - 1) {
-                            release(empty + r.stage * 8, pair, lane);
-                            NEXT_BEGINS();
-                        }
-                        PROMOTE(h, parts[0], s);
+                    for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
+                    wgmma_commit();
+                    wgmma_wait(0);
+                    wgmma_pin(parts[0]);
+                    if (s == SLABS - 1) {
+                        release(empty + r.stage * 8, pair, lane);
+                        NEXT_BEGINS();
                     }
+                    PROMOTE(parts[0], s);
                 }
 #else
-                #pragma unroll
-                for (int h = 0; h < HALVES; ++h) wgmma_pin(sum[h]);
+                wgmma_pin(sum);
                 wgmma_fence();
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x    = wgmma_operand(slab + group * 8192);
+                    const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
-                    for (int h = 0; h < HALVES; ++h) {
-                        const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
-                        #pragma unroll
-                        for (int i = 0; i < 4; ++i) wgmma(sum[h], x + i * WGMMA_STEP, y + i * WGMMA_STEP, true, (const T *)0);
-                    }
+                    for (int i = 0; i < 4; ++i) wgmma(sum, x + i * WGMMA_STEP, y + i * WGMMA_STEP, true, (const T *)0);
                 }
                 wgmma_commit();
                 if (k > from) {                                             /* the stage before this one has been read */
@@ -601,15 +589,14 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #if !SCALED
             wgmma_wait(0);
             if (to > from) release(empty + last * 8, pair, lane);
-            #pragma unroll
-            for (int h = 0; h < HALVES; ++h) wgmma_pin(sum[h]);
+            wgmma_pin(sum);
 #endif
 
 #if SWAP
             if (a.split > 1) {
                 float *share = (float *)memory;
                 named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
-                put_share(share, sum[0], group * 64, t);
+                put_share(share, sum, group * 64, t);
                 cluster_sync();
                 add_shares(&a, at, slice, base, (int)threadIdx.x);
                 continue;
@@ -617,20 +604,16 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #endif
             const int first = group * 64;
 #if CHUNK
-            const int high  = SWAP ? COLUMNS : 64;
-            bool      whole = a.g.form == GROUPED_ONE || at.left >= (SWAP ? COLUMNS : first + 64);
+            const int high  = SWAP ? BN : 64;
+            bool      whole = a.g.form == GROUPED_ONE || at.left >= (SWAP ? BN : first + 64);
             if (a.g.form == GROUPED_INDICES) {
                 const int row = (SWAP ? 0 : first) + t;
                 whole         = named_all(1 + group, 128, t >= high || row >= at.left || a.g.layout[at.m + row] == at.group);
             }
-            #pragma unroll
-            for (int h = 0; h < HALVES; ++h) {
-                if (a.by_tma) put_in_pieces(&a, sum[h], at, first, h * BN, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn, whole);
-                else put_directly(&a.g, sum[h], at, first, h * BN, t, false);
-            }
+            if (a.by_tma) put_in_pieces(&a, sum, at, first, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn, whole);
+            else put_directly(&a.g, sum, at, first, t, false);
 #else
-            #pragma unroll
-            for (int h = 0; h < HALVES; ++h) put_directly(&a.g, sum[h], at, first, h * BN, t, a.by_tma);
+            put_directly(&a.g, sum, at, first, t, a.by_tma);
 #endif
         }
 #if LAG
