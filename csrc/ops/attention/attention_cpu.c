@@ -196,6 +196,8 @@ SGK_INLINE vf soft_capped(vf x, float cap)
 /* Vector i of q's row r is at q[(i * rows + r) * VF]: f32, or where pairs are multiplied bf16, codes in the order of e4m3_widen(). */
 typedef struct {
     int64_t rows, dim, dim_v;
+    int64_t k_step, v_step;                     /* from head to head in elements */
+    float   scale[ATTENTION_ROWS];              /* of each head */
     bool    once;                               /* no cache keeps keys and values */
 #if defined(__AVX512BF16__)
     e4m3_tables e4m3;
@@ -220,11 +222,10 @@ SGK_INLINE void ask_now(const bool once, const char *from, int64_t bytes)
 }
 
 /* Scores of `rows` rows, a constant, with four keys whose elements begin at `offset`; meanwhile as many bytes from `soon` on are asked for. */
-SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale)
+SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale)
 {
     vf            total[DOT_ROWS(SGK_E4M3)][4];
     const int64_t step = f->rows * VF, dim = f->dim;
-    const bool    once = f->once;
 #pragma GCC unroll 7
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
@@ -285,42 +286,71 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, float *scores, const float *q,
     for (int r = 0; r < rows; ++r) v4_store(scores + r * KEYS, scale * vf_sums4(total[r][0], total[r][1], total[r][2], total[r][3]));
 }
 
-/* One function for each format and number of rows, so that each has the registers to itself. */
+/* The same under heads [h, end). */
+SGK_INLINE void dots_of_heads(sgk_dtype t, const int rows, const bool once, float *scores, const float *q, const few_rows *f, const void *const *key, const char *const *soon, int64_t h, int64_t end)
+{
+    for (; h < end; ++h, scores += f->rows * KEYS, q += f->rows * f->dim) dots(t, rows, once, scores, q, f, key, h * f->k_step, soon[h], f->scale[h]);
+}
+
+/* One function for each format and number of rows, so that each has the registers to itself. With e4m3, where time goes to products, it takes all heads of four keys; the others take
+ * one: where memory is waited for, a processor that has the next head's loads in view as well waits longer. */
 typedef void dots_fn(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale);
+typedef void dots_of_heads_fn(float *scores, const float *q, const few_rows *f, const void *const *key, const char *const *soon, int64_t h, int64_t end);
 /* clang-format off */
 #define DOTS(name, t, rows) \
     static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale) \
     { \
-        dots(t, rows, scores, q, f, key, offset, soon, scale); \
+        dots(t, rows, f->once, scores, q, f, key, offset, soon, scale); \
     }
-#define DOTS_TO_4(name, t) DOTS(name, t, 1) DOTS(name, t, 2) DOTS(name, t, 3) DOTS(name, t, 4)
-#define DOTS_TO_7(name, t) DOTS_TO_4(name, t) DOTS(name, t, 5) DOTS(name, t, 6) DOTS(name, t, 7)
+#define DOTS_OF_HEADS(name, t, rows) \
+    static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, const char *const *soon, int64_t h, int64_t end) \
+    { \
+        if (f->once) dots_of_heads(t, rows, true, scores, q, f, key, soon, h, end); \
+        else dots_of_heads(t, rows, false, scores, q, f, key, soon, h, end); \
+    }
+#define DOTS_TO_4(make, name, t) make(name, t, 1) make(name, t, 2) make(name, t, 3) make(name, t, 4)
+#define DOTS_TO_7(make, name, t) DOTS_TO_4(make, name, t) make(name, t, 5) make(name, t, 6) make(name, t, 7)
 #if defined(__AVX512F__)
-#define DOTS_ALL(name, t) \
-    DOTS_TO_7(name, t) \
-    static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7 };
+#define DOTS_ALL(make, type, name, t) \
+    DOTS_TO_7(make, name, t) \
+    static type *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7 };
 #else
-#define DOTS_ALL(name, t) \
-    DOTS_TO_4(name, t) \
-    static dots_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
+#define DOTS_ALL(make, type, name, t) \
+    DOTS_TO_4(make, name, t) \
+    static type *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
 /* clang-format on */
-DOTS_ALL(dots_f32, SGK_F32)
-DOTS_ALL(dots_f16, SGK_F16)
-DOTS_ALL(dots_bf16, SGK_BF16)
-DOTS_ALL(dots_e4m3, SGK_E4M3)
+DOTS_ALL(DOTS, dots_fn, dots_f32, SGK_F32)
+DOTS_ALL(DOTS, dots_fn, dots_f16, SGK_F16)
+DOTS_ALL(DOTS, dots_fn, dots_bf16, SGK_BF16)
+DOTS_ALL(DOTS_OF_HEADS, dots_of_heads_fn, dots_e4m3, SGK_E4M3)
+
+static const char *const nothing[ATTENTION_ROWS];               /* in place of what is asked for */
+
+/* As many rows as the next function takes. */
+SGK_INLINE int64_t dot_rows(sgk_dtype t, int64_t left)
+{
+    return left <= DOT_ROWS(t) ? left : DOT_ROWS(t) < 4 ? DOT_ROWS(t)
+                                                        : 4;
+}
 
 /* Scores of four keys with all rows. */
 SGK_INLINE void score_few(sgk_dtype t, const few_rows *f, float *scores, const float *q, const void *const *key, int64_t offset, const char *soon, float scale)
 {
     dots_fn *const *const with = t == SGK_F32 ? dots_f32 : t == SGK_F16 ? dots_f16
-                                                       : t == SGK_E4M3  ? dots_e4m3
                                                                         : dots_bf16;
-    for (int64_t left = f->rows; left > 0;) {
-        const int64_t rows = left <= DOT_ROWS(t) ? left : DOT_ROWS(t) < 4 ? DOT_ROWS(t)
-                                                                          : 4;
+    for (int64_t left = f->rows, rows; left > 0; left -= rows, scores += rows * KEYS, q += rows * VF, soon = NULL) {
+        rows = dot_rows(t, left);
         with[rows - 1](scores, q, f, key, offset, soon, scale);
-        left -= rows, scores += rows * KEYS, q += rows * VF, soon = NULL;
+    }
+}
+
+/* The same under all heads, of e4m3. */
+SGK_INLINE void score_few_e4m3(const few_rows *f, float *scores, const float *q, const void *const *key, int64_t heads, const char *const *soon)
+{
+    for (int64_t left = f->rows, rows; left > 0; left -= rows, scores += rows * KEYS, q += rows * VF, soon = nothing) {
+        rows = dot_rows(SGK_E4M3, left);
+        dots_e4m3[rows - 1](scores, q, f, key, soon, 0, heads);
     }
 }
 
@@ -431,11 +461,10 @@ SGK_INLINE void value_pairs(sgk_dtype t, const few_rows *f, const char *x, const
 SGK_INLINE bool value_in_pairs(sgk_dtype t, int64_t dim_v) { return PAIRS(t) && dim_v % 32 == 0; }
 
 /* out += p values of four keys in columns [d, end), `vecs` vectors, a constant, at a time. In pairs the rows of two keys lie side by side in the sum. */
-SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const bool pairs, float *out, const float *p, const few_rows *f, const char *const *value, const char *soon,
+SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const bool pairs, const bool once, float *out, const float *p, const few_rows *f, const char *const *value, const char *soon,
                               int64_t d, int64_t end)
 {
     const int64_t size = size_of(t), dim_v = f->dim_v;
-    const bool    once = f->once;
     (void)pairs;
     for (; d + VF * vecs <= end; d += VF * vecs) {
         vf     total[16];
@@ -488,65 +517,96 @@ SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const
     }
 }
 
-SGK_INLINE void weigh(sgk_dtype t, const int rows, const bool pairs, float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon)
+SGK_INLINE void weigh(sgk_dtype t, const int rows, const bool pairs, const bool once, float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon)
 {
     const char   *row[4];
     const int64_t dim_v = f->dim_v;
     const int     vecs = VF == 8 || rows > 4 ? 2 : 4, rest = pairs ? 2 : 1;
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) row[j] = (const char *)value[j] + offset * size_of(t);
-    weigh_columns(t, rows, vecs, pairs, out, p, f, row, soon, 0, dim_v);
-    if (dim_v % (VF * vecs)) weigh_columns(t, rows, rest, pairs, out, p, f, row, soon, dim_v - dim_v % (VF * vecs), dim_v);
+    weigh_columns(t, rows, vecs, pairs, once, out, p, f, row, soon, 0, dim_v);
+    if (dim_v % (VF * vecs)) weigh_columns(t, rows, rest, pairs, once, out, p, f, row, soon, dim_v - dim_v % (VF * vecs), dim_v);
 }
 
+/* The same under heads [h, end). */
+SGK_INLINE void weigh_heads(sgk_dtype t, const int rows, const bool pairs, const bool once, float *out, const float *p, const few_rows *f, const void *const *value, const char *const *soon,
+                            int64_t h, int64_t end)
+{
+    for (; h < end; ++h, out += f->rows * f->dim_v, p += f->rows * KEYS) weigh(t, rows, pairs, once, out, p, f, value, h * f->v_step, soon[h]);
+}
+
+typedef void weigh_heads_fn(float *out, const float *p, const few_rows *f, const void *const *value, const char *const *soon, int64_t h, int64_t end);
 typedef void weigh_fn(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon);
 /* clang-format off */
 #define WEIGH(name, t, pairs, rows) \
     static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon) \
     { \
-        weigh(t, rows, pairs, out, p, f, value, offset, soon); \
+        weigh(t, rows, pairs, f->once, out, p, f, value, offset, soon); \
     }
-#define WEIGH_TO_4(name, t, pairs) WEIGH(name, t, pairs, 1) WEIGH(name, t, pairs, 2) WEIGH(name, t, pairs, 3) WEIGH(name, t, pairs, 4)
-#define WEIGH_TO_8(name, t, pairs) WEIGH_TO_4(name, t, pairs) WEIGH(name, t, pairs, 5) WEIGH(name, t, pairs, 6) WEIGH(name, t, pairs, 7) WEIGH(name, t, pairs, 8)
+#define WEIGH_HEADS(name, t, pairs, rows) \
+    static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, const char *const *soon, int64_t h, int64_t end) \
+    { \
+        if (f->once) weigh_heads(t, rows, pairs, true, out, p, f, value, soon, h, end); \
+        else weigh_heads(t, rows, pairs, false, out, p, f, value, soon, h, end); \
+    }
+#define WEIGH_TO_4(make, name, t, pairs) make(name, t, pairs, 1) make(name, t, pairs, 2) make(name, t, pairs, 3) make(name, t, pairs, 4)
+#define WEIGH_TO_8(make, name, t, pairs) WEIGH_TO_4(make, name, t, pairs) make(name, t, pairs, 5) make(name, t, pairs, 6) make(name, t, pairs, 7) make(name, t, pairs, 8)
 #if defined(__AVX512F__)
-#define WEIGH_ALL(name, t, pairs) \
-    WEIGH_TO_8(name, t, pairs) \
-    static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
+#define WEIGH_ALL(make, type, name, t, pairs) \
+    WEIGH_TO_8(make, name, t, pairs) \
+    static type *const name[] = { name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8 };
 #else
-#define WEIGH_ALL(name, t, pairs) \
-    WEIGH_TO_4(name, t, pairs) \
-    static weigh_fn *const name[] = { name##_1, name##_2, name##_3, name##_4 };
+#define WEIGH_ALL(make, type, name, t, pairs) \
+    WEIGH_TO_4(make, name, t, pairs) \
+    static type *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
 /* clang-format on */
 enum { WEIGH_ROWS = VF == 16 ? 8 : 4 };
-WEIGH_ALL(weigh_f32, SGK_F32, false)
-WEIGH_ALL(weigh_f16, SGK_F16, false)
-WEIGH_ALL(weigh_bf16, SGK_BF16, false)
-WEIGH_ALL(weigh_e4m3, SGK_E4M3, false)
+WEIGH_ALL(WEIGH, weigh_fn, weigh_f32, SGK_F32, false)
+WEIGH_ALL(WEIGH, weigh_fn, weigh_f16, SGK_F16, false)
+WEIGH_ALL(WEIGH, weigh_fn, weigh_bf16, SGK_BF16, false)
+WEIGH_ALL(WEIGH_HEADS, weigh_heads_fn, weigh_e4m3, SGK_E4M3, false)
 #if defined(__AVX512BF16__)
-WEIGH_ALL(weigh_bf16_pairs, SGK_BF16, true)
-WEIGH_ALL(weigh_e4m3_pairs, SGK_E4M3, true)
+WEIGH_ALL(WEIGH, weigh_fn, weigh_bf16_pairs, SGK_BF16, true)
+WEIGH_ALL(WEIGH_HEADS, weigh_heads_fn, weigh_e4m3_pairs, SGK_E4M3, true)
 #endif
 
-/* out += p values for all rows, for `keys` keys, at most four, from `value` on; the head's elements at `offset` in the rows of values. */
-SGK_INLINE void weigh_few(sgk_dtype t, const few_rows *f, float *out, const float *p, const void *const *value, int64_t offset, int32_t keys, const char *soon)
+/* The rows of four values under a head, of which the first `keys` are there: nothing else is read, and offset is 0. */
+SGK_INLINE const void *const *padded(const void **to, sgk_dtype t, const void *const *value, int64_t offset, int32_t keys)
 {
     static const float none[ATTENTION_MOST_DIM_V];             /* in place of keys behind the last one */
-    const void        *some[4];
-    weigh_fn *const   *with = t == SGK_F32 ? weigh_f32 : t == SGK_F16 ? weigh_f16
-                                                     : t == SGK_E4M3  ? weigh_e4m3
-                                                                      : weigh_bf16;
+    for (int32_t j = 0; j < 4; ++j) to[j] = j < keys ? (const char *)value[j] + offset * size_of(t) : (const char *)none;
+    return to;
+}
+
+/* out += p values for all rows under a head, for `keys` keys, at most four, from `value` on. */
+SGK_INLINE void weigh_few(sgk_dtype t, const few_rows *f, float *out, const float *p, const void *const *value, int64_t offset, int32_t keys, const char *soon)
+{
+    const void      *some[4];
+    weigh_fn *const *with = t == SGK_F32 ? weigh_f32 : t == SGK_F16 ? weigh_f16
+                                                                    : weigh_bf16;
 #if defined(__AVX512BF16__)
-    if (value_in_pairs(t, f->dim_v)) with = t == SGK_E4M3 ? weigh_e4m3_pairs : weigh_bf16_pairs;
+    if (value_in_pairs(t, f->dim_v)) with = weigh_bf16_pairs;
 #endif
-    if (keys < 4) {
-        for (int32_t j = 0; j < 4; ++j) some[j] = j < keys ? (const char *)value[j] + offset * size_of(t) : (const char *)none;
-        value = some, offset = 0;
-    }
-    for (int64_t left = f->rows; left > 0;) {
-        const int64_t rows = left < WEIGH_ROWS ? left : WEIGH_ROWS;
+    if (keys < 4) value = padded(some, t, value, offset, keys), offset = 0;
+    for (int64_t left = f->rows, rows; left > 0; left -= rows, out += rows * f->dim_v, p += rows * KEYS, soon = NULL) {
+        rows = left < WEIGH_ROWS ? left : WEIGH_ROWS;
         with[rows - 1](out, p, f, value, offset, soon);
-        left -= rows, out += rows * f->dim_v, p += rows * KEYS, soon = NULL;
+    }
+}
+
+/* The same under heads [h, end), of e4m3; fewer than four keys under one. */
+SGK_INLINE void weigh_few_e4m3(const few_rows *f, float *out, const float *p, const void *const *value, int64_t h, int64_t end, int32_t keys, const char *const *soon)
+{
+    const void            *some[4];
+    weigh_heads_fn *const *with = weigh_e4m3;
+#if defined(__AVX512BF16__)
+    if (value_in_pairs(SGK_E4M3, f->dim_v)) with = weigh_e4m3_pairs;
+#endif
+    if (keys < 4) value = padded(some, SGK_E4M3, value, h * f->v_step, keys), soon += h, h = 0, end = 1;
+    for (int64_t left = f->rows, rows; left > 0; left -= rows, out += rows * f->dim_v, p += rows * KEYS, soon = nothing) {
+        rows = left < WEIGH_ROWS ? left : WEIGH_ROWS;
+        with[rows - 1](out, p, f, value, soon, h, end);
     }
 }
 
@@ -717,15 +777,16 @@ SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads, bool once
     const struct attention_args *a    = p->a;
     const int64_t                size = size_of(t), k_bytes = a->dim * size, v_bytes = a->dim_v * size;
     const int64_t                q_step = p->rows * (int64_t)p->dim, out_step = p->rows * (int64_t)p->dim_v, score_step = p->rows * (int64_t)KEYS;     /* from head to head */
-    few_rows                     f = { .rows = p->rows, .dim = a->dim, .dim_v = a->dim_v, .once = once };
+    const bool                   pairs = value_in_pairs(t, p->dim_v);
+    few_rows                     f     = { .rows = p->rows, .dim = a->dim, .dim_v = a->dim_v, .k_step = a->k_head_stride, .v_step = a->v_head_stride, .once = once };
 #if defined(__AVX512BF16__)
     if (t == SGK_E4M3) f.e4m3 = e4m3_to_bf16();
 #endif
-    float   scale[ATTENTION_ROWS];
-    places  at[2];
-    int     which = 0;
-    int32_t keys  = at_most_keys(p->end - p->begin);
-    ahead   next  = { 0 };
+    const char *soon[ATTENTION_ROWS];
+    places      at[2];
+    int         which = 0;
+    int32_t     keys  = at_most_keys(p->end - p->begin);
+    ahead       next  = { 0 };
     if (keys > 0) {
         find(p, &at[0], size, p->begin, keys);
         next.now = rows_of(at[0].key, keys, heads, a->k_head_stride * size, k_bytes);
@@ -736,29 +797,43 @@ SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads, bool once
     }
     for (int32_t h = 0; h < heads; ++h) {
         const piece x = under_head(p, h);
-        scale[h]      = x.scale;
+        f.scale[h]    = x.scale;
         load_few_queries(t, &x, &f);
     }
     for (int32_t first = p->begin; first < p->end; which ^= 1) {
         const places *here = &at[which];
         const int32_t left = at_most_keys(p->end - first - keys);
         next.more          = rows_of(here->value, keys, heads, a->v_head_stride * size, v_bytes);
-        for (int32_t j = 0; j < keys; j += 4)                           /* places are filled up to a multiple of four */
-            for (int32_t h = 0; h < heads; ++h) {
-                const char *soon = next_pieces(&next, &f);
-                score_few(t, &f, p->scores + h * score_step + j, p->q + h * q_step, here->key + j, h * a->k_head_stride, soon, scale[h]);
+        for (int32_t j = 0; j < keys; j += 4) {                         /* places are filled up to a multiple of four */
+            if (t == SGK_E4M3) {
+                for (int32_t h = 0; h < heads; ++h) soon[h] = next_pieces(&next, &f);
+                score_few_e4m3(&f, p->scores + j, p->q, here->key + j, heads, soon);
+                continue;
             }
+            for (int32_t h = 0; h < heads; ++h) {
+                const char *piece = next_pieces(&next, &f);
+                score_few(t, &f, p->scores + h * score_step + j, p->q + h * q_step, here->key + j, h * a->k_head_stride, piece, f.scale[h]);
+            }
+        }
         if (left > 0) find(p, &at[which ^ 1], size, first + keys, left);
         for (int32_t h = 0; h < heads; ++h) {
             const piece x = under_head(p, h);
-            soften_few(&x, first, keys, value_in_pairs(t, p->dim_v));
+            soften_few(&x, first, keys, pairs);
         }
         next.more = rows_of(at[which ^ 1].key, left, heads, a->k_head_stride * size, k_bytes);
-        for (int32_t j = 0; j < keys; j += 4)
-            for (int32_t h = 0; h < heads; ++h) {
-                const char *soon = next_pieces(&next, &f);
-                weigh_few(t, &f, p->out + h * out_step, p->scores + h * score_step + (value_in_pairs(t, p->dim_v) ? j / 2 : j), here->value + j, h * a->v_head_stride, keys - j, soon);
+        for (int32_t j = 0; j < keys; j += 4) {
+            const float *powers = p->scores + (pairs ? j / 2 : j);
+            if (t == SGK_E4M3) {
+                for (int32_t h = 0; h < heads; ++h) soon[h] = next_pieces(&next, &f);
+                if (keys - j >= 4) weigh_few_e4m3(&f, p->out, powers, here->value + j, 0, heads, 4, soon);
+                for (int32_t h = 0; h < heads && keys - j < 4; ++h) weigh_few_e4m3(&f, p->out + h * out_step, powers + h * score_step, here->value + j, h, h + 1, keys - j, soon);
+                continue;
             }
+            for (int32_t h = 0; h < heads; ++h) {
+                const char *piece = next_pieces(&next, &f);
+                weigh_few(t, &f, p->out + h * out_step, powers + h * score_step, here->value + j, h * a->v_head_stride, keys - j, piece);
+            }
+        }
         first += keys, keys = left;
     }
 }
