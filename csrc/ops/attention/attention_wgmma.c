@@ -54,6 +54,7 @@ static const char *wgmma_passes(const attention_call *c)
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
     if (!build_of(a)) return "head sizes, or such in scattered pages";
+    if (a->dim % 8 || a->dim_v % 8) return "a head size that is no multiple of 8";       /* results leave in pieces of 8, which would pass a row's end */
     if (!(a->scale > 0)) return "softmax_scale not positive";
     if (a->max_k == 0 || a->kv_batches == 0 || (a->cu_seqlens_q && a->total_q == 0)) return "no keys or no queries";
     if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->dtype, 16))
