@@ -74,7 +74,7 @@ static sgk_status linear_on_cpu(const char *op, const struct linear_args *a, DLD
     return status;
 }
 
-static sgk_status run(const sgk_match *m, const struct linear_args *a, bool early, const sgk_exec *exec)
+static sgk_status run(const sgk_match *m, const struct linear_args *a, const sgk_exec *exec)
 {
     if (a->batch == 0 || a->rows == 0 || a->columns == 0) {
         SGK_NO_SCRATCH(exec);
@@ -82,13 +82,13 @@ static sgk_status run(const sgk_match *m, const struct linear_args *a, bool earl
     }
     if (sgk_on_gpu(m)) {
         SGK_NO_SCRATCH(exec);
-        return linear_on_gpu(m->op, a, m->device.device_id, early, exec);
+        return linear_on_gpu(m->op, a, m->device.device_id, exec);
     }
     return linear_on_cpu(m->op, a, m->device, exec);
 }
 
-/* One product of matrices whose sizes were matched as M, N and K. */
-static struct linear_args product(const sgk_match *m, const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias)
+/* One product of matrices whose sizes were matched as M, N and K; `early` as of linear_args. */
+static struct linear_args product(const sgk_match *m, const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, bool early)
 {
     return (struct linear_args){
         .out           = sgk_data(out),
@@ -105,6 +105,7 @@ static struct linear_args product(const sgk_match *m, const DLTensor *out, const
         .out_dtype     = sgk_dtype_at(out),
         .bias_dtype    = bias ? sgk_dtype_at(bias) : SGK_F32,
         .batch         = 1,
+        .early         = early,
     };
 }
 
@@ -117,8 +118,8 @@ sgk_status sgk_linear(const DLTensor *out, const DLTensor *input, const DLTensor
     SGK_MATCH_OUT(&m, out, "*M N", 1u << m.dtype | 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
 
-    const struct linear_args a = product(&m, out, input, weight, bias);
-    return run(&m, &a, sgk_exec_pdl_asked(exec), exec);
+    const struct linear_args a = product(&m, out, input, weight, bias, sgk_exec_pdl_asked(exec));
+    return run(&m, &a, exec);
 }
 
 sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, const sgk_exec *exec)
@@ -130,7 +131,7 @@ sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input, const 
     SGK_MATCH_OUT(&m, out, "B M N", 1u << m.dtype | 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
 
-    struct linear_args a = product(&m, out, input, weight, bias);
+    struct linear_args a = product(&m, out, input, weight, bias, sgk_exec_pdl_asked(exec));
     a.out_stride         = sgk_stride(out, 1);
     a.input_stride       = sgk_stride(input, 1);
     a.batch              = SGK_DIM(&m, 'B');
@@ -138,7 +139,7 @@ sgk_status sgk_linear_batched(const DLTensor *out, const DLTensor *input, const 
     a.input_batch        = sgk_stride(input, 0);
     a.weight_batch       = sgk_stride(weight, 0);
     a.bias_batch         = bias ? sgk_stride(bias, 0) : 0;
-    return run(&m, &a, sgk_exec_pdl_asked(exec), exec);
+    return run(&m, &a, exec);
 }
 
 sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec)
@@ -149,8 +150,8 @@ sgk_status sgk_dsv3_router_gemm(const DLTensor *output, const DLTensor *mat_a, c
     SGK_MATCH_OUT(&m, output, "M N", 1u << m.dtype | 1u << SGK_F32);
     SGK_TRY(sgk_match_done(&m));
 
-    const struct linear_args a = product(&m, output, mat_a, mat_b, NULL);
-    return run(&m, &a, sgk_exec_pdl(exec), exec);
+    const struct linear_args a = product(&m, output, mat_a, mat_b, NULL, sgk_exec_pdl(exec));
+    return run(&m, &a, exec);
 }
 
 sgk_status sgk_dsv3_fused_a_gemm(const DLTensor *output, const DLTensor *mat_a, const DLTensor *mat_b, const sgk_exec *exec)
@@ -163,7 +164,7 @@ sgk_status sgk_dsv3_fused_a_gemm(const DLTensor *output, const DLTensor *mat_a, 
                 "%s: mat_b has stride %lld in dimension 0, expected 1: columns must be dense", m.op, (long long)sgk_stride(mat_b, 0));
     SGK_TRY(sgk_match_done(&m));
 
-    struct linear_args a = product(&m, output, mat_a, mat_b, NULL);
+    struct linear_args a = product(&m, output, mat_a, mat_b, NULL, sgk_exec_pdl(exec));
     a.weight_stride      = sgk_stride(mat_b, 1);
-    return run(&m, &a, sgk_exec_pdl(exec), exec);
+    return run(&m, &a, exec);
 }

@@ -12,7 +12,7 @@ struct linear_args {
     sgk_dtype   dtype, out_dtype, bias_dtype;
     int64_t     batch;                                          /* products; from one to the next, in elements: */
     int64_t     out_batch, input_batch, weight_batch, bias_batch;
-    int32_t     early;                                          /* the kernel may start while the one before it runs */
+    int32_t     early;                                          /* programmatic launch, where the device has it: the kernel may start while the one before it runs */
 };
 
 /*

@@ -459,12 +459,10 @@ bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t c
     return takes(&c, choice, &a, false, NULL);
 }
 
-sgk_status linear_on_gpu(const char *op, const struct linear_args *args, int ordinal, bool early, const sgk_exec *exec)
+sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
-    struct linear_args with_early = *args, *a = &with_early;
-    a->early                    = early && device->pdl;
     const bool  batch_invariant = sgk_exec_batch_invariant(exec);
     linear_call c               = { op, batch_invariant ? " (batch invariant)" : "", ordinal, device, exec, false };
     c.pieces                    = sgk_in_pieces(a->input, a->input_stride, a->dtype) && sgk_in_pieces(a->weight, a->weight_stride, a->dtype) && sgk_in_pieces(NULL, a->depth, a->dtype) &&

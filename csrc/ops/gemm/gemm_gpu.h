@@ -4,8 +4,7 @@
 #include "cuda/cuda.h"
 #include "gemm.h"
 
-/* `early`: programmatic launch, where the device has it. */
-sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, bool early, const sgk_exec *exec);
+sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec);
 
 /* Which build runs, and K in how many parts. */
 typedef struct {

@@ -50,7 +50,7 @@ typedef bf16 T;
 #define CHUNK_BYTES (64 * CHUNK * 2)
 #define OUT         (STAGES * STAGE_BYTES)              /* where results begin, */
 #define SCALES      (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
-#define PIPE        (SCALED && BN <= 128)          /* two slabs' sums */
+#define PIPE        (SCALED && BN <= 128)               /* two slabs' sums */
 #define LAG         (SCALED && !PIPE)                   /* warpgroups are a stage apart */
 #define HELD        (LAG || SCALED && !SWAP && GROUPS == 1)     /* scales are in registers */
 #define SHARED      (SCALED && !HELD)                   /* they come with the stage */
