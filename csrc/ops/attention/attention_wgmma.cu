@@ -58,6 +58,20 @@ DEVICE void transpose4(uint32_t x[4], int t)
     }
 }
 
+/* A row of a part of the keys, for the kernel that combines them. */
+DEVICE void put_part(const attention_args *a, const work *w, const float (&o)[DIM_V / 2], int row, int r, float top, float sum)
+{
+    const int t = thread();
+    if (query_of(w, row) >= w->end) return;
+    const int64_t at      = partial_of(a, w, row);
+    const float   inverse = sum == 0 ? 0 : 1 / sum;
+    if (t % 4 == 0) a->partial_lse[at] = sum == 0 ? -INF : (top + log2f(sum)) * 0.6931471805599453f;
+    float *to = a->partial_out + at * attention_partial_dim(a) + t % 4 * 2;
+    #pragma unroll
+    for (int j = 0; j < DIM_V / 8; ++j)
+        if (8 * j < a->dim_v) *(float2 *)(to + 8 * j) = make_float2(o[4 * j + 2 * r] * inverse, o[4 * j + 2 * r + 1] * inverse);
+}
+
 /* Results of 64 rows; rows without a key have a sum of 0. */
 DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale)
 {
@@ -71,6 +85,10 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
         const int  row = t / 32 * 16 + t % 32 / 4 + 8 * r, query = query_of(w, row), head = head_of(w, row);
         const bool inside = query < w->end;
         float      top = most[r] * scale, inverse = 1;
+        if (a->splits > 1) {
+            put_part(a, w, o, row, r, top, sum);
+            continue;
+        }
         if (a->sinks && sum > 0) {
             const float sink = sink_of(a, head) * 1.4426950408889634f, both = fmaxf(top, sink);
             inverse = ex2(top - both);
