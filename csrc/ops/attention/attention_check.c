@@ -485,22 +485,22 @@ static void check_cut(sgk_dtype dtype)
         int     page_size;
     } calls[] = { { 64, 64, PAGED, 64 }, { 96, 96, DENSE, 0 }, { 128, 128, PAGED, 16 }, { 192, 128, PACKED, 0 }, { 256, 256, DENSE, 0 }, { 64, 40, PAGED, 1 }, { 128, 128, PAGED, 3 }, { 256, 256, PAGED, 12 } };
     for (size_t i = 0; i < sizeof calls / sizeof *calls; ++i) {
-        const shape s = { .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = calls[i].dim, .dim_v = calls[i].dim_v, .batch = 1, .queries = 140, .keys = 1700, .cache = calls[i].cache, .page_size = calls[i].page_size, .packed_q = calls[i].cache == PACKED, .lse = true, .left = -1, .right = -1, .causal = true, .same_lengths = true };
+        const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = calls[i].dim, .dim_v = calls[i].dim_v, .batch = 1, .queries = i % 2 ? 140 : 70, .keys = 1100, .cache = calls[i].cache, .page_size = calls[i].page_size, .packed_q = calls[i].cache == PACKED, .lse = true, .left = -1, .right = -1, .causal = true, .same_lengths = true };
         shape       t = s;
         check_shape("cut", &t);
         t.queries = 50;                                             /* joined */
         check_shape("cut", &t);
-        t = s, t.batch = 3, t.same_lengths = false, t.packed_q = true, t.few = 40, t.seqused_k = true, t.sinks = i % 2 ? SGK_F32 + 1 : SGK_BF16 + 1, t.softcap = i % 3 ? 0 : 10;
+        t = s, t.batch = 3, t.same_lengths = false, t.packed_q = true, t.queries = 100, t.few = 40, t.seqused_k = true, t.sinks = i % 2 ? SGK_F32 + 1 : SGK_BF16 + 1, t.softcap = i % 3 ? 0 : 10;
         check_shape("cut", &t);
         t = s, t.causal = false, t.splits = 2 + (int)i, t.keys = 500, t.batch = 2;
         check_shape("cut_asked", &t);
     }
     if (dtype != SGK_BF16) return;
-    const shape s = { .dtype = dtype, .heads = 4, .kv_heads = 2, .dim = 64, .batch = 1, .queries = 140, .keys = 1300, .lse = true, .left = -1, .right = -1, .causal = true, .same_lengths = true };
+    const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = 64, .batch = 1, .queries = 140, .keys = 1100, .lse = true, .left = -1, .right = -1, .causal = true, .same_lengths = true };
     shape       t = s;
-    t.left = 1100, t.right = 20, t.causal = false, t.sinks = SGK_F16 + 1;
+    t.left = 900, t.right = 20, t.causal = false, t.sinks = SGK_F16 + 1;
     check_shape("cut", &t);
-    t = s, t.chunk = 1200, t.lse = false;
+    t = s, t.chunk = 1050, t.lse = false;
     check_shape("cut", &t);
     t = s, t.queries = 260, t.keys = 200, t.splits = 7;             /* queries that see no key */
     check_shape("cut_asked", &t);
