@@ -483,7 +483,7 @@ static void check_cut(sgk_dtype dtype)
         int64_t dim, dim_v;
         layout  cache;
         int     page_size;
-    } calls[] = { { 64, 64, PAGED, 64 }, { 96, 96, DENSE, 0 }, { 128, 128, PAGED, 16 }, { 192, 128, PACKED, 0 }, { 256, 256, DENSE, 0 }, { 64, 40, PAGED, 1 }, { 128, 128, PAGED, 3 }, { 256, 256, PAGED, 12 } };
+    } calls[] = { { 64, 64, PAGED, 64 }, { 96, 96, DENSE, 0 }, { 128, 128, PAGED, 16 }, { 192, 128, PACKED, 0 }, { 256, 256, DENSE, 0 }, { 64, 40, PAGED, 1 }, { 128, 128, PAGED, 3 }, { 256, 256, PAGED, 12 }, { 192, 128, PAGED, 1 } };
     for (size_t i = 0; i < sizeof calls / sizeof *calls; ++i) {
         const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = calls[i].dim, .dim_v = calls[i].dim_v, .batch = 1, .queries = i % 2 ? 140 : 70, .keys = 1100, .cache = calls[i].cache, .page_size = calls[i].page_size, .packed_q = calls[i].cache == PACKED, .lse = true, .left = -1, .right = -1, .causal = true, .same_lengths = true };
         shape       t = s;

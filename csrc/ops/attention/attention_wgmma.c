@@ -5,21 +5,24 @@
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, gather, give, take)                                                \
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, gather, give, take, parts)                                         \
     { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups  \
-                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take,     \
-                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather }
-#define WGMMAS(type, dtype)                                    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 56, 224)
-attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
+                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take      \
+                 " -DPARTS=" #parts,                                                                                                    \
+                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather, parts }
+#define WGMMAS(type, dtype, parts)                                    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 0, 24, 240, parts),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240, parts),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240, parts),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240, parts),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240, parts),    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 1, 56, 224, parts),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 56, 224, parts),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224, parts),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 56, 224, parts)
+attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = {
+    WGMMAS("f16", SGK_F16, 0), WGMMAS("bf16", SGK_BF16, 0), WGMMAS("f16", SGK_F16, 1), WGMMAS("bf16", SGK_BF16, 1)
+};
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
 /* clang-format on */
@@ -27,11 +30,11 @@ attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/atte
 /* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
 static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
 
-static const attention_wgmma_build *build_of(const struct attention_args *a)
+static const attention_wgmma_build *build_of(const struct attention_args *a, bool parts)
 {
     for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
         const attention_wgmma_build *b = &attention_wgmma_builds[i];
-        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
+        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a) && b->parts == parts) return b;
     }
     return NULL;
 }
@@ -59,7 +62,7 @@ static const char *wgmma_passes(const attention_call *c)
     if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
-    if (!build_of(a)) return "head sizes, or such in scattered pages";
+    if (!build_of(a, false)) return "head sizes, or such in scattered pages";
     if (a->dim % 8 || a->dim_v % 8) return "a head size that is no multiple of 8";
     if (!(a->scale > 0)) return "softmax_scale not positive";
     if (a->max_k == 0 || a->kv_batches == 0 || (a->cu_seqlens_q && a->total_q == 0)) return "no keys or no queries";
@@ -124,7 +127,7 @@ static int32_t choose_splits(const attention_call *c)
     if (c->o.num_splits) return attention_at_most(c->o.num_splits, keys);
     if (pieces == 0 || pieces >= most || variant() == 1) return 1;
     int64_t best = 1, least = keys + 2;
-    for (int64_t rounds = 1; rounds <= 8; ++rounds) {
+    for (int64_t rounds = variant() == 3 ? 2 : 1; rounds <= 8; ++rounds) {
         const int64_t fit = rounds * most / pieces, parts = fit < limit ? fit : limit;
         const int64_t cost = rounds * ((keys + parts - 1) / parts + 2) + 3 + parts * pieces / 64;
         if (parts > 1 && cost < least) best = parts, least = cost;
@@ -150,10 +153,11 @@ static int64_t list_bytes(const attention_call *c)
 static int64_t wgmma_plan(attention_call *c)
 {
     const struct attention_args *a = &c->a;
-    const attention_wgmma_build *b = build_of(a);
-    c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
+    const attention_wgmma_build *b = build_of(a, false);
+    c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
     c->shared_memory = (unsigned)(((c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
     c->a.splits      = choose_splits(c);
+    c->build         = build_of(a, a->splits > 1);
     return list_bytes(c) + attention_partial_bytes(a);
 }
 
