@@ -91,13 +91,6 @@ static int32_t row_tiles(const attention_call *c)
     return (c->a.max_q + queries - 1) / queries;
 }
 
-/* Tiles of queries of all sequences, at most. */
-static int64_t tiles(const attention_call *c)
-{
-    const int64_t each = (int64_t)c->a.batch * row_tiles(c), packed = c->a.total_q / c->rows + c->a.batch;
-    return lengths_differ(&c->a) && c->a.cu_seqlens_q && packed < each ? packed : each;
-}
-
 /* At most so many pieces of work, and how many run at a time. */
 static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * (all_joined(c) ? c->a.kv_heads : c->a.heads) * row_tiles(c) * c->a.splits; }
 static int64_t most_blocks(const attention_call *c) { return c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1; }
@@ -105,6 +98,16 @@ static int64_t blocks(const attention_call *c)
 {
     const int64_t most = most_blocks(c);
     return works(c) < most ? works(c) : most;
+}
+
+/* Pieces of work as long as keys are whole, at most: nearer than works(), as sequences that all have few queries are joined, and packed ones share rows. */
+static int64_t whole_works(const attention_call *c)
+{
+    const struct attention_args *a       = &c->a;
+    const bool                   joined  = attention_joins(a, a->max_q, c->rows);
+    const int32_t                queries = joined ? c->rows / a->group : c->rows;
+    const int64_t                each = (int64_t)a->batch * ((a->max_q + queries - 1) / queries), packed = a->total_q / queries + a->batch;
+    return (a->cu_seqlens_q && packed < each ? packed : each) * (joined ? a->kv_heads : a->heads);
 }
 
 /* Tiles of keys that a tile of queries sees, at most. */
@@ -123,7 +126,7 @@ static int64_t key_tiles(const attention_call *c)
  */
 static int32_t choose_splits(const attention_call *c)
 {
-    const int64_t most = most_blocks(c), pieces = tiles(c) * (all_joined(c) ? c->a.kv_heads : c->a.heads), keys = key_tiles(c), limit = keys < 256 ? keys : 256;
+    const int64_t most = most_blocks(c), pieces = whole_works(c), keys = key_tiles(c), limit = keys < 256 ? keys : 256;
     if (c->o.num_splits) return attention_at_most(c->o.num_splits, keys);
     if (pieces == 0 || pieces >= most || variant() == 1) return 1;
     int64_t best = 1, least = keys + 2;
@@ -147,7 +150,8 @@ static int64_t list_bytes(const attention_call *c)
 {
     const struct attention_args *a = &c->a;
     if (!lengths_differ(a)) return asks(c) ? 256 : 0;
-    return 256 + (tiles(c) * a->group * (int64_t)sizeof(struct attention_tile) + 255) / 256 * 256;
+    const int64_t each = (int64_t)a->batch * row_tiles(c), packed = a->total_q / c->rows + a->batch;
+    return 256 + ((a->cu_seqlens_q && packed < each ? packed : each) * a->group * (int64_t)sizeof(struct attention_tile) + 255) / 256 * 256;
 }
 
 static int64_t wgmma_plan(attention_call *c)
