@@ -13,6 +13,7 @@
  *   HOLD_Q        1: q stays in registers; 0: the matrix units read it from shared memory
  *   STAGES        tiles of keys, and of values, on their way
  *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
+ *   PARTS         1: keys are cut into parts, whose results another kernel combines
  *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
  *
  * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile comes before that
@@ -40,6 +41,31 @@ DEVICE void pack(uint32_t (&weight)[KEYS / 16][4], const float (&s)[KEYS / 2])
         for (int e = 0; e < 4; ++e) weight[i][e] = pack2(s[8 * i + 2 * e], s[8 * i + 2 * e + 1], (const T *)0);
 }
 
+#if PARTS
+/* Results of 64 rows over a part of the keys; rows without a key there have a sum of 0. */
+DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale)
+{
+    const int             t = thread();
+    const attention_args *a = &p->a;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float sum = sums[r];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const int row = t / 32 * 16 + t % 32 / 4 + 8 * r;
+        if (query_of(w, row) < w->end) {
+            const int64_t at      = partial_of(a, w, row);
+            const float   inverse = sum == 0 ? 0 : 1 / sum;
+            float        *to      = a->partial_out + at * attention_partial_dim(a) + t % 4 * 2;
+            if (t % 4 == 0) a->partial_lse[at] = sum == 0 ? -INF : (most[r] * scale + log2f(sum)) * 0.6931471805599453f;
+            #pragma unroll
+            for (int j = 0; j < DIM_V / 8; ++j)
+                if (8 * j < a->dim_v) *(float2 *)(to + 8 * j) = make_float2(o[4 * j + 2 * r] * inverse, o[4 * j + 2 * r + 1] * inverse);
+        }
+        __syncwarp();
+    }
+}
+#else
 /* Four registers of each lane of a quad, transposed among them. */
 DEVICE void transpose4(uint32_t x[4], int t)
 {
@@ -91,6 +117,7 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
         }
     }
 }
+#endif
 
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {

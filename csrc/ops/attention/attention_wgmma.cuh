@@ -25,8 +25,13 @@ enum { TURN   = 1,                      /* named barriers: a turn of each warpgr
        WANTED = TURN + GROUPS };
 
 /* A piece of work: queries from `query` to `end` - 1, each with `heads` heads from `head` on, which is one row after the other. Tiles of keys from
- * `high` - 1 down to `low`. */
-struct work { int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch; };
+ * `high` - 1 down to `low`, with PARTS part `split` of those that the queries see. */
+struct work {
+    int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch;
+#if PARTS
+    int split;
+#endif
+};
 
 __shared__ work     works[WORKS];
 __shared__ uint64_t found_work[WORKS], q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
@@ -71,9 +76,21 @@ DEVICE void init_works(void)
 
 /* ---- work ---------------------------------------------------------------------------------------------------------------- */
 
-/* Pieces of work: joined ones of the list, then all others, those of short sequences included that are none. */
-DEVICE int count_joined(const attention_wgmma_args *p) { return p->order ? p->order_count[0] * p->a.kv_heads : 0; }
-DEVICE int count_tiles(const attention_wgmma_args *p) { return p->order ? p->order_count[1] - p->order_count[0] : p->row_tiles; }
+DEVICE int splits_of(const attention_wgmma_args *p) { return PARTS ? p->a.splits : 1; }
+
+/* Of number `part` of all parts: which tile it belongs to. */
+DEVICE int take_part(const attention_wgmma_args *p, work *w, int part)
+{
+#if PARTS
+    w->split = part % p->a.splits;
+#endif
+    return part / splits_of(p);
+}
+
+/* Pieces of work: joined ones of the list, then all others, those of short sequences included that are none. The parts of a tile's keys stand side
+ * by side. */
+DEVICE int count_joined(const attention_wgmma_args *p) { return p->order ? p->order_count[0] * splits_of(p) * p->a.kv_heads : 0; }
+DEVICE int count_tiles(const attention_wgmma_args *p) { return (p->order ? p->order_count[1] - p->order_count[0] : p->row_tiles) * splits_of(p); }
 DEVICE int count_works(const attention_wgmma_args *p) { return count_joined(p) + count_tiles(p) * p->units; }
 
 /* Longest first: joined ones with all key heads side by side, as their keys lie in memory and are read once; others among as many units as share L2. */
@@ -81,18 +98,18 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
 {
     const attention_args *a = &p->a;
     if (id < count_joined(p)) {
-        const attention_tile *at = &p->order[id / a->kv_heads];
+        const attention_tile *at = &p->order[take_part(p, w, id / a->kv_heads)];
         w->n = at->sequence, w->kv_head = id % a->kv_heads, w->head = -1, w->query = at->tile;
     } else {
         id -= count_joined(p);
         const int tiles = count_tiles(p), first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
         const int here = p->units - first < p->at_once ? p->units - first : p->at_once, unit = first + rest % here;
         if (p->order) {
-            const attention_tile *at = &p->order[p->order_count[0] + rest / here];
+            const attention_tile *at = &p->order[p->order_count[0] + take_part(p, w, rest / here)];
             w->n = at->sequence, w->kv_head = unit, w->head = at->member, w->query = at->tile;
         } else {
             const int heads = p->joined ? a->kv_heads : a->heads, members = p->joined ? 1 : a->group;
-            w->n = unit / heads, w->kv_head = unit % heads / members, w->head = p->joined ? -1 : unit % members, w->query = tiles - 1 - rest / here;
+            w->n = unit / heads, w->kv_head = unit % heads / members, w->head = p->joined ? -1 : unit % members, w->query = take_part(p, w, tiles - 1 - rest / here);
         }
     }
     asm volatile("" ::: "memory");              /* registers are few: what has been found is read again */
@@ -113,8 +130,15 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
     if (w->query >= w->sq) return false;
     const attention_sequence s     = sequence_of(w);
     const int                begin = attention_keys_of(a, &s, w->query).begin, end = attention_keys_of(a, &s, w->end - 1).end;
-    w->low   = begin / KEYS;
-    w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
+    w->low  = begin / KEYS;
+    w->high = end > begin ? (end + KEYS - 1) / KEYS : w->low;
+#if PARTS
+    {
+        const int each = (w->high - w->low + a->splits - 1) / a->splits;
+        w->low         = w->low + w->split * each < w->high ? w->low + w->split * each : w->high;
+        w->high        = w->low + each < w->high ? w->low + each : w->high;
+    }
+#endif
     w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
                                                                      : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
@@ -164,6 +188,19 @@ DEVICE int first_id(const attention_wgmma_args *p)
     return id < (block < blocks ? joined : count_works(p)) ? id : id_behind(p, block < blocks ? 0 : id);
 }
 
+#if PARTS
+/* Where partial results of a row are: what combines them goes over sequences, heads and queries. */
+DEVICE int64_t partial_of(const attention_args *a, const work *w, int row)
+{
+    return (((int64_t)w->split * a->batch + w->n) * a->heads + head_of(w, row)) * a->max_q + query_of(w, row);
+}
+
+/* For a part without keys, by one warp. */
+DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
+{
+    for (int row = lane; query_of(w, row) < w->end; row += 32) p->a.partial_lse[partial_of(&p->a, w, row)] = -INF;
+}
+#else
 /* Zeros for a piece of work without keys, by one warp. */
 DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
 {
@@ -176,6 +213,7 @@ DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
         if (lane == 0 && a->softmax_lse) a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] = a->empty_lse;
     }
 }
+#endif
 
 __shared__ int next_id, found;                  /* kept here: registers are few */
 DEVICE void start_finding(const attention_wgmma_args *p, int lane)
