@@ -2,24 +2,57 @@
 #include "attention_wgmma.h"
 #include "attention_call.h"
 #include "cuda/tensor_map.h"
+#include <stdlib.h>
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, gather, give, take)                                                \
-    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups  \
-                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take,     \
-                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather }
-#define WGMMAS(type, dtype)                                    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 56, 224)
-attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
+#define WGMMA(more, dim, dim_v, groups, keys, hold_q, q_places, gather, give, take)                                                              \
+    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=bf16 -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups               \
+                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=2 -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take more, \
+                 SGK_ARCH_90A), SGK_BF16, dim, dim_v, groups, keys, 2, q_places, gather }
+#define TWO(more, dim, dim_v, keys, hold_q, q_places) WGMMA(more, dim, dim_v, 2, keys, hold_q, q_places, 0, 24, 240)
+#define THREE(more)   WGMMA(more, 64, 64, 3, 128, 0, 2, 0, 32, 160)
+#define GATHER(more, q_places) WGMMA(more, 128, 128, 2, 128, 0, q_places, 1, 56, 224)
+attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = {
+    TWO("", 128, 128, 128, 1, 1),                                                       /*  0: as it is */
+    TWO(" -DLOOP=1", 128, 128, 128, 0, 1),                                              /*  1: the loop alone */
+    TWO(" -DLOOP=1 -DBEFORE_WAIT=64", 128, 128, 128, 0, 1),                             /*  2 */
+    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 128, 1, 1),                                     /*  3: q in registers */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=64", 128, 128, 128, 1, 1),                    /*  4 */
+    TWO(" -DLOOP=1", 128, 128, 128, 0, 2),                                              /*  5: two places for q */
+    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 128, 0, 2),                                     /*  6: 5, one compare an element */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 128, 128, 128, 0, 2),                             /*  7: 6, results through shared memory */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2),            /*  8 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2),            /*  9 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64", 128, 128, 128, 1, 2),            /* 10: q in registers */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=72", 128, 128, 144, 0, 2),            /* 11 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=80", 128, 128, 160, 0, 2),            /* 12 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 128, 128, 160, 0, 2),                             /* 13 */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=88", 128, 128, 176, 0, 1),                    /* 14 */
+    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 176, 0, 1),                                     /* 15 */
+    TWO("", 64, 64, 128, 0, 1),                                                         /* 16: as it is */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 64, 64, 128, 0, 2),                               /* 17 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1"),                                                /* 18: three warpgroups */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32"),                               /* 19 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64"),                               /* 20 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DEXP_FMA=8"),                                    /* 21 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DEXP_FMA=4"),                                    /* 22 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 64, 64, 192, 0, 2),                               /* 23 */
+    TWO("", 192, 128, 128, 0, 1),                                                       /* 24: as it is */
+    TWO(" -DLOOP=1 -DMASK=1", 192, 128, 128, 0, 1),                                     /* 25 */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=64", 192, 128, 128, 0, 1),                    /* 26 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=48", 192, 128, 96, 0, 2),             /* 27 */
+    TWO("", 256, 256, 80, 0, 1),                                                        /* 28: as it is */
+    TWO(" -DLOOP=1 -DMASK=1", 256, 256, 80, 0, 1),                                      /* 29 */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=40", 256, 256, 80, 0, 1),                     /* 30 */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=32", 256, 256, 64, 0, 1),                     /* 31 */
+    GATHER("", 1),                                                                      /* 32: as it is */
+    GATHER(" -DLOOP=1 -DMASK=1", 1),                                                    /* 33 */
+    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1", 2),                                            /* 34 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DTRACE=1", 128, 128, 128, 0, 2),                   /* 35: trace of 7 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64 -DTRACE=1", 128, 128, 128, 0, 2),  /* 36: trace of 9 */
+};
+#undef GATHER
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
 /* clang-format on */
@@ -31,6 +64,7 @@ static const attention_wgmma_build *build_of(const struct attention_args *a)
 {
     for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
         const attention_wgmma_build *b = &attention_wgmma_builds[i];
+        if (getenv("SGK_VARIANT") && atoi(getenv("SGK_VARIANT")) != (int)i) continue;
         if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
     }
     return NULL;
@@ -101,7 +135,7 @@ static int64_t wgmma_plan(attention_call *c)
     const struct attention_args *a = &c->a;
     const attention_wgmma_build *b = build_of(a);
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
-    c->shared_memory = (unsigned)(((c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
+    c->shared_memory = (unsigned)(((b->q_places * c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
     if (!lengths_differ(a)) return asks(c) ? 256 : 0;
     const int64_t each = (int64_t)a->batch * row_tiles(c), packed = a->total_q / c->rows + a->batch;
     return 256 + (a->cu_seqlens_q && packed < each ? packed : each) * a->group * (int64_t)sizeof(struct attention_tile);

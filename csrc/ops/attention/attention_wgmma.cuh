@@ -19,7 +19,7 @@
 
 #define ROWS    (64 * GROUPS)
 #define THREADS (128 * GROUPS)          /* that multiply */
-#define WORKS   4                       /* descriptions in shared memory: as many as can be in use */
+#define WORKS   (4 * Q_PLACES)          /* descriptions in shared memory: at least as many as can be in use */
 
 enum { TURN   = 1,                      /* named barriers: a turn of each warpgroup; another piece of work is wanted */
        WANTED = TURN + GROUPS };
@@ -29,7 +29,16 @@ enum { TURN   = 1,                      /* named barriers: a turn of each warpgr
 struct work { int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch; };
 
 __shared__ work     works[WORKS];
-__shared__ uint64_t found_work[WORKS], q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+__shared__ uint64_t found_work[WORKS];
+/* In one place, so that one register finds them all. */
+struct barriers { uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES], q_full[Q_PLACES], q_empty[Q_PLACES]; };
+enum { at_k_full  = 0,
+       at_k_empty = at_k_full + STAGES,
+       at_v_full  = at_k_empty + STAGES,
+       at_v_empty = at_v_full + STAGES,
+       at_q_full  = at_v_empty + STAGES,
+       at_q_empty = at_q_full + Q_PLACES };
+__shared__ barriers bar;
 
 /* A place in a ring of stages, and the parity of its lap. */
 struct ring {
@@ -54,6 +63,16 @@ DEVICE float ex2(float x)
     return y;
 }
 
+/* The same by multiply-adds, to 9e-5, for x up to 126; 2^-127 and below are 0. */
+DEVICE float ex2_fma(float x)
+{
+    x             = fmaxf(x, -127.f);
+    const float t = x + 12582912.f, r = x - (t - 12582912.f);
+    float       e = fmaf(r, 0.0555054f, 0.2402265f);
+    e = fmaf(r, e, 0.6931472f), e = fmaf(r, e, 1.f);
+    return __int_as_float(__float_as_int(e) + (__float_as_int(t) << 23));
+}
+
 DEVICE attention_sequence sequence_of(const work *w)
 {
     attention_sequence s = { w->sq, w->sk, 0, 0, 0, 0, 0, 0 };
@@ -65,8 +84,11 @@ DEVICE void init_works(void)
 {
     #pragma unroll
     for (int i = 0; i < WORKS; ++i) mbarrier_init(shared_address(&found_work[i]), 1);
-    mbarrier_init(shared_address(&q_full), 1);
-    mbarrier_init(shared_address(&q_empty), 4 * GROUPS);
+    #pragma unroll
+    for (int i = 0; i < Q_PLACES; ++i) {
+        mbarrier_init(shared_address(&bar.q_full[i]), 1);
+        mbarrier_init(shared_address(&bar.q_empty[i]), 4 * GROUPS);
+    }
 }
 
 /* ---- work ---------------------------------------------------------------------------------------------------------------- */
@@ -219,8 +241,9 @@ DEVICE const work *work_of(int count)
 /* By a warp that copies, behind the first tile of keys: queries may have to wait for the last product before them. */
 DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, int count, int lane)
 {
-    const uint32_t full = shared_address(&q_full);
-    mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
+    const uint32_t full = shared_address(&bar.q_full[count % Q_PLACES]);
+    mbarrier_wait(shared_address(&bar.q_empty[count % Q_PLACES]), (count / Q_PLACES & 1) ^ 1);
+    base += count % Q_PLACES * Q_BYTES;
     if (w->n < 0) {
         if (lane == 0) mbarrier_arrive(full);
         return;
@@ -269,6 +292,37 @@ DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, i
             for (int e = 0; e < 2; ++e)
                 if (8 * j + e >= behind || 8 * j + e < least) s[4 * j + 2 * r + e] = -INF;
     }
+}
+
+/* Where the keys that a thread's two rows see begin and end, counted from the first of its columns of a tile. */
+struct limits { int before[2], behind[2]; };
+
+DEVICE limits limits_of(const attention_args *a, const work *w, int tile)
+{
+    const int                t = thread();
+    const attention_sequence q = sequence_of(w);
+    limits                   m;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const attention_keys sees  = attention_keys_of(a, &q, query_of(w, t / 32 * 16 + t % 32 / 4 + 8 * r));
+        const int            first = tile * KEYS + t % 4 * 2;
+        m.before[r] = sees.begin - first, m.behind[r] = sees.end - first;
+    }
+    return m;
+}
+
+DEVICE void mask_behind(float (&s)[KEYS / 2], const limits *m)
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i)
+        if (i / 4 * 8 + i % 2 >= m->behind[i >> 1 & 1]) s[i] = -INF;
+}
+
+DEVICE void mask_before(float (&s)[KEYS / 2], const limits *m)
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i)
+        if (i / 4 * 8 + i % 2 < m->before[i >> 1 & 1]) s[i] = -INF;
 }
 
 /* s = cap * tanh(s * scale / cap), in powers of two. */
@@ -329,6 +383,6 @@ DEVICE float sink_of(const attention_args *a, int head)
 /* For warpgroups that multiply: piece of work number `count`, its queries included. */
 DEVICE const work *queries_of(int count)
 {
-    mbarrier_wait(shared_address(&q_full), count & 1);
+    mbarrier_wait(shared_address(&bar.q_full[count % Q_PLACES]), count / Q_PLACES & 1);
     return &works[count % WORKS];
 }
