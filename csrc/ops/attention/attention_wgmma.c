@@ -14,43 +14,47 @@
 #define THREE(more)   WGMMA(more, 64, 64, 3, 128, 0, 2, 0, 32, 160)
 #define GATHER(more, q_places) WGMMA(more, 128, 128, 2, 128, 0, q_places, 1, 56, 224)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = {
-    TWO("", 128, 128, 128, 1, 1),                                                       /*  0: as it is */
-    TWO(" -DLOOP=1", 128, 128, 128, 0, 1),                                              /*  1: the loop alone */
-    TWO(" -DLOOP=1 -DBEFORE_WAIT=64", 128, 128, 128, 0, 1),                             /*  2 */
-    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 128, 1, 1),                                     /*  3: q in registers */
-    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=64", 128, 128, 128, 1, 1),                    /*  4 */
-    TWO(" -DLOOP=1", 128, 128, 128, 0, 2),                                              /*  5: two places for q */
-    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 128, 0, 2),                                     /*  6: 5, one compare an element */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 128, 128, 128, 0, 2),                             /*  7: 6, results through shared memory */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2),            /*  8 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2),            /*  9 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64", 128, 128, 128, 1, 2),            /* 10: q in registers */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=72", 128, 128, 144, 0, 2),            /* 11 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=80", 128, 128, 160, 0, 2),            /* 12 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 128, 128, 160, 0, 2),                             /* 13 */
-    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=88", 128, 128, 176, 0, 1),                    /* 14 */
-    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 176, 0, 1),                                     /* 15 */
-    TWO("", 64, 64, 128, 0, 1),                                                         /* 16: as it is */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 64, 64, 128, 0, 2),                               /* 17 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1"),                                                /* 18: three warpgroups */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32"),                               /* 19 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64"),                               /* 20 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DEXP_FMA=8"),                                    /* 21 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DEXP_FMA=4"),                                    /* 22 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 64, 64, 192, 0, 2),                               /* 23 */
-    TWO("", 192, 128, 128, 0, 1),                                                       /* 24: as it is */
-    TWO(" -DLOOP=1 -DMASK=1", 192, 128, 128, 0, 1),                                     /* 25 */
-    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=64", 192, 128, 128, 0, 1),                    /* 26 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=48", 192, 128, 96, 0, 2),             /* 27 */
-    TWO("", 256, 256, 80, 0, 1),                                                        /* 28: as it is */
-    TWO(" -DLOOP=1 -DMASK=1", 256, 256, 80, 0, 1),                                      /* 29 */
-    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=40", 256, 256, 80, 0, 1),                     /* 30 */
-    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=32", 256, 256, 64, 0, 1),                     /* 31 */
-    GATHER("", 1),                                                                      /* 32: as it is */
-    GATHER(" -DLOOP=1 -DMASK=1", 1),                                                    /* 33 */
-    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1", 2),                                            /* 34 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DTRACE=1", 128, 128, 128, 0, 2),                   /* 35: trace of 7 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64 -DTRACE=1", 128, 128, 128, 0, 2),  /* 36: trace of 9 */
+    TWO("", 128, 128, 128, 1, 1), /* 0: as it is */
+    TWO(" -DLOOP=1", 128, 128, 128, 0, 1), /* 1: the loop alone */
+    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 128, 1, 1), /* 2: q in registers */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 1, 1), /* 3: q in registers, AHEAD, LAZY */
+    TWO(" -DLOOP=1", 128, 128, 128, 0, 2), /* 4: two places for q */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 128, 128, 128, 0, 2), /* 5: 4, one compare an element, results through shared memory */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2), /* 6: 5 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2), /* 7: 5 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32 -DAHEAD=1", 128, 128, 128, 0, 2), /* 8: 5, AHEAD */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32 -DLAZY=8", 128, 128, 128, 0, 2), /* 9: 5, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8", 128, 128, 128, 0, 2), /* 10: 5, both */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2), /* 11: 5, both */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2), /* 12: 5, both */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 1, 2), /* 13: 11, q in registers */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTURNS=0", 128, 128, 128, 0, 2), /* 14: 11, no turns */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=40", 128, 128, 144, 0, 2), /* 15: 11, 144 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=40", 128, 128, 160, 0, 2), /* 16: 11, 160 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 17: 176 keys, one place for q */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 18: 17 without AHEAD and LAZY */
+    TWO("", 64, 64, 128, 0, 1), /* 19: as it is */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 64, 64, 128, 0, 2), /* 20: all of it */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1"), /* 21: three warpgroups */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8"), /* 22 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32"), /* 23 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DEXP_FMA=8"), /* 24 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DEXP_FMA=4"), /* 25 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTURNS=0"), /* 26: no turns */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=48", 64, 64, 192, 0, 2), /* 27: two warpgroups, 192 keys */
+    TWO("", 192, 128, 128, 0, 1), /* 28: as it is */
+    TWO(" -DLOOP=1 -DMASK=1", 192, 128, 128, 0, 1), /* 29 */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 192, 128, 128, 0, 1), /* 30 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=24", 192, 128, 96, 0, 2), /* 31 */
+    TWO("", 256, 256, 80, 0, 1), /* 32: as it is */
+    TWO(" -DLOOP=1 -DMASK=1", 256, 256, 80, 0, 1), /* 33 */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20", 256, 256, 80, 0, 1), /* 34 */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20 -DTURNS=0", 256, 256, 80, 0, 1), /* 35: no turns */
+    GATHER("", 1), /* 36: as it is */
+    GATHER(" -DLOOP=1 -DMASK=1", 1), /* 37 */
+    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 2), /* 38 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DTRACE=1", 128, 128, 128, 0, 2), /* 39: trace of 5 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTRACE=1", 128, 128, 128, 0, 2), /* 40: trace of 11 */
 };
 #undef GATHER
 

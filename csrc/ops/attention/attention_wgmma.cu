@@ -27,6 +27,9 @@
  *   PUT           1: results go through the place of their queries, which is free only then; 0: from lane to lane
  *   MASK          1: one compare for each end of the keys that a row sees, its place known before the scores are; 0: both compares
  *   BEFORE_WAIT   as many of a thread's weights of whole tiles are made before the product with the values before is waited for
+ *   AHEAD         1: whether the next tiles are there is asked while weights are made
+ *   LAZY          in whole tiles the base of weights moves only where they would be more than 2^LAZY; 0: with every new maximum
+ *   TURNS         0: the warpgroups start products as they come
  *   EXP_FMA       one in so many exponentials of whole tiles by multiply-adds; 0: none
  */
 #ifndef Q_PLACES
@@ -46,6 +49,15 @@
 #endif
 #ifndef BEFORE_WAIT
 #define BEFORE_WAIT 0
+#endif
+#ifndef LAZY
+#define LAZY 0
+#endif
+#ifndef AHEAD
+#define AHEAD 0
+#endif
+#ifndef TURNS
+#define TURNS 1
 #endif
 #ifndef TRACE
 #define TRACE 0
@@ -224,18 +236,18 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 #define PRODUCTS() \
     do { \
         STAMP(0); \
-        mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
-        mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1)); \
+        if (!k_there) mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
+        if (!v_there) mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1)); \
         STAMP(1); \
         if (GATHER) async_fence(); \
         wgmma_fence(); \
-        named_sync(turn, 256); \
+        if (TURNS) named_sync(turn, 256); \
         STAMP(2); \
         _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) TIMES_K(d); \
         wgmma_commit(); \
         _Pragma("unroll") for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i); \
         wgmma_commit(); \
-        named_announce(next_turn, 256); \
+        if (TURNS) named_announce(next_turn, 256); \
         keys = k_places + STAGE(n + 1) * (K_BYTES / 16), values = v_places + STAGE(n) * (V_BYTES / 16); \
         STAMP(3); \
     } while (0)
@@ -252,8 +264,9 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     if (w->n < 0) return;
     int      from, to, tile, low;
     uint32_t queries, keys = k_places, values = v_places;
+    bool     k_there = false, v_there = false;          /* the next tile, when that was asked for while weights were made */
     TAKE_UP();
-    if (turn == GROUPS) named_announce(TURN, 256);
+    if (TURNS && turn == GROUPS) named_announce(TURN, 256);
     mbarrier_wait(AT(k_full, 0), 0);
     if (GATHER) async_fence();
     wgmma_fence();
@@ -285,7 +298,11 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             STAMP(4);
             GIVE_BACK(AT(k_empty, STAGE(n)));
             if (tile - 1 - step == low) LEAVE_Q();
+#if LAZY
+            const bool moves = maxima_lazy(s, most, base, factor, scale);
+#else
             maxima(s, most, base, factor, scale);
+#endif
             #pragma unroll
             for (int i = 0; i < KEYS / 2; ++i) {
                 const float x = fmaf(s[i], scale, -base[i >> 1 & 1]);
@@ -294,6 +311,9 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             float more[2][2] = { { 0, 0 }, { 0, 0 } };
             #pragma unroll
             for (int i = 0; i < BEFORE_WAIT; ++i) more[i >> 1 & 1][i & 1] += s[i];
+#if AHEAD
+            k_there = mbarrier_ended(AT(k_full, STAGE(n + 1)), LAP(n + 1)), v_there = mbarrier_ended(AT(v_full, STAGE(n)), LAP(n));
+#endif
             /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials that are to
              * run beside the product. */
             if (BEFORE_WAIT)
@@ -303,13 +323,25 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             wgmma_pin(o);
             STAMP(6);
             GIVE_BACK(AT(v_empty, STAGE(n - 1)));
+#if !LAZY
             #pragma unroll
             for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
+#endif
             #pragma unroll
             for (int i = BEFORE_WAIT; i < KEYS / 2; ++i) more[i >> 1 & 1][i & 1] += s[i];
+            pack(weight, s);
+#if LAZY
+            if (moves) {
+                factor[0] = ex2(factor[0]), factor[1] = ex2(factor[1]);
+                #pragma unroll
+                for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
+                sum[0] *= factor[0], sum[1] *= factor[1];
+            }
+            sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
+#else
             #pragma unroll
             for (int r = 0; r < 2; ++r) sum[r] = sum[r] * factor[r] + (more[r][0] + more[r][1]);
-            pack(weight, s);
+#endif
             ++n;
             STAMP(7);
 #if TRACE
@@ -330,6 +362,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         }
         --tile;
         PRODUCTS();
+        k_there = v_there = false;
 #if MASK
         limits m;
         if (tile < from || tile >= to) m = limits_of(a, w, tile);

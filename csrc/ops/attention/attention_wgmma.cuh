@@ -355,6 +355,32 @@ DEVICE void maxima(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2
     }
 }
 
+#if LAZY
+/* The same, but the base stays where weights above 2^LAZY do not come of it. Returns whether a base
+ * of the warp has moved; `factor` is a power of two here. */
+DEVICE bool maxima_lazy(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
+{
+    float now[2][2];
+    bool  moves = false;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        now[r][0] = s[2 * r], now[r][1] = s[2 * r + 1];
+        #pragma unroll
+        for (int j = 1; j < KEYS / 8; ++j) now[r][0] = fmaxf(now[r][0], s[4 * j + 2 * r]), now[r][1] = fmaxf(now[r][1], s[4 * j + 2 * r + 1]);
+        now[r][0]          = fmaxf(now[r][0], now[r][1]);
+        now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 1));
+        now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 2));
+        const float before = base[r], old = most[r];
+        const bool  move = now[r][0] * scale > before + LAZY || old == -INF;
+        if (move) most[r] = fmaxf(old, now[r][0]);
+        base[r]   = most[r] == -INF ? 0 : most[r] * scale;
+        factor[r] = old == -INF ? -INF : before - base[r];
+        moves |= move;
+    }
+    return __any_sync(~0u, moves);
+}
+#endif
+
 /* Weights in place of scores, and their sums. */
 DEVICE void weigh(float (&s)[KEYS / 2], float (&sum)[2], const float (&base)[2], const float (&factor)[2], float scale)
 {
