@@ -11,50 +11,56 @@
                  " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=2 -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take more, \
                  SGK_ARCH_90A), SGK_BF16, dim, dim_v, groups, keys, 2, q_places, gather }
 #define TWO(more, dim, dim_v, keys, hold_q, q_places) WGMMA(more, dim, dim_v, 2, keys, hold_q, q_places, 0, 24, 240)
-#define THREE(more)   WGMMA(more, 64, 64, 3, 128, 0, 2, 0, 32, 160)
+#define THREE(more, keys) WGMMA(more, 64, 64, 3, keys, 0, 2, 0, 32, 160)
 #define GATHER(more, q_places) WGMMA(more, 128, 128, 2, 128, 0, q_places, 1, 56, 224)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = {
-    TWO("", 128, 128, 128, 1, 1), /* 0: as it is */
-    TWO(" -DLOOP=1", 128, 128, 128, 0, 1), /* 1: the loop alone */
-    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 128, 1, 1), /* 2: q in registers */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 1, 1), /* 3: q in registers, AHEAD, LAZY */
-    TWO(" -DLOOP=1", 128, 128, 128, 0, 2), /* 4: two places for q */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 128, 128, 128, 0, 2), /* 5: 4, one compare an element, results through shared memory */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2), /* 6: 5 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2), /* 7: 5 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32 -DAHEAD=1", 128, 128, 128, 0, 2), /* 8: 5, AHEAD */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32 -DLAZY=8", 128, 128, 128, 0, 2), /* 9: 5, LAZY */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8", 128, 128, 128, 0, 2), /* 10: 5, both */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2), /* 11: 5, both */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2), /* 12: 5, both */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 1, 2), /* 13: 11, q in registers */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTURNS=0", 128, 128, 128, 0, 2), /* 14: 11, no turns */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=40", 128, 128, 144, 0, 2), /* 15: 11, 144 keys */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=40", 128, 128, 160, 0, 2), /* 16: 11, 160 keys */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 17: 176 keys, one place for q */
-    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 18: 17 without AHEAD and LAZY */
-    TWO("", 64, 64, 128, 0, 1), /* 19: as it is */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 64, 64, 128, 0, 2), /* 20: all of it */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1"), /* 21: three warpgroups */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8"), /* 22 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32"), /* 23 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DEXP_FMA=8"), /* 24 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DEXP_FMA=4"), /* 25 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTURNS=0"), /* 26: no turns */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=48", 64, 64, 192, 0, 2), /* 27: two warpgroups, 192 keys */
-    TWO("", 192, 128, 128, 0, 1), /* 28: as it is */
-    TWO(" -DLOOP=1 -DMASK=1", 192, 128, 128, 0, 1), /* 29 */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 192, 128, 128, 0, 1), /* 30 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=24", 192, 128, 96, 0, 2), /* 31 */
-    TWO("", 256, 256, 80, 0, 1), /* 32: as it is */
-    TWO(" -DLOOP=1 -DMASK=1", 256, 256, 80, 0, 1), /* 33 */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20", 256, 256, 80, 0, 1), /* 34 */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20 -DTURNS=0", 256, 256, 80, 0, 1), /* 35: no turns */
-    GATHER("", 1), /* 36: as it is */
-    GATHER(" -DLOOP=1 -DMASK=1", 1), /* 37 */
-    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 2), /* 38 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DTRACE=1", 128, 128, 128, 0, 2), /* 39: trace of 5 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTRACE=1", 128, 128, 128, 0, 2), /* 40: trace of 11 */
+    TWO("", 128, 128, 128, 1, 1), /* 0: main */
+    TWO(" -DLOOP=1", 128, 128, 128, 0, 1), /* 1: loop, q one place */
+    TWO(" -DLOOP=1 -DMASK=1", 128, 128, 128, 1, 1), /* 2: loop, q in registers */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 1, 1), /* 3: loop, q in registers, AHEAD, LAZY */
+    TWO(" -DLOOP=1", 128, 128, 128, 0, 2), /* 4: loop, q two places */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1", 128, 128, 128, 0, 2), /* 5: q two places, MASK, PUT */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2), /* 6: the same, 32 weights before the wait */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2), /* 7: the same, 64 weights before the wait */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DBEFORE_WAIT=32 -DAHEAD=1", 128, 128, 128, 0, 2), /* 8: 6 and AHEAD */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8", 128, 128, 128, 0, 2), /* 9: 5 and AHEAD, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2), /* 10: 6 and AHEAD, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2), /* 11: 7 and AHEAD, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 1, 2), /* 12: 10, q in registers */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DSPECULATE=16384", 128, 128, 128, 0, 2), /* 13: 5 and SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 128, 128, 128, 0, 2), /* 14: 5 and AHEAD, SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=8", 128, 128, 128, 0, 2), /* 15: 14 and EXP_FMA=8 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DTURNS=0", 128, 128, 128, 0, 2), /* 16: 14 without turns */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 128, 128, 144, 0, 2), /* 17: 14, 144 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=40", 128, 128, 160, 0, 2), /* 18: 10, 160 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 19: 3 with q in one place, 176 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 20: the same without AHEAD, LAZY */
+    TWO("", 64, 64, 128, 0, 1), /* 21: main */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1", 128), /* 22: three warpgroups, loop, two places, MASK, PUT */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128), /* 23: the same, AHEAD, LAZY */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DEXP_FMA=4", 128), /* 24: the same, EXP_FMA=4 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 64, 64, 128, 0, 2), /* 25: two warpgroups, SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=4", 64, 64, 128, 0, 2), /* 26: the same, EXP_FMA=4 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 96), /* 27: three, 96 keys, SPECULATE */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=8", 96), /* 28: the same, EXP_FMA=8 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=4", 96), /* 29: the same, EXP_FMA=4 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=4 -DTURNS=0", 96), /* 30: the same without turns */
+    TWO("", 192, 128, 128, 0, 1), /* 31: main */
+    TWO(" -DLOOP=1 -DMASK=1", 192, 128, 128, 0, 1), /* 32: loop, MASK */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 192, 128, 128, 0, 1), /* 33: the same, AHEAD, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 192, 128, 96, 0, 2), /* 34: 96 keys, q two places, PUT, SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DSPECULATE=16384", 192, 128, 112, 0, 1), /* 35: 112 keys, SPECULATE */
+    TWO("", 256, 256, 80, 0, 1), /* 36: main */
+    TWO(" -DLOOP=1 -DMASK=1", 256, 256, 80, 0, 1), /* 37: loop, MASK */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20", 256, 256, 80, 0, 1), /* 38: the same, AHEAD, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20 -DTURNS=0", 256, 256, 80, 0, 1), /* 39: the same without turns */
+    GATHER("", 1), /* 40: main, rows */
+    GATHER(" -DLOOP=1 -DMASK=1", 1), /* 41: loop, MASK */
+    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 2), /* 42: 10 for rows */
+    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 2), /* 43: 14 for rows */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DTRACE=1", 128, 128, 128, 0, 2), /* 44: trace of 5 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTRACE=1", 128, 128, 128, 0, 2), /* 45: trace of 10 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DTRACE=1", 128, 128, 128, 0, 2), /* 46: trace of 14 */
 };
 #undef GATHER
 

@@ -29,6 +29,8 @@
  *   BEFORE_WAIT   as many of a thread's weights of whole tiles are made before the product with the values before is waited for
  *   AHEAD         1: whether the next tiles are there is asked while weights are made
  *   LAZY          in whole tiles the base of weights moves only where they would be more than 2^LAZY; 0: with every new maximum
+ *   SPECULATE     weights of whole tiles are made over the base as it is, without maxima; where a thread's sum for a row is more than this, the row's
+ *                 base moves and they are made anew; 0: not
  *   TURNS         0: the warpgroups start products as they come
  *   EXP_FMA       one in so many exponentials of whole tiles by multiply-adds; 0: none
  */
@@ -52,6 +54,9 @@
 #endif
 #ifndef LAZY
 #define LAZY 0
+#endif
+#ifndef SPECULATE
+#define SPECULATE 0
 #endif
 #ifndef AHEAD
 #define AHEAD 0
@@ -169,9 +174,11 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
         if (t % 128 == 0 && tiles < 64) stamps[t / 128][tiles][i] = clock(); \
         asm volatile("" ::: "memory"); \
     } while (0)
+#define COUNT_TILE() ++tiles
 __shared__ int stamps[GROUPS][64][8];
 #else
-#define STAMP(i) (void)0
+#define STAMP(i)     (void)0
+#define COUNT_TILE() (void)0
 #endif
 
 /* The lower halves of descriptors, which alone differ: an address and what does not depend on it. */
@@ -231,9 +238,14 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             GIVE_BACK(AT(q_empty, (number) % Q_PLACES)); \
         } \
     } while (0)
-#define TIMES_V(i) wgmma_held_t(o, weight[i], operand(values + (i) * WGMMA_STEP_T), true, (const T *)0)
+#define TIMES_V(weight, i) wgmma_held_t(o, (weight)[i], operand(values + (i) * WGMMA_STEP_T), true, (const T *)0)
+#define ASK_AHEAD() \
+    do { \
+        k_there = __all_sync(~0u, mbarrier_ended(AT(k_full, STAGE(n + 1)), LAP(n + 1))); \
+        v_there = __all_sync(~0u, mbarrier_ended(AT(v_full, STAGE(n)), LAP(n))); \
+    } while (0)
 /* Waits for tile n of keys and the values before it; all that the first product needs is there before the turn comes. */
-#define PRODUCTS() \
+#define PRODUCTS(weight) \
     do { \
         STAMP(0); \
         if (!k_there) mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
@@ -245,12 +257,54 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         STAMP(2); \
         _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) TIMES_K(d); \
         wgmma_commit(); \
-        _Pragma("unroll") for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i); \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i); \
         wgmma_commit(); \
         if (TURNS) named_announce(next_turn, 256); \
         keys = k_places + STAGE(n + 1) * (K_BYTES / 16), values = v_places + STAGE(n) * (V_BYTES / 16); \
         STAMP(3); \
     } while (0)
+/* A tile that all rows see whole; its weights are made while the matrix units still read the last ones. */
+#if SPECULATE
+#define WHOLE(in, made) \
+    do { \
+        PRODUCTS(in); \
+        wgmma_wait(1); \
+        wgmma_pin(s); \
+        STAMP(4); \
+        GIVE_BACK(AT(k_empty, STAGE(n))); \
+        if (--tile == low) LEAVE_Q(); \
+        float more[2][2] = { { 0, 0 }, { 0, 0 } }; \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 2; i += 2) \
+        { \
+            const float x = fmaf(s[i], scale, -base[i >> 1 & 1]), y = fmaf(s[i + 1], scale, -base[i >> 1 & 1]); \
+            const float e = ex2(x), g = EXP_FMA && i / 2 % (EXP_FMA ? EXP_FMA / 2 : 1) == 1 ? ex2_fma(y) : ex2(y); \
+            more[i >> 1 & 1][0] += e, more[i >> 1 & 1][1] += g; \
+            made[i / 8][i / 2 % 4] = pack2(e, g, (const T *)0); \
+        } \
+        const float added[2] = { more[0][0] + more[0][1], more[1][0] + more[1][1] }; \
+        const bool  fits[2]  = { added[0] <= SPECULATE && most[0] != -INF, added[1] <= SPECULATE && most[1] != -INF }; \
+        if (AHEAD) ASK_AHEAD(); \
+        STAMP(5); \
+        if (__all_sync(~0u, fits[0] && fits[1])) { \
+            wgmma_wait(0); \
+            wgmma_pin(o); \
+            STAMP(6); \
+            GIVE_BACK(AT(v_empty, STAGE(n - 1))); \
+            sum[0] += added[0], sum[1] += added[1]; \
+        } else { \
+            wgmma_wait(0); \
+            wgmma_pin(o); \
+            GIVE_BACK(AT(v_empty, STAGE(n - 1))); \
+            maxima_where(s, fits, most, base, factor, scale); \
+            weigh(s, sum, base, factor, scale); \
+            _Pragma("unroll") for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1]; \
+            pack(made, s); \
+        } \
+        ++n; \
+        STAMP(7); \
+        COUNT_TILE(); \
+    } while (0)
+#endif
 #define TAKE_UP() \
     do { \
         const whole f_ = whole_of(a, w); \
@@ -290,9 +344,17 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     for (;;) {
         /* Tiles that all rows see whole, as far as the next that not. */
         const int whole_low = max(low, from), steps = capped || tile > to || tile < whole_low ? 0 : tile - whole_low;
+#if SPECULATE
+        uint32_t other[KEYS / 16][4];
+        #pragma unroll 1
+        for (int step = 0; step < steps / 2; ++step) {
+            WHOLE(weight, other);
+            WHOLE(other, weight);
+        }
+#else
         #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
-            PRODUCTS();
+            PRODUCTS(weight);
             wgmma_wait(1);
             wgmma_pin(s);
             STAMP(4);
@@ -312,12 +374,12 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             #pragma unroll
             for (int i = 0; i < BEFORE_WAIT; ++i) more[i >> 1 & 1][i & 1] += s[i];
 #if AHEAD
-            k_there = mbarrier_ended(AT(k_full, STAGE(n + 1)), LAP(n + 1)), v_there = mbarrier_ended(AT(v_full, STAGE(n)), LAP(n));
+            ASK_AHEAD();
 #endif
             /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials that are to
              * run beside the product. */
             if (BEFORE_WAIT)
-                asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(barrier) : "memory");
+                asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(AT(nowhere, 0)) : "memory");
             STAMP(5);
             wgmma_wait(0);
             wgmma_pin(o);
@@ -344,11 +406,10 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 #endif
             ++n;
             STAMP(7);
-#if TRACE
-            ++tiles;
-#endif
+            COUNT_TILE();
         }
         tile -= steps;
+#endif
         const bool  ends = tile == low;
         const work *done = w;
         if (ends) {
@@ -361,7 +422,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             TAKE_UP();
         }
         --tile;
-        PRODUCTS();
+        PRODUCTS(weight);
         k_there = v_there = false;
 #if MASK
         limits m;
@@ -405,9 +466,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         ++n;
         pack(weight, s);
         STAMP(7);
-#if TRACE
-        ++tiles;
-#endif
+        COUNT_TILE();
     }
 #if TRACE
     if (t % 128 == 0 && blockIdx.x == 5)
@@ -418,7 +477,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     if (GATHER) async_fence();
     wgmma_fence();
     #pragma unroll
-    for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
+    for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i);
     wgmma_commit();
     wgmma_wait(0);
     wgmma_pin(o);
@@ -461,7 +520,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     } while (0)
 #endif
 
-#define TIMES_V(i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + (i) * WGMMA_STEP_T, add || i > 0, (const T *)0)
+#define TIMES_V(weight, i) wgmma_held_t(o, (weight)[i], wgmma_operand_t(values, KV_SLAB) + (i) * WGMMA_STEP_T, add || i > 0, (const T *)0)
 
     const work *w = queries_of(count);
     if (w->n < 0) return;
@@ -524,7 +583,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         if (GATHER) async_fence();
         wgmma_fence();
         #pragma unroll
-        for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
+        for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i);
         wgmma_commit();
         named_announce(turn == GROUPS ? TURN : turn + 1, 256);
         wgmma_wait(1);
@@ -563,7 +622,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     if (GATHER) async_fence();
     wgmma_fence();
     #pragma unroll
-    for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
+    for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i);
     wgmma_commit();
     wgmma_wait(0);
     wgmma_pin(o);

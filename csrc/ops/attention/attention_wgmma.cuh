@@ -31,13 +31,14 @@ struct work { int n, head, kv_head, heads, inverse, query, end, low, high, sq, s
 __shared__ work     works[WORKS];
 __shared__ uint64_t found_work[WORKS];
 /* In one place, so that one register finds them all. */
-struct barriers { uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES], q_full[Q_PLACES], q_empty[Q_PLACES]; };
+struct barriers { uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES], q_full[Q_PLACES], q_empty[Q_PLACES], nowhere; };
 enum { at_k_full  = 0,
        at_k_empty = at_k_full + STAGES,
        at_v_full  = at_k_empty + STAGES,
        at_v_empty = at_v_full + STAGES,
        at_q_full  = at_v_empty + STAGES,
-       at_q_empty = at_q_full + Q_PLACES };
+       at_q_empty = at_q_full + Q_PLACES,
+       at_nowhere = at_q_empty + Q_PLACES };
 __shared__ barriers bar;
 
 /* A place in a ring of stages, and the parity of its lap. */
@@ -356,8 +357,8 @@ DEVICE void maxima(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2
 }
 
 #if LAZY
-/* The same, but the base stays where weights above 2^LAZY do not come of it. Returns whether a base
- * of the warp has moved; `factor` is a power of two here. */
+/* The same, but the base stays where weights above 2^LAZY do not come of it. Returns whether a base of the warp has moved; `factor` is a power of
+ * two here. */
 DEVICE bool maxima_lazy(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
 {
     float now[2][2];
@@ -367,19 +368,36 @@ DEVICE bool maxima_lazy(const float (&s)[KEYS / 2], float (&most)[2], float (&ba
         now[r][0] = s[2 * r], now[r][1] = s[2 * r + 1];
         #pragma unroll
         for (int j = 1; j < KEYS / 8; ++j) now[r][0] = fmaxf(now[r][0], s[4 * j + 2 * r]), now[r][1] = fmaxf(now[r][1], s[4 * j + 2 * r + 1]);
-        now[r][0]          = fmaxf(now[r][0], now[r][1]);
+        now[r][0] = fmaxf(now[r][0], now[r][1]);
+        moves |= now[r][0] * scale > base[r] + LAZY || most[r] == -INF;
+    }
+    if (!__any_sync(~0u, moves)) return false;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
         now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 1));
         now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 2));
         const float before = base[r], old = most[r];
-        const bool  move = now[r][0] * scale > before + LAZY || old == -INF;
-        if (move) most[r] = fmaxf(old, now[r][0]);
+        if (now[r][0] * scale > before + LAZY || old == -INF) most[r] = fmaxf(old, now[r][0]);
         base[r]   = most[r] == -INF ? 0 : most[r] * scale;
         factor[r] = old == -INF ? -INF : before - base[r];
-        moves |= move;
     }
-    return __any_sync(~0u, moves);
+    return true;
 }
 #endif
+
+/* The same where weights over the base as it is do not fit one of the quad's threads; elsewhere the base stays. */
+DEVICE void maxima_where(const float (&s)[KEYS / 2], const bool (&fits)[2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
+{
+    const float old_most[2] = { most[0], most[1] }, old_base[2] = { base[0], base[1] };
+    maxima(s, most, base, factor, scale);
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        uint32_t all = fits[r];
+        all &= __shfl_xor_sync(~0u, all, 1);
+        all &= __shfl_xor_sync(~0u, all, 2);
+        if (all) most[r] = old_most[r], base[r] = old_base[r], factor[r] = 1;
+    }
+}
 
 /* Weights in place of scores, and their sums. */
 DEVICE void weigh(float (&s)[KEYS / 2], float (&sum)[2], const float (&base)[2], const float (&factor)[2], float scale)
