@@ -27,40 +27,41 @@ attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = {
     TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 0, 2), /* 10: 6 and AHEAD, LAZY */
     TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=64", 128, 128, 128, 0, 2), /* 11: 7 and AHEAD, LAZY */
     TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128, 128, 128, 1, 2), /* 12: 10, q in registers */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DSPECULATE=16384", 128, 128, 128, 0, 2), /* 13: 5 and SPECULATE */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 128, 128, 128, 0, 2), /* 14: 5 and AHEAD, SPECULATE */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=8", 128, 128, 128, 0, 2), /* 15: 14 and EXP_FMA=8 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DTURNS=0", 128, 128, 128, 0, 2), /* 16: 14 without turns */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 128, 128, 144, 0, 2), /* 17: 14, 144 keys */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=40", 128, 128, 160, 0, 2), /* 18: 10, 160 keys */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 19: 3 with q in one place, 176 keys */
-    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 20: the same without AHEAD, LAZY */
-    TWO("", 64, 64, 128, 0, 1), /* 21: main */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1", 128), /* 22: three warpgroups, loop, two places, MASK, PUT */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128), /* 23: the same, AHEAD, LAZY */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DEXP_FMA=4", 128), /* 24: the same, EXP_FMA=4 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 64, 64, 128, 0, 2), /* 25: two warpgroups, SPECULATE */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=4", 64, 64, 128, 0, 2), /* 26: the same, EXP_FMA=4 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 96), /* 27: three, 96 keys, SPECULATE */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=8", 96), /* 28: the same, EXP_FMA=8 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=4", 96), /* 29: the same, EXP_FMA=4 */
-    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DEXP_FMA=4 -DTURNS=0", 96), /* 30: the same without turns */
-    TWO("", 192, 128, 128, 0, 1), /* 31: main */
-    TWO(" -DLOOP=1 -DMASK=1", 192, 128, 128, 0, 1), /* 32: loop, MASK */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 192, 128, 128, 0, 1), /* 33: the same, AHEAD, LAZY */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 192, 128, 96, 0, 2), /* 34: 96 keys, q two places, PUT, SPECULATE */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DSPECULATE=16384", 192, 128, 112, 0, 1), /* 35: 112 keys, SPECULATE */
-    TWO("", 256, 256, 80, 0, 1), /* 36: main */
-    TWO(" -DLOOP=1 -DMASK=1", 256, 256, 80, 0, 1), /* 37: loop, MASK */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20", 256, 256, 80, 0, 1), /* 38: the same, AHEAD, LAZY */
-    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20 -DTURNS=0", 256, 256, 80, 0, 1), /* 39: the same without turns */
-    GATHER("", 1), /* 40: main, rows */
-    GATHER(" -DLOOP=1 -DMASK=1", 1), /* 41: loop, MASK */
-    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 2), /* 42: 10 for rows */
-    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 2), /* 43: 14 for rows */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DTRACE=1", 128, 128, 128, 0, 2), /* 44: trace of 5 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTRACE=1", 128, 128, 128, 0, 2), /* 45: trace of 10 */
-    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DTRACE=1", 128, 128, 128, 0, 2), /* 46: trace of 14 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DSPECULATE=16384 -DODD=1", 128, 128, 128, 0, 2), /* 13: 5 and SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1", 128, 128, 128, 0, 2), /* 14: 5 and AHEAD, SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1 -DEXP_FMA=8", 128, 128, 128, 0, 2), /* 15: 14 and EXP_FMA=8 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1 -DTURNS=0", 128, 128, 128, 0, 2), /* 16: 14 without turns */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384", 128, 128, 128, 0, 2), /* 17: 14 without ODD */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1", 128, 128, 144, 0, 2), /* 18: 14, 144 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=40", 128, 128, 160, 0, 2), /* 19: 10, 160 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 20: 3 with q in one place, 176 keys */
+    TWO(" -DLOOP=1 -DMASK=1 -DBEFORE_WAIT=44", 128, 128, 176, 0, 1), /* 21: the same without AHEAD, LAZY */
+    TWO("", 64, 64, 128, 0, 1), /* 22: main */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1", 128), /* 23: three warpgroups, loop, two places, MASK, PUT */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 128), /* 24: the same, AHEAD, LAZY */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DEXP_FMA=4", 128), /* 25: the same, EXP_FMA=4 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1", 64, 64, 128, 0, 2), /* 26: two warpgroups, SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1 -DEXP_FMA=4", 64, 64, 128, 0, 2), /* 27: the same, EXP_FMA=4 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1", 96), /* 28: three, 96 keys, SPECULATE */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1 -DEXP_FMA=8", 96), /* 29: the same, EXP_FMA=8 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1 -DEXP_FMA=4", 96), /* 30: the same, EXP_FMA=4 */
+    THREE(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1 -DEXP_FMA=4 -DTURNS=0", 96), /* 31: the same without turns */
+    TWO("", 192, 128, 128, 0, 1), /* 32: main */
+    TWO(" -DLOOP=1 -DMASK=1", 192, 128, 128, 0, 1), /* 33: loop, MASK */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 192, 128, 128, 0, 1), /* 34: the same, AHEAD, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1", 192, 128, 96, 0, 2), /* 35: 96 keys, q two places, PUT, SPECULATE */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1", 192, 128, 112, 0, 1), /* 36: 112 keys, SPECULATE */
+    TWO("", 256, 256, 80, 0, 1), /* 37: main */
+    TWO(" -DLOOP=1 -DMASK=1", 256, 256, 80, 0, 1), /* 38: loop, MASK */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20", 256, 256, 80, 0, 1), /* 39: the same, AHEAD, LAZY */
+    TWO(" -DLOOP=1 -DMASK=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=20 -DTURNS=0", 256, 256, 80, 0, 1), /* 40: the same without turns */
+    GATHER("", 1), /* 41: main, rows */
+    GATHER(" -DLOOP=1 -DMASK=1", 1), /* 42: loop, MASK */
+    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32", 2), /* 43: 10 for rows */
+    GATHER(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1", 2), /* 44: 14 for rows */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DTRACE=1", 128, 128, 128, 0, 2), /* 45: trace of 5 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DLAZY=8 -DBEFORE_WAIT=32 -DTRACE=1", 128, 128, 128, 0, 2), /* 46: trace of 10 */
+    TWO(" -DLOOP=1 -DMASK=1 -DPUT=1 -DAHEAD=1 -DSPECULATE=16384 -DODD=1 -DTRACE=1", 128, 128, 128, 0, 2), /* 47: trace of 14 */
 };
 #undef GATHER
 

@@ -31,6 +31,7 @@
  *   LAZY          in whole tiles the base of weights moves only where they would be more than 2^LAZY; 0: with every new maximum
  *   SPECULATE     weights of whole tiles are made over the base as it is, without maxima; where a thread's sum for a row is more than this, the row's
  *                 base moves and they are made anew; 0: not
+ *   ODD           1: whole tiles of an odd number too (they are gone over in pairs); 0: one of them is treated as if it were not whole
  *   TURNS         0: the warpgroups start products as they come
  *   EXP_FMA       one in so many exponentials of whole tiles by multiply-adds; 0: none
  */
@@ -57,6 +58,9 @@
 #endif
 #ifndef SPECULATE
 #define SPECULATE 0
+#endif
+#ifndef ODD
+#define ODD 0
 #endif
 #ifndef AHEAD
 #define AHEAD 0
@@ -241,15 +245,17 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 #define TIMES_V(weight, i) wgmma_held_t(o, (weight)[i], operand(values + (i) * WGMMA_STEP_T), true, (const T *)0)
 #define ASK_AHEAD() \
     do { \
-        k_there = __all_sync(~0u, mbarrier_ended(AT(k_full, STAGE(n + 1)), LAP(n + 1))); \
-        v_there = __all_sync(~0u, mbarrier_ended(AT(v_full, STAGE(n)), LAP(n))); \
+        const bool k_ = mbarrier_ended(AT(k_full, STAGE(n + 1)), LAP(n + 1)), v_ = mbarrier_ended(AT(v_full, STAGE(n)), LAP(n)); \
+        there = __all_sync(~0u, k_ && v_); \
     } while (0)
 /* Waits for tile n of keys and the values before it; all that the first product needs is there before the turn comes. */
 #define PRODUCTS(weight) \
     do { \
         STAMP(0); \
-        if (!k_there) mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
-        if (!v_there) mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1)); \
+        if (!there) { \
+            mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
+            mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1)); \
+        } \
         STAMP(1); \
         if (GATHER) async_fence(); \
         wgmma_fence(); \
@@ -318,7 +324,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     if (w->n < 0) return;
     int      from, to, tile, low;
     uint32_t queries, keys = k_places, values = v_places;
-    bool     k_there = false, v_there = false;          /* the next tile, when that was asked for while weights were made */
+    bool     there = false;          /* the next tiles, when that was asked for while weights were made */
     TAKE_UP();
     if (TURNS && turn == GROUPS) named_announce(TURN, 256);
     mbarrier_wait(AT(k_full, 0), 0);
@@ -346,6 +352,17 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         const int whole_low = max(low, from), steps = capped || tile > to || tile < whole_low ? 0 : tile - whole_low;
 #if SPECULATE
         uint32_t other[KEYS / 16][4];
+#if ODD
+        if (steps & 1) {
+            /* A copy that the assembler does not see through: it would have the new weights in place of those that the matrix units still read. */
+            const uint32_t nothing = barrier & 7;
+            #pragma unroll
+            for (int i = 0; i < KEYS / 16; ++i)
+                #pragma unroll
+                for (int e = 0; e < 4; ++e) other[i][e] = weight[i][e] ^ nothing;
+            WHOLE(other, weight);
+        }
+#endif
         #pragma unroll 1
         for (int step = 0; step < steps / 2; ++step) {
             WHOLE(weight, other);
@@ -423,7 +440,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         }
         --tile;
         PRODUCTS(weight);
-        k_there = v_there = false;
+        there = false;
 #if MASK
         limits m;
         if (tile < from || tile >= to) m = limits_of(a, w, tile);
