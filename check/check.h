@@ -37,6 +37,7 @@ double check_normal(void);
 const char *check_dtype(sgk_dtype t);                   /* "bf16" */
 double check_tolerance(sgk_dtype t);               /* one rounding to the format plus f32 sums: 1e-6, 6e-4 (f16), 4e-3 (bf16) */
 double check_step(sgk_dtype t, double x);               /* from the number x of this format to the next one away from zero; integers: 0 */
+double check_largest(sgk_dtype t);                      /* the largest number of a format that has infinity */
 
 /* ---- a case ---- */
 /* False when the case is not wanted (--only); its name begins with the operator's name and an underscore. */

@@ -119,8 +119,9 @@ static void check_decoding(const format *f)
         ok                   = ok && (isnan(got) ? isnan(general) : (double)got == general);
         /* and back: the same code, or a NaN for a NaN */
         ok = ok && (is_nan_code(f, code) ? is_nan_code(f, encoded(f, got)) && (encoded(f, got) & sign_bit(f)) == (code & sign_bit(f)) : encoded(f, got) == code);
-        /* the step from one number to the next, by which verdicts are given */
+        /* the step from one number to the next, and the largest one, by which verdicts are given */
         ok = ok && (magnitude >= f->last || check_step(f->dtype, got) == value_of(f, magnitude + 1) - value_of(f, magnitude));
+        ok = ok && (magnitude != f->last || !f->infinities || check_largest(f->dtype) == value_of(f, magnitude));
         check_that(ok, "code 0x%x becomes %g, and that 0x%x", code, (double)got, encoded(f, got));
         if (!ok) break;
     }

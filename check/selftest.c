@@ -3,6 +3,7 @@
  *
  *     output = 2 input + SCRATCH_VALUE - SCRATCH_VALUE, the scratch value kept in scratch memory
  */
+#include <float.h>
 #include <signal.h>
 #include "base/match.h"
 #include "harness.h"
@@ -15,6 +16,8 @@ typedef enum {
     WRONG_IN_ONE_ELEMENT,
     MAKES_NAN,
     MISSES_NAN,
+    SATURATES,
+    OVERFLOWS_LATER,
     LEAVES_LAST_ROW,
     WRITES_GAP,
     WRITES_BEFORE,
@@ -71,6 +74,8 @@ static void double_rows(int64_t begin, int64_t end, void *context)
             if (test && fault == WRONG_IN_ONE_ELEMENT && r == 1 && d == 2) y += 1;
             if (test && fault == MAKES_NAN && r == 2 && d == 3) y = NAN;
             if (!test && fault == MISSES_NAN && r == 2 && d == 3) y = NAN;
+            if ((fault == SATURATES || fault == OVERFLOWS_LATER) && r == 2 && d == 3) y = test ? FLT_MAX : INFINITY;
+            if (fault == OVERFLOWS_LATER && r == 2 && d == 4) y = FLT_MAX;
             if (test && fault == OTHER_NUMBER_EACH_TIME) y *= 1 + 1e-7f * (float)calls;
             if (test && fault == KNOWS_ITS_RANGE) y *= 1 + 1e-7f * (float)(r - begin);
             w->out[r * w->out_stride + d] = y;
@@ -223,6 +228,8 @@ static const struct {
     { "one wrong number, equal bytes", WRONG_IN_ONE_ELEMENT, check_takes_legal, "bytes must be equal" },
     { "NaN where the reference has a number", MAKES_NAN, check_doubled, "element 29 is nan" },
     { "a number where the reference has NaN", MISSES_NAN, check_doubled, "the reference has nan" },
+    { "the largest number where the reference has infinity", SATURATES, check_doubled, "element 29 is 3.40282e+38, the reference has inf" },
+    { "the same where others are as large", OVERFLOWS_LATER, check_doubled, NULL },
     { "does not write the last row", LEAVES_LAST_ROW, check_doubled, "element 52 is" },
     { "writes into a gap", WRITES_GAP, check_doubled, "wrote outside tensor 1 of the case: byte 0 of the gap behind row 0" },
     { "writes before the tensor", WRITES_BEFORE, check_doubled, "wrote outside tensor 1 of the case: 8 bytes before" },

@@ -234,11 +234,14 @@ double check_tolerance(sgk_dtype t)
     }
 }
 
+static const struct {
+    int fraction, least_exponent;
+} formats[SGK_DTYPES] = { [SGK_F64] = { 52, -1022 }, [SGK_F32] = { 23, -126 }, [SGK_F16] = { 10, -14 }, [SGK_BF16] = { 7, -126 }, [SGK_E4M3] = { 3, -6 }, [SGK_E5M2] = { 2, -14 } };
+
+double check_largest(sgk_dtype t) { return ldexp(2 - ldexp(1, -formats[t].fraction), 1 - formats[t].least_exponent); }
+
 double check_step(sgk_dtype t, double x)
 {
-    static const struct {
-        int fraction, least_exponent;
-    } formats[SGK_DTYPES] = { [SGK_F64] = { 52, -1022 }, [SGK_F32] = { 23, -126 }, [SGK_F16] = { 10, -14 }, [SGK_BF16] = { 7, -126 }, [SGK_E4M3] = { 3, -6 }, [SGK_E5M2] = { 2, -14 } };
     if (!formats[t].fraction) return 0;         /* integers */
     int exponent;
     frexp(x, &exponent);

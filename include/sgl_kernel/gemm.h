@@ -95,7 +95,7 @@ SGK_API sgk_status sgk_conv3d_embed_weight_pack(const DLTensor *packed, const DL
  *
  * Any sizes, which may be 0; with K = 0 the product is 0. Rows of mat_a and columns of mat_b that begin at multiples of 16 bytes are faster.
  *
- * Products are exact. Sums are f32 in a fixed order; the matrix units of sm_90a sum 128 products with 14 bits, which are then added in
+ * Products are exact. Sums are f32 in a fixed order; the matrix units of sm_90a sum 128 to 384 products with 14 bits, which are then added in
  * f32. Scales and bias are applied in f32, and one rounding happens at the end. On the CPU a row's bits never depend on the other rows; on
  * the GPU the version is chosen by M unless exec asks for batch_invariant, and then they don't either.
  *

@@ -8,7 +8,7 @@
 SGK_CPU_DECL(scaled_mm);
 static const sgk_cpu_impl scaled_mm_cpu[] = SGK_CPU_IMPLS(scaled_mm);
 
-/* Every build of the two kernels. */
+/* Every build of the three kernels. */
 /* clang-format off */
 enum { E4M3, FLOATS, INTEGERS };        /* as in gemm_scaled.cu */
 
@@ -39,7 +39,10 @@ scaled_mma_build scaled_mma_builds[SCALED_MMA_BUILDS] = {
 #define WGMMA(first, second, input, weight, swap, groups, blocks, bn, part, sets, turns, lag, stages, slabs, chunk, buffers, slab, end)                                    \
     { SGK_KERNEL("gemm/gemm_scaled_wgmma.cu", "scaled_wgmma", "-DFIRST=" #first " -DSECOND=" #second " -DSWAP=" #swap " -DGROUPS=" #groups  \
                  " -DBLOCKS=" #blocks " -DBN=" #bn " -DPART=" #part " -DSETS=" #sets " -DTURNS=" #turns " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk \
-                 " -DBUFFERS=" #buffers, SGK_ARCH_90A), input, weight, swap, turns, groups, 64 * (turns ? 1 : groups) * blocks, bn, stages, slabs, chunk, buffers, slab, end }
+                 " -DBUFFERS=" #buffers, SGK_ARCH_90A), input, weight, swap, turns, groups, 64 * (turns ? 1 : groups) * blocks, bn, stages, slabs, chunk, buffers, slab, end, false, SGK_F32 }
+#define CHAINS(f16, out_dtype, slab_time, end_time)                                                                                                                      \
+    { SGK_KERNEL("gemm/gemm_scaled_chains.cu", "scaled_chains", "-DF16=" #f16, SGK_ARCH_90A), .input = SGK_E4M3, .weight = SGK_E4M3, .groups = 2, .rows = CHAINS_ROWS,    \
+      .bn = CHAINS_COLUMNS, .slabs = 1, .chunk = 64, .slab = slab_time, .end = end_time, .chains = true, .out = out_dtype }
 #define FP8(...)  WGMMA(e4m3, e4m3, SGK_E4M3, SGK_E4M3, __VA_ARGS__)
 #define INT8(...) WGMMA(s8, s8, SGK_I8, SGK_I8, __VA_ARGS__)
 scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS] = {
@@ -63,6 +66,8 @@ scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS] = {
     WGMMA(e5m2, e4m3, SGK_E4M3, SGK_E5M2, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1, 140, 2200),
     WGMMA(e5m2, e4m3, SGK_E5M2, SGK_E4M3, 0, 2, 1, 128, 128, 1, 0, 1, 6, 1, 64, 2, 380, 1200),
     WGMMA(e4m3, e5m2, SGK_E5M2, SGK_E4M3, 1, 1, 1,  64,  64, 2, 0, 0, 6, 2, 64, 1, 140, 2200),
+    CHAINS(0, SGK_BF16, 755, 1350),
+    CHAINS(1, SGK_F16, 755, 1350),
 };
 /* clang-format on */
 
@@ -161,35 +166,43 @@ static sgk_tensor_map wgmma_map(sgk_dtype dtype, const void *data, const int64_t
     };
 }
 
+/* Of K; a tile of chains begins with two. */
+static int64_t steps_of(const scaled_wgmma_build *b, const struct scaled_args *a)
+{
+    const int64_t steps = ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs);
+    return b->chains && steps < 2 ? 2 : steps;
+}
+
 static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const char *why, int ordinal, int multiprocessors, const sgk_exec *exec,
                                const struct scaled_args *a)
 {
     const scaled_wgmma_build *b     = plan->build;
-    const int                 split = plan->split, chunk = b->chunk;
+    const int                 split = plan->split, chunk = b->chunk, box = b->chains ? 128 : b->rows;
     const int64_t             first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
     struct scaled_wgmma_args  w = {
         .s            = *a,
         .first_tiles  = (int32_t)ceil_div(first, b->rows),
         .second_tiles = (int32_t)ceil_div(second, b->bn),
         .band         = 8,
-        .steps        = (int32_t)ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs),
+        .steps        = (int32_t)steps_of(b, a),
         .split        = split,
         .by_tma       = wgmma_boxes(a),
     };
     const int64_t        input_size[] = { a->depth, a->rows, a->batch }, weight_size[] = { a->depth, a->columns, a->batch }, out_size[] = { a->columns, a->rows, a->batch };
-    const sgk_tensor_map input  = wgmma_map(a->input_dtype, a->input, input_size, a->input_stride, a->input_batch, SCALED_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
-    const sgk_tensor_map weight = wgmma_map(a->weight_dtype, a->weight, weight_size, a->weight_stride, a->weight_batch, SCALED_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
+    const sgk_tensor_map input  = wgmma_map(a->input_dtype, a->input, input_size, a->input_stride, a->input_batch, SCALED_WGMMA_DEPTH, b->swap ? b->bn : box);
+    const sgk_tensor_map weight = wgmma_map(a->weight_dtype, a->weight, weight_size, a->weight_stride, a->weight_batch, SCALED_WGMMA_DEPTH, b->swap ? box : b->bn);
     const sgk_tensor_map out    = wgmma_map(a->out_dtype, a->out, out_size, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
     SGK_TRY(sgk_cuda_tensor_map(op, "mat_a", &input, b->swap ? &w.second : &w.first));
     SGK_TRY(sgk_cuda_tensor_map(op, "mat_b", &weight, b->swap ? &w.first : &w.second));
     if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(op, "out", &out, &w.result));
 
     /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
-    const int64_t    all   = (int64_t)w.first_tiles * w.second_tiles * a->batch;
-    const sgk_launch shape = {
+    const int64_t    all    = (int64_t)w.first_tiles * w.second_tiles * a->batch;
+    const int        memory = b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024;
+    const sgk_launch shape  = {
         .grid          = { split > 1 ? all * split : least(all, multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
-        .shared_memory = (unsigned)(b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024),
+        .shared_memory = (unsigned)(b->chains ? CHAINS_MEMORY : memory),
         .cluster       = split > 1 ? (unsigned)split : 0,
     };
     if (sgk_log_wanted(exec))
@@ -224,10 +237,11 @@ static wgmma_plan choose_wgmma(const struct scaled_args *a, bool batch_invariant
         if (b->input != a->input_dtype || b->weight != a->weight_dtype) continue;
         if (b->input != b->weight ? b->swap != (rows <= 64) : b->swap ? (b->bn >= 2 * rows && b->bn > 16) || b->bn < rows
                                                                       : rows <= 64) continue;
+        if (b->chains && (b->out != a->out_dtype || !wgmma_boxes(a))) continue;
         const int64_t all   = a->batch * ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn);
-        const int64_t steps = ceil_div(a->depth, SCALED_WGMMA_DEPTH * b->slabs);
+        const int64_t steps = steps_of(b, a);
         for (int split = 1; split <= 2 && split <= steps; ++split) {
-            if (split > 1 && (b->turns || all * split > multiprocessors)) break;
+            if (split > 1 && (b->turns || b->chains || all * split > multiprocessors)) break;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
             const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * b->slab + b->end) + (split > 1 ? SPLIT_TIME : 0);
             const double  time   = busy > memory ? busy + memory / 8 : memory + busy / 8;

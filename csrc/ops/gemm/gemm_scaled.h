@@ -30,6 +30,22 @@ struct scaled_wgmma_args {
 };
 enum { SCALED_WGMMA_DEPTH = 128 };
 
+/* gemm_scaled_chains.cu: its tile, and its shared memory in bytes, pieces of 128 rows by 128 in K first; the warpgroups have results and scales of their own. */
+enum {
+    CHAINS_ROWS          = 256,
+    CHAINS_COLUMNS       = 128,
+    CHAINS_WEIGHTS       = 5,                                           /* pieces in the ring of weight, */
+    CHAINS_INPUTS        = 7,                                           /* in that of input, */
+    CHAINS_PIECES        = CHAINS_WEIGHTS + CHAINS_INPUTS,              /* in both */
+    CHAINS_PIECE         = 128 * 128,
+    CHAINS_RESULTS       = CHAINS_PIECES * CHAINS_PIECE,                /* where results begin: [64][128] of 16 bits, */
+    CHAINS_RESULTS_BYTES = 64 * 128 * 2,
+    CHAINS_SCALES        = CHAINS_RESULTS + 2 * CHAINS_RESULTS_BYTES,   /* scales: [2][64] of rows and [128] of columns, */
+    CHAINS_SCALES_COUNT  = 2 * 64 + CHAINS_COLUMNS,
+    CHAINS_BARRIERS      = CHAINS_SCALES + 2 * CHAINS_SCALES_COUNT * 4, /* and barriers: full and empty ones of all pieces */
+    CHAINS_MEMORY        = CHAINS_BARRIERS + 2 * CHAINS_PIECES * 8,
+};
+
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */
 struct scaled_cpu_args {
     struct scaled_args a;
@@ -52,9 +68,9 @@ enum {
 #include <stdbool.h>
 #include "cuda/kernel.h"
 
-/* Every build of gemm_scaled.cu and gemm_scaled_wgmma.cu, for gemm_kernels[]. */
+/* Every build of gemm_scaled.cu, and of gemm_scaled_wgmma.cu and gemm_scaled_chains.cu, for gemm_kernels[]. */
 enum { SCALED_MMA_BUILDS   = 11,
-       SCALED_WGMMA_BUILDS = 20 };
+       SCALED_WGMMA_BUILDS = 22 };
 typedef struct {
     sgk_kernel kernel;
     int        kind, bm, bn, bk, warps, stages, efficiency;
@@ -65,6 +81,8 @@ typedef struct {
     sgk_dtype  input, weight;
     bool       swap, turns;
     int        groups, rows, bn, stages, slabs, chunk, buffers, slab, end;
+    bool       chains;              /* gemm_scaled_chains.cu, for results of this format */
+    sgk_dtype  out;
 } scaled_wgmma_build;
 extern scaled_mma_build   scaled_mma_builds[SCALED_MMA_BUILDS];
 extern scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS];

@@ -3,7 +3,7 @@
 
 /*
  * One rounding to the format of out, and f32 sums of K products. Those of 8-bit floats on the matrix units of sm_90a are cut to 14 bits within
- * 128 products; integers are exact, up to the rounding of a sum to f32.
+ * 128 to 384 products; integers are exact, up to the rounding of a sum to f32.
  */
 static double tolerance(sgk_dtype dtype, sgk_dtype out, int64_t depth)
 {
@@ -239,6 +239,19 @@ void check_scaled(void)
         check_scaled_refused(t);
     }
     if (check_on_gpu() && !check_small) check_scaled_mm(SGK_I8, SGK_BF16, DENSE, 65, 29568, 2432);      /* the widest tile, which only deep products choose */
+    /* Tiles of 256 x 128, one and several a block, with K in one piece, in two, three and more. */
+    static const struct { int64_t m, n, k; } chains[] = {
+        { 390, 5768, 144 },
+        { 508, 8440, 16 },
+        { 390, 12808, 272 },
+        { 390, 12808, 400 },
+        { 390, 12808, 656 },
+        { 390, 29000, 144 },
+    };
+    if (check_on_gpu())
+        for (int o = 0; o < 2; ++o)
+            for (int i = 0; i < (check_small ? 1 : (int)(sizeof chains / sizeof *chains)); ++i)
+                check_scaled_mm(SGK_E4M3, outs[o], DENSE | (i % 2 == o ? BIAS : 0) | (i == 3 ? ONE_SCALE : 0), chains[i].m, chains[i].n, chains[i].k);
     check_int8_exact(5, 70000);
     check_int8_exact(70, 4112);
 
@@ -250,6 +263,7 @@ void check_scaled(void)
     }
     check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_BF16, 0, 5, 40, 64, true);
     check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_BF16, 16, 48, 80, 64, true);
+    if (check_on_gpu() && !check_small) check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_BF16, 3, 390, 2568, 144, true);
     check_bmm_fp8_special();
     if (check_benching) {
         for (int f = 0; f < 2; ++f) {

@@ -36,28 +36,26 @@ static struct quant_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } qu
 };
 
 /* The macros are explained in the kernel. */
-#define WGMMA(scaled, swap, groups, bn, halves, pipe, lag, stages, slabs, chunk, buffers, slab)                                       \
+#define WGMMA(scaled, swap, groups, bn, stages, slabs, chunk, buffers, slab)                                                \
     { SGK_KERNEL("grouped/grouped_wgmma.cu", "grouped_wgmma", "-DSCALED=" #scaled " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn      \
-                 " -DHALVES=" #halves " -DPIPE=" #pipe " -DLAG=" #lag " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk         \
-                 " -DBUFFERS=" #buffers, SGK_ARCH_90A), scaled, swap, groups, bn, halves, stages, slabs, chunk, buffers, slab }
+                 " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk " -DBUFFERS=" #buffers, SGK_ARCH_90A),     \
+      scaled, swap, groups, bn, stages, slabs, chunk, buffers, slab }
 /* `slab`: nanoseconds that a tile's slab of 128 bytes in K takes where all multiprocessors have one and memory is no limit, measured on an H200. */
-static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, halves, stages, slabs, chunk, buffers, slab; } wgmma_builds[] = {
-    WGMMA(1, 0, 2, 128, 2, 0, 1, 4, 1, 32, 3, 937),
-    WGMMA(1, 0, 2,  96, 2, 0, 1, 5, 1, 32, 2, 728),
-    WGMMA(1, 0, 2, 160, 1, 0, 1, 5, 1, 32, 2, 615),
-    WGMMA(1, 0, 2, 128, 1, 1, 1, 3, 2, 64, 1, 530),
-    WGMMA(1, 1, 2,  64, 1, 1, 0, 4, 2, 64, 1, 340),
-    WGMMA(1, 1, 2,  32, 1, 1, 0, 5, 2, 32, 1, 265),
-    WGMMA(1, 1, 2,  16, 1, 1, 0, 6, 2, 16, 1, 243),
-    WGMMA(1, 1, 1,  64, 1, 1, 0, 6, 2, 64, 1, 262),
-    WGMMA(1, 1, 1,  16, 1, 1, 0, 5, 4, 16, 1, 205),
-    WGMMA(1, 0, 1,  56, 1, 1, 0, 7, 2,  0, 0, 256),
-    WGMMA(1, 0, 1,  48, 1, 1, 0, 7, 2,  0, 0, 250),
-    WGMMA(1, 0, 1,  32, 1, 1, 0, 4, 4,  0, 0, 213),
-    WGMMA(0, 0, 2, 256, 1, 0, 0, 4, 1, 32, 3, 850),
-    WGMMA(0, 0, 2, 128, 1, 0, 0, 6, 1, 64, 1, 450),
-    WGMMA(0, 1, 2,  64, 1, 0, 0, 4, 2, 64, 1, 300),
-    WGMMA(0, 1, 2,  16, 1, 0, 0, 6, 2, 16, 1, 240),
+static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, stages, slabs, chunk, buffers, slab; } wgmma_builds[] = {
+    WGMMA(0, 0, 2, 256, 4, 1, 32, 3, 850),
+    WGMMA(0, 0, 2, 128, 6, 1, 64, 1, 450),
+    WGMMA(0, 1, 2,  64, 4, 2, 64, 1, 300),
+    WGMMA(0, 1, 2,  16, 6, 2, 16, 1, 240),
+    WGMMA(1, 0, 2, 160, 5, 1, 32, 2, 730),
+    WGMMA(1, 0, 2, 128, 3, 2, 64, 1, 430),
+    WGMMA(1, 1, 2,  64, 4, 2, 64, 1, 340),
+    WGMMA(1, 1, 2,  32, 5, 2, 32, 1, 265),
+    WGMMA(1, 1, 2,  16, 6, 2, 16, 1, 243),
+    WGMMA(1, 1, 1,  64, 6, 2, 64, 1, 262),
+    WGMMA(1, 1, 1,  16, 5, 4, 16, 1, 205),
+    WGMMA(1, 0, 1,  56, 7, 2,  0, 0, 256),
+    WGMMA(1, 0, 1,  48, 7, 2,  0, 0, 250),
+    WGMMA(1, 0, 1,  32, 4, 4,  0, 0, 213),
 };
 /* clang-format on */
 
@@ -120,13 +118,15 @@ typedef struct {
     int                 split, pair_m, pair_n, band;
 } wgmma_plan;
 
-static int tile_rows(const struct wgmma_build *b) { return b->swap ? b->bn * b->halves : 64 * b->groups; }
-static int tile_columns(const struct wgmma_build *b) { return b->swap ? 64 * b->groups : b->bn * b->halves; }
+static int tile_rows(const struct wgmma_build *b) { return b->swap ? b->bn : 64 * b->groups; }
+static int tile_columns(const struct wgmma_build *b) { return b->swap ? 64 * b->groups : b->bn; }
 
+/* Where scales come with the slabs (SHARED in the kernel) they have room beside them. */
 static int64_t fixed_bytes(const struct wgmma_build *b)
 {
-    const int slabs = b->stages * b->slabs, scales = b->scaled && b->swap ? (tile_rows(b) + (b->groups + 3) / 4 * 4) * 4 : 0;
-    return (int64_t)slabs * ((64 * b->groups + b->bn * b->halves) * 128 + scales) +
+    const bool shared = b->scaled && (b->swap || (b->groups > 1 && tile_columns(b) <= 128));
+    const int  slabs = b->stages * b->slabs, scales = shared ? (tile_rows(b) + 4) * 4 : 0;
+    return (int64_t)slabs * ((64 * b->groups + b->bn) * 128 + scales) +
            b->groups * b->buffers * 64 * b->chunk * 2 + b->stages * 16;
 }
 static int64_t shared_bytes(const struct wgmma_build *b, const struct grouped_args *a)
@@ -134,7 +134,8 @@ static int64_t shared_bytes(const struct wgmma_build *b, const struct grouped_ar
     return fixed_bytes(b) + (lengths_on_device(a) ? (a->groups + 1) * 12 : 0);
 }
 
-/* What the form for sm_90a reads: rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
+/* What the form for sm_90a reads: rows in 16-byte pieces that do not overlap, coordinates of 31 bits. The first build, and the batch-invariant
+ * one with scales, which is smaller, must have room. */
 static bool wgmma_takes(const struct grouped_args *a, bool pieces, const sgk_cuda_device *device)
 {
     const int64_t most = INT32_MAX - 4096, far = INT64_C(1) << 38;
@@ -222,7 +223,7 @@ static wgmma_plan choose_wgmma(const struct grouped_args *a, int64_t expected, b
         struct wgmma_build *b = &wgmma_builds[i];
         if (b->scaled != (a->scaling == GROUPED_BLOCKS) || shared_bytes(b, a) > device->shared_memory_per_block) continue;
         if (batch_invariant) {
-            if (!b->swap && b->bn * b->halves == (b->scaled ? 128 : 256)) return (wgmma_plan){ b, 1, 1, 1, 16 };
+            if (!b->swap && b->bn == (b->scaled ? 128 : 256)) return (wgmma_plan){ b, 1, 1, 1, 16 };
             continue;
         }
         if (a->form == GROUPED_INDICES && GROUPED_ALIGNMENT % tile_rows(b)) continue;

@@ -3,27 +3,28 @@
  * GROUPS that multiply (wgmma), a ring of slabs of 128 bytes in K between them.
  *
  *   SCALED   1: e4m3, and a scale for every 128 elements of K of a row of a, and for every 128 x 128 of b. The matrix units add up one slab; that
- *            sum times its scales is added to f32 sums in registers, while the other warpgroup multiplies
+ *            sum times its scales is added to f32 sums in registers
  *            0: bf16 without scales
  *   SWAP     0: the first operand of the instruction is a, the second b; 1: the other way round, for few rows of a
  *   GROUPS   warpgroups that multiply: the tile has 64 GROUPS rows of the first operand
- *   BN       and BN rows of the second, HALVES times: a warpgroup multiplies with them in turn, so that the sums of a slab need few registers
- *   PIPE     1: a warpgroup starts the next slab of a stage before it adds up the last one (SLABS is even, HALVES 1); 0: it waits for each slab
- *   LAG      1: a warpgroup begins when the one before it has done with its first stage. What is apart stays so: one adds up while the other multiplies; those
- *            that begin together share the matrix units, and add up together
+ *   BN       and BN rows of the second
  *   STAGES   parts of the ring, of SLABS slabs each
  *   CHUNK    of the second operand's rows: with 64 of the first, what leaves at once, 16, 32 or 64; 0: results go straight to memory
  *   BUFFERS  pieces of 64 x CHUNK results that a warpgroup can have on their way out
  *
- * One thread starts copies of operands (TMA), one warp copies of scales, of any layout (cp.async): both arrive at the stage's barrier. Which tile is
- * whose is found on the GPU from the groups' lengths, counted once by every block. A pair of blocks may share an operand (pair_m, pair_n): each reads half of it
- * and sends it to both. With split > 1 (one group) a cluster has one tile, and each block a share of K; they add up through each
- * other's shared memory, in order.
+ * With scales and up to 128 rows of the second operand there are registers for the sums of two slabs (PIPE): a warpgroup starts the next slab of a stage before
+ * it adds up the last one. With more it waits for each slab, and begins when the one before it has done with its first stage (LAG). What is apart stays so:
+ * one adds up while the other multiplies; those that begin together share the matrix units, and add up together.
+ *
+ * One thread starts copies of operands (TMA), one warp copies of scales, of any layout (cp.async): both arrive at the stage's barrier. Threads of tiles with LAG,
+ * and of a lone warpgroup with a as its first operand, load their own scales, a stage ahead (HELD). Which tile is whose is found on the GPU from the groups'
+ * lengths, counted once by every block. A pair of blocks may share an operand (pair_m, pair_n): each reads half of it and sends it to both. With split > 1 (one
+ * group) a cluster has one tile, and each block a share of K; they add up through each other's shared memory, in order.
  *
  * Rows of a and b must be 16-byte aligned. M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by
  * the matrix units, or by memory when a group has few rows.
  *
- * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS][128 bytes], second [HALVES BN][128 bytes]; results on their way out; scales
+ * Shared memory: slabs [STAGES][SLABS] of first [64 GROUPS][128 bytes], second [BN][128 bytes]; results on their way out; scales
  * [STAGES][SLABS] of rows, blocks of columns; barriers; then [groups] of first tile, first row, rows. The sums of a split are laid over the slabs.
  */
 #include "barrier.cuh"
@@ -41,27 +42,27 @@ typedef bf16 T;
 #endif
 #define STEP        (128 / (int)sizeof(T))              /* elements of K in a slab */
 #define ROWS        (64 * GROUPS)
-#define COLUMNS     (HALVES * BN)
-#define TILE_M      (SWAP ? COLUMNS : ROWS)
-#define TILE_N      (SWAP ? ROWS : COLUMNS)
+#define TILE_M      (SWAP ? BN : ROWS)
+#define TILE_N      (SWAP ? ROWS : BN)
 #define FIRST_BYTES (ROWS * 128)
-#define SLAB_BYTES  ((ROWS + COLUMNS) * 128)
+#define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
 #define CHUNK_BYTES (64 * CHUNK * 2)
 #define OUT         (STAGES * STAGE_BYTES)              /* where results begin, */
 #define SCALES      (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
-#define SEGMENT     (BN % 128 == 0 ? 128 : BN % 64 == 0 ? 64 \
-                                       : BN % 32 == 0   ? 32 \
-                                       : BN % 16 == 0   ? 16 \
-                                                        : 8)   /* columns of b with one scale */
-#define SLAB_SCALES (SCALED && SWAP ? TILE_M + (GROUPS + 3) / 4 * 4 : 0)
+#define PIPE        (SCALED && BN <= 128)          /* two slabs' sums */
+#define LAG         (SCALED && !PIPE)                   /* warpgroups are a stage apart */
+#define HELD        (LAG || SCALED && !SWAP && GROUPS == 1)     /* scales are in registers */
+#define SHARED      (SCALED && !HELD)                   /* they come with the stage */
+#define SEGMENT     (BN & -BN)                          /* columns of b that have one scale in any tile */
+#define SLAB_SCALES (SHARED ? TILE_M + 4 : 0)           /* of rows of a, then of blocks of columns of b */
 #define BARRIERS    (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
 #define LENGTHS     (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
 #define MULTIPLIERS (128 * GROUPS)                      /* threads */
 #define LATE        (1 + GROUPS)                        /* named barriers of all but the first group */
 #define PITCH       (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
 
-#if PIPE && (SLABS % 2 || HALVES > 1 || !SCALED) || SWAP && SCALED && !PIPE
+#if PIPE && SLABS % 2 || SWAP && SCALED && !PIPE
 #error "the macros do not fit each other"
 #endif
 
@@ -145,10 +146,10 @@ DEVICE bool wanted(const grouped_args *g, corner at, int row)
     return row < at.left && (g->form != GROUPED_INDICES || g->layout[at.m + row] == at.group);
 }
 
-/* Element by element: f32, or an out that is not in pieces; where it is (`pairs`), two columns at a time. `first`, `second`: of the warpgroup, and of the half. */
-DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, int first, int second, int t, bool pairs)
+/* Element by element: f32, or an out that is not in pieces; where it is (`pairs`), two columns at a time. `first`: of the warpgroup. */
+DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, int first, int t, bool pairs)
 {
-    const int r = first + t / 32 * 16 + t % 32 / 4, c = second + t % 4 * 2;
+    const int r = first + t / 32 * 16 + t % 32 / 4, c = t % 4 * 2;
 #if !SWAP
     if (pairs) {
         const bool half = g->out_dtype == SGK_F16;
@@ -173,7 +174,7 @@ DEVICE void put_directly(const grouped_args *g, float (&d)[BN / 2], corner at, i
 
 #if CHUNK
 /* Through shared memory, in chunks: as boxes where all rows of a chunk are the group's, else row by row. `place` has room for BUFFERS. */
-DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corner at, int first, int second, int t, int group, uint32_t place, int *turn, bool whole)
+DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corner at, int first, int t, int group, uint32_t place, int *turn, bool whole)
 {
     const grouped_args *g    = &a->g;
     const bool          half = g->out_dtype == SGK_F16;
@@ -195,16 +196,15 @@ DEVICE void put_in_pieces(const grouped_wgmma_args *a, float (&d)[BN / 2], corne
                         pack(half, x[0], x[1]), pack(half, x[2], x[3]), pack(half, x[4], x[5]), pack(half, x[6], x[7]));
 #endif
         }
-        const int row0 = SWAP ? second + c * CHUNK : first, column0 = at.n + (SWAP ? first : second + c * CHUNK);
+        if (whole) async_fence();
+        named_sync(1 + group, 128);
+        const int row0 = SWAP ? c * CHUNK : first, column0 = at.n + (SWAP ? first : c * CHUNK);
         if (whole) {
-            async_fence();
-            named_sync(1 + group, 128);
             if (t == 0) {
                 tma_store3(&a->result, column0, at.m + row0, at.matrix, to);
                 tma_store_commit();
             }
         } else {
-            named_sync(1 + group, 128);
             const int wide = SWAP ? 8 : CHUNK / 8, high = SWAP ? CHUNK : 64;         /* pieces of 16 bytes in a row, and rows */
             #pragma unroll
             for (int i = t; i < wide * high; i += 128) {
@@ -299,7 +299,7 @@ DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint3
                 const int      x    = (k * SLABS + s) * STEP;
                 if (first_shared) tma_load3_multicast(slab + rank * (FIRST_BYTES / 2), &a->first, x, first + rank * (ROWS / 2), first_z, arrived, 3);
                 else tma_load3(slab, &a->first, x, first, first_z, arrived);
-                if (second_shared) tma_load3_multicast(slab + FIRST_BYTES + rank * (COLUMNS * 64), &a->second, x, second + rank * (COLUMNS / 2), second_z, arrived, 3);
+                if (second_shared) tma_load3_multicast(slab + FIRST_BYTES + rank * (BN * 64), &a->second, x, second + rank * (BN / 2), second_z, arrived, 3);
                 else tma_load3(slab + FIRST_BYTES, &a->second, x, second, second_z, arrived);
             }
             advance(&r);
@@ -310,43 +310,47 @@ DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint3
 #endif
 }
 
-#if SCALED && SWAP
-/* One warp: scales, wherever they lie. What no row or column has is 0. */
+#if SHARED
+/* One warp: scales, wherever they lie. Rows and columns that there are not have somebody else's: nobody looks at what comes of them. */
 DEVICE void copy_scales(const grouped_wgmma_args *a, const int *lengths, uint32_t base, uint32_t full, uint32_t empty, int begin, int tiles, int stride, int from, int to, int rank)
 {
     const grouped_args *g    = &a->g;
     const int           lane = threadIdx.x % 32, blocks = (int)((g->depth + GROUPED_BLOCK - 1) / GROUPED_BLOCK);
-    ring                r = { 0, 0 };
+    const int64_t       last = (g->columns - 1) / GROUPED_BLOCK;
+    ring                r    = { 0, 0 };
     for (int id = begin; id < tiles; id += stride) {
         const corner at = find_tile(a, lengths, id, rank);
         if (at.group < 0) continue;
-        const int    segment = at.n + lane * 64;
-        const float *sa      = (const float *)g->sa + at.matrix * g->sa_group + (int64_t)(at.m + lane) * g->sa_row;
-        const float *sb      = (const float *)g->sb + at.group * g->sb_group + segment / GROUPED_BLOCK * g->sb_block;
+        const int64_t column = SWAP ? (at.n + lane * 64) / GROUPED_BLOCK : at.n / GROUPED_BLOCK + lane;
+        const float  *sb     = (const float *)g->sb + at.group * g->sb_group + (column < last ? column : last) * g->sb_block + (int64_t)from * SLABS * g->sb_step;
+        const float  *sa[(TILE_M + 31) / 32];
+        #pragma unroll
+        for (int i = 0; i < TILE_M; i += 32) {
+            const int64_t row = lane + i < at.left ? at.m + lane + i : 0;
+            sa[i / 32]        = (const float *)g->sa + at.matrix * g->sa_group + row * g->sa_row + (int64_t)from * SLABS * g->sa_step;
+        }
         for (int k = from; k < to; ++k) {
             mbarrier_wait(empty + r.stage * 8, r.lap ^ 1);
             #pragma unroll
             for (int s = 0; s < SLABS; ++s) {
-                const int      block = k * SLABS + s;
-                const bool     there = block < blocks;
+                const bool     there = k * SLABS + s < blocks;
                 const uint32_t rows  = base + SCALES + (r.stage * SLABS + s) * SLAB_SCALES * 4 + lane * 4;
                 #pragma unroll
-                for (int i = 0; i < TILE_M; i += 32)
-                    if (TILE_M >= 32 || lane < TILE_M) {
-                        const bool inside = there && lane + i < at.left;
-                        cp_async4(rows + i * 4, inside ? sa + i * g->sa_row + block * g->sa_step : (const float *)g->sa, inside);
-                    }
-                if (lane < GROUPS) {
-                    const bool inside = there && segment < g->columns;
-                    cp_async4(rows + TILE_M * 4, inside ? sb + block * g->sb_step : (const float *)g->sb, inside);
+                for (int i = 0; i < TILE_M; i += 32) {
+                    if (TILE_M >= 32 || lane < TILE_M) cp_async4(rows + i * 4, sa[i / 32], there);
+                    sa[i / 32] += g->sa_step;
                 }
+                if (lane < (SWAP ? GROUPS : 2)) cp_async4(rows + TILE_M * 4, sb, there);
+                sb += g->sb_step;
             }
             cp_async_arrive(full + r.stage * 8);
             advance(&r);
         }
     }
 }
+#endif
 
+#if SCALED && SWAP
 /* sum += the sum of slab `slab` of the ring, times its scales: of the warpgroup's columns of b, and of rows of a. */
 DEVICE void promote(const uint8_t *memory, float (&sum)[BN / 2], const float (&part)[BN / 2], int slab, int group, int t)
 {
@@ -362,13 +366,16 @@ DEVICE void promote(const uint8_t *memory, float (&sum)[BN / 2], const float (&p
     }
 }
 #elif SCALED
-/* Where a thread's scales lie: of its two rows of a, and of the one or two blocks of columns of b that a tile meets; `cut` columns are of the first. */
+/* A thread's scales of a slab: of its two rows of a, and of the one or two blocks of columns of b that a tile meets. */
+struct slab_scales { float upper, lower, left, right; };
+
+#if HELD
+/* Where they lie; `cut` columns are of the first block. */
 struct scale_places {
     const float *upper, *lower, *left, *right;
     int64_t      a_step, b_step;
     int          cut;
 };
-struct slab_scales { float upper, lower, left, right; };
 
 /* Rows and columns that there are not have somebody else's: nobody looks at what comes of them. */
 DEVICE scale_places places_of(const grouped_args *g, corner at, int row)
@@ -383,13 +390,21 @@ DEVICE slab_scales scales_of(const scale_places *p, int block, int blocks)
     if (block >= blocks) return { 0, 0, 0, 0 };
     return { p->upper[block * p->a_step], p->lower[block * p->a_step], p->left[block * p->b_step], p->right[block * p->b_step] };
 }
+#else
+/* From slab `slab` of the ring. */
+DEVICE slab_scales scales_of(const uint8_t *memory, int slab, int row)
+{
+    const float *rows = (const float *)(memory + SCALES) + slab * SLAB_SCALES, *columns = rows + TILE_M;
+    return { rows[row], rows[row + 8], columns[0], columns[BN == GROUPED_BLOCK ? 0 : 1] };
+}
+#endif
 
-/* sum += the sum of a slab, times its scales; half `half` of the tile's columns. */
-DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut, int half)
+/* sum += the sum of a slab, times its scales. */
+DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut)
 {
     #pragma unroll
     for (int s = 0; s < BN / SEGMENT; ++s) {
-        const float column = half * BN + s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
+        const float column = s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
         #pragma unroll
         for (int j = s * SEGMENT / 8; j < (s + 1) * SEGMENT / 8; ++j) {
             sum[4 * j]     = fmaf(x, part[4 * j], sum[4 * j]);
@@ -412,9 +427,14 @@ DEVICE void release(uint32_t empty, int pair, int lane)
 }
 
 #if SWAP
-#define PROMOTE(half, part, s) promote(memory, sum[half], part, r.stage *SLABS + (s), group, t)
+#define PROMOTE(part, s) promote(memory, sum, part, r.stage *SLABS + (s), group, t)
 #else
-#define PROMOTE(half, part, s) promote(sum[half], part, &own[s], places.cut, half)
+#define PROMOTE(part, s) promote(sum, part, &own[s], cut)
+#endif
+#if SHARED && !SWAP
+#define READ_SCALES(s) own[s] = scales_of(memory, r.stage * SLABS + (s), row)
+#else
+#define READ_SCALES(s)
 #endif
 #if LAG
 #define NEXT_BEGINS() \
@@ -429,7 +449,7 @@ DEVICE void release(uint32_t empty, int pair, int lane)
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma(const __grid_constant__ grouped_wgmma_args a)
 {
     extern __shared__ __align__(1024) uint8_t memory[];
-    const uint32_t                            base = shared_address(memory), full = base + BARRIERS, empty = full + STAGES * 8;
+    const uint32_t                            base = uniform(shared_address(memory)), full = base + BARRIERS, empty = full + STAGES * 8;
     int *const                                lengths = (int *)(memory + LENGTHS);
     const int                                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128, lane = t % 32, rank = (int)cluster_rank();
     const int                                 pair = a.pair_m * a.pair_n, cluster = pair * a.split, slice = a.split > 1 ? rank : 0;
@@ -440,7 +460,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
         tma_prefetch_map(&a.second);
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
-            mbarrier_init(full + s * 8, SCALED && SWAP ? 33 : 1);
+            mbarrier_init(full + s * 8, SHARED ? 33 : 1);
             mbarrier_init(empty + s * 8, (uint32_t)(4 * GROUPS * pair));
         }
         mbarrier_init_done();
@@ -454,22 +474,18 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
     const int tiles = down * ((a.n_tiles + a.pair_n - 1) / a.pair_n), begin = (int)blockIdx.x / cluster, stride = (int)gridDim.x / cluster;
 
     if (group == GROUPS) {
-#if GROUPS == 3
-        registers_give(32);
-#elif BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if BN / 2 * (1 + SCALED + PIPE) > 128
         registers_give(40);
 #endif
         if (t == 0) copy_operands(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
-#if SCALED && SWAP
+#if SHARED
         if (t / 32 == 1) copy_scales(&a, lengths, base, full, empty, begin, tiles, stride, from, to, rank);
 #endif
         if (t == 0 && cluster == 1) pdl_release();
         __syncwarp();
         if (a.split > 1) cluster_sync();
     } else {
-#if GROUPS == 3
-        registers_take(160);
-#elif BN / 2 * (HALVES + SCALED + PIPE) > 128
+#if BN / 2 * (1 + SCALED + PIPE) > 128
         registers_take(232);
 #endif
 #if LAG
@@ -480,7 +496,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #if CHUNK
         int turn = 0;
 #endif
-        float sum[HALVES][BN / 2];
+        float sum[BN / 2];
 #if SCALED
         float parts[1 + PIPE][BN / 2] = { 0 };                              /* sums of slabs */
 #endif
@@ -488,21 +504,22 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
             const corner at = find_tile(&a, lengths, id, rank);
             if (at.group < 0) continue;
             #pragma unroll
-            for (int h = 0; h < HALVES; ++h)
-                #pragma unroll
-                for (int i = 0; i < BN / 2; ++i) sum[h][i] = 0;
+            for (int i = 0; i < BN / 2; ++i) sum[i] = 0;
 #if !SCALED
             int last = 0;
 #endif
-#if SCALED && !SWAP
+#if HELD
             const scale_places places = places_of(&a.g, at, group * 64 + t / 32 * 16 + lane / 4);
-            const int          blocks = (int)((a.g.depth + GROUPED_BLOCK - 1) / GROUPED_BLOCK);
+            const int          cut = places.cut, blocks = (int)((a.g.depth + GROUPED_BLOCK - 1) / GROUPED_BLOCK);
             slab_scales        own[SLABS], next[SLABS];                     /* of this stage and, on their way, of the next one */
             #pragma unroll
             for (int s = 0; s < SLABS; ++s) next[s] = scales_of(&places, s, blocks);
+#elif SCALED && !SWAP
+            const int   row = group * 64 + t / 32 * 16 + lane / 4, cut = GROUPED_BLOCK - at.n % GROUPED_BLOCK;
+            slab_scales own[SLABS];
 #endif
             for (int k = from; k < to; ++k) {
-#if SCALED && !SWAP
+#if HELD
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     own[s]  = next[s];
@@ -520,53 +537,45 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                     #pragma unroll
                     for (int i = 0; i < 4; ++i) wgmma(parts[s % 2], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
                     wgmma_commit();
+                    READ_SCALES(s);
                     if (s > 0) {                                            /* the slab before this one */
                         wgmma_wait(1);
                         wgmma_pin(parts[(s + 1) % 2]);
-                        PROMOTE(0, parts[(s + 1) % 2], s - 1);
+                        PROMOTE(parts[(s + 1) % 2], s - 1);
                     }
                 }
                 wgmma_wait(0);
                 wgmma_pin(parts[1]);
-                NEXT_BEGINS();
-                PROMOTE(0, parts[1], SLABS - 1);
-                release(empty + r.stage * 8, pair, lane);
+                if (!SWAP) release(empty + r.stage * 8, pair, lane);
+                PROMOTE(parts[1], SLABS - 1);
+                if (SWAP) release(empty + r.stage * 8, pair, lane);         /* its scales have been read */
 #elif SCALED
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x    = wgmma_operand(slab + group * 8192);
+                    const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    wgmma_pin(parts[0]);
+                    wgmma_fence();
                     #pragma unroll
-                    for (int h = 0; h < HALVES; ++h) {
-                        const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
-                        wgmma_pin(parts[0]);
-                        wgmma_fence();
-                        #pragma unroll
-                        for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
-                        wgmma_commit();
-                        wgmma_wait(0);
-                        wgmma_pin(parts[0]);
-                        if (s == SLABS - 1 && h == HALVES - 1) {
-                            release(empty + r.stage * 8, pair, lane);
-                            NEXT_BEGINS();
-                        }
-                        PROMOTE(h, parts[0], s);
+                    for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
+                    wgmma_commit();
+                    wgmma_wait(0);
+                    wgmma_pin(parts[0]);
+                    if (s == SLABS - 1) {
+                        release(empty + r.stage * 8, pair, lane);
+                        NEXT_BEGINS();
                     }
+                    PROMOTE(parts[0], s);
                 }
 #else
-                #pragma unroll
-                for (int h = 0; h < HALVES; ++h) wgmma_pin(sum[h]);
+                wgmma_pin(sum);
                 wgmma_fence();
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + r.stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x    = wgmma_operand(slab + group * 8192);
+                    const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
-                    for (int h = 0; h < HALVES; ++h) {
-                        const uint64_t y = wgmma_operand(slab + FIRST_BYTES + h * (BN * 128));
-                        #pragma unroll
-                        for (int i = 0; i < 4; ++i) wgmma(sum[h], x + i * WGMMA_STEP, y + i * WGMMA_STEP, true, (const T *)0);
-                    }
+                    for (int i = 0; i < 4; ++i) wgmma(sum, x + i * WGMMA_STEP, y + i * WGMMA_STEP, true, (const T *)0);
                 }
                 wgmma_commit();
                 if (k > from) {                                             /* the stage before this one has been read */
@@ -580,15 +589,14 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #if !SCALED
             wgmma_wait(0);
             if (to > from) release(empty + last * 8, pair, lane);
-            #pragma unroll
-            for (int h = 0; h < HALVES; ++h) wgmma_pin(sum[h]);
+            wgmma_pin(sum);
 #endif
 
 #if SWAP
             if (a.split > 1) {
                 float *share = (float *)memory;
                 named_sync(1 + GROUPS, MULTIPLIERS);                        /* nobody reads slabs any more */
-                put_share(share, sum[0], group * 64, t);
+                put_share(share, sum, group * 64, t);
                 cluster_sync();
                 add_shares(&a, at, slice, base, (int)threadIdx.x);
                 continue;
@@ -596,20 +604,16 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
 #endif
             const int first = group * 64;
 #if CHUNK
-            const int high  = SWAP ? COLUMNS : 64;
-            bool      whole = a.g.form == GROUPED_ONE || at.left >= (SWAP ? COLUMNS : first + 64);
+            const int high  = SWAP ? BN : 64;
+            bool      whole = a.g.form == GROUPED_ONE || at.left >= (SWAP ? BN : first + 64);
             if (a.g.form == GROUPED_INDICES) {
                 const int row = (SWAP ? 0 : first) + t;
                 whole         = named_all(1 + group, 128, t >= high || row >= at.left || a.g.layout[at.m + row] == at.group);
             }
-            #pragma unroll
-            for (int h = 0; h < HALVES; ++h) {
-                if (a.by_tma) put_in_pieces(&a, sum[h], at, first, h * BN, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn, whole);
-                else put_directly(&a.g, sum[h], at, first, h * BN, t, false);
-            }
+            if (a.by_tma) put_in_pieces(&a, sum, at, first, t, group, base + OUT + group * BUFFERS * CHUNK_BYTES, &turn, whole);
+            else put_directly(&a.g, sum, at, first, t, false);
 #else
-            #pragma unroll
-            for (int h = 0; h < HALVES; ++h) put_directly(&a.g, sum[h], at, first, h * BN, t, a.by_tma);
+            put_directly(&a.g, sum, at, first, t, a.by_tma);
 #endif
         }
 #if LAG
