@@ -2,48 +2,68 @@
 #include "attention_wgmma.h"
 #include "attention_call.h"
 #include "cuda/tensor_map.h"
+#include <stdlib.h>
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, gather, give, take, parts)                                         \
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, q_places, gather, give, take, more)                                               \
     { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups  \
-                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take      \
-                 " -DPARTS=" #parts,                                                                                                    \
-                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather, parts }
-#define WGMMAS(type, dtype, parts)                                    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 0, 24, 240, parts),    \
-    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240, parts),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240, parts),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240, parts),    \
-    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240, parts),    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 1, 56, 224, parts),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 56, 224, parts),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224, parts),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 56, 224, parts)
+                 " -DKEYS=" #keys " -DSTAGES=2 -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take more,      \
+                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, 2, q_places, gather }
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = {
-    WGMMAS("f16", SGK_F16, 0), WGMMAS("bf16", SGK_BF16, 0), WGMMAS("f16", SGK_F16, 1), WGMMAS("bf16", SGK_BF16, 1)
+    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 1 */
+    WGMMA("bf16", SGK_BF16, 96, 96, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 2 */
+    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 3 */
+    WGMMA("bf16", SGK_BF16, 192, 128, 2, 96, 2, 0, 24, 240, " -DSPECULATE=1"), /* 4 */
+    WGMMA("bf16", SGK_BF16, 256, 256, 2, 80, 1, 0, 24, 240, " -DTURNS=0"), /* 5 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 6 */
+    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 7 */
+    WGMMA("bf16", SGK_BF16, 192, 128, 2, 128, 1, 1, 56, 224, ""), /* 8 */
+    WGMMA("bf16", SGK_BF16, 256, 256, 2, 64, 1, 1, 56, 224, ""), /* 9 */
+    WGMMA("f16", SGK_F16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 10 */
+    WGMMA("f16", SGK_F16, 96, 96, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 11 */
+    WGMMA("f16", SGK_F16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 12 */
+    WGMMA("f16", SGK_F16, 192, 128, 2, 96, 2, 0, 24, 240, " -DSPECULATE=1"), /* 13 */
+    WGMMA("f16", SGK_F16, 256, 256, 2, 80, 1, 0, 24, 240, " -DTURNS=0"), /* 14 */
+    WGMMA("f16", SGK_F16, 64, 64, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 15 */
+    WGMMA("f16", SGK_F16, 128, 128, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 16 */
+    WGMMA("f16", SGK_F16, 192, 128, 2, 128, 1, 1, 56, 224, ""), /* 17 */
+    WGMMA("f16", SGK_F16, 256, 256, 2, 64, 1, 1, 56, 224, ""), /* 18 */
+    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DPUT=1"), /* 19 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 3, 96, 2, 0, 32, 160, " -DSPECULATE=1"), /* 20 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 3, 96, 2, 0, 32, 160, " -DSPECULATE=1 -DEXP_FMA=4"), /* 21 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DEXP_FMA=4"), /* 22 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 3, 128, 2, 0, 32, 160, ""), /* 23 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 3, 96, 2, 0, 32, 160, " -DSPECULATE=1 -DEXP_FMA=8"), /* 24 */
+    WGMMA("bf16", SGK_BF16, 192, 128, 2, 128, 1, 0, 24, 240, ""), /* 25 */
+    WGMMA("bf16", SGK_BF16, 192, 128, 2, 112, 1, 0, 24, 240, " -DSPECULATE=1"), /* 26 */
+    WGMMA("bf16", SGK_BF16, 256, 256, 2, 80, 1, 0, 24, 240, ""), /* 27 */
+    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1 -DPUT=1"), /* 28 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 2, 160, 2, 0, 24, 240, " -DSPECULATE=1 -DEXP_FMA=4"), /* 29 */
+    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DTRACE=1"), /* 30 */
+    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DTRACE=1"), /* 31 */
 };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
 /* clang-format on */
 
-/* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
-static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
-
-static const attention_wgmma_build *build_of(const struct attention_args *a, bool parts)
-{
-    for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
-        const attention_wgmma_build *b = &attention_wgmma_builds[i];
-        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a) && b->parts == parts) return b;
-    }
-    return NULL;
-}
-
-#include <stdlib.h>
 static int variant(void)
 {
     const char *v = getenv("SGK_VARIANT");
     return v ? atoi(v) : 0;
+}
+
+/* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
+static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
+
+static const attention_wgmma_build *build_of(const struct attention_args *a)
+{
+    for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
+        const attention_wgmma_build *b = &attention_wgmma_builds[i];
+        if (variant() && variant() - 1 != (int)i) continue;
+        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
+    }
+    return NULL;
 }
 
 /* Distances that the copy engine can have between rows, heads and batches. */
@@ -58,11 +78,11 @@ static const char *wgmma_passes(const attention_call *c)
     const struct attention_args *a = &c->a;
     if (!sgk_kernel_fits(&attention_wgmma_builds[0].kernel, c->device)) return "not sm_90a";
     if (a->dtype != SGK_F16 && a->dtype != SGK_BF16) return "neither f16 nor bf16";
-    if (a->max_q < ATTENTION_WGMMA_QUERIES && (variant() != 2 || a->max_q * a->group <= 16)) return "few queries";
+    if (a->max_q * a->group < ATTENTION_WGMMA_QUERIES) return "few queries";
     if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
-    if (!build_of(a, false)) return "head sizes, or such in scattered pages";
+    if (!build_of(a)) return "head sizes, or such in scattered pages";
     if (a->dim % 8 || a->dim_v % 8) return "a head size that is no multiple of 8";       /* results leave in pieces of 8, which would pass a row's end */
     if (!(a->scale > 0)) return "softmax_scale not positive";
     if (a->max_k == 0 || a->kv_batches == 0 || (a->cu_seqlens_q && a->total_q == 0)) return "no keys or no queries";
@@ -128,9 +148,9 @@ static int32_t choose_splits(const attention_call *c)
 {
     const int64_t most = most_blocks(c), pieces = whole_works(c), keys = key_tiles(c), limit = keys < 256 ? keys : 256;
     if (c->o.num_splits) return attention_at_most(c->o.num_splits, keys);
-    if (pieces == 0 || pieces >= most || variant() == 1) return 1;
+    if (pieces == 0 || pieces >= most) return 1;
     int64_t best = 1, least = keys + 2;
-    for (int64_t rounds = variant() == 3 ? 2 : 1; rounds <= 8; ++rounds) {
+    for (int64_t rounds = 1; rounds <= 8; ++rounds) {
         const int64_t fit = rounds * most / pieces, parts = fit < limit ? fit : limit;
         const int64_t cost = rounds * ((keys + parts - 1) / parts + 2) + 3 + parts * pieces / 64;
         if (parts > 1 && cost < least) best = parts, least = cost;
@@ -157,11 +177,10 @@ static int64_t list_bytes(const attention_call *c)
 static int64_t wgmma_plan(attention_call *c)
 {
     const struct attention_args *a = &c->a;
-    const attention_wgmma_build *b = build_of(a, false);
-    c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
-    c->shared_memory = (unsigned)(((c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
+    const attention_wgmma_build *b = build_of(a);
+    c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
+    c->shared_memory = (unsigned)(((b->q_places * c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
     c->a.splits      = choose_splits(c);
-    c->build         = build_of(a, a->splits > 1);
     return list_bytes(c) + attention_partial_bytes(a);
 }
 
