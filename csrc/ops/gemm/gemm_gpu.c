@@ -3,6 +3,7 @@
 #include "gemm_packed_cuda.h"
 #include "gemm_scaled.h"
 #include <stdio.h>
+#include <string.h>
 #include "base/match.h"
 #include "cuda/tensor_map.h"
 
@@ -459,6 +460,30 @@ bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t c
     return takes(&c, choice, &a, false, NULL);
 }
 
+/* All that a choice depends on. */
+typedef struct {
+    int64_t rows, columns, depth, batch, input_stride, weight_stride, input_batch, weight_batch;
+    int32_t dtype, ordinal, pieces, batch_invariant;
+} linear_shape;
+_Static_assert(sizeof(linear_shape) == 80, "linear_shape has gaps");
+
+/* This thread's last choices: a model has few shapes, and to choose takes longer than all checks together. */
+static linear_choice *remembered(const linear_shape *shape)
+{
+    enum { PLACES = 64 };
+    static _Thread_local struct {
+        linear_shape  shape;
+        linear_choice choice;
+    } memory[PLACES];
+    const uint64_t hash = (uint64_t)(shape->rows + 257 * shape->columns + 65537 * shape->depth) * UINT64_C(0x9e3779b97f4a7c15);
+    const size_t   i    = hash >> 58;
+    if (memcmp(&memory[i].shape, shape, sizeof *shape)) {
+        memory[i].shape  = *shape;
+        memory[i].choice = (linear_choice){ NULL, 1 };
+    }
+    return &memory[i].choice;
+}
+
 sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
@@ -472,8 +497,11 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         SGK_REQUIRE(takes(&c, linear_forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
         return status;
     }
-    linear_choice choice = { NULL, 1 };
-    if (!batch_invariant) choice = choose_measured(&c, a);
+    const linear_shape shape  = { a->rows, a->columns, a->depth, a->batch, a->input_stride, a->weight_stride, a->input_batch, a->weight_batch,
+                                  a->dtype, ordinal, c.pieces, batch_invariant };
+    linear_choice     *memory = remembered(&shape), choice = *memory;
+    if (sgk_log_wanted(exec)) choice.kernel = NULL;         /* the reason is told too */
+    if (!choice.kernel && !batch_invariant) choice = choose_measured(&c, a);
     if (!choice.kernel && !batch_invariant && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) choice = choose_stream(&c, a);
     if (!choice.kernel) choice = choose_wgmma(&c, a, batch_invariant);
     if (!choice.kernel) {
@@ -484,6 +512,7 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         if (!choice.kernel) choice = choose_mma(&c, a, batch_invariant);
         if (!choice.kernel) choice = choose_simt(&c, a);
     }
+    *memory = choice;
     SGK_REQUIRE(takes(&c, choice, a, true, &status), SGK_FAILED, "%s: the build chosen does not take this shape", op);
     return status;
 }
