@@ -20,12 +20,11 @@ enum { F16, BF16, BLOCKS, MX };         /* FORMAT in grouped.cu */
 #define MMA(format, bm, bn, wm, wn, stages, pieces, archs) \
     { SGK_KERNEL("grouped/grouped.cu", "grouped_mma", "-DFORMAT=" #format " -DBM=" #bm " -DBN=" #bn " -DWM=" #wm " -DWN=" #wn " -DSTAGES=" #stages \
                  " -DPIECES=" #pieces, archs), format, bm, bn, wm * wn, stages, pieces }
-#define OTHERS (SGK_GENERAL & ~SGK_ARCH_90A)            /* there they have another form */
 /* Of a format: large tiles, small ones, and the one that takes any addresses and strides. */
 static struct mma_build { sgk_kernel kernel; int format, bm, bn, warps, stages, pieces; } mma_builds[] = {
     MMA(0, 128, 128, 2, 4, 3, 1, SGK_GENERAL), MMA(0, 64, 64, 2, 2, 3, 1, SGK_GENERAL), MMA(0, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
-    MMA(1, 128, 128, 2, 4, 3, 1, OTHERS), MMA(1, 64, 64, 2, 2, 3, 1, OTHERS), MMA(1, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
-    MMA(2, 128, 128, 2, 4, 3, 1, OTHERS), MMA(2, 64, 64, 2, 2, 3, 1, OTHERS), MMA(2, 16, 64, 1, 4, 4, 1, OTHERS), MMA(2, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
+    MMA(1, 128, 128, 2, 4, 3, 1, SGK_NOT_90A), MMA(1, 64, 64, 2, 2, 3, 1, SGK_NOT_90A), MMA(1, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
+    MMA(2, 128, 128, 2, 4, 3, 1, SGK_NOT_90A), MMA(2, 64, 64, 2, 2, 3, 1, SGK_NOT_90A), MMA(2, 16, 64, 1, 4, 4, 1, SGK_NOT_90A), MMA(2, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
     MMA(3, 64, 64, 2, 2, 3, 1, SGK_GENERAL), MMA(3, 64, 64, 2, 2, 2, 0, SGK_GENERAL),
 };
 
