@@ -150,7 +150,7 @@ static void call_costs(char *memory, ceilings *c)
         const double called = clock_now();
         if (!gpu_wait()) return;
         const double bare = clock_now();
-        for (int i = 0; i < CALLS; ++i) need(sgk_probe_copy_bare(memory + 4096, memory, count, exec.stream));
+        need(sgk_probe_copy_bare(memory + 4096, memory, count, &exec, CALLS));
         const double launched = clock_now();
         if (!gpu_wait()) return;
         c->call = fmin(c->call, (called - start) / CALLS), c->bare = fmin(c->bare, (launched - bare) / CALLS);

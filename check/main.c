@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
+#include "check/front.h"
 #include "check/pack_check.h"
 #include "harness.h"
 #include "sgk_config.h"
@@ -254,7 +255,7 @@ static int report_pack(const char *path)
 #endif
 }
 
-int main(int argc, char **argv)
+int sgk_check_main(int argc, char **argv)
 {
     enum { ONLY = 1,
            LEVEL,

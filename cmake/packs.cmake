@@ -10,9 +10,6 @@ include(${CMAKE_CURRENT_LIST_DIR}/zstd.cmake)
 
 target_link_libraries(sgk_objects PRIVATE sgk_zstd)
 target_link_libraries(sgl_kernel PRIVATE sgk_zstd)
-if(TARGET sgk-check)
-    target_link_libraries(sgk-check PRIVATE sgk_zstd)
-endif()
 
 # No architecture: the library reads packs that were made elsewhere (they are the same for every processor).
 if(NOT SGL_KERNEL_CUDA_ARCHS)

@@ -32,8 +32,13 @@ def vision_rope(n, device):
     return [random(n, 3, 24, device=device), random(n, 3, 24, device=device, seed=1), random(n, 24, device=device, seed=2), random(n, 24, device=device, seed=3)]
 
 
+def pool(n):
+    """Places of a cache for which n says how many are used: so many for all small n, whose tensors keep their size."""
+    return 64 if n <= 16 else 4 * n
+
+
 def store(n, device):
-    return [torch.zeros(64, 2, 16, device=device), torch.zeros(64, 2, 16, device=device), torch.arange(n, device=device) * 2,
+    return [torch.zeros(pool(n), 2, 16, device=device), torch.zeros(pool(n), 2, 16, device=device), torch.arange(n, device=device) * 2,
             random(n, 2, 16, device=device), random(n, 2, 16, device=device, seed=1)]
 
 
@@ -57,13 +62,14 @@ def attention_append(n, device):
 def attention_cpu_varlen(n, device):
     """As attention(), with the query i at place i."""
     out, lse, q, k, v, *_ = attention(n, device)
-    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), 16, 32, True]
+    return [q, k, v, ints([0, n], device), ints([0, 2 * n], device), max(16, n), max(32, 2 * n), True]
 
 
 def attention_pool(n, device):
     """Two requests of n + 1 and 3 tokens in a pool."""
-    cache = [random(64, 2, 16, device=device, seed=i) for i in (1, 2)]
-    where = [(torch.arange(2 * 20, device=device) * 7 % 64).view(2, 20), torch.tensor([1, 0], device=device), torch.tensor([n + 1, 3], device=device)]
+    places, tokens = pool(n), pool(n) // 3
+    cache = [random(places, 2, 16, device=device, seed=i) for i in (1, 2)]
+    where = [(torch.arange(2 * tokens, device=device) * 7 % places).view(2, tokens), torch.tensor([1, 0], device=device), torch.tensor([n + 1, 3], device=device)]
     return cache, where
 
 
@@ -194,8 +200,8 @@ def apply_rope(n, device, *rest):
 
 
 def apply_rope_fused(n, device):
-    return apply_rope(n, device, False, random(n, 2, 16, device=device, seed=2), torch.zeros(64, 2, 16, device=device),
-                      torch.zeros(64, 2, 16, device=device), torch.arange(n, device=device) * 2)
+    return apply_rope(n, device, False, random(n, 2, 16, device=device, seed=2), torch.zeros(pool(n), 2, 16, device=device),
+                      torch.zeros(pool(n), 2, 16, device=device), torch.arange(n, device=device) * 2)
 
 
 

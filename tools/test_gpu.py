@@ -32,7 +32,7 @@ def commit():
 
 def sanitizer(tool, check):
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    return [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda", JOBS]
+    return [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda", "--keep-arguments", JOBS]
 
 
 def main():

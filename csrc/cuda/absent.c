@@ -45,7 +45,7 @@ sgk_status sgk_cuda_graph_capture(int ordinal, void *stream, sgk_cuda_graph_body
 sgk_status sgk_cuda_graph_begin(int ordinal, void *stream) { return absent("graph"); }
 sgk_status sgk_cuda_graph_end(int ordinal, void *stream, sgk_cuda_graph **graph) { return absent("graph"); }
 sgk_status sgk_cuda_graph_replay(const sgk_cuda_graph *graph, void *stream) { return absent("graph"); }
-sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *launch, void *stream, const void *args) { return absent("launch"); }
+sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *launch, const sgk_exec *exec, const void *args, int times) { return absent("launch"); }
 void sgk_cuda_graph_free(sgk_cuda_graph *graph) {}
 
 #endif

@@ -53,7 +53,7 @@ extern void (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
 /* The build can run on this device: its pack serves it. Launchers pass over rows where this is false. */
 static inline bool sgk_kernel_fits(const sgk_kernel *kernel, const sgk_cuda_device *device)
 {
-    return device->arch ? (kernel->archs & device->arch) != 0 : kernel->archs == SGK_GENERAL;
+    return device->arch ? (kernel->archs & device->arch) != 0 : sgk_kernel_is_general(kernel);
 }
 
 /* Logs which build runs; `why` may be "". */

@@ -11,6 +11,7 @@
  */
 #ifndef SGK_KERNEL_H
 #define SGK_KERNEL_H
+#include <stdbool.h>
 #include <stddef.h>
 
 struct sgk_kernel_instances;
@@ -19,7 +20,7 @@ typedef struct sgk_kernel {
     const char                  *file;           /* below csrc/ops: "norm/norm.cu" */
     const char                  *entry;          /* the extern "C" function in it */
     const char                  *defines;        /* "-DT=bf16 -DDIM=4096": the macros, separated by one space */
-    unsigned                     archs;          /* which packs hold it: SGK_GENERAL, or bits of SGK_ARCH_* */
+    unsigned                     archs;          /* which packs hold it: SGK_GENERAL, SGK_NOT_90A, or bits of SGK_ARCH_* */
     struct sgk_kernel_instances *instances;     /* loaded functions, one a context; the runtime's */
 } sgk_kernel;
 
@@ -31,6 +32,7 @@ enum {
     SGK_ARCH_100F = 1 << 3,     /* 10.0, 10.3 */
     SGK_ARCH_120F = 1 << 4,     /* 12.0, 12.1 */
     SGK_GENERAL   = SGK_ARCH_80 | SGK_ARCH_89 | SGK_ARCH_90A | SGK_ARCH_100F | SGK_ARCH_120F,
+    SGK_NOT_90A   = SGK_GENERAL & ~SGK_ARCH_90A,        /* sm_90a has another form of it */
 };
 
 typedef struct {
@@ -43,5 +45,8 @@ typedef struct {
 
 /* The tables of every family of this build, ended by NULL. */
 extern const sgk_kernel_table *const sgk_kernel_tables[];
+
+/* Any GPU can run it, so PTX of it serves those newer than every pack. */
+static inline bool sgk_kernel_is_general(const sgk_kernel *kernel) { return (kernel->archs | SGK_ARCH_90A) == SGK_GENERAL; }
 
 #endif

@@ -171,6 +171,29 @@ static sgk_status check_shape(const char *op, const sgk_kernel *kernel, const sg
     return SGK_OK;
 }
 
+/* What the driver is told. */
+typedef struct {
+    CUlaunchConfig    config;
+    CUlaunchAttribute attributes[3];
+} configuration;
+
+static void configure(configuration *c, const sgk_launch *l, const sgk_cuda_device *device, const sgk_exec *exec)
+{
+    CUlaunchAttribute *next = c->attributes;
+    if (l->cluster) *next++ = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.cluster = { l->cluster, 1, 1 } };
+    if (l->cooperative) *next++ = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE, .value.flag = 1 };
+    if (device->pdl && !l->cooperative && (l->overlap || (!l->alone && sgk_exec_pdl(exec))))
+        *next++ = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, .value.flag = 1 };
+    c->config = (CUlaunchConfig){ .shared_memory   = l->shared_memory,
+                                  .stream          = SGK_EXEC(exec, stream, NULL),
+                                  .attributes      = c->attributes,
+                                  .attribute_count = (unsigned)(next - c->attributes) };
+    for (int d = 0; d < 3; ++d) {
+        c->config.grid[d]  = l->grid[d] ? (unsigned)l->grid[d] : 1;
+        c->config.block[d] = l->block[d] ? l->block[d] : 1;
+    }
+}
+
 sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch *l, int ordinal, const sgk_exec *exec,
                            const void *args, size_t args_size)
 {
@@ -178,37 +201,31 @@ sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch 
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
     SGK_TRY(check_shape(op, kernel, l));
     if (l->grid[0] == 0) return SGK_OK;
-
-    CUlaunchAttribute attributes[3];
-    CUlaunchConfig    config = { .shared_memory = l->shared_memory, .stream = SGK_EXEC(exec, stream, NULL), .attributes = attributes };
-    for (int d = 0; d < 3; ++d) {
-        config.grid[d]  = l->grid[d] ? (unsigned)l->grid[d] : 1;
-        config.block[d] = l->block[d] ? l->block[d] : 1;
-    }
-    if (l->cluster) {
-        SGK_REQUIRE(device->major >= 9, SGK_UNSUPPORTED, "%s: kernel %s (%s) runs in clusters, cuda:%d (%s) has none", op, kernel->entry,
-                    kernel->defines, ordinal, device->name);
-        attributes[config.attribute_count++] = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.cluster = { l->cluster, 1, 1 } };
-    }
-    if (l->cooperative) attributes[config.attribute_count++] = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE, .value.flag = 1 };
-    if (device->pdl && !l->cooperative && (l->overlap || (!l->alone && sgk_exec_pdl(exec))))
-        attributes[config.attribute_count++] = (CUlaunchAttribute){ .id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, .value.flag = 1 };
+    SGK_REQUIRE(!l->cluster || device->major >= 9, SGK_UNSUPPORTED, "%s: kernel %s (%s) runs in clusters, cuda:%d (%s) has none", op, kernel->entry,
+                kernel->defines, ordinal, device->name);
+    configuration c;
+    configure(&c, l, device, exec);
 
     unsigned long long context;
     if (__builtin_expect(sgk_cuda_driver.cuCtxGetId(NULL, &context) == CUDA_SUCCESS, 1)) {
         instance *i = find(kernel, context, ordinal);
-        if (__builtin_expect(i != NULL, 1)) return run(op, kernel, device, i, &config, l->cluster, args);
+        if (__builtin_expect(i != NULL, 1)) return run(op, kernel, device, i, &c.config, l->cluster, args);
     }
-    return load_and_run(op, kernel, device, &config, l->cluster, args, args_size, exec);
+    return load_and_run(op, kernel, device, &c.config, l->cluster, args, args_size, exec);
 }
 
-sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *l, void *stream, const void *args)
+sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *l, const sgk_exec *exec, const void *args, int times)
 {
-    SGK_REQUIRE(kernel->instances, SGK_FAILED, "launch: kernel %s (%s) has not been loaded", kernel->entry, kernel->defines);
-    const CUlaunchConfig config       = { .grid = { (unsigned)l->grid[0], 1, 1 }, .block = { l->block[0], 1, 1 }, .stream = stream };
-    void                *parameters[] = { (void *)(uintptr_t)args };
-    const CUresult       result       = sgk_cuda_driver.cuLaunchKernelEx(&config, kernel->instances->function, parameters, NULL);
-    return result ? refused("launch", kernel, kernel->instances->ordinal, "cuLaunchKernelEx", result) : SGK_OK;
+    const instance *i = kernel->instances;
+    SGK_REQUIRE(i, SGK_FAILED, "launch: kernel %s (%s) has not been loaded", kernel->entry, kernel->defines);
+    const sgk_cuda_device *device;
+    SGK_TRY(sgk_cuda_get_device("launch", i->ordinal, &device));
+    configuration c;
+    configure(&c, l, device, exec);
+    void    *parameters[] = { (void *)(uintptr_t)args };
+    CUresult result       = CUDA_SUCCESS;
+    while (times-- > 0 && !result) result = sgk_cuda_driver.cuLaunchKernelEx(&c.config, i->function, parameters, NULL);
+    return result ? refused("launch", kernel, i->ordinal, "cuLaunchKernelEx", result) : SGK_OK;
 }
 
 #endif

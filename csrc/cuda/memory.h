@@ -38,7 +38,8 @@ sgk_status sgk_cuda_graph_end(int ordinal, void *stream, sgk_cuda_graph **graph)
 sgk_status sgk_cuda_graph_replay(const sgk_cuda_graph *graph, void *stream);
 void sgk_cuda_graph_free(sgk_cuda_graph *graph);
 
-/* cuLaunchKernelEx and nothing else, of a row that the current context has loaded: what a call would cost without this library. */
-sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *launch, void *stream, const void *args);
+/* The same cuLaunchKernelEx as sgk_cuda_launch's, attributes included, and nothing else, so many times; of a row that the current context has
+ * loaded: what calls would cost without this library. */
+sgk_status sgk_cuda_launch_bare(const sgk_kernel *kernel, const sgk_launch *launch, const sgk_exec *exec, const void *args, int times);
 
 #endif

@@ -52,7 +52,7 @@ static bool choose_archs(const char *list, bool chosen[])
 
 static bool holds(const sgk_arch *arch, const sgk_kernel *kernel)
 {
-    return arch->bit ? (kernel->archs & arch->bit) != 0 : kernel->archs == SGK_GENERAL;
+    return arch->bit ? (kernel->archs & arch->bit) != 0 : sgk_kernel_is_general(kernel);
 }
 
 /* Calls `visit` for every row of the chosen architectures until it refuses. */

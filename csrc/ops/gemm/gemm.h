@@ -32,6 +32,9 @@ struct linear_wgmma_args {
 };
 enum { LINEAR_WGMMA_DEPTH = 64 };
 
+/* What gemm_vector.cu can have in flight at a time, of K in 16-bit numbers. */
+enum { LINEAR_ONCE_DEPTH = 8192 };
+
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */
 struct linear_cpu_args {
     struct linear_args a;

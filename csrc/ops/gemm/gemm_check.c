@@ -361,6 +361,10 @@ void check_gemm(void)
         }
         if (t != SGK_F32) {
             check_linear_builds(t, t, 13, 264, 1096, NULL);
+            check_linear_builds(t, t, 1, 136, 7176, "SHARE=");
+            check_linear_builds(t, SGK_F32, 3, 136, 1096, "SHARE=");
+            check_linear_builds(t, t, 7, 136, 1096, "SHARE=");
+            check_linear_builds(t, t, 7, 136, 1096, "EIGHTS=1");
             check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264, NULL);
             if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
         }

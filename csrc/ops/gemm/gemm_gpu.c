@@ -3,17 +3,25 @@
 #include "gemm_packed_cuda.h"
 #include "gemm_scaled.h"
 #include <stdio.h>
+#include <string.h>
 #include "base/match.h"
 #include "cuda/tensor_map.h"
 
 /* Every build of the five kernels. */
 /* clang-format off */
-#define VECTOR(type, dtype, rows, share) \
-    { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, SGK_GENERAL), dtype, rows, share }
-#define VECTORS(type, dtype) \
-    VECTOR(type, dtype, 1, 1), VECTOR(type, dtype, 4, 1), VECTOR(type, dtype, 1, 8), VECTOR(type, dtype, 4, 8), VECTOR(type, dtype, 8, 8)
-static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; } vector_builds[] = {
-    VECTOR("f32", SGK_F32, 1, 1), VECTOR("f32", SGK_F32, 4, 1), VECTOR("f32", SGK_F32, 8, 1), VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
+#define VECTOR(type, dtype, rows, share, once, archs) \
+    { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share " -DONCE=" #once, archs), dtype, rows, share, once }
+/* Those for few columns are chosen by the table alone. */
+#define VECTORS(type, dtype)                      \
+    VECTOR(type, dtype, 1, 1, 0, SGK_GENERAL),    \
+    VECTOR(type, dtype, 4, 1, 0, SGK_GENERAL),    \
+    VECTOR(type, dtype, 1, 8, 0, SGK_ARCH_90A),   \
+    VECTOR(type, dtype, 4, 8, 0, SGK_ARCH_90A),   \
+    VECTOR(type, dtype, 8, 8, 0, SGK_ARCH_90A),   \
+    VECTOR(type, dtype, 1, 8, 1, SGK_ARCH_90A)
+static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; bool once; } vector_builds[] = {
+    VECTOR("f32", SGK_F32, 1, 1, 0, SGK_GENERAL), VECTOR("f32", SGK_F32, 4, 1, 0, SGK_GENERAL), VECTOR("f32", SGK_F32, 8, 1, 0, SGK_GENERAL),
+    VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
 };
 
 /* The macros are explained in the kernel. 16 x `tiles` columns and up to `rows` rows are a block's at a time. Other GPUs have less shared memory. */
@@ -149,7 +157,7 @@ static bool simt_takes(const struct simt_build *b, const linear_call *c, const s
 
 static bool vector_takes(const struct vector_build *b, const linear_call *c, const struct linear_args *a, int split)
 {
-    return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows;
+    return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows && (!b->once || a->depth <= LINEAR_ONCE_DEPTH);
 }
 
 static bool mma_takes(const struct mma_build *b, const linear_call *c, const struct linear_args *a, int split)
@@ -363,6 +371,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 /* Builds by what distinguishes them, whatever their order. */
 #define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
 #define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
+#define ONCE(rows, share)               (V(rows, share) | UINT32_C(1) << 16)
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
 #define W(swap, behind, resident, rows, bn, split) \
     (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
@@ -373,7 +382,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     const struct stream_build *s = ROW(stream_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
-    if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
+    if (v) snprintf(text, size, "%s(%d, %d)", v->once ? "ONCE" : "V", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
@@ -391,7 +400,7 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (w->dtype == dtype && token == W(w->swap, w->behind, w->resident, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
-        if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
+        if (vector_builds[i].dtype == dtype && token == (vector_builds[i].once ? ONCE(vector_builds[i].rows, vector_builds[i].share) : V(vector_builds[i].rows, vector_builds[i].share))) return &vector_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
         if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
@@ -459,6 +468,30 @@ bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t c
     return takes(&c, choice, &a, false, NULL);
 }
 
+/* All that a choice depends on. */
+typedef struct {
+    int64_t rows, columns, depth, batch, input_stride, weight_stride, input_batch, weight_batch;
+    int32_t dtype, ordinal, pieces, batch_invariant;
+} linear_shape;
+_Static_assert(sizeof(linear_shape) == 80, "linear_shape has gaps");
+
+/* This thread's last choices: a model has few shapes, and to choose takes longer than all checks together. */
+static linear_choice *remembered(const linear_shape *shape)
+{
+    enum { PLACES = 64 };
+    static _Thread_local struct {
+        linear_shape  shape;
+        linear_choice choice;
+    } memory[PLACES];
+    const uint64_t hash = (uint64_t)(shape->rows + 257 * shape->columns + 65537 * shape->depth) * UINT64_C(0x9e3779b97f4a7c15);
+    const size_t   i    = hash >> 58;
+    if (memcmp(&memory[i].shape, shape, sizeof *shape)) {
+        memory[i].shape  = *shape;
+        memory[i].choice = (linear_choice){ NULL, 1 };
+    }
+    return &memory[i].choice;
+}
+
 sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordinal, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
@@ -472,8 +505,11 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         SGK_REQUIRE(takes(&c, linear_forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
         return status;
     }
-    linear_choice choice = { NULL, 1 };
-    if (!batch_invariant) choice = choose_measured(&c, a);
+    const linear_shape shape  = { a->rows, a->columns, a->depth, a->batch, a->input_stride, a->weight_stride, a->input_batch, a->weight_batch,
+                                  a->dtype, ordinal, c.pieces, batch_invariant };
+    linear_choice     *memory = remembered(&shape), choice = *memory;
+    if (sgk_log_wanted(exec)) choice.kernel = NULL;         /* the reason is told too */
+    if (!choice.kernel && !batch_invariant) choice = choose_measured(&c, a);
     if (!choice.kernel && !batch_invariant && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) choice = choose_stream(&c, a);
     if (!choice.kernel) choice = choose_wgmma(&c, a, batch_invariant);
     if (!choice.kernel) {
@@ -484,6 +520,7 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         if (!choice.kernel) choice = choose_mma(&c, a, batch_invariant);
         if (!choice.kernel) choice = choose_simt(&c, a);
     }
+    *memory = choice;
     SGK_REQUIRE(takes(&c, choice, a, true, &status), SGK_FAILED, "%s: the build chosen does not take this shape", op);
     return status;
 }

@@ -13,22 +13,22 @@ static const sgk_cpu_impl scaled_mm_cpu[] = SGK_CPU_IMPLS(scaled_mm);
 enum { E4M3, FLOATS, INTEGERS };        /* as in gemm_scaled.cu */
 
 /* `efficiency` is the share of the largest tile's speed, in percent, that a tile reaches when all multiprocessors have one. */
-#define MMA(kind, bm, bn, bk, wm, wn, wk, stages, pieces, efficiency)                                                                        \
+#define MMA(kind, bm, bn, bk, wm, wn, wk, stages, pieces, archs, efficiency)                                                                 \
     { SGK_KERNEL("gemm/gemm_scaled.cu", "scaled_mma", "-DKIND=" #kind " -DBM=" #bm " -DBN=" #bn " -DBK=" #bk " -DWM=" #wm " -DWN=" #wn       \
-                 " -DWK=" #wk " -DSTAGES=" #stages " -DPIECES=" #pieces, SGK_GENERAL), kind, bm, bn, bk, wm * wn * wk, stages, efficiency, pieces }
-/* The last row of integers and that of floats take any strides and addresses. */
+                 " -DWK=" #wk " -DSTAGES=" #stages " -DPIECES=" #pieces, archs), kind, bm, bn, bk, wm * wn * wk, stages, efficiency, pieces }
+/* The last row of integers and that of floats take any strides and addresses; on sm_90a what its own form does not take, such as rows that overlap. */
 scaled_mma_build scaled_mma_builds[SCALED_MMA_BUILDS] = {
-    MMA(E4M3,     128, 128,  64, 2, 4, 1, 4, 1, 100),
-    MMA(E4M3,      64,  64,  64, 2, 2, 1, 4, 1,  75),
-    MMA(E4M3,      32,  32, 128, 1, 1, 4, 4, 1,  45),
-    MMA(E4M3,      16,  32, 128, 1, 1, 4, 4, 1,  30),
-    MMA(FLOATS,    64,  64,  64, 2, 2, 1, 4, 1,  75),
-    MMA(FLOATS,    64,  64,  64, 2, 2, 1, 3, 0,  50),
-    MMA(INTEGERS, 128, 128,  64, 2, 4, 1, 4, 1, 100),
-    MMA(INTEGERS,  64,  64,  64, 2, 2, 1, 4, 1,  75),
-    MMA(INTEGERS,  32,  32, 128, 1, 1, 4, 4, 1,  45),
-    MMA(INTEGERS,  16,  32, 128, 1, 1, 4, 4, 1,  30),
-    MMA(INTEGERS,  64,  64,  64, 2, 2, 1, 3, 0,  50),
+    MMA(E4M3,     128, 128,  64, 2, 4, 1, 4, 1, SGK_NOT_90A, 100),
+    MMA(E4M3,      64,  64,  64, 2, 2, 1, 4, 1, SGK_NOT_90A, 75),
+    MMA(E4M3,      32,  32, 128, 1, 1, 4, 4, 1, SGK_NOT_90A, 45),
+    MMA(E4M3,      16,  32, 128, 1, 1, 4, 4, 1, SGK_NOT_90A, 30),
+    MMA(FLOATS,    64,  64,  64, 2, 2, 1, 4, 1, SGK_GENERAL, 75),
+    MMA(FLOATS,    64,  64,  64, 2, 2, 1, 3, 0, SGK_GENERAL, 50),
+    MMA(INTEGERS, 128, 128,  64, 2, 4, 1, 4, 1, SGK_NOT_90A, 100),
+    MMA(INTEGERS,  64,  64,  64, 2, 2, 1, 4, 1, SGK_NOT_90A, 75),
+    MMA(INTEGERS,  32,  32, 128, 1, 1, 4, 4, 1, SGK_NOT_90A, 45),
+    MMA(INTEGERS,  16,  32, 128, 1, 1, 4, 4, 1, SGK_NOT_90A, 30),
+    MMA(INTEGERS,  64,  64,  64, 2, 2, 1, 3, 0, SGK_GENERAL, 50),
 };
 
 /*
@@ -98,16 +98,17 @@ static int64_t tiles(const struct scaled_args *a, int64_t bm, int64_t bn) { retu
 /* ---- any GPU ----------------------------------------------------------------------------------------------------------- */
 
 /* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
-static scaled_mma_build *choose_mma(const struct scaled_args *a, bool pieces, bool batch_invariant, int multiprocessors)
+static scaled_mma_build *choose_mma(const struct scaled_args *a, bool pieces, bool batch_invariant, const sgk_cuda_device *device)
 {
-    const int         kind       = a->input_dtype == SGK_I8 ? INTEGERS : pieces && a->input_dtype == SGK_E4M3 && a->weight_dtype == SGK_E4M3 ? E4M3
-                                                                                                                                             : FLOATS;
+    const bool        e4m3       = pieces && a->input_dtype == SGK_E4M3 && a->weight_dtype == SGK_E4M3 && sgk_kernel_fits(&scaled_mma_builds[0].kernel, device);
+    const int         kind       = a->input_dtype == SGK_I8 ? INTEGERS : e4m3 ? E4M3
+                                                                              : FLOATS;
     scaled_mma_build *best       = NULL;
     double            least_time = 0;
     for (int i = 0; i < SCALED_MMA_BUILDS; ++i) {
         scaled_mma_build *b = &scaled_mma_builds[i];
-        if (b->kind != kind || b->pieces != pieces || (batch_invariant && b->bm != 64)) continue;
-        const double time = (double)ceil_div(tiles(a, b->bm, b->bn), multiprocessors) * b->bm * b->bn / b->efficiency;
+        if (b->kind != kind || b->pieces > pieces || !sgk_kernel_fits(&b->kernel, device) || (batch_invariant && b->bm != 64)) continue;
+        const double time = (double)ceil_div(tiles(a, b->bm, b->bn), device->multiprocessors) * b->bm * b->bn / b->efficiency;
         if (!best || time < least_time) best = b, least_time = time;
     }
     return best;
@@ -260,7 +261,7 @@ static sgk_status scaled_on_gpu(const char *op, const struct scaled_args *a, int
         const wgmma_plan plan = choose_wgmma(a, batch_invariant, device->multiprocessors);
         if (plan.build) return launch_wgmma(op, &plan, batch_invariant ? " (batch invariant)" : "", ordinal, device->multiprocessors, exec, a);
     }
-    scaled_mma_build *b = choose_mma(a, pieces, batch_invariant, device->multiprocessors);
+    scaled_mma_build *b = choose_mma(a, pieces, batch_invariant, device);
     SGK_LOG_BUILD(exec, op, &b->kernel, !pieces ? " (rows of mat_a or mat_b not in 16-byte pieces)" : batch_invariant ? " (batch invariant)"
                                                                                                                       : "");
     const sgk_launch shape = { .grid = { tiles(a, b->bm, b->bn) }, .block = { 32u * (unsigned)b->warps }, .shared_memory = (unsigned)(b->stages * (b->bm + b->bn) * b->bk) };

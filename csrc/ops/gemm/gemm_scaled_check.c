@@ -238,7 +238,7 @@ void check_scaled(void)
         check_scaled_invariant(t, 136, 1040);
         check_scaled_refused(t);
     }
-    if (check_on_gpu() && !check_small) check_scaled_mm(SGK_I8, SGK_BF16, DENSE, 65, 29568, 2432);      /* the widest tile, which only deep products choose */
+    if (check_on_gpu()) check_scaled_mm(SGK_I8, SGK_BF16, DENSE, 65, 29568, 2432);      /* the widest tile, which only deep products choose */
     /* Tiles of 256 x 128, one and several a block, with K in one piece, in two, three and more. */
     static const struct { int64_t m, n, k; } chains[] = {
         { 390, 5768, 144 },

@@ -313,6 +313,7 @@ void check_grouped(void)
     }
     /* K past the ring, in tiles of 128x160 and 128x128; of these a block has two. */
     for (int i = 0; i < 2 && check_on_gpu() && !check_small; ++i) check_contiguous(SGK_E4M3, SGK_BF16, (group_case){ { 70, 1, 2, 1, 3 }, 3400 + 1600 * i, 784 }, false);
+    check_masked(SGK_F16, SGK_F16, (group_case){ { 130, 128, 129, 2, 0 }, 1672, 72 }, 150);                                  /* large tiles where there is no form of sm_90a */
     static const group_case mx[] = { { { 5, 0, 130, 1, 16 }, 128, 256 }, { { 40, 1, 2, 0, 128 }, 256, 128 }, { { 0, 0, 0, 0, 0 }, 128, 128 } };
     for (size_t i = 0; i < sizeof mx / sizeof *mx; ++i) {
         check_mx(formats[i % 2], mx[i], false);

@@ -13,11 +13,10 @@
  *   BUFFERS  pieces of 64 x CHUNK results that a warpgroup can have on their way out
  *
  * With scales and up to 128 rows of the second operand there are registers for the sums of two slabs (PIPE): a warpgroup starts the next slab of a stage before
- * it adds up the last one. With more it waits for each slab, and begins when the one before it has done with its first stage (LAG). What is apart stays so:
- * one adds up while the other multiplies; those that begin together share the matrix units, and add up together.
+ * it adds up the last one. With more it waits for each slab.
  *
- * One thread starts copies of operands (TMA), one warp copies of scales, of any layout (cp.async): both arrive at the stage's barrier. Threads of tiles with LAG,
- * and of a lone warpgroup with a as its first operand, load their own scales, a stage ahead (HELD). Which tile is whose is found on the GPU from the groups'
+ * One thread starts copies of operands (TMA), one warp copies of scales, of any layout (cp.async): both arrive at the stage's barrier. Threads
+ * of a lone warpgroup with a as its first operand load their own scales, a stage ahead (HELD). Which tile is whose is found on the GPU from the groups'
  * lengths, counted once by every block. A pair of blocks may share an operand (pair_m, pair_n): each reads half of it and sends it to both. With split > 1 (one
  * group) a cluster has one tile, and each block a share of K; they add up through each other's shared memory, in order.
  *
@@ -51,15 +50,13 @@ typedef bf16 T;
 #define OUT         (STAGES * STAGE_BYTES)              /* where results begin, */
 #define SCALES      (OUT + GROUPS * BUFFERS * CHUNK_BYTES)      /* scales, */
 #define PIPE        (SCALED && BN <= 128)               /* two slabs' sums */
-#define LAG         (SCALED && !PIPE)                   /* warpgroups are a stage apart */
-#define HELD        (LAG || SCALED && !SWAP && GROUPS == 1)     /* scales are in registers */
+#define HELD        (SCALED && !SWAP && GROUPS == 1)    /* scales are in registers */
 #define SHARED      (SCALED && !HELD)                   /* they come with the stage */
 #define SEGMENT     (BN & -BN)                          /* columns of b that have one scale in any tile */
 #define SLAB_SCALES (SHARED ? TILE_M + 4 : 0)           /* of rows of a, then of blocks of columns of b */
 #define BARRIERS    (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
 #define LENGTHS     (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
 #define MULTIPLIERS (128 * GROUPS)                      /* threads */
-#define LATE        (1 + GROUPS)                        /* named barriers of all but the first group */
 #define PITCH       (ROWS + 4)                          /* of a row of sums in a split: no bank is met twice */
 
 #if PIPE && SLABS % 2 || SWAP && SCALED && !PIPE
@@ -436,15 +433,6 @@ DEVICE void release(uint32_t empty, int pair, int lane)
 #else
 #define READ_SCALES(s)
 #endif
-#if LAG
-#define NEXT_BEGINS() \
-    do { \
-        if (late && group + 1 < GROUPS) named_announce(LATE + group + 1, 256); \
-        late = 0; \
-    } while (0)
-#else
-#define NEXT_BEGINS()
-#endif
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma(const __grid_constant__ grouped_wgmma_args a)
 {
@@ -487,10 +475,6 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
     } else {
 #if BN / 2 * (1 + SCALED + PIPE) > 128
         registers_take(232);
-#endif
-#if LAG
-        int late = 1;                                                       /* this warpgroup has not begun, or the next one */
-        if (group > 0 && begin < tiles && to > from) named_sync(LATE + group, 256);
 #endif
         ring r = { 0, 0 };
 #if CHUNK
@@ -559,12 +543,10 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                     #pragma unroll
                     for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
                     wgmma_commit();
+                    READ_SCALES(s);
                     wgmma_wait(0);
                     wgmma_pin(parts[0]);
-                    if (s == SLABS - 1) {
-                        release(empty + r.stage * 8, pair, lane);
-                        NEXT_BEGINS();
-                    }
+                    if (s == SLABS - 1) release(empty + r.stage * 8, pair, lane);
                     PROMOTE(parts[0], s);
                 }
 #else
@@ -616,9 +598,6 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
             put_directly(&a.g, sum, at, first, t, a.by_tma);
 #endif
         }
-#if LAG
-        if (late && group + 1 < GROUPS && begin < tiles && to > from) named_announce(LATE + group + 1, 256);     /* there was nothing to multiply */
-#endif
         if (t == 0) tma_store_wait_read(0);
     }
     if (cluster > 1) {

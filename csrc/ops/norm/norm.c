@@ -26,7 +26,7 @@ static const sgk_cpu_impl cpu_impls[][sizeof(sgk_cpu_impl[]) SGK_CPU_IMPLS(rmsno
  * norm has two barriers where the others have one, and does better with fewer threads a row.
  */
 #define BUILD(form, type, dtype, lanes, vecs, early, resident) \
-    { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs " -DEARLY=" #early " -DRESIDENT=" #resident, SGK_GENERAL), dtype, form, lanes, vecs }
+    { SGK_KERNEL("norm/norm.cu", "norm_rows", "-DT=" type " -DFORM=" #form " -DLANES=" #lanes " -DVECS=" #vecs " -DEARLY=" #early " -DRESIDENT=" #resident, SGK_GENERAL), dtype, lanes, vecs }
 #define NARROW(form, type, dtype) \
     BUILD(form, type, dtype, 8, 2, 1, 0), BUILD(form, type, dtype, 16, 2, 1, 0), BUILD(form, type, dtype, 32, 2, 1, 0), BUILD(form, type, dtype, 32, 4, 1, 0)
 #define RMS_BUILDS(form, type, dtype) \
@@ -46,18 +46,26 @@ static const sgk_cpu_impl cpu_impls[][sizeof(sgk_cpu_impl[]) SGK_CPU_IMPLS(rmsno
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        form, lanes, vecs;
+    int        lanes, vecs;
 } norm_build;
 
-static norm_build norm_builds[] = {
-    FORMATS(RMS_BUILDS, NORM_RMS),
-    FORMATS(ADD_BUILDS, NORM_RMS_ADD),
-    FORMATS(GATED_BUILDS, NORM_RMS_GATED),
-    FORMATS(LAYER_BUILDS, NORM_LAYER),
-    FORMATS(LAYER_BUILDS, NORM_LAYER_ADD),
+static norm_build rms_builds[]       = { FORMATS(RMS_BUILDS, NORM_RMS) };
+static norm_build add_builds[]       = { FORMATS(ADD_BUILDS, NORM_RMS_ADD) };
+static norm_build gated_builds[]     = { FORMATS(GATED_BUILDS, NORM_RMS_GATED) };
+static norm_build layer_builds[]     = { FORMATS(LAYER_BUILDS, NORM_LAYER) };
+static norm_build layer_add_builds[] = { FORMATS(LAYER_BUILDS, NORM_LAYER_ADD) };
+
+const sgk_kernel_table norm_kernels[] = {
+    SGK_KERNEL_TABLE(rms_builds),
+    SGK_KERNEL_TABLE(add_builds),
+    SGK_KERNEL_TABLE(gated_builds),
+    SGK_KERNEL_TABLE(layer_builds),
+    SGK_KERNEL_TABLE(layer_add_builds),
+    { 0 },
 };
 
-const sgk_kernel_table norm_kernels[] = { SGK_KERNEL_TABLE(norm_builds), { 0 } };
+/* By form. */
+static norm_build *const norm_builds[] = { rms_builds, add_builds, gated_builds, layer_builds, layer_add_builds };
 
 /* Sizes and strides of the rows. Dimensions that are evenly spaced in every tensor become one. `other` may be NULL. */
 static void set_rows(struct norm_args *a, const DLTensor *output, const DLTensor *input, const DLTensor *other)
@@ -99,12 +107,12 @@ static bool in_pieces(const struct norm_args *a)
            spaced(a->other, a->other_stride, t, 16) && spaced(a->weight, none, t, 16) && spaced(a->bias, none, t, 16);
 }
 
-/* The first build of this form and format that takes the row; the last one takes any. */
+/* The first build of this form and format that takes the row; the last of the format takes any. */
 static norm_build *choose(const struct norm_args *a, int form)
 {
     const int64_t pieces = in_pieces(a) ? a->dim * sgk_dtype_size(a->dtype) / 16 : INT64_MAX;
-    for (norm_build *b = norm_builds;; ++b)
-        if (b->dtype == a->dtype && b->form == form && (b->vecs == 0 || pieces <= (int64_t)b->lanes * b->vecs)) return b;
+    for (norm_build *b = norm_builds[form];; ++b)
+        if (b->dtype == a->dtype && (b->vecs == 0 || pieces <= (int64_t)b->lanes * b->vecs)) return b;
 }
 
 static sgk_status launch(const sgk_match *m, const struct norm_args *a, int form, const sgk_exec *exec)

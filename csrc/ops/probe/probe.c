@@ -75,11 +75,11 @@ sgk_status sgk_probe_copy(const DLTensor *output, const DLTensor *input, const s
     return sgk_cpu_run(m.op, copy_cpu, &a, a.count, sgk_cpu_grain(8), exec);
 }
 
-sgk_status sgk_probe_copy_bare(void *output, const void *input, int64_t count, void *stream)
+sgk_status sgk_probe_copy_bare(void *output, const void *input, int64_t count, const sgk_exec *exec, int times)
 {
     const struct probe_args a     = { output, input, count, SGK_I32 };
     const sgk_launch        shape = { .grid = { (count + PROBE_BLOCK - 1) / PROBE_BLOCK }, .block = { 256 } };
-    return sgk_cuda_launch_bare(&copy_builds[0].kernel, &shape, stream, &a);
+    return sgk_cuda_launch_bare(&copy_builds[0].kernel, &shape, exec, &a, times);
 }
 
 sgk_status sgk_probe_read(const DLTensor *output, const DLTensor *input, const sgk_exec *exec)

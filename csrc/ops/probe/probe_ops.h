@@ -8,8 +8,8 @@
 
 /** A kernel that does nothing, as often as there are elements in `grid` (at least once); nothing at all on the CPU. @param grid [N], f32 */
 sgk_status sgk_probe_empty(const DLTensor *grid, const sgk_exec *exec);
-/** The launch of sgk_probe_copy for `count` elements without checks and choices, after sgk_probe_copy has run on this device. */
-sgk_status sgk_probe_copy_bare(void *output, const void *input, int64_t count, void *stream);
+/** The launch of sgk_probe_copy for `count` elements without checks and choices, `times` in a row, after sgk_probe_copy has run on this device. */
+sgk_status sgk_probe_copy_bare(void *output, const void *input, int64_t count, const sgk_exec *exec, int times);
 /** output = input. Both [N], i32, 16-byte aligned. */
 sgk_status sgk_probe_copy(const DLTensor *output, const DLTensor *input, const sgk_exec *exec);
 /** output[b] = input[4096 b] ^ ... ^ input[4096 b + 4095]. output [B], input [4096 B], i32, 16-byte aligned. */
