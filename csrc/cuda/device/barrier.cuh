@@ -45,15 +45,7 @@ DEVICE void mbarrier_wait(uint32_t barrier, uint32_t parity)
     } while (!ended);
 }
 
-/* Whether mbarrier_wait() would return at once. */
-DEVICE bool mbarrier_ended(uint32_t barrier, uint32_t parity)
-{
-    uint32_t ended;
-    asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
-    return ended;
-}
-
-/* The same as mbarrier_wait(), and what the thread wrote before, also to the other block's shared memory, is seen by who waits there with mbarrier_wait_published. */
+/* The same, and what the thread wrote before, also to the other block's shared memory, is seen by who waits there with mbarrier_wait_published. */
 DEVICE void mbarrier_publish_at(uint32_t barrier, uint32_t rank)
 {
     asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");

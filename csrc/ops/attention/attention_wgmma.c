@@ -2,56 +2,27 @@
 #include "attention_wgmma.h"
 #include "attention_call.h"
 #include "cuda/tensor_map.h"
-#include <stdlib.h>
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, q_places, gather, give, take, more)                                               \
-    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups  \
-                 " -DKEYS=" #keys " -DSTAGES=2 -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take more,      \
-                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, 2, q_places, gather }
-attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = {
-    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 1 */
-    WGMMA("bf16", SGK_BF16, 96, 96, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 2 */
-    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 3 */
-    WGMMA("bf16", SGK_BF16, 192, 128, 2, 96, 2, 0, 24, 240, " -DSPECULATE=1"), /* 4 */
-    WGMMA("bf16", SGK_BF16, 256, 256, 2, 80, 1, 0, 24, 240, " -DTURNS=0"), /* 5 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 6 */
-    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 7 */
-    WGMMA("bf16", SGK_BF16, 192, 128, 2, 128, 1, 1, 56, 224, ""), /* 8 */
-    WGMMA("bf16", SGK_BF16, 256, 256, 2, 64, 1, 1, 56, 224, ""), /* 9 */
-    WGMMA("f16", SGK_F16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 10 */
-    WGMMA("f16", SGK_F16, 96, 96, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 11 */
-    WGMMA("f16", SGK_F16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1"), /* 12 */
-    WGMMA("f16", SGK_F16, 192, 128, 2, 96, 2, 0, 24, 240, " -DSPECULATE=1"), /* 13 */
-    WGMMA("f16", SGK_F16, 256, 256, 2, 80, 1, 0, 24, 240, " -DTURNS=0"), /* 14 */
-    WGMMA("f16", SGK_F16, 64, 64, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 15 */
-    WGMMA("f16", SGK_F16, 128, 128, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1"), /* 16 */
-    WGMMA("f16", SGK_F16, 192, 128, 2, 128, 1, 1, 56, 224, ""), /* 17 */
-    WGMMA("f16", SGK_F16, 256, 256, 2, 64, 1, 1, 56, 224, ""), /* 18 */
-    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DPUT=1"), /* 19 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 3, 96, 2, 0, 32, 160, " -DSPECULATE=1"), /* 20 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 3, 96, 2, 0, 32, 160, " -DSPECULATE=1 -DEXP_FMA=4"), /* 21 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DEXP_FMA=4"), /* 22 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 3, 128, 2, 0, 32, 160, ""), /* 23 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 3, 96, 2, 0, 32, 160, " -DSPECULATE=1 -DEXP_FMA=8"), /* 24 */
-    WGMMA("bf16", SGK_BF16, 192, 128, 2, 128, 1, 0, 24, 240, ""), /* 25 */
-    WGMMA("bf16", SGK_BF16, 192, 128, 2, 112, 1, 0, 24, 240, " -DSPECULATE=1"), /* 26 */
-    WGMMA("bf16", SGK_BF16, 256, 256, 2, 80, 1, 0, 24, 240, ""), /* 27 */
-    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 1, 56, 224, " -DSPECULATE=1 -DPUT=1"), /* 28 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 2, 160, 2, 0, 24, 240, " -DSPECULATE=1 -DEXP_FMA=4"), /* 29 */
-    WGMMA("bf16", SGK_BF16, 128, 128, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DTRACE=1"), /* 30 */
-    WGMMA("bf16", SGK_BF16, 64, 64, 2, 128, 2, 0, 24, 240, " -DSPECULATE=1 -DTRACE=1"), /* 31 */
-};
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, q_places, gather, speculate, turns, give, take)                                              \
+    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups            \
+                 " -DKEYS=" #keys " -DSTAGES=2 -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DSPECULATE=" #speculate " -DTURNS=" #turns          \
+                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, 2, q_places, gather }
+#define WGMMAS(type, dtype)                                       \
+    WGMMA(type, dtype,  64,  64, 3,  96, 2, 0, 1, 1, 32, 160),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 2, 0, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 0, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 1, 0, 0, 1, 24, 240),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 1, 0, 0, 0, 24, 240),    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 2, 1, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 1, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 1, 1, 0, 1, 56, 224),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 1, 1, 0, 1, 56, 224)
+attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
 /* clang-format on */
-
-static int variant(void)
-{
-    const char *v = getenv("SGK_VARIANT");
-    return v ? atoi(v) : 0;
-}
 
 /* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
 static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
@@ -60,7 +31,6 @@ static const attention_wgmma_build *build_of(const struct attention_args *a)
 {
     for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
         const attention_wgmma_build *b = &attention_wgmma_builds[i];
-        if (variant() && variant() - 1 != (int)i) continue;
         if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
     }
     return NULL;

@@ -11,38 +11,19 @@
  *   GROUPS        2 or 3 warpgroups
  *   KEYS          keys in a tile, a multiple of 16
  *   STAGES        tiles of keys, and of values, on their way
+ *   Q_PLACES      pieces of work whose queries have a place in shared memory: 2 where the next ones come while these are in use
  *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
+ *   SPECULATE     1: weights of tiles that all rows see whole are made over the base as it is, without maxima, and anew where they do not fit;
+ *                 0: with maxima, but the base moves only where weights would be large
+ *   TURNS         1: the warpgroups take turns in starting products, so that one's weights meet the others' products; 0: they start as they come
  *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
  *
  * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile comes before that
- * with the values of this one, which runs while the weights of the next are made; both are started before either is waited for. The
- * warpgroups take turns in starting products, so that one's weights meet the others' products.
+ * with the values of this one, which runs while the weights of the next are made; both are started before either is waited for.
  *
- * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
+ * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [Q_PLACES][SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
  * v [STAGES][V_SLABS][KEYS].
- *
- *   Q_PLACES      pieces of work whose queries have a place in shared memory: 2 where the next ones come while these are in use
- *   SPECULATE     1: weights of tiles that all rows see whole are made over the base as it is, without maxima, and anew where they do not fit;
- *                 0: with maxima, but the base moves only where weights would be large
- *   PUT           1: results go through the place of their queries, which is free only then (Q_PLACES 2); 0: from lane to lane
- *   TURNS         0: the warpgroups start products as they come
- *   EXP_FMA       one in so many exponentials of whole tiles by multiply-adds; 0: none
  */
-#ifndef SPECULATE
-#define SPECULATE 0
-#endif
-#ifndef PUT
-#define PUT 0
-#endif
-#ifndef TURNS
-#define TURNS 1
-#endif
-#ifndef EXP_FMA
-#define EXP_FMA 0
-#endif
-#ifndef TRACE
-#define TRACE 0
-#endif
 #include "attention_wgmma.cuh"
 #include "wgmma.cuh"
 #if GATHER
@@ -103,16 +84,11 @@ DEVICE void transpose4(uint32_t x[4], int t)
     }
 }
 
-/* Results of 64 rows; rows without a key have a sum of 0. `place` is that of the piece's queries, which `empty` gives back. */
-DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale, uint32_t place, uint32_t empty)
+/* Results of 64 rows; rows without a key have a sum of 0. */
+DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale)
 {
     const int             t = thread();
     const attention_args *a = &p->a;
-#if PUT
-    float inverses[2];
-    T    *tos[2];
-    bool  insides[2];
-#endif
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
         float sum = sums[r];
@@ -131,9 +107,6 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
             a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] =
                 sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
         T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + t % 4 * 8;
-#if PUT
-        inverses[r] = inverse, tos[r] = to, insides[r] = inside;
-#else
         #pragma unroll
         for (int j = 0; j < DIM_V / 32; ++j) {
             uint32_t x[4];
@@ -142,52 +115,8 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
             transpose4(x, t);
             if (inside && 32 * j + t % 4 * 8 < a->dim_v) *(uint4 *)(to + 32 * j) = make_uint4(x[0], x[1], x[2], x[3]);
         }
-#endif
     }
-#if PUT
-    /* Each warp has the rows of its own queries there. Odd rows are read from the other half of their 128 bytes, so that no two lanes meet in a bank. */
-    const uint32_t rows = place + t / 32 % 4 * 2048, at = rows + t % 16 * 128;
-    #pragma unroll
-    for (int j = 0; j < DIM_V / 16; ++j)
-        stmatrix_x4(at + j / 4 * Q_SLAB + (((j % 4 * 2 + t % 32 / 16) ^ (t & 7)) << 4),
-                    pack2(o[8 * j] * inverses[0], o[8 * j + 1] * inverses[0], (const T *)0), pack2(o[8 * j + 2] * inverses[1], o[8 * j + 3] * inverses[1], (const T *)0),
-                    pack2(o[8 * j + 4] * inverses[0], o[8 * j + 5] * inverses[0], (const T *)0), pack2(o[8 * j + 6] * inverses[1], o[8 * j + 7] * inverses[1], (const T *)0));
-    __syncwarp();
-    const int odd = t / 4 & 1, row = t % 32 / 4;
-    uint4     x[2][DIM_V / 32];
-    #pragma unroll
-    for (int r = 0; r < 2; ++r)
-        #pragma unroll
-        for (int j = 0; j < DIM_V / 32; ++j) {
-            const int piece = (DIM_V % 64 && j == DIM_V / 32 - 1 ? j : j ^ odd) * 4 + t % 4;
-            asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x[r][j].x), "=r"(x[r][j].y), "=r"(x[r][j].z), "=r"(x[r][j].w) : "r"(rows + (row + 8 * r) * 128 + piece / 8 * Q_SLAB + ((piece % 8 ^ row) << 4)) : "memory");
-        }
-    async_fence();                              /* before the results leave, for which it would wait */
-    __syncwarp();
-    if (t % 32 == 0) mbarrier_arrive(empty);
-    #pragma unroll
-    for (int r = 0; r < 2; ++r)
-        #pragma unroll
-        for (int j = 0; j < DIM_V / 32; ++j) {
-            const int piece = (DIM_V % 64 && j == DIM_V / 32 - 1 ? j : j ^ odd) * 4 + t % 4;
-            if (insides[r] && piece * 8 < a->dim_v) *(uint4 *)(tos[r] + (piece - t % 4) * 8) = x[r][j];
-        }
-#endif
 }
-
-#if TRACE
-#define STAMP(i) \
-    do { \
-        asm volatile("" ::: "memory"); \
-        if (t % 128 == 0 && tiles < 64) stamps[t / 128][tiles][i] = clock(); \
-        asm volatile("" ::: "memory"); \
-    } while (0)
-#define COUNT_TILE() ++tiles
-__shared__ int stamps[GROUPS][64][8];
-#else
-#define STAMP(i)     (void)0
-#define COUNT_TILE() (void)0
-#endif
 
 /* The lower halves of descriptors, which alone differ: an address and what does not depend on it. */
 DEVICE uint32_t place_of_k(uint32_t address) { return 1u << 16 | address >> 4; }
@@ -196,9 +125,6 @@ DEVICE uint64_t operand(uint32_t low) { return 0x40000040ull << 32 | low; }
 
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
-#if TRACE
-    int tiles = 0;
-#endif
     const attention_args *a        = &p->a;
     const uint32_t        k_memory = memory + Q_PLACES * Q_BYTES, q_memory = uniform(memory + t / 128 * 8192), barrier = uniform(shared_address(&bar));
     const uint32_t        k_places = uniform(place_of_k(k_memory)), v_places = uniform(place_of_v(k_memory + STAGES * K_BYTES));
@@ -222,35 +148,27 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     do { \
         if (Q_PLACES == 1 && tile == low) GIVE_BACK(AT(q_empty, 0)); \
     } while (0)
-#define PUT_RESULT(work, number, most, sum) \
+#define PUT_RESULT(work, most, sum) \
     do { \
-        if (a->splits > 1) { \
-            put_part(p, work, o, most, sum, scale); \
-            if (PUT) GIVE_BACK(AT(q_empty, (number) % Q_PLACES)); \
-        } else { \
-            put(p, work, o, most, sum, scale, Q_PLACE(number), AT(q_empty, (number) % Q_PLACES)); \
-        } \
+        if (a->splits > 1) put_part(p, work, o, most, sum, scale); \
+        else put(p, work, o, most, sum, scale); \
     } while (0)
 #define TIMES_K(d)         wgmma(s, operand(queries + d / 4 * (Q_SLAB / 16) + d % 4 * WGMMA_STEP), operand(keys + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const T *)0)
 #define TIMES_V(weight, i) wgmma_held_t(o, (weight)[i], operand(values + (i) * WGMMA_STEP_T), true, (const T *)0)
 /* Waits for tile n of keys and the values before it; all that the first product needs is there before the turn comes. */
 #define PRODUCTS(weight) \
     do { \
-        STAMP(0); \
         mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
         mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1)); \
-        STAMP(1); \
         if (GATHER) async_fence(); \
         wgmma_fence(); \
         if (TURNS) named_sync(turn, 256); \
-        STAMP(2); \
         _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) TIMES_K(d); \
         wgmma_commit(); \
         _Pragma("unroll") for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i); \
         wgmma_commit(); \
         if (TURNS) named_announce(next_turn, 256); \
         keys = k_places + STAGE(n + 1) * (K_BYTES / 16), values = v_places + STAGE(n) * (V_BYTES / 16); \
-        STAMP(3); \
     } while (0)
 #if SPECULATE
 /* A tile that all rows see whole; its weights are made while the matrix units still read the last ones. */
@@ -259,7 +177,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         PRODUCTS(in); \
         wgmma_wait(1); \
         wgmma_pin(s); \
-        STAMP(4); \
         GIVE_BACK(AT(k_empty, STAGE(n))); \
         --tile; \
         LEAVE_Q(); \
@@ -267,17 +184,15 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         _Pragma("unroll") for (int i = 0; i < KEYS / 2; i += 2) \
         { \
             const float x = fmaf(s[i], scale, -base[i >> 1 & 1]), y = fmaf(s[i + 1], scale, -base[i >> 1 & 1]); \
-            const float e = ex2(x), g = EXP_FMA && i / 2 % (EXP_FMA ? EXP_FMA / 2 : 1) == 1 ? ex2_fma(y) : ex2(y); \
+            const float e = ex2(x), g = ex2(y); \
             more[i >> 1 & 1][0] += e, more[i >> 1 & 1][1] += g; \
             made[i / 8][i / 2 % 4] = pack2(e, g, (const T *)0); \
         } \
         const float added[2] = { more[0][0] + more[0][1], more[1][0] + more[1][1] }; \
         const bool  fits[2]  = { added[0] <= most_sum((const T *)0) && most[0] != -INF, added[1] <= most_sum((const T *)0) && most[1] != -INF }; \
-        STAMP(5); \
         if (__all_sync(~0u, fits[0] && fits[1])) { \
             wgmma_wait(0); \
             wgmma_pin(o); \
-            STAMP(6); \
             GIVE_BACK(AT(v_empty, STAGE(n - 1))); \
             sum[0] += added[0], sum[1] += added[1]; \
         } else { \
@@ -290,8 +205,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             pack(made, s); \
         } \
         ++n; \
-        STAMP(7); \
-        COUNT_TILE(); \
     } while (0)
 #endif
 #define TAKE_UP() \
@@ -361,7 +274,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             PRODUCTS(weight);
             wgmma_wait(1);
             wgmma_pin(s);
-            STAMP(4);
             GIVE_BACK(AT(k_empty, STAGE(n)));
             --tile;
             LEAVE_Q();
@@ -374,10 +286,8 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials that are to
              * run beside the product. */
             asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(AT(nowhere, 0)) : "memory");
-            STAMP(5);
             wgmma_wait(0);
             wgmma_pin(o);
-            STAMP(6);
             GIVE_BACK(AT(v_empty, STAGE(n - 1)));
             #pragma unroll
             for (int i = KEYS / 4; i < KEYS / 2; ++i) more[i >> 1 & 1][i & 1] += s[i];
@@ -390,18 +300,16 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             }
             sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
             ++n;
-            STAMP(7);
-            COUNT_TILE();
         }
 #endif
         const bool  ends = tile == low;
         const work *done = w;
         if (ends) {
-            if (Q_PLACES == 2 && !PUT) GIVE_BACK(AT(q_empty, count % Q_PLACES));
+            if (Q_PLACES == 2) GIVE_BACK(AT(q_empty, count % Q_PLACES));
             ++count;
             w = queries_of((int)count);
             if (uniform((uint32_t)w->n) >> 31) {
-                w = done, --count;
+                w = done;
                 break;
             }
             TAKE_UP();
@@ -411,7 +319,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         if (tile < from || tile >= to) m = limits_of(a, w, tile);
         wgmma_wait(1);
         wgmma_pin(s);
-        STAMP(4);
         GIVE_BACK(AT(k_empty, STAGE(n)));
         LEAVE_Q();
         if (capped) cap(s, p->cap_inner, p->cap_outer);
@@ -421,34 +328,24 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         maxima(s, most, base, factor, scale);
         weigh(s, sum, base, factor, scale);
         wgmma_pin(s);
-        STAMP(5);
         /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */
         if (ends) {
             wgmma_wait(0);
             wgmma_pin(o);
-            STAMP(6);
             GIVE_BACK(AT(v_empty, STAGE(n - 1)));
-            PUT_RESULT(done, count - 1, old_most, old_sum);
+            PUT_RESULT(done, old_most, old_sum);
             #pragma unroll
             for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
         } else {
             wgmma_wait(0);
             wgmma_pin(o);
-            STAMP(6);
             GIVE_BACK(AT(v_empty, STAGE(n - 1)));
             #pragma unroll
             for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
         }
         ++n;
         pack(weight, s);
-        STAMP(7);
-        COUNT_TILE();
     }
-#if TRACE
-    if (t % 128 == 0 && blockIdx.x == 5)
-        for (int i = 0; i < 64; ++i)
-            for (int e = 0; e < 8; ++e) p->a.softmax_lse[(t / 128 * 64 + i) * 8 + e] = (float)(stamps[t / 128][i][e] - stamps[0][0][0]);
-#endif
     mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1));
     if (GATHER) async_fence();
     wgmma_fence();
@@ -457,7 +354,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     wgmma_commit();
     wgmma_wait(0);
     wgmma_pin(o);
-    PUT_RESULT(w, count, most, sum);
+    PUT_RESULT(w, most, sum);
 }
 
 extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(const __grid_constant__ attention_wgmma_args p)

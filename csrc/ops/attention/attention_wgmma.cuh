@@ -51,27 +51,11 @@ DEVICE void advance(ring *r)
     if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
 }
 
-DEVICE ring before(ring r)
-{
-    const ring last = { r.stage == 0 ? STAGES - 1 : r.stage - 1, r.stage == 0 ? r.lap ^ 1 : r.lap };
-    return last;
-}
-
 DEVICE float ex2(float x)
 {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-/* The same by multiply-adds, to 9e-5; 2^-127 and below are 0, 2^126 and above 2^126. */
-DEVICE float ex2_fma(float x)
-{
-    x             = fminf(fmaxf(x, -127.f), 126.f);
-    const float t = x + 12582912.f, r = x - (t - 12582912.f);
-    float       e = fmaf(r, 0.0555054f, 0.2402265f);
-    e = fmaf(r, e, 0.6931472f), e = fmaf(r, e, 1.f);
-    return __int_as_float(__float_as_int(e) + (__float_as_int(t) << 23));
 }
 
 DEVICE attention_sequence sequence_of(const work *w)
@@ -262,7 +246,7 @@ DEVICE const work *work_of(int count)
     return &works[count % WORKS];
 }
 
-/* By a warp that copies, behind the first tile of keys: queries may have to wait for the last product before them. */
+/* By a warp that copies. Queries may have to wait for the last product before them, with two places for that of the piece before. */
 DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, int count, int lane)
 {
     const uint32_t full = shared_address(&bar.q_full[count % Q_PLACES]);
