@@ -19,9 +19,9 @@ from library import Library, Refused, microseconds, serve
 DEVICE = "cuda"
 
 
-def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16", decodes=0, context=0):
+def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16", decodes=0, context=0, before=0):
     return dict(name=name, batch=batch, length=length, heads=heads, kv_heads=kv_heads, dim=dim, dim_v=dim_v or dim, causal=causal, window=window,
-                layout=layout, page=page, dtype=dtype, decodes=decodes, context=context)
+                layout=layout, page=page, dtype=dtype, decodes=decodes, context=context, before=before)
 
 
 CASES = [
@@ -36,20 +36,21 @@ CASES = [
     case("page 1, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=1), case("page 16, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=16),
     case("page 64, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=64), case("window 1024, 2x8192 32:8", 2, 8192, 32, 8, 128, window=1024),
     case("mixed: 8x2048 and 120 decodes at 4096 32:8", 8, 2048, 32, 8, 128, layout="paged", page=64, decodes=120, context=4096),
+    case("chunk of 256 over 65536 32:8", 1, 256, 32, 8, 128, layout="paged", page=64, before=65280),
 ]
 
 
 def sequences(c):
-    """Queries and keys of each: `batch` of as many of one as of the other, then those that decode."""
+    """Queries and keys of each: `batch` with `before` more of the other than of the one, then those that decode."""
     lengths = [c["length"] * (i * 5 % c["batch"] + 1) // c["batch"] if c["layout"] == "packed" else c["length"] for i in range(c["batch"])]
-    return [(n, n) for n in lengths] + [(1, c["context"])] * c["decodes"]
+    return [(n, n + c["before"]) for n in lengths] + [(1, c["context"])] * c["decodes"]
 
 
 def operations(c):
     pairs = 0
     for queries, keys in sequences(c):
         if c["window"] >= 0:
-            pairs += sum(min(i + 1, c["window"] + 1) for i in range(keys))
+            pairs += sum(min(i + 1, c["window"] + 1) for i in range(keys - queries, keys))
         else:
             pairs += queries * keys - (queries * (queries - 1) // 2 if c["causal"] else 0)
     return 2 * pairs * c["heads"] * (c["dim"] + c["dim_v"])

@@ -76,12 +76,12 @@ extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_
 extern const attention_form attention_wgmma;
 
 enum { ATTENTION_WGMMA_BUILDS  = 18,
-       ATTENTION_WGMMA_QUERIES = 33,        /* sequences of at least so many go to it */
+       ATTENTION_WGMMA_QUERIES = 17,        /* at least so many queries times the heads that share a key head go to it */
        ATTENTION_L2_SHARE      = 40 };      /* percent of L2 for keys and values that blocks share at a time */
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        dim, dim_v, groups, keys, stages;
+    int        dim, dim_v, groups, keys, stages, q_places;
     bool       gather;
 } attention_wgmma_build;
 typedef struct { sgk_kernel kernel; } attention_order_build;

@@ -474,6 +474,44 @@ static void check_joined(sgk_dtype dtype)
     }
 }
 
+/* Many queries over more keys than fill the GPU one tile of queries at a time: keys cut into parts. Sequences of one length, of lengths that differ, with
+ * joined heads among them; parts without keys, and queries that see keys of some parts alone or none. */
+static void check_cut(sgk_dtype dtype)
+{
+    if (!check_on_gpu() && (check_small || dtype != SGK_BF16)) return;
+    static const struct {
+        int64_t dim, dim_v;
+        layout  cache;
+        int     page_size;
+    } calls[] = { { 64, 64, PAGED, 64 }, { 96, 96, DENSE, 0 }, { 128, 128, PAGED, 16 }, { 192, 128, PACKED, 0 }, { 256, 256, DENSE, 0 }, { 64, 40, PAGED, 1 }, { 128, 128, PAGED, 3 }, { 256, 256, PAGED, 12 }, { 192, 128, PAGED, 1 } };
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; ++i) {
+        const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = calls[i].dim, .dim_v = calls[i].dim_v, .batch = 1, .queries = i % 2 ? 140 : 70, .keys = 1100, .cache = calls[i].cache, .page_size = calls[i].page_size, .packed_q = calls[i].cache == PACKED, .lse = true, .left = -1, .right = -1, .causal = true, .same_lengths = true };
+        shape       t = s;
+        check_shape("cut", &t);
+        t.queries = 50;                                             /* joined */
+        check_shape("cut", &t);
+        t = s, t.batch = 3, t.same_lengths = false, t.packed_q = true, t.queries = 100, t.few = 40, t.seqused_k = true, t.sinks = i % 2 ? SGK_F32 + 1 : SGK_BF16 + 1, t.softcap = i % 3 ? 0 : 10;
+        check_shape("cut", &t);
+        t = s, t.causal = false, t.splits = 2 + (int)i, t.keys = 500, t.batch = 2;
+        check_shape("cut_asked", &t);
+    }
+    if (dtype != SGK_BF16) return;
+    const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = 64, .batch = 1, .queries = 140, .keys = 1100, .lse = true, .left = -1, .right = -1, .causal = true, .same_lengths = true };
+    shape       t = s;
+    t.left = 900, t.right = 20, t.causal = false, t.sinks = SGK_F16 + 1;
+    check_shape("cut", &t);
+    t = s, t.chunk = 1050, t.lse = false;
+    check_shape("cut", &t);
+    t = s, t.queries = 260, t.keys = 200, t.splits = 7;             /* queries that see no key */
+    check_shape("cut_asked", &t);
+    t = s, t.batch = 2, t.same_lengths = false, t.seqused_q = t.seqused_k = t.leftpad = t.batch_idx = true;
+    check_shape("cut", &t);
+    t = s, t.append = true, t.rotary = 32, t.cache = PAGED, t.page_size = 8, t.margin = 100;
+    check_shape("cut", &t);
+    t = s, t.heads = 16, t.kv_heads = 4, t.queries = 300, t.splits = 5, t.margin = 125;     /* several rounds */
+    check_shape("cut_asked", &t);
+}
+
 /* Few queries, keys dealt out over blocks: pieces of sequences, whole ones, several in a block; few and many heads side by side. */
 static void check_dealt(sgk_dtype dtype)
 {
@@ -576,6 +614,8 @@ void check_attention(void)
     check_long(SGK_BF16);
     check_joined(SGK_F16);
     check_joined(SGK_BF16);
+    check_cut(SGK_F16);
+    check_cut(SGK_BF16);
     for (int i = 0; i < randoms; ++i) check_random(i);
     for (int i = 0; i < randoms; ++i) check_illegal(i);
     for (int few = 0; few < 2; ++few)                                   /* parts at fixed places, and a second kernel that combines them */

@@ -22,9 +22,13 @@ extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks t
     const attention_sequence s = attention_sequence_of(&a, n);
     if (i >= s.sq) return;
     float most = -INF, sum = 0;
-    for (int p = lane; p < a.splits; p += 32) most = fmaxf(most, a.partial_lse[p * rows + row]);
+    bool  some = false;                         /* a part has keys; its result may be no number */
+    for (int p = lane; p < a.splits; p += 32) {
+        const float lse = a.partial_lse[p * rows + row];
+        most            = fmaxf(most, lse), some |= lse != -INF;
+    }
     most            = warp_max(most);
-    const bool none = most == -INF;
+    const bool none = !__any_sync(~0u, some);
     if (a.sinks && !none) most = fmaxf(most, sink_of(&a, h));
     const float base = most == -INF ? 0 : most;
     for (int p = lane; p < a.splits; p += 32) sum += expf(a.partial_lse[p * rows + row] - base);

@@ -157,7 +157,7 @@ sgk_status attention_combine_parts(const attention_call *c)
     format_build *b = combine_builds;
     while (b->dtype != c->a.out_dtype) ++b;
     const int64_t    queries = (int64_t)c->a.batch * c->a.heads * c->a.max_q;
-    const sgk_launch shape   = { .grid = { (queries + 3) / 4 }, .block = { 128 } };
+    const sgk_launch shape   = { .grid = { (queries + 3) / 4 }, .block = { 128 }, .overlap = true };       /* it waits within itself */
     return sgk_cuda_launch(c->op, &b->kernel, &shape, c->m.device.device_id, c->exec, &c->a, sizeof c->a);
 }
 

@@ -5,20 +5,20 @@
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, hold_q, stages, gather, give, take)                                                \
-    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups  \
-                 " -DKEYS=" #keys " -DHOLD_Q=" #hold_q " -DSTAGES=" #stages " -DGATHER=" #gather " -DGIVE=" #give " -DTAKE=" #take,     \
-                 SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, gather }
-#define WGMMAS(type, dtype)                                    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype,  96,  96, 2, 128, 1, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 1, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype, 256, 256, 2,  80, 0, 2, 0, 24, 240),    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 0, 2, 1, 56, 224),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 0, 2, 1, 56, 224)
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, q_places, gather, speculate, turns, give, take)                                              \
+    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups            \
+                 " -DKEYS=" #keys " -DSTAGES=2 -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DSPECULATE=" #speculate " -DTURNS=" #turns          \
+                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, 2, q_places, gather }
+#define WGMMAS(type, dtype)                                       \
+    WGMMA(type, dtype,  64,  64, 3,  96, 2, 0, 1, 1, 32, 160),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 2, 0, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 0, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 1, 0, 0, 1, 24, 240),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 1, 0, 0, 0, 24, 240),    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 2, 1, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 1, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 1, 1, 0, 1, 56, 224),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 1, 1, 0, 1, 56, 224)
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
@@ -48,9 +48,8 @@ static const char *wgmma_passes(const attention_call *c)
     const struct attention_args *a = &c->a;
     if (!sgk_kernel_fits(&attention_wgmma_builds[0].kernel, c->device)) return "not sm_90a";
     if (a->dtype != SGK_F16 && a->dtype != SGK_BF16) return "neither f16 nor bf16";
-    if (a->max_q < ATTENTION_WGMMA_QUERIES) return "few queries";
+    if (a->max_q * a->group < ATTENTION_WGMMA_QUERIES) return "few queries";
     if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
-    if (c->o.num_splits > 1) return "num_splits given";
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
     if (!build_of(a)) return "head sizes, or such in scattered pages";
@@ -62,7 +61,7 @@ static const char *wgmma_passes(const attention_call *c)
     if (!within_reach(a->q_batch_stride, a->q_row_stride, a->q_head_stride) || !within_reach(a->k_batch_stride, a->k_row_stride, a->k_head_stride) ||
         !within_reach(a->v_batch_stride, a->v_row_stride, a->v_head_stride))
         return "strides too large for TMA";
-    if ((int64_t)a->batch * a->heads * (a->max_q / 64 + 1) >= INT32_MAX / 2) return "too many tiles";
+    if ((int64_t)a->batch * a->heads * (a->max_q / 64 + 1) * (c->o.num_splits > 1 ? c->o.num_splits : 1) >= INT32_MAX / 2) return "too many tiles";
     return NULL;
 }
 
@@ -83,11 +82,50 @@ static int32_t row_tiles(const attention_call *c)
 }
 
 /* At most so many pieces of work, and how many run at a time. */
-static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * (all_joined(c) ? c->a.kv_heads : c->a.heads) * row_tiles(c); }
+static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * (all_joined(c) ? c->a.kv_heads : c->a.heads) * row_tiles(c) * c->a.splits; }
+static int64_t most_blocks(const attention_call *c) { return c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1; }
 static int64_t blocks(const attention_call *c)
 {
-    const int64_t most = c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1;
+    const int64_t most = most_blocks(c);
     return works(c) < most ? works(c) : most;
+}
+
+/* Pieces of work as long as keys are whole, at most: nearer than works(), as sequences that all have few queries are joined, and packed ones share rows. */
+static int64_t whole_works(const attention_call *c)
+{
+    const struct attention_args *a       = &c->a;
+    const bool                   joined  = attention_joins(a, a->max_q, c->rows);
+    const int32_t                queries = joined ? c->rows / a->group : c->rows;
+    const int64_t                each = (int64_t)a->batch * ((a->max_q + queries - 1) / queries), packed = a->total_q / queries + a->batch;
+    return (a->cu_seqlens_q && packed < each ? packed : each) * (joined ? a->kv_heads : a->heads);
+}
+
+/* Tiles of keys that a tile of queries sees, at most. */
+static int64_t key_tiles(const attention_call *c)
+{
+    const struct attention_args *a    = &c->a;
+    int64_t                      keys = (int64_t)a->window_left + a->window_right + c->rows;
+    if (a->chunk && keys > a->chunk + c->rows) keys = a->chunk + c->rows;
+    if (keys > a->max_k) keys = a->max_k;
+    return (keys + c->tile - 1) / c->tile;
+}
+
+/*
+ * In how many parts to cut keys where there are fewer tiles of queries than multiprocessors: as many as one, two, ... rounds of blocks take up. Time in
+ * tiles of keys: a piece of work costs two besides, the second kernel three and one for 64 pieces. From sizes alone, as attention_choose_splits.
+ */
+static int32_t choose_splits(const attention_call *c)
+{
+    const int64_t most = most_blocks(c), pieces = whole_works(c), keys = key_tiles(c), limit = keys < 256 ? keys : 256;
+    if (c->o.num_splits) return attention_at_most(c->o.num_splits, keys);
+    if (pieces == 0 || pieces >= most) return 1;
+    int64_t best = 1, least = keys + 2;
+    for (int64_t rounds = 1; rounds <= 8; ++rounds) {
+        const int64_t fit = rounds * most / pieces, parts = fit < limit ? fit : limit;
+        const int64_t cost = rounds * ((keys + parts - 1) / parts + 2) + 3 + parts * pieces / 64;
+        if (parts > 1 && cost < least) best = parts, least = cost;
+    }
+    return (int32_t)best;
 }
 
 /* Work is given out as blocks ask for it where pieces differ and there is more than one for a block. */
@@ -97,15 +135,23 @@ static bool asks(const attention_call *c)
     return lengths_differ(a) || (works(c) > blocks(c) && (a->window_right != ATTENTION_NO_LIMIT || a->window_left != ATTENTION_NO_LIMIT || a->chunk));
 }
 
+/* The counters, and the list where lengths differ. */
+static int64_t list_bytes(const attention_call *c)
+{
+    const struct attention_args *a = &c->a;
+    if (!lengths_differ(a)) return asks(c) ? 256 : 0;
+    const int64_t each = (int64_t)a->batch * row_tiles(c), packed = a->total_q / c->rows + a->batch;
+    return 256 + ((a->cu_seqlens_q && packed < each ? packed : each) * a->group * (int64_t)sizeof(struct attention_tile) + 255) / 256 * 256;
+}
+
 static int64_t wgmma_plan(attention_call *c)
 {
     const struct attention_args *a = &c->a;
     const attention_wgmma_build *b = build_of(a);
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
-    c->shared_memory = (unsigned)(((c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
-    if (!lengths_differ(a)) return asks(c) ? 256 : 0;
-    const int64_t each = (int64_t)a->batch * row_tiles(c), packed = a->total_q / c->rows + a->batch;
-    return 256 + (a->cu_seqlens_q && packed < each ? packed : each) * a->group * (int64_t)sizeof(struct attention_tile);
+    c->shared_memory = (unsigned)(((b->q_places * c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
+    c->a.splits      = choose_splits(c);
+    return list_bytes(c) + attention_partial_bytes(a);
 }
 
 /* Boxes of 64 columns, so many rows and so many heads; the other way round rows and heads change places. A dimension of one element has any stride. */
@@ -168,7 +214,8 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
     const attention_wgmma_build *b     = c->build;
     const struct attention_args *a     = &c->a;
     const float                  log2e = 1.4426950408889634f;
-    struct attention_wgmma_args  w     = {
+    attention_set_partials(&c->a, (char *)scratch + list_bytes(c));
+    struct attention_wgmma_args w = {
         .a         = *a,
         .row_tiles = row_tiles(c),
         .joined    = all_joined(c),
@@ -192,7 +239,8 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
     }
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
     const sgk_launch shape = { .grid = { blocks(c) }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory, .overlap = asks(c) };
-    return sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, c->exec, &w, sizeof w);
+    SGK_TRY(sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, c->exec, &w, sizeof w));
+    return attention_combine_parts(c);
 }
 
 const attention_form attention_wgmma = { "wgmma", wgmma_passes, wgmma_plan, wgmma_run };

@@ -10,16 +10,18 @@
  *   DIM, DIM_V    head sizes up to here, multiples of 32; smaller ones are filled up with zeros
  *   GROUPS        2 or 3 warpgroups
  *   KEYS          keys in a tile, a multiple of 16
- *   HOLD_Q        1: q stays in registers; 0: the matrix units read it from shared memory
  *   STAGES        tiles of keys, and of values, on their way
+ *   Q_PLACES      pieces of work whose queries have a place in shared memory: 2 where the next ones come while these are in use
  *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
+ *   SPECULATE     1: weights of tiles that all rows see whole are made over the base as it is, without maxima, and anew where they do not fit;
+ *                 0: with maxima, but the base moves only where weights would be large
+ *   TURNS         1: the warpgroups take turns in starting products, so that one's weights meet the others' products; 0: they start as they come
  *   GIVE, TAKE    registers of a thread that copies, and of one that multiplies
  *
  * What a warpgroup does is one chain over all tiles of all its pieces of work: the product with the keys of the next tile comes before that
- * with the values of this one, which runs while the weights of the next are made; both are started before either is waited for. The
- * warpgroups take turns in starting products, so that one's weights meet the others' products.
+ * with the values of this one, which runs while the weights of the next are made; both are started before either is waited for.
  *
- * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
+ * Shared memory, in slabs of [rows][64] with the 128-byte swizzle: q [Q_PLACES][SLABS][64 GROUPS], k [STAGES][SLABS][KEYS],
  * v [STAGES][V_SLABS][KEYS].
  */
 #include "attention_wgmma.cuh"
@@ -38,6 +40,30 @@ DEVICE void pack(uint32_t (&weight)[KEYS / 16][4], const float (&s)[KEYS / 2])
     for (int i = 0; i < KEYS / 16; ++i)
         #pragma unroll
         for (int e = 0; e < 4; ++e) weight[i][e] = pack2(s[8 * i + 2 * e], s[8 * i + 2 * e + 1], (const T *)0);
+}
+
+/* Results of 64 rows over a part of the keys; rows without a key there have a sum of 0. */
+DEVICE void put_part(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale)
+{
+    const int             t = thread();
+    const attention_args *a = &p->a;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float sum = sums[r];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const int row = t / 32 * 16 + t % 32 / 4 + 8 * r;
+        if (query_of(w, row) < w->end) {
+            const int64_t at      = partial_of(a, w, row);
+            const float   inverse = sum == 0 ? 0 : 1 / sum;
+            float        *to      = a->partial_out + at * attention_partial_dim(a) + t % 4 * 2;
+            if (t % 4 == 0) a->partial_lse[at] = sum == 0 ? -INF : (most[r] * scale + log2f(sum)) * 0.6931471805599453f;
+            #pragma unroll
+            for (int j = 0; j < DIM_V / 8; ++j)
+                if (8 * j < a->dim_v) *(float2 *)(to + 8 * j) = make_float2(o[4 * j + 2 * r] * inverse, o[4 * j + 2 * r + 1] * inverse);
+        }
+        __syncwarp();
+    }
 }
 
 /* Four registers of each lane of a quad, transposed among them. */
@@ -92,149 +118,243 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
     }
 }
 
+/* The lower halves of descriptors, which alone differ: an address and what does not depend on it. */
+DEVICE uint32_t place_of_k(uint32_t address) { return 1u << 16 | address >> 4; }
+DEVICE uint32_t place_of_v(uint32_t address) { return (uint32_t)(KV_SLAB >> 4) << 16 | address >> 4; }
+DEVICE uint64_t operand(uint32_t low) { return 0x40000040ull << 32 | low; }
+
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
-    const attention_args *a      = &p->a;
-    const uint32_t        k_base = memory + Q_BYTES, v_base = k_base + STAGES * K_BYTES, q_base = uniform(memory + t / 128 * 8192);
-    const bool            one  = t % 32 == 0;
-    const int             turn = TURN + t / 128;
+    const attention_args *a        = &p->a;
+    const uint32_t        k_memory = memory + Q_PLACES * Q_BYTES, q_memory = uniform(memory + t / 128 * 8192), barrier = uniform(shared_address(&bar));
+    const uint32_t        k_places = uniform(place_of_k(k_memory)), v_places = uniform(place_of_v(k_memory + STAGES * K_BYTES));
+    const bool            one = t % 32 == 0, capped = p->cap_inner > 0;
+    const int             turn = TURN + t / 128, next_turn = turn == GROUPS ? TURN : turn + 1;
+    const float           scale = p->scale;
     float                 o[DIM_V / 2], s[KEYS / 2], most[2], sum[2], base[2], factor[2];
     uint32_t              weight[KEYS / 16][4];
-#if HOLD_Q
-    uint32_t q[DIM / 16][4];
-#endif
-    ring k     = { 0, 0 };
-    int  count = 0;
+    uint32_t              n = 0, count = 0;                 /* tiles of keys and pieces of work before this one */
 
-#if HOLD_Q
-#define TAKE_Q() \
+#define AT(name, i) (barrier + (uint32_t)(at_##name + (i)) * 8)
+#define STAGE(n)    ((n) % STAGES)
+#define LAP(n)      ((n) / STAGES & 1)
+#define Q_PLACE(c)  (q_memory + (c) % Q_PLACES * Q_BYTES)
+#define GIVE_BACK(b) \
     do { \
-        _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) \
-            ldmatrix_x4(q[d], q_base + d / 4 * Q_SLAB + (t / 32 % 4 * 16 + t % 16) * 128 + (((d % 4 * 2 + t % 32 / 16) ^ (t & 7)) << 4)); \
-        __syncwarp(); \
-        if (one) mbarrier_arrive(shared_address(&q_empty)); \
+        if (one) mbarrier_arrive(b); \
     } while (0)
-#define TIMES_K(d) wgmma_held(s, q[d], wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
-#define FIND_Q()   (void)0
-#define LEAVE_Q()  (void)0
-#else
-#define TAKE_Q()   (void)0
-/* Uniform registers do not hold descriptors of many slabs from tile to tile: elsewhere they would be kept, and each product waits for its own. */
-#define FIND_Q()   const uint32_t queries = SLABS > 2 ? uniform(q_base) : q_base
-#define TIMES_K(d) wgmma(s, wgmma_operand(queries + d / 4 * Q_SLAB) + d % 4 * WGMMA_STEP, wgmma_operand(keys + d / 4 * KV_SLAB) + d % 4 * WGMMA_STEP, d > 0, (const T *)0)
+/* With one place for queries it is given back with the last product, with two there is time until the piece ends. */
 #define LEAVE_Q() \
     do { \
-        if (one) mbarrier_arrive(shared_address(&q_empty)); \
+        if (Q_PLACES == 1 && tile == low) GIVE_BACK(AT(q_empty, 0)); \
+    } while (0)
+#define PUT_RESULT(work, most, sum) \
+    do { \
+        if (a->splits > 1) put_part(p, work, o, most, sum, scale); \
+        else put(p, work, o, most, sum, scale); \
+    } while (0)
+#define TIMES_K(d)         wgmma(s, operand(queries + d / 4 * (Q_SLAB / 16) + d % 4 * WGMMA_STEP), operand(keys + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const T *)0)
+#define TIMES_V(weight, i) wgmma_held_t(o, (weight)[i], operand(values + (i) * WGMMA_STEP_T), true, (const T *)0)
+/* Waits for tile n of keys and the values before it; all that the first product needs is there before the turn comes. */
+#define PRODUCTS(weight) \
+    do { \
+        mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
+        mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1)); \
+        if (GATHER) async_fence(); \
+        wgmma_fence(); \
+        if (TURNS) named_sync(turn, 256); \
+        _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) TIMES_K(d); \
+        wgmma_commit(); \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i); \
+        wgmma_commit(); \
+        if (TURNS) named_announce(next_turn, 256); \
+        keys = k_places + STAGE(n + 1) * (K_BYTES / 16), values = v_places + STAGE(n) * (V_BYTES / 16); \
+    } while (0)
+#if SPECULATE
+/* A tile that all rows see whole; its weights are made while the matrix units still read the last ones. */
+#define WHOLE(in, made) \
+    do { \
+        PRODUCTS(in); \
+        wgmma_wait(1); \
+        wgmma_pin(s); \
+        GIVE_BACK(AT(k_empty, STAGE(n))); \
+        --tile; \
+        LEAVE_Q(); \
+        float more[2][2] = { { 0, 0 }, { 0, 0 } }; \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 2; i += 2) \
+        { \
+            const float x = fmaf(s[i], scale, -base[i >> 1 & 1]), y = fmaf(s[i + 1], scale, -base[i >> 1 & 1]); \
+            const float e = ex2(x), g = ex2(y); \
+            more[i >> 1 & 1][0] += e, more[i >> 1 & 1][1] += g; \
+            made[i / 8][i / 2 % 4] = pack2(e, g, (const T *)0); \
+        } \
+        const float added[2] = { more[0][0] + more[0][1], more[1][0] + more[1][1] }; \
+        const bool  fits[2]  = { added[0] <= most_sum((const T *)0) && most[0] != -INF, added[1] <= most_sum((const T *)0) && most[1] != -INF }; \
+        if (__all_sync(~0u, fits[0] && fits[1])) { \
+            wgmma_wait(0); \
+            wgmma_pin(o); \
+            GIVE_BACK(AT(v_empty, STAGE(n - 1))); \
+            sum[0] += added[0], sum[1] += added[1]; \
+        } else { \
+            wgmma_wait(0); \
+            wgmma_pin(o); \
+            GIVE_BACK(AT(v_empty, STAGE(n - 1))); \
+            maxima_where(s, fits, most, base, factor, scale); \
+            weigh(s, sum, base, factor, scale); \
+            _Pragma("unroll") for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1]; \
+            pack(made, s); \
+        } \
+        ++n; \
     } while (0)
 #endif
+#define TAKE_UP() \
+    do { \
+        const whole f_ = whole_of(a, w); \
+        from = (int)uniform((uint32_t)f_.from), to = (int)uniform((uint32_t)f_.to); \
+        tile = (int)uniform((uint32_t)w->high), low = (int)uniform((uint32_t)w->low); \
+        queries = place_of_k(Q_PLACE(count)); \
+    } while (0)
+/* Of keys that not all rows see; limits `m` have been worked out before the scores are there. */
+#define MASK(m) \
+    do { \
+        if (tile >= to) mask_behind(s, m); \
+        if (tile < from) mask_before(s, m); \
+    } while (0)
 
-#define TIMES_V(i) wgmma_held_t(o, weight[i], wgmma_operand_t(values, KV_SLAB) + (i) * WGMMA_STEP_T, add || i > 0, (const T *)0)
-
-    const work *w = queries_of(count);
+    const work *w = queries_of(0);
     if (w->n < 0) return;
-    whole f    = whole_of(a, w);
-    int   tile = w->high - 1, low = w->low;
-    if (turn == GROUPS) named_announce(TURN, 256);
-
-    TAKE_Q();
-    mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
-    {
-        const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
-        FIND_Q();
-        if (GATHER) async_fence();
-        wgmma_fence();
-        #pragma unroll
-        for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
-        wgmma_commit();
-        wgmma_wait(0);
-        wgmma_pin(s);
-    }
-    if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
-    advance(&k);
-    if (tile == low) LEAVE_Q();
-    if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
-    if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
+    int      from, to, tile, low;
+    uint32_t queries, keys = k_places, values = v_places;
+    limits   m;
+    TAKE_UP();
+    if (TURNS && turn == GROUPS) named_announce(TURN, 256);
+    mbarrier_wait(AT(k_full, 0), 0);
+    if (GATHER) async_fence();
+    wgmma_fence();
+    #pragma unroll
+    for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
+    wgmma_commit();
+    if (--tile < from || tile >= to) m = limits_of(a, w, tile);
+    wgmma_wait(0);
+    wgmma_pin(s);
+    GIVE_BACK(AT(k_empty, 0));
+    n = 1, keys = k_places + STAGE(1) * (K_BYTES / 16);
+    LEAVE_Q();
+    if (capped) cap(s, p->cap_inner, p->cap_outer);
+    MASK(&m);
     most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
-    maxima(s, most, base, factor, p->scale);
-    weigh(s, sum, base, factor, p->scale);
+    maxima(s, most, base, factor, scale);
+    weigh(s, sum, base, factor, scale);
     pack(weight, s);
+    #pragma unroll
+    for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
 
-    bool add = false;
     for (;;) {
+        /* Tiles that all rows see whole, as far as the next that not. */
+        const int whole_low = max(low, from), steps = capped || tile > to || tile < whole_low ? 0 : tile - whole_low;
+#if SPECULATE
+        uint32_t other[KEYS / 16][4];
+        if (steps & 1) {
+            /* A copy that the assembler does not see through: it would have the new weights in place of those that the matrix units still read. */
+            const uint32_t nothing = barrier & 7;
+            #pragma unroll
+            for (int i = 0; i < KEYS / 16; ++i)
+                #pragma unroll
+                for (int e = 0; e < 4; ++e) other[i][e] = weight[i][e] ^ nothing;
+            WHOLE(other, weight);
+        }
+        #pragma unroll 1
+        for (int step = 0; step < steps / 2; ++step) {
+            WHOLE(weight, other);
+            WHOLE(other, weight);
+        }
+#else
+        #pragma unroll 1
+        for (int step = 0; step < steps; ++step) {
+            PRODUCTS(weight);
+            wgmma_wait(1);
+            wgmma_pin(s);
+            GIVE_BACK(AT(k_empty, STAGE(n)));
+            --tile;
+            LEAVE_Q();
+            const bool moves = maxima_lazy(s, most, base, factor, scale);
+            #pragma unroll
+            for (int i = 0; i < KEYS / 2; ++i) s[i] = ex2(fmaf(s[i], scale, -base[i >> 1 & 1]));
+            float more[2][2] = { { 0, 0 }, { 0, 0 } };
+            #pragma unroll
+            for (int i = 0; i < KEYS / 4; ++i) more[i >> 1 & 1][i & 1] += s[i];
+            /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials that are to
+             * run beside the product. */
+            asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(AT(nowhere, 0)) : "memory");
+            wgmma_wait(0);
+            wgmma_pin(o);
+            GIVE_BACK(AT(v_empty, STAGE(n - 1)));
+            #pragma unroll
+            for (int i = KEYS / 4; i < KEYS / 2; ++i) more[i >> 1 & 1][i & 1] += s[i];
+            pack(weight, s);
+            if (moves) {
+                factor[0] = ex2(factor[0]), factor[1] = ex2(factor[1]);
+                #pragma unroll
+                for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
+                sum[0] *= factor[0], sum[1] *= factor[1];
+            }
+            sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
+            ++n;
+        }
+#endif
         const bool  ends = tile == low;
         const work *done = w;
         if (ends) {
+            if (Q_PLACES == 2) GIVE_BACK(AT(q_empty, count % Q_PLACES));
             ++count;
-            w = queries_of(count);
-            if (w->n < 0) {
+            w = queries_of((int)count);
+            if (uniform((uint32_t)w->n) >> 31) {
                 w = done;
                 break;
             }
-            f    = whole_of(a, w);
-            tile = w->high, low = w->low;
-            TAKE_Q();
+            TAKE_UP();
         }
         --tile;
-
-        mbarrier_wait(shared_address(&k_full[k.stage]), k.lap);
-        named_sync(turn, 256);
-        const ring     v    = before(k);
-        const uint32_t keys = uniform(k_base + k.stage * K_BYTES);
-        FIND_Q();
-        if (GATHER) async_fence();
-        wgmma_fence();
-        #pragma unroll
-        for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
-        wgmma_commit();
-        mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
-        const uint32_t values = uniform(v_base + v.stage * V_BYTES);
-        if (GATHER) async_fence();
-        wgmma_fence();
-        #pragma unroll
-        for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
-        wgmma_commit();
-        named_announce(turn == GROUPS ? TURN : turn + 1, 256);
+        PRODUCTS(weight);
+        if (tile < from || tile >= to) m = limits_of(a, w, tile);
         wgmma_wait(1);
         wgmma_pin(s);
-        if (one) mbarrier_arrive(shared_address(&k_empty[k.stage]));
-        if (tile == low) LEAVE_Q();
-        if (p->cap_inner > 0) cap(s, p->cap_inner, p->cap_outer);
-        if (tile < f.from || tile >= f.to) mask(s, a, w, tile);
+        GIVE_BACK(AT(k_empty, STAGE(n)));
+        LEAVE_Q();
+        if (capped) cap(s, p->cap_inner, p->cap_outer);
+        MASK(&m);
         const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
-        maxima(s, most, base, factor, p->scale);
-        asm volatile("" : "+f"(base[0]), "+f"(base[1])::"memory");
-        weigh(s, sum, base, factor, p->scale);
+        maxima(s, most, base, factor, scale);
+        weigh(s, sum, base, factor, scale);
         wgmma_pin(s);
         /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */
         if (ends) {
             wgmma_wait(0);
             wgmma_pin(o);
-            if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
-            put(p, done, o, old_most, old_sum, p->scale);
+            GIVE_BACK(AT(v_empty, STAGE(n - 1)));
+            PUT_RESULT(done, old_most, old_sum);
+            #pragma unroll
+            for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
         } else {
             wgmma_wait(0);
             wgmma_pin(o);
-            if (one) mbarrier_arrive(shared_address(&v_empty[v.stage]));
+            GIVE_BACK(AT(v_empty, STAGE(n - 1)));
             #pragma unroll
             for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
         }
-        advance(&k);
-        add = !ends;
+        ++n;
         pack(weight, s);
     }
-
-    const ring v = before(k);
-    mbarrier_wait(shared_address(&v_full[v.stage]), v.lap);
-    const uint32_t values = uniform(v_base + v.stage * V_BYTES);
+    mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1));
     if (GATHER) async_fence();
     wgmma_fence();
     #pragma unroll
-    for (int i = 0; i < KEYS / 16; ++i) TIMES_V(i);
+    for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i);
     wgmma_commit();
     wgmma_wait(0);
     wgmma_pin(o);
-    put(p, w, o, most, sum, p->scale);
+    PUT_RESULT(w, most, sum);
 }
 
 extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(const __grid_constant__ attention_wgmma_args p)
@@ -246,10 +366,10 @@ extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(c
         init_works();
         #pragma unroll
         for (int s = 0; s < STAGES; ++s) {
-            mbarrier_init(shared_address(&k_full[s]), ARRIVALS);
-            mbarrier_init(shared_address(&v_full[s]), ARRIVALS);
-            mbarrier_init(shared_address(&k_empty[s]), 4 * GROUPS);
-            mbarrier_init(shared_address(&v_empty[s]), 4 * GROUPS);
+            mbarrier_init(shared_address(&bar.k_full[s]), ARRIVALS);
+            mbarrier_init(shared_address(&bar.v_full[s]), ARRIVALS);
+            mbarrier_init(shared_address(&bar.k_empty[s]), 4 * GROUPS);
+            mbarrier_init(shared_address(&bar.v_empty[s]), 4 * GROUPS);
         }
         mbarrier_init_done();
     }

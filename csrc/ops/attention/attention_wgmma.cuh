@@ -19,17 +19,27 @@
 
 #define ROWS    (64 * GROUPS)
 #define THREADS (128 * GROUPS)          /* that multiply */
-#define WORKS   4                       /* descriptions in shared memory: as many as can be in use */
+#define WORKS   (4 * Q_PLACES)          /* descriptions in shared memory: at least as many as can be in use */
 
 enum { TURN   = 1,                      /* named barriers: a turn of each warpgroup; another piece of work is wanted */
        WANTED = TURN + GROUPS };
 
 /* A piece of work: queries from `query` to `end` - 1, each with `heads` heads from `head` on, which is one row after the other. Tiles of keys from
- * `high` - 1 down to `low`. */
-struct work { int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch; };
+ * `high` - 1 down to `low`, part `split` of those that the queries see. */
+struct work { int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch, split; };
 
 __shared__ work     works[WORKS];
-__shared__ uint64_t found_work[WORKS], q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+__shared__ uint64_t found_work[WORKS];
+/* In one place, so that one register finds them all. */
+struct barriers { uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES], q_full[Q_PLACES], q_empty[Q_PLACES], nowhere; };
+enum { at_k_full  = 0,
+       at_k_empty = at_k_full + STAGES,
+       at_v_full  = at_k_empty + STAGES,
+       at_v_empty = at_v_full + STAGES,
+       at_q_full  = at_v_empty + STAGES,
+       at_q_empty = at_q_full + Q_PLACES,
+       at_nowhere = at_q_empty + Q_PLACES };
+__shared__ barriers bar;
 
 /* A place in a ring of stages, and the parity of its lap. */
 struct ring {
@@ -39,12 +49,6 @@ struct ring {
 DEVICE void advance(ring *r)
 {
     if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
-}
-
-DEVICE ring before(ring r)
-{
-    const ring last = { r.stage == 0 ? STAGES - 1 : r.stage - 1, r.stage == 0 ? r.lap ^ 1 : r.lap };
-    return last;
 }
 
 DEVICE float ex2(float x)
@@ -65,15 +69,26 @@ DEVICE void init_works(void)
 {
     #pragma unroll
     for (int i = 0; i < WORKS; ++i) mbarrier_init(shared_address(&found_work[i]), 1);
-    mbarrier_init(shared_address(&q_full), 1);
-    mbarrier_init(shared_address(&q_empty), 4 * GROUPS);
+    #pragma unroll
+    for (int i = 0; i < Q_PLACES; ++i) {
+        mbarrier_init(shared_address(&bar.q_full[i]), 1);
+        mbarrier_init(shared_address(&bar.q_empty[i]), 4 * GROUPS);
+    }
 }
 
 /* ---- work ---------------------------------------------------------------------------------------------------------------- */
 
-/* Pieces of work: joined ones of the list, then all others, those of short sequences included that are none. */
-DEVICE int count_joined(const attention_wgmma_args *p) { return p->order ? p->order_count[0] * p->a.kv_heads : 0; }
-DEVICE int count_tiles(const attention_wgmma_args *p) { return p->order ? p->order_count[1] - p->order_count[0] : p->row_tiles; }
+/* Of number `part` of all parts: which tile it belongs to. */
+DEVICE int take_part(const attention_wgmma_args *p, work *w, int part)
+{
+    w->split = part % p->a.splits;
+    return part / p->a.splits;
+}
+
+/* Pieces of work: joined ones of the list, then all others, those of short sequences included that are none. The parts of a tile's keys stand side
+ * by side. */
+DEVICE int count_joined(const attention_wgmma_args *p) { return p->order ? p->order_count[0] * p->a.splits * p->a.kv_heads : 0; }
+DEVICE int count_tiles(const attention_wgmma_args *p) { return (p->order ? p->order_count[1] - p->order_count[0] : p->row_tiles) * p->a.splits; }
 DEVICE int count_works(const attention_wgmma_args *p) { return count_joined(p) + count_tiles(p) * p->units; }
 
 /* Longest first: joined ones with all key heads side by side, as their keys lie in memory and are read once; others among as many units as share L2. */
@@ -81,18 +96,18 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
 {
     const attention_args *a = &p->a;
     if (id < count_joined(p)) {
-        const attention_tile *at = &p->order[id / a->kv_heads];
+        const attention_tile *at = &p->order[take_part(p, w, id / a->kv_heads)];
         w->n = at->sequence, w->kv_head = id % a->kv_heads, w->head = -1, w->query = at->tile;
     } else {
         id -= count_joined(p);
         const int tiles = count_tiles(p), first = id / (p->at_once * tiles) * p->at_once, rest = id % (p->at_once * tiles);
         const int here = p->units - first < p->at_once ? p->units - first : p->at_once, unit = first + rest % here;
         if (p->order) {
-            const attention_tile *at = &p->order[p->order_count[0] + rest / here];
+            const attention_tile *at = &p->order[p->order_count[0] + take_part(p, w, rest / here)];
             w->n = at->sequence, w->kv_head = unit, w->head = at->member, w->query = at->tile;
         } else {
             const int heads = p->joined ? a->kv_heads : a->heads, members = p->joined ? 1 : a->group;
-            w->n = unit / heads, w->kv_head = unit % heads / members, w->head = p->joined ? -1 : unit % members, w->query = tiles - 1 - rest / here;
+            w->n = unit / heads, w->kv_head = unit % heads / members, w->head = p->joined ? -1 : unit % members, w->query = take_part(p, w, tiles - 1 - rest / here);
         }
     }
     asm volatile("" ::: "memory");              /* registers are few: what has been found is read again */
@@ -113,8 +128,13 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
     if (w->query >= w->sq) return false;
     const attention_sequence s     = sequence_of(w);
     const int                begin = attention_keys_of(a, &s, w->query).begin, end = attention_keys_of(a, &s, w->end - 1).end;
-    w->low   = begin / KEYS;
-    w->high  = end > begin ? (end + KEYS - 1) / KEYS : w->low;
+    w->low  = begin / KEYS;
+    w->high = end > begin ? (end + KEYS - 1) / KEYS : w->low;
+    if (a->splits > 1) {
+        const int each = (w->high - w->low + a->splits - 1) / a->splits;
+        w->low         = w->low + w->split * each < w->high ? w->low + w->split * each : w->high;
+        w->high        = w->low + each < w->high ? w->low + each : w->high;
+    }
     w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
                                                                      : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
@@ -164,10 +184,20 @@ DEVICE int first_id(const attention_wgmma_args *p)
     return id < (block < blocks ? joined : count_works(p)) ? id : id_behind(p, block < blocks ? 0 : id);
 }
 
-/* Zeros for a piece of work without keys, by one warp. */
+/* Where results of a row over a part of the keys are: what combines them goes over sequences, heads and queries. */
+DEVICE int64_t partial_of(const attention_args *a, const work *w, int row)
+{
+    return (((int64_t)w->split * a->batch + w->n) * a->heads + head_of(w, row)) * a->max_q + query_of(w, row);
+}
+
+/* Zeros for a piece of work without keys, by one warp; for a part without keys, that it has none. */
 DEVICE void put_none(const attention_wgmma_args *p, const work *w, int lane)
 {
     const attention_args *a = &p->a;
+    if (a->splits > 1) {
+        for (int row = lane; query_of(w, row) < w->end; row += 32) a->partial_lse[partial_of(a, w, row)] = -INF;
+        return;
+    }
     for (int row = 0; query_of(w, row) < w->end; ++row) {
         asm volatile("" ::: "memory");          /* registers are few: nothing is kept from row to row */
         const int query = query_of(w, row), head = head_of(w, row);
@@ -216,11 +246,12 @@ DEVICE const work *work_of(int count)
     return &works[count % WORKS];
 }
 
-/* By a warp that copies, behind the first tile of keys: queries may have to wait for the last product before them. */
+/* By a warp that copies. Queries may have to wait for the last product before them, with two places for that of the piece before. */
 DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, int count, int lane)
 {
-    const uint32_t full = shared_address(&q_full);
-    mbarrier_wait(shared_address(&q_empty), (count & 1) ^ 1);
+    const uint32_t full = shared_address(&bar.q_full[count % Q_PLACES]);
+    mbarrier_wait(shared_address(&bar.q_empty[count % Q_PLACES]), (count / Q_PLACES & 1) ^ 1);
+    base += count % Q_PLACES * Q_BYTES;
     if (w->n < 0) {
         if (lane == 0) mbarrier_arrive(full);
         return;
@@ -255,20 +286,35 @@ DEVICE whole whole_of(const attention_args *a, const work *w)
     return f;
 }
 
-DEVICE void mask(float (&s)[KEYS / 2], const attention_args *a, const work *w, int tile)
+/* Where the keys that a thread's two rows see begin and end, counted from the first of its columns of a tile. */
+struct limits { int before[2], behind[2]; };
+
+DEVICE limits limits_of(const attention_args *a, const work *w, int tile)
 {
     const int                t = thread();
     const attention_sequence q = sequence_of(w);
+    limits                   m;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const attention_keys sees  = attention_keys_of(a, &q, query_of(w, t / 32 * 16 + t % 32 / 4 + 8 * r));
-        const int            first = tile * KEYS + t % 4 * 2, least = sees.begin - first, behind = sees.end - first;
-        #pragma unroll
-        for (int j = 0; j < KEYS / 8; ++j)
-            #pragma unroll
-            for (int e = 0; e < 2; ++e)
-                if (8 * j + e >= behind || 8 * j + e < least) s[4 * j + 2 * r + e] = -INF;
+        const int            first = tile * KEYS + t % 4 * 2;
+        m.before[r] = sees.begin - first, m.behind[r] = sees.end - first;
     }
+    return m;
+}
+
+DEVICE void mask_behind(float (&s)[KEYS / 2], const limits *m)
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i)
+        if (i / 4 * 8 + i % 2 >= m->behind[i >> 1 & 1]) s[i] = -INF;
+}
+
+DEVICE void mask_before(float (&s)[KEYS / 2], const limits *m)
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i)
+        if (i / 4 * 8 + i % 2 < m->before[i >> 1 & 1]) s[i] = -INF;
 }
 
 /* s = cap * tanh(s * scale / cap), in powers of two. */
@@ -301,6 +347,53 @@ DEVICE void maxima(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2
     }
 }
 
+/* Weights of whole tiles may be over a base that is not the largest score: what they, and a thread's sum of them for a row, may come to. */
+DEVICE float most_power(const bf16 *) { return 30; }
+DEVICE float most_power(const f16 *) { return 8; }
+DEVICE float most_sum(const bf16 *) { return 1099511627776.f; }
+DEVICE float most_sum(const f16 *) { return 32768.f; }
+
+/* The same, but the base stays where weights above 2^most_power() do not come of it. Returns whether a base of the warp has moved; `factor` is a power of
+ * two here. */
+DEVICE bool maxima_lazy(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
+{
+    float now[2][2];
+    bool  moves = false;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        now[r][0] = s[2 * r], now[r][1] = s[2 * r + 1];
+        #pragma unroll
+        for (int j = 1; j < KEYS / 8; ++j) now[r][0] = fmaxf(now[r][0], s[4 * j + 2 * r]), now[r][1] = fmaxf(now[r][1], s[4 * j + 2 * r + 1]);
+        now[r][0] = fmaxf(now[r][0], now[r][1]);
+        moves |= now[r][0] * scale > base[r] + most_power((const T *)0) || most[r] == -INF;
+    }
+    if (!__any_sync(~0u, moves)) return false;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 1));
+        now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 2));
+        const float before = base[r], old = most[r];
+        if (now[r][0] * scale > before + most_power((const T *)0) || old == -INF) most[r] = fmaxf(old, now[r][0]);
+        base[r]   = most[r] == -INF ? 0 : most[r] * scale;
+        factor[r] = old == -INF ? -INF : before - base[r];
+    }
+    return true;
+}
+
+/* The same where weights over the base as it is do not fit one of the quad's threads; elsewhere the base stays. */
+DEVICE void maxima_where(const float (&s)[KEYS / 2], const bool (&fits)[2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
+{
+    const float old_most[2] = { most[0], most[1] }, old_base[2] = { base[0], base[1] };
+    maxima(s, most, base, factor, scale);
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        uint32_t all = fits[r];
+        all &= __shfl_xor_sync(~0u, all, 1);
+        all &= __shfl_xor_sync(~0u, all, 2);
+        if (all) most[r] = old_most[r], base[r] = old_base[r], factor[r] = 1;
+    }
+}
+
 /* Weights in place of scores, and their sums. */
 DEVICE void weigh(float (&s)[KEYS / 2], float (&sum)[2], const float (&base)[2], const float (&factor)[2], float scale)
 {
@@ -329,6 +422,6 @@ DEVICE float sink_of(const attention_args *a, int head)
 /* For warpgroups that multiply: piece of work number `count`, its queries included. */
 DEVICE const work *queries_of(int count)
 {
-    mbarrier_wait(shared_address(&q_full), count & 1);
+    mbarrier_wait(shared_address(&bar.q_full[count % Q_PLACES]), count / Q_PLACES & 1);
     return &works[count % WORKS];
 }

@@ -1,6 +1,6 @@
 /*
  * attention_wgmma: the warps that copy where keys and values come in boxes (TMA), of a whole tile or of as many rows as lie in one page. One
- * brings queries and keys, one values, one finds work.
+ * brings keys, one values, one queries, one finds work.
  */
 #pragma once
 #include "attention_wgmma.cuh"
@@ -21,8 +21,8 @@ DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, co
 
 DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
-    const uint32_t to = base + r->stage * K_BYTES, arrived = shared_address(&k_full[r->stage]);
-    mbarrier_wait(shared_address(&k_empty[r->stage]), r->lap ^ 1);
+    const uint32_t to = base + r->stage * K_BYTES, arrived = shared_address(&bar.k_full[r->stage]);
+    mbarrier_wait(shared_address(&bar.k_empty[r->stage]), r->lap ^ 1);
     if (lane == 0) mbarrier_expect(arrived, K_BYTES);
     __syncwarp();
     load_boxes(p, &p->k, w, tile, to, SLABS, arrived, lane);
@@ -34,9 +34,9 @@ DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint3
 DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
     const attention_args *a  = &p->a;
-    const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&v_full[r->stage]);
+    const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&bar.v_full[r->stage]);
     const int             first = tile * KEYS;
-    mbarrier_wait(shared_address(&v_empty[r->stage]), r->lap ^ 1);
+    mbarrier_wait(shared_address(&bar.v_empty[r->stage]), r->lap ^ 1);
     if (lane == 0) mbarrier_expect(arrived, V_BYTES);
     __syncwarp();
     if (first + KEYS <= w->sk) {
@@ -55,16 +55,22 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
     advance(r);
 }
 
-DEVICE void copy_q_and_k(const attention_wgmma_args *p, uint32_t base, int lane)
+DEVICE void copy_queries(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    for (int count = 0;; ++count) {
+        const work *w = work_of(count);
+        copy_q(p, w, base, count, lane);
+        if (w->n < 0) return;
+    }
+}
+
+DEVICE void copy_k(const attention_wgmma_args *p, uint32_t base, int lane)
 {
     ring k = { 0, 0 };
     for (int count = 0;; ++count) {
-        const work *w    = work_of(count);
-        int         tile = w->high - 1;
-        if (w->n >= 0) load_k(p, w, tile--, base + Q_BYTES, &k, lane);
-        copy_q(p, w, base, count, lane);
+        const work *w = work_of(count);
         if (w->n < 0) return;
-        for (; tile >= w->low; --tile) load_k(p, w, tile, base + Q_BYTES, &k, lane);
+        for (int tile = w->high - 1; tile >= w->low; --tile) load_k(p, w, tile, base + Q_PLACES * Q_BYTES, &k, lane);
     }
 }
 
@@ -74,7 +80,7 @@ DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
     for (int count = 0;; ++count) {
         const work *w = work_of(count);
         if (w->n < 0) return;
-        for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &v, lane);
+        for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_PLACES * Q_BYTES + STAGES * K_BYTES, &v, lane);
     }
 }
 
@@ -87,7 +93,8 @@ DEVICE void find(const attention_wgmma_args *p, int lane)
 
 DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int warp, int lane)
 {
-    if (warp == 0) copy_q_and_k(p, base, lane), pdl_release();
+    if (warp == 0) copy_k(p, base, lane), pdl_release();
     else if (warp == 1) copy_v(p, base, lane);
     else if (warp == 2) find(p, lane);
+    else copy_queries(p, base, lane);
 }

@@ -94,15 +94,15 @@ DEVICE void copy(const attention_wgmma_args *p, uint32_t base, int warp, int lan
         if (more) {
             all = find_rows(a, w, &m, tile, rows_k[warp], rows_v[warp][list], lane);
             if (tile > w->low) ask(a, w, &m, tile - 1, lane);
-            mbarrier_wait(shared_address(&k_empty[k.stage]), k.lap ^ 1);
-            copy_share(&m, rows_k[warp], all, (const T *)a->k, a->dim, SLABS, base + Q_BYTES + k.stage * K_BYTES, lane);
-            cp_async_arrive(shared_address(&k_full[k.stage]));
+            mbarrier_wait(shared_address(&bar.k_empty[k.stage]), k.lap ^ 1);
+            copy_share(&m, rows_k[warp], all, (const T *)a->k, a->dim, SLABS, base + Q_PLACES * Q_BYTES + k.stage * K_BYTES, lane);
+            cp_async_arrive(shared_address(&bar.k_full[k.stage]));
             advance(&k);
         }
         if (behind) {
-            mbarrier_wait(shared_address(&v_empty[v.stage]), v.lap ^ 1);
-            copy_share(&m, rows_v[warp][list ^ 1], all_before, (const T *)a->v, a->dim_v, V_SLABS, base + Q_BYTES + STAGES * K_BYTES + v.stage * V_BYTES, lane);
-            cp_async_arrive(shared_address(&v_full[v.stage]));
+            mbarrier_wait(shared_address(&bar.v_empty[v.stage]), v.lap ^ 1);
+            copy_share(&m, rows_v[warp][list ^ 1], all_before, (const T *)a->v, a->dim_v, V_SLABS, base + Q_PLACES * Q_BYTES + STAGES * K_BYTES + v.stage * V_BYTES, lane);
+            cp_async_arrive(shared_address(&bar.v_full[v.stage]));
             advance(&v);
         }
         if (begins && warp == 0) copy_q(p, w, base, count, lane);
