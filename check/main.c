@@ -186,6 +186,7 @@ static void usage(FILE *f)
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --random=N       so many random cases of operators that have such\n"
                "  --keep-arguments does not break them, which on a GPU takes most of the time\n"
+               "  --once           every case beside the reference and a second time, no more: for racecheck\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
                "  --bench-from=MB  figures of cases whose tensors take at least so much\n"
@@ -240,7 +241,7 @@ static void ask_level(const char *name)
     exit(2);
 }
 
-bool check_exhaustive, check_keep_arguments;
+bool check_exhaustive, check_keep_arguments, check_once;
 int  check_random_cases;
 
 static int report_pack(const char *path)
@@ -265,6 +266,7 @@ int sgk_check_main(int argc, char **argv)
            SMALL,
            RANDOM,
            KEEP,
+           ONCE,
            EXHAUSTIVE,
            BENCH,
            LARGE,
@@ -288,6 +290,7 @@ int sgk_check_main(int argc, char **argv)
         { "small", no_argument, NULL, SMALL },
         { "random", required_argument, NULL, RANDOM },
         { "keep-arguments", no_argument, NULL, KEEP },
+        { "once", no_argument, NULL, ONCE },
         { "exhaustive", no_argument, NULL, EXHAUSTIVE },
         { "bench", no_argument, NULL, BENCH },
         { "large", no_argument, NULL, LARGE },
@@ -319,6 +322,7 @@ int sgk_check_main(int argc, char **argv)
         case SMALL:      check_small = true; break;
         case RANDOM:     check_random_cases = (int)number("random", optarg); break;
         case KEEP:       check_keep_arguments = true; break;
+        case ONCE:       check_once = true; break;
         case EXHAUSTIVE: check_exhaustive = true; break;
         case BENCH:      check_benching = true; break;
         case LARGE:      large_only = true; break;

@@ -30,9 +30,9 @@ def commit():
     return done.stdout.strip() or os.environ.get("SGK_COMMIT", "unknown")
 
 
-def sanitizer(tool, check):
+def sanitizer(tool, check, *more):
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    return [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda", "--keep-arguments", JOBS]
+    return [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda", "--keep-arguments", JOBS, *more]
 
 
 def main():
@@ -54,7 +54,7 @@ def main():
         "check": [check, "--level=cuda", JOBS],
         "large": [check, "--large"],
         "memcheck": sanitizer("memcheck", check),
-        "racecheck": sanitizer("racecheck", check),
+        "racecheck": sanitizer("racecheck", check, "--once"),
         "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
         "pytest": [sys.executable, "-m", "pytest", *parallel, "-rf", "--tb=short", "--durations=5", "-p", "no:cacheprovider", f"--ignore={ROOT}/tests/test_call_cost.py",
                    os.path.join(ROOT, "tests")],
