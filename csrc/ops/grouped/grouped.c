@@ -14,7 +14,7 @@ static const sgk_cpu_impl grouped_cpu[] = SGK_CPU_IMPLS(grouped);
 sgk_cpu_fn                grouped_quant_ref;
 static const sgk_cpu_impl quant_cpu[] = { { "ref", 0, grouped_quant_ref } };
 
-/* Every build of the three kernels. */
+/* Every build of the four kernels. */
 /* clang-format off */
 enum { F16, BF16, BLOCKS, MX };         /* FORMAT in grouped.cu */
 #define MMA(format, bm, bn, wm, wn, stages, pieces, archs) \
@@ -39,16 +39,13 @@ static struct quant_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } qu
     { SGK_KERNEL("grouped/grouped_wgmma.cu", "grouped_wgmma", "-DSCALED=" #scaled " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn      \
                  " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk " -DBUFFERS=" #buffers, SGK_ARCH_90A),     \
       scaled, swap, groups, bn, stages, slabs, chunk, buffers, slab }
-/*
- * `slab`: nanoseconds that a tile's slab of 128 bytes in K takes where all multiprocessors have one and memory is no limit, measured on an H200; of tiles of
- * 160 columns 475 on a third of the multiprocessors, here at the clock of all.
- */
+/* `slab`: nanoseconds that a tile's slab of 128 bytes in K takes where all multiprocessors have one and memory is no limit, measured on an H200. */
 static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, stages, slabs, chunk, buffers, slab; } wgmma_builds[] = {
     WGMMA(0, 0, 2, 256, 4, 1, 32, 3, 850),
     WGMMA(0, 0, 2, 128, 6, 1, 64, 1, 450),
     WGMMA(0, 1, 2,  64, 4, 2, 64, 1, 300),
     WGMMA(0, 1, 2,  16, 6, 2, 16, 1, 240),
-    WGMMA(1, 0, 2, 160, 5, 1, 32, 2, 570),
+    WGMMA(1, 0, 2, 160, 5, 1, 32, 2, 620),
     WGMMA(1, 0, 2, 128, 3, 2, 64, 1, 430),
     WGMMA(1, 1, 2,  64, 4, 2, 64, 1, 340),
     WGMMA(1, 1, 2,  32, 5, 2, 32, 1, 265),
@@ -59,9 +56,24 @@ static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn
     WGMMA(1, 0, 1,  48, 7, 2,  0, 0, 250),
     WGMMA(1, 0, 1,  32, 4, 4,  0, 0, 213),
 };
+
+#define FEW(high, wide, bn, ways, stages)                                                                                                                \
+    { SGK_KERNEL("grouped/grouped_few.cu", "grouped_few", "-DHIGH=" #high " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages, SGK_ARCH_90A), \
+      64 * high, bn * wide, high * wide, ways, stages }
+static struct few_build { sgk_kernel kernel; int rows, columns, parts, ways, stages; } few_builds[] = {
+    FEW(1, 1, 32, 4, 16),
+    FEW(1, 1, 48, 4, 12),
+    FEW(1, 1, 56, 4, 12),
+    FEW(1, 1, 64, 4, 12),
+    FEW(1, 2, 56, 2, 10),
+    FEW(1, 3, 64, 1,  7),
+    FEW(2, 1, 32, 2, 10),
+    FEW(2, 1, 48, 2,  8),
+    FEW(2, 1, 64, 2,  8),
+};
 /* clang-format on */
 
-const sgk_kernel_table grouped_kernels[] = { SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(quant_builds), { 0 } };
+const sgk_kernel_table grouped_kernels[] = { SGK_KERNEL_TABLE(mma_builds), SGK_KERNEL_TABLE(wgmma_builds), SGK_KERNEL_TABLE(few_builds), SGK_KERNEL_TABLE(quant_builds), { 0 } };
 
 #define COUNT(rows) (sizeof(rows) / sizeof *(rows))
 
@@ -240,6 +252,82 @@ static wgmma_plan choose_wgmma(const struct grouped_args *a, int64_t expected, b
     return best;
 }
 
+/* ---- sm_90a, few rows and one matrix ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    struct few_build *build;            /* NULL: none */
+    int               split;
+} few_plan;
+
+/* Rows of a that a block copies. */
+static int64_t few_high(const struct few_build *b, const struct grouped_args *a) { return least(ceil_div(a->rows, 8) * 8, b->rows); }
+
+/*
+ * For rows that fit one tile, and where every tile has a multiprocessor: the least time by a model, in nanoseconds, of what memory takes, a block's
+ * operands and a block's slabs, and of adding up where K is in two shares. Its numbers are fitted to 71 times on an H200. A block has one tile: beyond
+ * that, tiles of blocks that stay are faster (choose_wgmma).
+ */
+static few_plan choose_few(const struct grouped_args *a, int multiprocessors)
+{
+    few_plan      best       = { 0 };
+    double        least_time = 0;
+    const int64_t steps      = ceil_div(a->depth, GROUPED_BLOCK);
+    const double  memory     = (double)((a->columns + a->rows) * a->depth) / 4500.0;
+    for (size_t i = 0; i < COUNT(few_builds); ++i) {
+        struct few_build *b     = &few_builds[i];
+        const int64_t     tiles = ceil_div(a->columns, b->columns);
+        for (int split = 1; a->rows <= b->rows && split <= 2 && split <= steps && tiles * split <= multiprocessors; ++split) {
+            const int64_t share    = ceil_div(steps, split);
+            const double  read     = (double)(share * GROUPED_BLOCK * (few_high(b, a) + b->columns)) / 112.0;
+            const double  multiply = (double)ceil_div(share, b->ways) * 500.0, busy = read > multiply ? read : multiply;
+            const double  most = busy > memory ? busy : memory;
+            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0);
+            if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;
+        }
+    }
+    return best;
+}
+
+/* Rows of 128 bytes in K at a time. */
+static sgk_tensor_map slabs_of(const void *data, int64_t depth, int64_t rows, int64_t stride, int64_t high)
+{
+    return (sgk_tensor_map){
+        .dtype     = SGK_E4M3,
+        .rank      = 2,
+        .data      = data,
+        .size      = { depth, rows },
+        .stride    = { 1, stride },
+        .box       = { GROUPED_BLOCK, (int)high },
+        .swizzle   = SGK_SWIZZLE_128,
+        .promotion = SGK_PROMOTE_256,
+    };
+}
+
+static sgk_status launch_few(const char *op, few_plan plan, int ordinal, const sgk_exec *exec, const struct grouped_args *a)
+{
+    struct few_build       *b     = plan.build;
+    const int64_t           steps = ceil_div(a->depth, GROUPED_BLOCK), high = few_high(b, a);
+    struct grouped_few_args f = {
+        .g        = *a,
+        .high     = (int32_t)high,
+        .steps    = (int32_t)steps,
+        .share    = (int32_t)ceil_div(steps, plan.split),
+        .split    = plan.split,
+        .in_fours = a->out_dtype != SGK_F32 && a->columns % 4 == 0 && sgk_in_pieces_of(8, a->out, a->out_stride, a->out_dtype),
+    };
+    const sgk_tensor_map of_a = slabs_of(a->a, a->depth, a->rows, a->a_stride, high), of_b = slabs_of(a->b, a->depth, a->columns, a->b_stride, b->columns);
+    SGK_TRY(sgk_cuda_tensor_map(op, "a", &of_a, &f.first));
+    SGK_TRY(sgk_cuda_tensor_map(op, "b", &of_b, &f.second));
+    const sgk_launch shape = {
+        .grid          = { plan.split, ceil_div(a->rows, b->rows), ceil_div(a->columns, b->columns) },
+        .block         = { 128u * (unsigned)(b->parts * b->ways) + 64 },
+        .shared_memory = (unsigned)(b->stages * ((b->rows + b->columns) * 128 + (b->rows + 4) * 4 + 16)),
+        .cluster       = plan.split > 1 ? (unsigned)plan.split : 0,
+    };
+    if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cuda, %s %s %s, K in %d", op, b->kernel.file, b->kernel.entry, b->kernel.defines, plan.split);
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, &f, sizeof f);
+}
+
 static sgk_status run_on_gpu(const char *op, const struct grouped_args *a, int64_t expected, int ordinal, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
@@ -249,6 +337,10 @@ static sgk_status run_on_gpu(const char *op, const struct grouped_args *a, int64
                                  sgk_in_pieces(NULL, a->b_group, a->dtype);
     const bool wgmma           = sgk_kernel_fits(&wgmma_builds[0].kernel, device);
     if (wgmma && wgmma_takes(a, pieces, device)) {
+        if (a->form == GROUPED_ONE && a->scaling == GROUPED_BLOCKS && !batch_invariant) {
+            const few_plan few = choose_few(a, device->multiprocessors);
+            if (few.build) return launch_few(op, few, ordinal, exec, a);
+        }
         const wgmma_plan plan = choose_wgmma(a, expected, batch_invariant, device);
         return launch_wgmma(op, &plan, ordinal, device->multiprocessors, exec, a);
     }

@@ -65,6 +65,16 @@ struct grouped_wgmma_args {
     int32_t             by_tma;                     /* out is in 16 bits and in 16-byte pieces */
 };
 
+/* The form for few rows of one group, with scales: a is the first operand, of which a block copies `high` rows for each tile. */
+struct grouped_few_args {
+    sgk_tma_map         first, second;
+    struct grouped_args g;
+    int32_t             high;                       /* a multiple of 8 */
+    int32_t             steps, share;               /* slabs of 128 in K: all, and at most of a block */
+    int32_t             split;                      /* blocks of a cluster: each has a share of K */
+    int32_t             in_fours;                   /* four columns of out are 8 aligned bytes */
+};
+
 /* The CPU: an item is a run of GROUPED_CPU_COLUMNS columns of GROUPED_CPU_ROWS rows of one group. */
 struct grouped_cpu_args {
     struct grouped_args a;

@@ -284,10 +284,23 @@ void check_grouped(void)
         { 260, 8456, 16 },
         { 1100, 136, 16 },
         { 1100, 72, 272 },
+        { 9, 4264, 16 },                        /* up to 128 rows, K shared within a block: tiles of 48, 64 and 192 columns, of 64 for more than 64 rows */
+        { 33, 8392, 16 },
+        { 3, 14800, 16 },
+        { 70, 8392, 16 },
+        { 65, 136, 2704 },
+        { 129, 2856, 16 },                      /* more rows, few columns */
+        { 129, 3368, 144 },
+        { 129, 2472, 16 },
+        { 131, 2152, 16 },
+        { 130, 24, 4112 },
     };
+    /* K past the ring of the tiles above. */
+    static const struct { int64_t m, n, k; } deep[] = { { 9, 4264, 1552 }, { 3, 14800, 912 }, { 65, 6344, 1040 } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], shapes[i].m, shapes[i].n, shapes[i].k, false);
     for (size_t i = 0; i < sizeof dense / sizeof *dense; ++i)
         if (!check_small || dense[i].m < 1000) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], dense[i].m, dense[i].n, dense[i].k, true);
+    for (size_t i = 0; i < sizeof deep / sizeof *deep && check_on_gpu() && !check_small; ++i) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], deep[i].m, deep[i].n, deep[i].k, true);
     for (int f = 0; f < 3; ++f) check_one(NT, formats[f], 37, 136, 384, true);
     if (!check_small) check_one(NT, SGK_F32, 8, 24, 65536, true);
 
