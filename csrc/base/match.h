@@ -84,10 +84,11 @@ int64_t sgk_numel(const DLTensor *t);
 
 static inline void *sgk_data(const DLTensor *t) { return t && t->data ? (char *)t->data + t->byte_offset : NULL; }
 static inline sgk_dtype sgk_dtype_at(const DLTensor *t) { return (sgk_dtype)sgk_dtype_of(t->dtype); }
-/* An address, and a distance in elements, that are both multiples of so many bytes: rows that begin there are read and written in such pieces. */
+/* An address, and a distance in elements, that are both multiples of so many bytes, a power of two: rows that begin there are read and written in
+ * such pieces. */
 static inline bool sgk_in_pieces_of(int bytes, const void *data, int64_t elements, sgk_dtype dtype)
 {
-    return (uintptr_t)data % (uintptr_t)bytes == 0 && elements * sgk_dtype_size(dtype) % bytes == 0;
+    return (((uintptr_t)data | (uintptr_t)(elements * sgk_dtype_size(dtype))) & (uintptr_t)(bytes - 1)) == 0;
 }
 static inline bool sgk_in_pieces(const void *data, int64_t elements, sgk_dtype dtype) { return sgk_in_pieces_of(16, data, elements, dtype); }
 static inline bool sgk_on_gpu(const sgk_match *m) { return m->device.device_type == kDLCUDA; }

@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -58,6 +59,7 @@ static int wanted_threads(void)
         char      *end;
         const long n = strtol(text, &end, 10);
         if (*end == 0 && n >= 1 && n <= 4096) return (int)n;
+        fprintf(stderr, "sgl_kernel: SGK_NUM_THREADS is '%s', expected 1 to 4096; using the CPUs this process may use\n", text);
     }
     cpu_set_t set;
     CPU_ZERO(&set);
