@@ -32,8 +32,13 @@ struct linear_wgmma_args {
 };
 enum { LINEAR_WGMMA_DEPTH = 64 };
 
-/* What gemm_vector.cu can have in flight at a time, of K in 16-bit numbers. */
-enum { LINEAR_ONCE_DEPTH = 8192 };
+/* The form of gemm_few.cu, which has all of K of so many columns a block. */
+struct linear_few_args {
+    struct linear_args l;
+    int32_t            ahead;                       /* pieces of 8 in K of a column that come to L2 before the programmatic launch's wait */
+    int32_t            release;                     /* slabs of a warp after which the next kernel may be launched */
+};
+enum { LINEAR_FEW_COLUMNS = 16 };
 
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */
 struct linear_cpu_args {

@@ -337,6 +337,7 @@ void check_gemm(void)
         { 130, 12296, 8 },
         { 260, 8456, 8 },
         { 130, 16392, 8 },
+        { 3, 2120, 2056 },
     };
     for (int f = 0; f < 3; ++f) {
         const sgk_dtype t = formats[f];
@@ -365,6 +366,8 @@ void check_gemm(void)
             check_linear_builds(t, SGK_F32, 3, 136, 1096, "SHARE=");
             check_linear_builds(t, t, 7, 136, 1096, "SHARE=");
             check_linear_builds(t, t, 7, 136, 1096, "EIGHTS=1");
+            check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 5, 77, 40, "AHEAD=");
+            check_linear_builds(t, t == SGK_F16 ? t : SGK_F32, 11, 200, 8264, "AHEAD=");
             check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264, NULL);
             if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
         }
@@ -379,6 +382,9 @@ void check_gemm(void)
         check_router(t, t, 17, 130, 100);
         check_fused_a(t, 1, 264, 1032, true);
         check_fused_a(t, 9, 72, 264, true);
+        check_fused_a(t, 1, 2112, 2056, true);
+        check_fused_a(t, 7, 712, 2056, true);
+        check_fused_a(t, 12, 705, 4104, true);
         check_fused_a(t, 18, 77, 31, false);
         check_linear_folded(t);
         check_linear_invariant(t, 75, 1288);

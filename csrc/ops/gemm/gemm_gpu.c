@@ -7,20 +7,19 @@
 #include "base/match.h"
 #include "cuda/tensor_map.h"
 
-/* Every build of the five kernels. */
+/* Every build of the six kernels. */
 /* clang-format off */
-#define VECTOR(type, dtype, rows, share, once, archs) \
-    { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share " -DONCE=" #once, archs), dtype, rows, share, once }
+#define VECTOR(type, dtype, rows, share, archs) \
+    { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, archs), dtype, rows, share }
 /* Those for few columns are chosen by the table alone. */
-#define VECTORS(type, dtype)                      \
-    VECTOR(type, dtype, 1, 1, 0, SGK_GENERAL),    \
-    VECTOR(type, dtype, 4, 1, 0, SGK_GENERAL),    \
-    VECTOR(type, dtype, 1, 8, 0, SGK_ARCH_90A),   \
-    VECTOR(type, dtype, 4, 8, 0, SGK_ARCH_90A),   \
-    VECTOR(type, dtype, 8, 8, 0, SGK_ARCH_90A),   \
-    VECTOR(type, dtype, 1, 8, 1, SGK_ARCH_90A)
-static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; bool once; } vector_builds[] = {
-    VECTOR("f32", SGK_F32, 1, 1, 0, SGK_GENERAL), VECTOR("f32", SGK_F32, 4, 1, 0, SGK_GENERAL), VECTOR("f32", SGK_F32, 8, 1, 0, SGK_GENERAL),
+#define VECTORS(type, dtype)                   \
+    VECTOR(type, dtype, 1, 1, SGK_GENERAL),    \
+    VECTOR(type, dtype, 4, 1, SGK_GENERAL),    \
+    VECTOR(type, dtype, 1, 8, SGK_ARCH_90A),   \
+    VECTOR(type, dtype, 4, 8, SGK_ARCH_90A),   \
+    VECTOR(type, dtype, 8, 8, SGK_ARCH_90A)
+static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share; } vector_builds[] = {
+    VECTOR("f32", SGK_F32, 1, 1, SGK_GENERAL), VECTOR("f32", SGK_F32, 4, 1, SGK_GENERAL), VECTOR("f32", SGK_F32, 8, 1, SGK_GENERAL),
     VECTORS("f16", SGK_F16), VECTORS("bf16", SGK_BF16),
 };
 
@@ -36,6 +35,19 @@ static struct vector_build { sgk_kernel kernel; sgk_dtype dtype; int rows, share
     STREAM(type, dtype, 1, 2, 8, 2, SGK_GENERAL)
 static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, rows, warps, stages, ring; } stream_builds[] = {
     STREAMS("f16", SGK_F16), STREAMS("bf16", SGK_BF16),
+};
+
+/* The macros are explained in the kernel. */
+#define FEW(type, dtype, eights, warps, ahead, resident)                                                                                  \
+    { SGK_KERNEL("gemm/gemm_few.cu", "linear_few", "-DT=" type " -DEIGHTS=" #eights " -DWARPS=" #warps " -DAHEAD=" #ahead " -DRESIDENT=" #resident, SGK_ARCH_90A), \
+      dtype, 8 * eights, warps, ahead, resident }
+#define FEWS(type, dtype)               \
+    FEW(type, dtype, 1, 32, 1, 1),      \
+    FEW(type, dtype, 2, 32, 1, 1),      \
+    FEW(type, dtype, 1,  8, 4, 2)
+/* In the order in which they are looked through. */
+static struct few_build { sgk_kernel kernel; sgk_dtype dtype; int rows, warps, ahead, resident; } few_builds[] = {
+    FEWS("f16", SGK_F16), FEWS("bf16", SGK_BF16),
 };
 
 /* `efficiency` is the share of the largest tile's speed, in percent, that a tile reaches when all multiprocessors have one. */
@@ -92,6 +104,7 @@ static struct simt_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } sim
 const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(vector_builds),
     SGK_KERNEL_TABLE(stream_builds),
+    SGK_KERNEL_TABLE(few_builds),
     SGK_KERNEL_TABLE(mma_builds),
     SGK_KERNEL_TABLE(wgmma_builds),
     SGK_KERNEL_TABLE(simt_builds),
@@ -157,7 +170,7 @@ static bool simt_takes(const struct simt_build *b, const linear_call *c, const s
 
 static bool vector_takes(const struct vector_build *b, const linear_call *c, const struct linear_args *a, int split)
 {
-    return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows && (!b->once || a->depth <= LINEAR_ONCE_DEPTH);
+    return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows;
 }
 
 static bool mma_takes(const struct mma_build *b, const linear_call *c, const struct linear_args *a, int split)
@@ -171,6 +184,12 @@ static bool stream_takes(const struct stream_build *b, const linear_call *c, con
     const int64_t most = INT32_MAX - 4096;
     return b->dtype == a->dtype && c->pieces && a->rows <= b->rows && a->depth > 0 && a->depth < most / 16 && a->columns < most && sgk_kernel_fits(&b->kernel, c->device) &&
            (split == 1 || (split <= 8 && c->device->major >= 9 && ceil_div(a->columns, b->columns) * split < most && split <= ceil_div(a->depth, 64)));
+}
+
+static bool few_takes(const struct few_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    const int64_t most = INT32_MAX - 4096;
+    return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows && a->batch == 1 && a->columns < most && a->depth < most && sgk_kernel_fits(&b->kernel, c->device);
 }
 
 /* Bytes for the sums of all shares of a block's part of the tile, and for these and the ring together. */
@@ -210,6 +229,23 @@ static sgk_tensor_map wgmma_map(const struct linear_args *a, const void *data, i
         .swizzle   = width == 64 ? SGK_SWIZZLE_128 : SGK_SWIZZLE_64,
         .promotion = SGK_PROMOTE_256,
     };
+}
+
+/* Pieces of a column to L2 in advance: a quarter of 7168. */
+enum { FEW_AHEAD = 224 };
+
+static sgk_status launch_few(const struct few_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
+{
+    struct linear_few_args few   = { .l = *a };
+    const sgk_launch       shape = { .grid = { ceil_div(a->columns, LINEAR_FEW_COLUMNS) }, .block = { 32u * (unsigned)b->warps }, .alone = !a->early };
+    if (a->early && b->resident == 1) {
+        /* The next kernel's blocks find no room before these end: it is launched with their last slabs. */
+        const int each = (int)(ceil_div(a->depth, 64) / b->warps);
+        few.ahead      = FEW_AHEAD;
+        few.release    = each > b->ahead ? each - b->ahead : 1;
+    }
+    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
+    return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &few, sizeof few);
 }
 
 static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
@@ -262,10 +298,12 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
 {
     const struct vector_build *v     = ROW(vector_builds, choice);
     const struct stream_build *s     = ROW(stream_builds, choice);
+    const struct few_build    *h     = ROW(few_builds, choice);
     const struct mma_build    *m     = ROW(mma_builds, choice);
     const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
     const struct simt_build   *f     = ROW(simt_builds, choice);
     const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
+                                                                             : h   ? few_takes(h, c, a, choice.split)
                                                                              : m   ? mma_takes(m, c, a, choice.split)
                                                                              : w   ? wgmma_takes(w, c, a, choice.split)
                                                                                    : f && simt_takes(f, c, a, choice.split);
@@ -275,6 +313,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
         const int64_t groups = ceil_div(a->columns, s->columns);
         *status              = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
     }
+    if (h) *status = launch_few(h, c, choice, a);
     if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
     if (w) *status = launch_wgmma(w, c, choice, a);
     if (f) *status = launch(c, choice, tiles(a, 64, 64), 4, 0, a);
@@ -319,6 +358,23 @@ static linear_choice choose_stream(const linear_call *c, const struct linear_arg
         }
     }
     return best;
+}
+
+/* Where blocks are no more than fit at a time, or, where two fit a multiprocessor, twice that for up to 4 rows and one and a half times for more. */
+static bool few_fits(const struct few_build *b, const linear_call *c, const struct linear_args *a)
+{
+    const int64_t blocks = ceil_div(a->columns, LINEAR_FEW_COLUMNS), round = (int64_t)b->resident * c->device->multiprocessors;
+    return blocks <= (b->resident == 1 ? round : a->rows <= 4 ? 2 * round
+                                                              : round + round / 2);
+}
+
+/* For columns that fill a third of the multiprocessors at least: with fewer, blocks that share K read more at a time. */
+static linear_choice choose_few(const linear_call *c, const struct linear_args *a)
+{
+    if (3 * ceil_div(a->columns, LINEAR_FEW_COLUMNS) >= c->device->multiprocessors && a->depth >= 2048)
+        for (size_t i = 0; i < COUNT(few_builds); ++i)
+            if (few_takes(&few_builds[i], c, a, 1) && few_fits(&few_builds[i], c, a)) return (linear_choice){ &few_builds[i].kernel, 1 };
+    return (linear_choice){ NULL, 1 };
 }
 
 /* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
@@ -371,19 +427,21 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 /* Builds by what distinguishes them, whatever their order. */
 #define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
 #define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
-#define ONCE(rows, share)               (V(rows, share) | UINT32_C(1) << 16)
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
 #define W(swap, behind, resident, rows, bn, split) \
     (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
+#define F(rows, warps) (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
     const struct vector_build *v = ROW(vector_builds, choice);
     const struct stream_build *s = ROW(stream_builds, choice);
+    const struct few_build    *h = ROW(few_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
-    if (v) snprintf(text, size, "%s(%d, %d)", v->once ? "ONCE" : "V", v->rows, v->share);
+    if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
+    else if (h) snprintf(text, size, "F(%d, %d)", h->rows, h->warps);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
     else snprintf(text, size, "0");
@@ -400,7 +458,9 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (w->dtype == dtype && token == W(w->swap, w->behind, w->resident, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
-        if (vector_builds[i].dtype == dtype && token == (vector_builds[i].once ? ONCE(vector_builds[i].rows, vector_builds[i].share) : V(vector_builds[i].rows, vector_builds[i].share))) return &vector_builds[i].kernel;
+        if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(few_builds); ++i)
+        if (few_builds[i].dtype == dtype && token == F(few_builds[i].rows, few_builds[i].warps)) return &few_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
         if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
@@ -435,8 +495,13 @@ static linear_choice choose_measured(const linear_call *c, const struct linear_a
         const double by = measured[i].columns == a->columns && measured[i].depth == a->depth ? 1 : apart(measured[i].columns, a->columns) * apart(measured[i].depth, a->depth);
         if (by <= nearest && measured[i].choice[r]) nearest = by, token = measured[i].choice[r];
     }
-    choice.kernel = token ? kernel_of(token, a->dtype) : NULL;
-    choice.split  = (token >> 28 == 1 || token >> 28 == 4) ? (int)(token & 31) : 1;
+    choice.kernel               = token ? kernel_of(token, a->dtype) : NULL;
+    choice.split                = (token >> 28 == 1 || token >> 28 == 4) ? (int)(token & 31) : 1;
+    const struct few_build *few = ROW(few_builds, choice);
+    if (few && !few_fits(few, c, a)) {          /* it is for the neighbour's columns, not for these */
+        choice = choose_few(c, a);
+        if (!choice.kernel) choice = choose_wgmma(c, a, false);
+    }
     if (choice.kernel && !takes(c, choice, a, false, NULL)) choice.kernel = NULL;
     return choice;
 }
@@ -446,9 +511,11 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     enum { MULTIPROCESSORS = 132 };
     const struct vector_build *v = ROW(vector_builds, choice);
     const struct stream_build *s = ROW(stream_builds, choice);
+    const struct few_build    *h = ROW(few_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     if (v) return rows > v->rows / 2 && columns < 100000;
+    if (h) return (h->rows < 2 * rows || h->rows == 8) && ceil_div(columns, LINEAR_FEW_COLUMNS) <= 4 * MULTIPROCESSORS;
     if (s) return (s->rows < 2 * rows || s->rows == 8) && (choice.split == 1 || ceil_div(columns, s->columns) * choice.split <= MULTIPROCESSORS);
     if (m) return rows > m->bm / 2 && rows <= 2 * m->bm && rows <= 64;
     if (!w) return false;
@@ -510,6 +577,7 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
     linear_choice     *memory = remembered(&shape), choice = *memory;
     if (sgk_log_wanted(exec)) choice.kernel = NULL;         /* the reason is told too */
     if (!choice.kernel && !batch_invariant) choice = choose_measured(&c, a);
+    if (!choice.kernel && !batch_invariant) choice = choose_few(&c, a);
     if (!choice.kernel && !batch_invariant && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) choice = choose_stream(&c, a);
     if (!choice.kernel) choice = choose_wgmma(&c, a, batch_invariant);
     if (!choice.kernel) {

@@ -5,7 +5,6 @@
  *   T      f32, f16 or bf16
  *   ROWS   most rows of input. Rows that are not there repeat the last one and are not stored
  *   SHARE  1, or all warps of the block: for few columns. Their sums are added in order
- *   ONCE   1: K is at most what is in flight at a time, four blocks fit a multiprocessor, and those that begin later bring no weights to L2
  *
  * Rows of input and weight must be 16-byte aligned and K a multiple of a piece.
  */
@@ -22,7 +21,6 @@
 #define AHEAD   (ROWS == 1 || (SHARE > 1 && ROWS <= 4) ? 4 : 2)      /* pieces of each column in flight */
 #define STEP    (32 * SHARE)                            /* from a lane's piece to its next */
 #define MOST    1024                                    /* pieces of a column to L2 in advance */
-static_assert(!ONCE || STEP * AHEAD * PIECE >= LINEAR_ONCE_DEPTH, "K is not in flight at once");
 
 DEVICE void load_pieces(uint4 (&to)[AHEAD][COLUMNS], const uint4 *const (&w)[COLUMNS], int64_t p, int64_t pieces)
 {
@@ -32,7 +30,7 @@ DEVICE void load_pieces(uint4 (&to)[AHEAD][COLUMNS], const uint4 *const (&w)[COL
         for (int c = 0; c < COLUMNS; ++c) to[i][c] = p + STEP * i < pieces ? w[c][p + STEP * i] : make_uint4(0, 0, 0, 0);
 }
 
-extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 || ONCE ? 4 : 1) void linear_vector(const __grid_constant__ linear_args batch)
+extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 1) void linear_vector(const __grid_constant__ linear_args batch)
 {
     const linear_args a    = linear_batch(&batch, blockIdx.y);
     const int         lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -49,7 +47,7 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 || ONCE ? 4 : 1) 
     uint4         now[AHEAD][COLUMNS];
 #if __CUDA_ARCH__ >= 900
     /* The kernel before this one may still run: weights may come as far as L2, where all see the same. */
-    if (a.early && (!ONCE || 2 * blockIdx.x < gridDim.x) && lane < COLUMNS && warp % SHARE == 0 && pieces > 0) l2_prefetch(lane ? w[1] : w[0], (int)(pieces < MOST ? pieces : MOST) * 16);
+    if (a.early && lane < COLUMNS && warp % SHARE == 0 && pieces > 0) l2_prefetch(lane ? w[1] : w[0], (int)(pieces < MOST ? pieces : MOST) * 16);
 #endif
     pdl_wait();
     pdl_release();
@@ -60,14 +58,10 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 || ONCE ? 4 : 1) 
         #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) sum[r][c] = 0;
 
-#if ONCE
-    {
-#else
     #pragma unroll 1
     for (; p < pieces; p += STEP * AHEAD) {
         uint4 next[AHEAD][COLUMNS];
         load_pieces(next, w, p + STEP * AHEAD, pieces);
-#endif
 #if SHARE > 1
         uint4 ahead[AHEAD][ROWS];               /* all that is needed is asked for before any of it has come */
         #pragma unroll
@@ -97,12 +91,10 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 || ONCE ? 4 : 1) 
                     for (int e = 0; e < PIECE; ++e) sum[r][c] = fmaf(v[e], u[c][e], sum[r][c]);
             }
         }
-#if !ONCE
         #pragma unroll
         for (int i = 0; i < AHEAD; ++i)
             #pragma unroll
             for (int c = 0; c < COLUMNS; ++c) now[i][c] = next[i][c];
-#endif
     }
 
     float mine = 0;                                     /* lane r * COLUMNS + c has that sum */
