@@ -177,10 +177,11 @@ SGK_INLINE vi codes_join_vectors(vi a, vi b)
 #endif
 }
 /* Codes of 64 numbers in the order of vf_load_pairs. */
-SGK_INLINE void codes_64_split(sgk_dtype code, const code_scale *k, uint8_t *q, const float *x)
+SGK_INLINE void codes_64_split(sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const float *x)
 {
-    const vi a = codes_of_two(SGK_F32, code, k, x, 0), b = codes_of_two(SGK_F32, code, k, x, 2 * VF);
-    _mm512_storeu_si512(q, codes_join_pairs(a, b));
+    const vi all = codes_join_pairs(codes_of_two(SGK_F32, code, k, x, 0), codes_of_two(SGK_F32, code, k, x, 2 * VF));
+    if (stream) _mm512_stream_si512((void *)q, all);
+    else _mm512_storeu_si512(q, all);
 }
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
 {

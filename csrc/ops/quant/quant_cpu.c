@@ -172,14 +172,18 @@ SGK_INLINE void silu_of_bf16(vf *a)
     a[i] = vf_div(a[i], vf_add(vf_set(1), vf_pow2(p[i], k[i])));
 }
 
-/* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. First what is rounded first: half the chain, so that more of them are under way. */
-SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n)
+/* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. First what is rounded first: half the chain, so that more of them are under way. What
+ * lies `ahead` elements on is asked for. */
+SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n, int64_t ahead)
 {
     int64_t i = 0;
     for (; i + MANY * VF <= n; i += MANY * VF) {
         vf a[MANY];
 #pragma GCC unroll 4
-        for (int k = 0; k < MANY; k += 2) vf_load_pairs(t, input, gate + i + k * VF, &a[k], &a[k + 1]);
+        for (int k = 0; k < MANY; k += 2) {
+            vf_prefetch2(t, input, gate + ahead + i + k * VF);
+            vf_load_pairs(t, input, gate + i + k * VF, &a[k], &a[k + 1]);
+        }
         if (t == SGK_BF16) silu_of_bf16(a);
         else silu(a);
 #pragma GCC unroll 4
@@ -187,6 +191,7 @@ SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, in
     }
     for (int64_t k = 0; k < i; k += 2 * VF) {
         vf a, b, c, d;
+        vf_prefetch2(t, input, up + ahead + k);
         vf_load_pairs(t, out, k, &a, &b), vf_load_pairs(t, input, up + k, &c, &d);
         vf_store_pairs(t, false, out, k, vf_mul(a, c), vf_mul(b, d));
     }
@@ -307,9 +312,10 @@ SGK_INLINE void batch_end(sgk_dtype t, bool stream, const struct quant_groups_ar
 enum { FUSED = 128 };                                       /* elements of a fused group at most */
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
 {
-    enum { AHEAD = 2048 };                              /* elements that are asked for in time */
+    enum { AHEAD = 2048 };                              /* elements that are asked for in time, in the row or in the next one */
+    const int64_t      dim = a->groups * a->group, far = AHEAD < dim ? AHEAD : dim;
     const bool         lines = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0, may_look_up = batches_look_up(a);
-    const bool         stream = lines && !a->fuse && sgk_cpu_streams(a->q, a->rows, a->groups * a->group, 1);     /* memory waits for SiLU as it is */
+    const bool         stream = lines && !a->fuse && sgk_cpu_streams(a->q, a->rows, dim, 1);     /* memory waits for SiLU as it is */
     _Alignas(64) float values[2][TOGETHER * FUSED];
     batch              batches[2] = { { .count = 0 }, { .count = 0 } };
     int                now        = 0;
@@ -320,17 +326,14 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
         if (a->masked_m && line >= a->masked_m[outer]) continue;
         const int64_t place = outer * a->s_batch + line * a->s_row;
         for (int count; j < stop; j += count, now = !now) {
-            const int64_t x = row * a->input_stride + j * a->group, up = x + a->groups * a->group;
+            const int64_t x = row * a->input_stride + j * a->group, ahead = j * a->group + far < dim ? far : far - dim + a->input_stride;
             batch        *b = &batches[now];
             count           = stop - j < TOGETHER ? (int)(stop - j) : TOGETHER;
             b->count = count, b->place = place, b->j = j;
             b->q    = a->q + row * a->q_stride + j * a->group;
             b->from = a->fuse ? (const void *)values[now] : a->input, b->at = a->fuse ? 0 : x;
-            ask_for(t, a->input, x + AHEAD, count * a->group);
-            if (a->fuse) {
-                ask_for(t, a->input, up + AHEAD, count * a->group);
-                fuse(t, values[now], a->input, x, up, count * a->group);
-            }
+            if (a->fuse) fuse(t, values[now], a->input, x, x + dim, count * a->group, ahead);
+            else ask_for(t, a->input, x + ahead, count * a->group);
             batch_begin(a, may_look_up, b);
             batch_end(t, stream, a, &batches[!now]);
         }
