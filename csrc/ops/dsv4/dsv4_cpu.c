@@ -196,7 +196,7 @@ void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
     vf_stream_end();
 }
 
-SGK_INLINE void indexer_heads(bool stream, const struct dsv4_indexer_args *a, int64_t t, int64_t first, int count, const turns *r)
+SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int64_t first, int count, const turns *r)
 {
     enum { VECTORS = DSV4_INDEXER / VF,
            FIRST   = VECTORS - TURNS };
@@ -220,30 +220,20 @@ SGK_INLINE void indexer_heads(bool stream, const struct dsv4_indexer_args *a, in
     for (int n = 0; n < count; ++n) scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));
     for (int n = 0; n < count; ++n) {
         const int64_t h = first + n;
-        encode_times(stream, a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
+        encode_times(false, a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
         a->weights_out[t * a->out_token + h * a->out_head] =
             bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * scale[n];
     }
 }
 
-SGK_INLINE void indexer_tokens(bool stream, const struct dsv4_indexer_args *a, int64_t begin, int64_t end)
-{
-    turns r;
-    for (int64_t t = begin; t < end; ++t) {
-        turns_make_two(&r, &a->rope, t);
-        turns_soon(&a->rope, t + 1 < end ? t + 1 : t);
-        for (int64_t h = 0; h < a->heads; h += TOGETHER) indexer_heads(stream, a, t, h, a->heads - h < TOGETHER ? (int)(a->heads - h) : TOGETHER, &r);
-    }
-}
-
+/* Codes go through the caches: arithmetic would wait for what goes around them. */
 void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_indexer_args a     = *(const struct dsv4_indexer_args *)args;
-    const bool                     lines = ((uintptr_t)a.codes | (uintptr_t)a.codes_token | (uintptr_t)a.codes_head) % 64 == 0;
-    if (!lines || !sgk_cpu_streams(a.codes, a.tokens * a.heads, DSV4_INDEXER, 1)) {
-        indexer_tokens(false, &a, begin, end);
-        return;
+    const struct dsv4_indexer_args a = *(const struct dsv4_indexer_args *)args;
+    turns                          r;
+    for (int64_t t = begin; t < end; ++t) {
+        turns_make_two(&r, &a.rope, t);
+        turns_soon(&a.rope, t + 1 < end ? t + 1 : t);
+        for (int64_t h = 0; h < a.heads; h += TOGETHER) indexer_heads(&a, t, h, a.heads - h < TOGETHER ? (int)(a.heads - h) : TOGETHER, &r);
     }
-    indexer_tokens(true, &a, begin, end);
-    vf_stream_end();
 }
