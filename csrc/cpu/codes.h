@@ -177,10 +177,11 @@ SGK_INLINE vi codes_join_vectors(vi a, vi b)
 #endif
 }
 /* Codes of 64 numbers in the order of vf_load_pairs. */
-SGK_INLINE void codes_64_split(sgk_dtype code, const code_scale *k, uint8_t *q, const float *x)
+SGK_INLINE void codes_64_split(sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const float *x)
 {
-    const vi a = codes_of_two(SGK_F32, code, k, x, 0), b = codes_of_two(SGK_F32, code, k, x, 2 * VF);
-    _mm512_storeu_si512(q, codes_join_pairs(a, b));
+    const vi all = codes_join_pairs(codes_of_two(SGK_F32, code, k, x, 0), codes_of_two(SGK_F32, code, k, x, 2 * VF));
+    if (stream) _mm512_stream_si512((void *)q, all);
+    else _mm512_storeu_si512(q, all);
 }
 SGK_INLINE void codes_64(sgk_dtype t, sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const void *p, int64_t i)
 {
@@ -279,25 +280,37 @@ SGK_INLINE bool code_table_set(code_table *k, float by, bool rounds)
     return true;
 }
 
-/* 64 elements; false, with nothing written, where one is not in the table. */
-SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+/* 64 elements to *codes; false where one is not in the table. `within`: all are finite, and none has a larger code than k->most. */
+SGK_INLINE bool code_table_look_up(const code_table *k, bool within, __m512i a, __m512i b, __m512i *codes)
 {
     const __m512i   magnitude = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16((short)k->least), most = _mm512_set1_epi16((short)k->most);
     const __m512i   numbers = _mm512_set1_epi16((short)(0x7f80 - k->least));
     const __m512i   evens   = _mm512_set_epi8(126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88, 86, 84, 82, 80, 78, 76, 74, 72, 70, 68, 66, 64,
                                               62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     const __m512i   odds    = _mm512_add_epi8(evens, _mm512_set1_epi8(1));
-    const __m512i   a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + 32);
     __m512i         u = _mm512_and_si512(a, magnitude), v = _mm512_and_si512(b, magnitude);
-    const __mmask32 outside = _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(u, least), numbers) | _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(v, least), numbers);
+    const __mmask32 outside = within ? _mm512_cmplt_epu16_mask(u, least) | _mm512_cmplt_epu16_mask(v, least)
+                                     : _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(u, least), numbers) | _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(v, least), numbers);
     if (__builtin_expect(outside, 0)) return false;
-    u = _mm512_min_epu16(u, most), v = _mm512_min_epu16(v, most);
+    if (!within) u = _mm512_min_epu16(u, most), v = _mm512_min_epu16(v, most);
     const __m512i mantissas = _mm512_permutex2var_epi8(u, evens, v), signs = _mm512_permutex2var_epi8(a, odds, b);
     const __m512i exponents = _mm512_permutex2var_epi8(_mm512_srli_epi16(u, 4), evens, _mm512_srli_epi16(v, 4));      /* times 8, with bits of no use below */
-    const __m512i codes     = _mm512_add_epi8(_mm512_add_epi8(_mm512_and_si512(exponents, _mm512_set1_epi8((char)0xf8)), k->bias), _mm512_permutex2var_epi8(k->low, mantissas, k->high));
-    const __m512i all       = _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), signs, codes, 0xca);
-    if (stream) _mm512_stream_si512((void *)q, all);
-    else _mm512_storeu_si512(q, all);
+    const __m512i sum       = _mm512_add_epi8(_mm512_add_epi8(_mm512_and_si512(exponents, _mm512_set1_epi8((char)0xf8)), k->bias), _mm512_permutex2var_epi8(k->low, mantissas, k->high));
+    *codes                  = _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), signs, sum, 0xca);
+    return true;
+}
+SGK_INLINE void codes_64_store(bool stream, uint8_t *q, __m512i codes)
+{
+    if (stream) _mm512_stream_si512((void *)q, codes);
+    else _mm512_storeu_si512(q, codes);
+}
+
+/* 64 elements; false, with nothing written, where one is not in the table. */
+SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+{
+    __m512i codes;
+    if (!code_table_look_up(k, false, _mm512_loadu_si512(p), _mm512_loadu_si512(p + 32), &codes)) return false;
+    codes_64_store(stream, q, codes);
     return true;
 }
 #else

@@ -17,6 +17,13 @@ SGK_INLINE const float *turns_row(const struct dsv4_rope *rope, int64_t token)
     return rope->freqs + position * rope->freqs_stride;
 }
 
+/* Asks for the row of a token. */
+SGK_INLINE void turns_soon(const struct dsv4_rope *rope, int64_t token)
+{
+    const float *f = turns_row(rope, token);
+    for (int i = 0; i < DSV4_ROPE; i += 16) __builtin_prefetch(f + i);
+}
+
 SGK_INLINE void turns_make(turns *r, const struct dsv4_rope *rope, int64_t token)
 {
     static const float signs[16] = { -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1 };
@@ -51,19 +58,19 @@ SGK_INLINE void turn_two(vf *x, const turns *r, int i)
         x[0] = turned(x[0], r, i), x[1] = turned(x[1], r, i + 1);
     }
 }
-SGK_INLINE void store_two(uint16_t *p, vf x, vf y)
+SGK_INLINE void store_two(bool stream, uint16_t *p, vf x, vf y)
 {
-    if (SPLIT) vf_store_pairs(SGK_BF16, false, p, 0, x, y);
+    if (SPLIT) vf_store_pairs(SGK_BF16, stream, p, 0, x, y);
     else vf_store2(SGK_BF16, p, 0, x, y);
 }
 
-/* What makes the mean square of dim elements, a multiple of 2 VF, 1. */
-SGK_INLINE float scale_of(const void *p, int64_t at, int64_t dim, float eps)
+/* What makes the mean square of dim elements, a multiple of 2 VF, 1. `asks`: for what comes later. */
+SGK_INLINE float scale_of(bool asks, const void *p, int64_t at, int64_t dim, float eps)
 {
     vf s0 = vf_zero(), s1 = vf_zero();
     for (int64_t i = 0; i < dim; i += 2 * VF) {
         vf x, y;
-        vf_prefetch2(SGK_BF16, p, at + i + AHEAD);
+        if (asks) vf_prefetch2(SGK_BF16, p, at + i + AHEAD);
         vf_load_pairs(SGK_BF16, p, at + i, &x, &y);
         s0 = vf_fma(x, x, s0), s1 = vf_fma(y, y, s1);
     }
@@ -71,19 +78,19 @@ SGK_INLINE float scale_of(const void *p, int64_t at, int64_t dim, float eps)
 }
 
 /* n numbers, a multiple of 64. */
-SGK_INLINE void encode_known(uint8_t *q, const float *x, int n, const code_scale *k)
+SGK_INLINE void encode_known(bool stream, uint8_t *q, const float *x, int n, const code_scale *k)
 {
 #if defined(__AVX512F__)
-    for (int i = 0; i < n; i += 64) codes_64_split(SGK_E4M3, k, q + i, x + i);
+    for (int i = 0; i < n; i += 64) codes_64_split(SGK_E4M3, stream, k, q + i, x + i);
 #else
-    codes_run(SGK_F32, SGK_E4M3, false, k, q, x, 0, n);
+    codes_run(SGK_F32, SGK_E4M3, stream, k, q, x, 0, n);
 #endif
 }
-SGK_INLINE void encode_times(uint8_t *q, const float *x, int n, float by, bool finite)
+SGK_INLINE void encode_times(bool stream, uint8_t *q, const float *x, int n, float by, bool finite)
 {
     const code_scale ends = { by, -DSV4_MOST, DSV4_MOST, false, CODES_ENDS, false }, within = { by, -DSV4_MOST, DSV4_MOST, false, CODES_WITHIN, false };
-    if (finite) encode_known(q, x, n, &within);
-    else encode_known(q, x, n, &ends);
+    if (finite) encode_known(stream, q, x, n, &within);
+    else encode_known(stream, q, x, n, &ends);
 }
 
 /* Heads, or tokens of one head, whose scales are found one beside the other before any is written: none waits for a root and a quotient. */
@@ -116,7 +123,7 @@ SGK_INLINE void q_tokens(bool stream, const struct dsv4_q_args *a, int64_t begin
         for (int64_t first = 0; first < a->heads; first += TOGETHER) {
             const int64_t last = first + TOGETHER < a->heads ? first + TOGETHER : a->heads;
             float         scale[TOGETHER];
-            for (int64_t h = first; h < last; ++h) scale[h - first] = scale_of(a->input, t * a->input_token + h * a->input_head, a->dim, a->eps);
+            for (int64_t h = first; h < last; ++h) scale[h - first] = scale_of(true, a->input, t * a->input_token + h * a->input_head, a->dim, a->eps);
             for (int64_t h = first; h < last; ++h)
                 q_head(stream, a, t * a->input_token + h * a->input_head, t * a->output_token + h * a->output_head, vf_set(scale[h - first]), &r);
         }
@@ -136,7 +143,7 @@ void SGK_CPU_FN(dsv4_q)(const void *args, int64_t begin, int64_t end)
 }
 
 /* Scales first, then codes, for the same reason. */
-SGK_INLINE void k_token(const struct dsv4_k_args *a, int64_t t, vf scale)
+SGK_INLINE void k_token(bool stream, const struct dsv4_k_args *a, int64_t t, int64_t ahead, vf scale)
 {
     enum { GROUPS = DSV4_K_CODES / DSV4_K_GROUP };
     const int64_t      place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
@@ -147,32 +154,46 @@ SGK_INLINE void k_token(const struct dsv4_k_args *a, int64_t t, vf scale)
     uint32_t           e[GROUPS];
     bool               finite[GROUPS];
     turns_make_two(&r, &a->rope, t);
+    turns_soon(&a->rope, ahead);
     for (int d = 0; d < DSV4_K; d += 2 * VF) {
         vf v[2], w[2];
+        vf_prefetch2(SGK_BF16, a->kv, ahead * a->kv_stride + d);
         load_two(a->kv, t * a->kv_stride + d, v), load_two(a->weight, d, w);
         vf_store_f32(x + d, vf_mul(vf_mul(v[0], scale), w[0])), vf_store_f32(x + d + VF, vf_mul(vf_mul(v[1], scale), w[1]));
     }
     for (int g = 0; g < GROUPS; ++g) e[g] = dsv4_exponent(dsv4_scale(amax_run(SGK_F32, x + g * DSV4_K_GROUP, 0, DSV4_K_GROUP, &finite[g])));
     for (int g = 0; g < GROUPS; ++g) {
-        encode_times(token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e[g]), finite[g]);
+        encode_times(stream, token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e[g]), finite[g]);
         scales[g] = (uint8_t)e[g];
     }
     for (int i = 0; i < TURNS; i += 2) {
         vf v[2] = { vf_load_f32(x + DSV4_K_CODES + i * VF), vf_load_f32(x + DSV4_K_CODES + (i + 1) * VF) };
         turn_two(v, &r, i);
-        store_two((uint16_t *)(void *)(token + DSV4_K_CODES) + i * VF, v[0], v[1]);
+        store_two(stream, (uint16_t *)(void *)(token + DSV4_K_CODES) + i * VF, v[0], v[1]);
+    }
+}
+
+SGK_INLINE void k_tokens(bool stream, const struct dsv4_k_args *a, int64_t begin, int64_t end)
+{
+    enum { FAR = TOGETHER + TOGETHER / 2 };             /* tokens that are asked for in time */
+    for (int64_t first = begin; first < end; first += TOGETHER) {
+        const int64_t last = first + TOGETHER < end ? first + TOGETHER : end;
+        float         scale[TOGETHER];
+        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(false, a->kv, t * a->kv_stride, DSV4_K, a->eps);
+        for (int64_t t = first; t < last; ++t) k_token(stream, a, t, t + FAR < end ? t + FAR : t, vf_set(scale[t - first]));
     }
 }
 
 void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
 {
-    const struct dsv4_k_args a = *(const struct dsv4_k_args *)args;
-    for (int64_t first = begin; first < end; first += TOGETHER) {
-        const int64_t last = first + TOGETHER < end ? first + TOGETHER : end;
-        float         scale[TOGETHER];
-        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(a.kv, t * a.kv_stride, DSV4_K, a.eps);
-        for (int64_t t = first; t < last; ++t) k_token(&a, t, vf_set(scale[t - first]));
+    const struct dsv4_k_args a     = *(const struct dsv4_k_args *)args;
+    const bool               lines = ((uintptr_t)a.cache | (uintptr_t)a.page_bytes) % 64 == 0;
+    if (!lines || !sgk_cpu_streams(a.cache, a.tokens, DSV4_TOKEN_BYTES, 1)) {
+        k_tokens(false, &a, begin, end);
+        return;
     }
+    k_tokens(true, &a, begin, end);
+    vf_stream_end();
 }
 
 SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int64_t first, int count, const turns *r)
@@ -199,18 +220,20 @@ SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int6
     for (int n = 0; n < count; ++n) scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));
     for (int n = 0; n < count; ++n) {
         const int64_t h = first + n;
-        encode_times(a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
+        encode_times(false, a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
         a->weights_out[t * a->out_token + h * a->out_head] =
             bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * scale[n];
     }
 }
 
+/* Codes go through the caches: arithmetic would wait for what goes around them. */
 void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
 {
     const struct dsv4_indexer_args a = *(const struct dsv4_indexer_args *)args;
     turns                          r;
     for (int64_t t = begin; t < end; ++t) {
         turns_make_two(&r, &a.rope, t);
+        turns_soon(&a.rope, t + 1 < end ? t + 1 : t);
         for (int64_t h = 0; h < a.heads; h += TOGETHER) indexer_heads(&a, t, h, a.heads - h < TOGETHER ? (int)(a.heads - h) : TOGETHER, &r);
     }
 }

@@ -1,5 +1,7 @@
 #include <float.h>
 #include <math.h>
+#include <string.h>
+#include "quant_lookup.h"
 #include "quant_norm.h"
 #include "cpu/codes.h"
 
@@ -141,20 +143,57 @@ SGK_INLINE void silu(vf *a)
     a[i] = vf_div(a[i], vf_add(vf_set(1), vf_pow2(p[i], k[i])));
 }
 
-/* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. */
-SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n)
+/*
+ * Of gates of bf16, for results that are rounded to it: of every one of them it is that of quant_silu. The polynomial's factors were chosen so; check_gates()
+ * looks.
+ */
+SGK_INLINE void silu_of_bf16(vf *a)
+{
+    vf x[MANY], k[MANY], p[MANY];
+    VF_EACH(i, MANY)
+    a[i] = vf_max(vf_set(-200), a[i]);                      /* -0 from there on */
+    VF_EACH(i, MANY)
+    x[i] = vf_min(vf_set(104), a[i]);
+    VF_EACH(i, MANY)
+    k[i] = vf_fma(x[i], vf_set(-1.44269504f), vf_set(0x1.8p23f));
+    VF_EACH(i, MANY)
+    k[i] = vf_sub(k[i], vf_set(0x1.8p23f));                 /* whole */
+    VF_EACH(i, MANY)
+    x[i] = vf_fma(x[i], vf_set(-1.44269504f), -k[i]);
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(vf_set(9.64680407e-3f), x[i], vf_set(5.58364727e-2f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(2.40220562e-1f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(6.93125546e-1f));
+    VF_EACH(i, MANY)
+    p[i] = vf_fma(p[i], x[i], vf_set(1));
+    VF_EACH(i, MANY)
+    a[i] = vf_div(a[i], vf_add(vf_set(1), vf_pow2(p[i], k[i])));
+}
+
+/* round(round(silu(gate)) * up) in the format t; a fused group is a multiple of 16. First what is rounded first: half the chain, so that more of them are under way. What
+ * lies `ahead` elements on is asked for. */
+SGK_INLINE void fuse(sgk_dtype t, void *out, const void *input, int64_t gate, int64_t up, int64_t n, int64_t ahead)
 {
     int64_t i = 0;
     for (; i + MANY * VF <= n; i += MANY * VF) {
-        vf a[MANY], b[2];
-#pragma GCC unroll 4
-        for (int k = 0; k < MANY; k += 2) vf_load_pairs(t, input, gate + i + k * VF, &a[k], &a[k + 1]);
-        silu(a);
+        vf a[MANY];
 #pragma GCC unroll 4
         for (int k = 0; k < MANY; k += 2) {
-            vf_load_pairs(t, input, up + i + k * VF, &b[0], &b[1]);
-            vf_store_pairs(t, false, out, i + k * VF, vf_mul(vf_rounded_result(t, a[k]), b[0]), vf_mul(vf_rounded_result(t, a[k + 1]), b[1]));
+            vf_prefetch2(t, input, gate + ahead + i + k * VF);
+            vf_load_pairs(t, input, gate + i + k * VF, &a[k], &a[k + 1]);
         }
+        if (t == SGK_BF16) silu_of_bf16(a);
+        else silu(a);
+#pragma GCC unroll 4
+        for (int k = 0; k < MANY; k += 2) vf_store_pairs(t, false, out, i + k * VF, a[k], a[k + 1]);
+    }
+    for (int64_t k = 0; k < i; k += 2 * VF) {
+        vf a, b, c, d;
+        vf_prefetch2(t, input, up + ahead + k);
+        vf_load_pairs(t, out, k, &a, &b), vf_load_pairs(t, input, up + k, &c, &d);
+        vf_store_pairs(t, false, out, k, vf_mul(a, c), vf_mul(b, d));
     }
     for (; i < n; i += VF) {
         vf a[MANY] = { vf_load(t, input, gate + i) };
@@ -202,58 +241,104 @@ SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, in
         for (int64_t i = j % 4 + 1; i < 4; ++i) word[i] = 0;
 }
 
-/* `count` groups of a row from number j on: all their scales before all their codes, so that none waits for the other. */
-enum { TOGETHER = 8,
-       FUSED    = 128 };                                    /* elements of a fused group at most */
-SGK_INLINE void some_groups(sgk_dtype t, bool stream, const struct quant_groups_args *a, code_table *table, int64_t row, int64_t place, int64_t j, int count)
+/* `count` groups at from[at], numbers j to j + count - 1 of a row; all their scales are found before any is encoded, so that none waits for the other. */
+enum { TOGETHER = 8 };
+typedef struct {
+    const void  *from;
+    uint8_t     *q;
+    int64_t      at, place, j;
+    int          count;
+    bool         looked_up;
+    lookup_batch found;
+} batch;
+
+#if defined(__AVX512VBMI__)
+static void encode_rest(bool stream, const struct quant_groups_args *a, float most, uint8_t *q, const uint16_t *x)
 {
-    enum { AHEAD = 2048 };                              /* elements that are asked for in time */
-    const int64_t        x = row * a->input_stride + j * a->group;
+    const struct quant_scaling s = quant_group_scaling(most, a);
+    encode_bf16(stream, true, a, &s, q, x, 0, 64);
+}
+SGK_INLINE bool batches_look_up(const struct quant_groups_args *a)
+{
+    const bool may = lookup_takes(a);
+    if (may) lookup_prepare();
+    return may;
+}
+static __attribute__((noinline)) bool batch_find(const struct quant_groups_args *a, batch *b)
+{
+    const uint16_t *x = (const uint16_t *)b->from + b->at;
+    return a->group == 128 ? lookup_find(&b->found, a, 128, x, b->count) : lookup_find(&b->found, a, a->group, x, b->count);
+}
+static __attribute__((noinline)) void batch_look_up(bool stream, const struct quant_groups_args *a, const batch *b)
+{
+    const uint16_t *x = (const uint16_t *)b->from + b->at;
+    if (a->group == 128) lookup_encode(&b->found, stream, a, 128, b->q, x, b->count, encode_rest);
+    else lookup_encode(&b->found, stream, a, a->group, b->q, x, b->count, encode_rest);
+}
+#else
+SGK_INLINE bool batches_look_up(const struct quant_groups_args *a)
+{
+    (void)a;
+    return false;
+}
+SGK_INLINE bool batch_find(const struct quant_groups_args *a, batch *b)
+{
+    (void)a, (void)b;
+    return false;
+}
+SGK_INLINE void batch_look_up(bool stream, const struct quant_groups_args *a, const batch *b) { (void)stream, (void)a, (void)b; }
+#endif
+
+/* A batch begins before the one ahead of it ends. */
+SGK_INLINE void batch_begin(const struct quant_groups_args *a, bool may_look_up, batch *b) { b->looked_up = may_look_up && batch_find(a, b); }
+SGK_INLINE void batch_end(sgk_dtype t, bool stream, const struct quant_groups_args *a, const batch *b)
+{
     struct quant_scaling scaling[TOGETHER];
     bool                 finite[TOGETHER];
-    const void          *from   = a->input;
-    int64_t              at     = x;
-    const bool           powers = a->ue8m0 && a->code == SGK_E4M3 && !a->clamps;       /* one table does for all powers of two */
-    _Alignas(64) float   values[TOGETHER * FUSED];
-    if (a->fuse) {
-        const int64_t up = x + a->groups * a->group;
-        ask_for(t, a->input, x + AHEAD, count * a->group);
-        ask_for(t, a->input, up + AHEAD, count * a->group);
-        fuse(t, values, a->input, x, up, count * a->group);
-        from = values, at = 0;
-    }
-    for (int g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, from, at + g * a->group, a->group, &finite[g]), a);
-    for (int g = 0; g < count; ++g) {
-        if (!a->fuse) ask_for(t, a->input, x + AHEAD + g * a->group, a->group);
-        uint8_t *q = a->q + row * a->q_stride + (j + g) * a->group;
-        if (t == SGK_BF16 && powers && finite[g] && code_table_set(table, scaling[g].by, false)) {
-            const code_scale k = { scaling[g].by, -448, 448, false, CODES_ENDS, false };
-            if (stream) codes_looked_up(true, table, &k, q, from, at + g * a->group, a->group);
-            else codes_looked_up(false, table, &k, q, from, at + g * a->group, a->group);
-        } else {
-            encode_scaled(t, stream, finite[g], a, &scaling[g], q, from, at + g * a->group, a->group);
+    if (t == SGK_BF16 && b->looked_up) {
+        batch_look_up(stream, a, b);
+        if (!a->ue8m0 && a->s_column == 1) {
+            memcpy((float *)a->s + b->place + b->j, b->found.scale, (size_t)b->count * sizeof(float));
+            return;
         }
-        store_scale(a, place, j + g, scaling[g]);
+        for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, (struct quant_scaling){ .s = b->found.scale[g], .exponent = b->found.exponent[g] });
+        return;
     }
+    for (int g = 0; g < b->count; ++g) scaling[g] = quant_group_scaling(amax_run(t, b->from, b->at + g * a->group, a->group, &finite[g]), a);
+    for (int g = 0; g < b->count; ++g) encode_scaled(t, stream, finite[g], a, &scaling[g], b->q + g * a->group, b->from, b->at + g * a->group, a->group);
+    for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, scaling[g]);
 }
 
+enum { FUSED = 128 };                                       /* elements of a fused group at most */
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
 {
-    const bool lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
-    const bool stream = lines && !a->fuse && sgk_cpu_streams(a->q, a->rows, a->groups * a->group, 1);     /* memory waits for SiLU as it is */
-    int64_t    row = begin / a->groups, j = begin % a->groups;
-    code_table table;
-    code_table_clear(&table);
+    enum { AHEAD = 2048 };                              /* elements that are asked for in time, in the row or in the next one */
+    const int64_t      dim = a->groups * a->group, far = AHEAD < dim ? AHEAD : dim;
+    const bool         lines = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0, may_look_up = batches_look_up(a);
+    const bool         stream = lines && !a->fuse && sgk_cpu_streams(a->q, a->rows, dim, 1);     /* memory waits for SiLU as it is */
+    _Alignas(64) float values[2][TOGETHER * FUSED];
+    batch              batches[2] = { { .count = 0 }, { .count = 0 } };
+    int                now        = 0;
+    int64_t            row = begin / a->groups, j = begin % a->groups;
     for (int64_t n = begin; n < end; ++row, j = 0) {
-        const int64_t stop = end - n < a->groups - j ? j + end - n : a->groups, batch = row / a->batch_rows, line = row - batch * a->batch_rows;
+        const int64_t stop = end - n < a->groups - j ? j + end - n : a->groups, outer = row / a->batch_rows, line = row - outer * a->batch_rows;
         n += stop - j;
-        if (a->masked_m && line >= a->masked_m[batch]) continue;
-        const int64_t place = batch * a->s_batch + line * a->s_row;
-        for (int count; j < stop; j += count) {
-            count = stop - j < TOGETHER ? (int)(stop - j) : TOGETHER;
-            some_groups(t, stream, a, &table, row, place, j, count);
+        if (a->masked_m && line >= a->masked_m[outer]) continue;
+        const int64_t place = outer * a->s_batch + line * a->s_row;
+        for (int count; j < stop; j += count, now = !now) {
+            const int64_t x = row * a->input_stride + j * a->group, ahead = j * a->group + far < dim ? far : far - dim + a->input_stride;
+            batch        *b = &batches[now];
+            count           = stop - j < TOGETHER ? (int)(stop - j) : TOGETHER;
+            b->count = count, b->place = place, b->j = j;
+            b->q    = a->q + row * a->q_stride + j * a->group;
+            b->from = a->fuse ? (const void *)values[now] : a->input, b->at = a->fuse ? 0 : x;
+            if (a->fuse) fuse(t, values[now], a->input, x, x + dim, count * a->group, ahead);
+            else ask_for(t, a->input, x + ahead, count * a->group);
+            batch_begin(a, may_look_up, b);
+            batch_end(t, stream, a, &batches[!now]);
         }
     }
+    batch_end(t, stream, a, &batches[!now]);
     if (stream) vf_stream_end();
 }
 
@@ -313,22 +398,22 @@ SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_n
 enum { KEPT = 1024 };
 
 /* A group that is kept whole is normalised once, and its neighbours with it. */
-SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, const struct quant_norm_args *n, int64_t row, int64_t ahead, vf scale)
+SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, int64_t ahead, vf scale)
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
-    _Alignas(64) float              normed[KEPT];
-    struct quant_scaling            scaling[TOGETHER];
-    bool                            finite[TOGETHER];
-    for (int64_t j = 0, count; j < a->groups; j += count) {
-        count = a->groups - j < most ? a->groups - j : most;
-        normalise(t, add, true, n, normed, row, ahead, j * a->group, count * a->group, scale);
-        for (int64_t g = 0; g < count; ++g) scaling[g] = quant_group_scaling(amax_run(t, normed, g * a->group, a->group, &finite[g]), a);
-        for (int64_t g = 0; g < count; ++g) {
-            encode_scaled(t, stream, finite[g], a, &scaling[g], a->q + row * a->q_stride + (j + g) * a->group, normed, g * a->group, a->group);
-            store_scale(a, row * a->s_row, j + g, scaling[g]);
-        }
+    _Alignas(64) float              normed[2][KEPT];
+    batch                           batches[2] = { { .count = 0 }, { .count = 0 } };
+    int                             now        = 0;
+    for (int64_t j = 0, count; j < a->groups; j += count, now = !now) {
+        batch *b = &batches[now];
+        count    = a->groups - j < most ? a->groups - j : most;
+        *b       = (batch){ .from = normed[now], .q = a->q + row * a->q_stride + j * a->group, .place = row * a->s_row, .j = j, .count = (int)count };
+        normalise(t, add, true, n, normed[now], row, ahead, j * a->group, count * a->group, scale);
+        batch_begin(a, may_look_up, b);
+        batch_end(t, stream, a, &batches[!now]);
     }
+    batch_end(t, stream, a, &batches[!now]);
 }
 
 SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, vf scale)
@@ -354,10 +439,11 @@ SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_
 
 SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t begin, int64_t end)
 {
-    const struct quant_groups_args *a      = &n->groups;
-    const int64_t                   dim    = a->groups * a->group;
-    const bool                      lines  = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
-    const bool                      stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
+    const struct quant_groups_args *a           = &n->groups;
+    const int64_t                   dim         = a->groups * a->group;
+    const bool                      lines       = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
+    const bool                      stream      = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
+    const bool                      may_look_up = batches_look_up(a);
     for (int64_t row = begin; row < end; ++row) {
         vf      sum[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
         int64_t d      = 0;
@@ -373,7 +459,7 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
         }
         const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
-        else norm_short_groups(t, add, stream, n, row, row + 1 < end ? row + 1 : row, scale);
+        else norm_short_groups(t, add, stream, may_look_up, n, row, row + 1 < end ? row + 1 : row, scale);
     }
     if (stream) vf_stream_end();
 }

@@ -20,15 +20,27 @@ SGK_INLINE void widen_run(sgk_dtype x, sgk_dtype t, const void *p, int64_t at, i
 {
     int64_t i = 0;
     for (; i + 2 * VF <= count; i += 2 * VF) {
-        if (vf_splits(x) && !vf_splits(t)) {
-            for (int64_t k = 0; k < VF; ++k) to[i + k] = load_f32(t, p, at + i + 2 * k), to[i + VF + k] = load_f32(t, p, at + i + 2 * k + 1);
-        } else {
-            vf first, second;
-            vf_load_pairs(t, p, at + i, &first, &second);
-            vf_store_f32(to + i, first), vf_store_f32(to + i + VF, second);
-        }
+        vf first, second;
+        if (vf_splits(x) && !vf_splits(t)) vf_unzip(vf_load(t, p, at + i), vf_load(t, p, at + i + VF), &first, &second);
+        else vf_load_pairs(t, p, at + i, &first, &second);
+        vf_store_f32(to + i, first), vf_store_f32(to + i + VF, second);
     }
     for (; i < count; ++i) to[i] = load_f32(t, p, at + i);
+}
+
+/* Elements [first, first + count) of a row that is put together from those of three planes. */
+SGK_INLINE void join_planes(sgk_dtype t, const struct rope_args *a, const int64_t *row, const void *p, int64_t stride, int64_t first, int64_t count, void *to)
+{
+    const int64_t size = t == SGK_F32 ? 4 : 2, one = a->section[0], two = one + a->section[1];
+    for (int64_t i = 0, n; i < count; i += n) {
+        const int64_t at = first + i, end = at < one ? one : at < two ? two
+                                                                      : first + count;
+        const char   *from = (const char *)p + (row[rope_plane(a, at)] * stride + at) * size;
+        n                  = a->sections != ROPE_IN_ORDER ? 1 : end - at < count - i ? end - at
+                                                                                     : count - i;
+        if (n > 1) memcpy((char *)to + i * size, from, (size_t)(n * size));
+        else memcpy((char *)to + i * size, from, t == SGK_F32 ? 4 : 2);
+    }
 }
 
 SGK_INLINE void widen(sgk_dtype x, sgk_dtype t, const struct rope_args *a, const int64_t *row, int64_t first, int64_t count, rope_angles *w)
@@ -37,6 +49,14 @@ SGK_INLINE void widen(sgk_dtype x, sgk_dtype t, const struct rope_args *a, const
         const int64_t at_c = row[0] * a->cosine_stride + first, at_s = row[0] * a->sine_stride + first;
         widen_run(x, t, a->cosines, at_c, count, w->c), widen_run(x, t, a->sines, at_s, count, w->s);
         widen_run(x, t, a->cosines, at_c + a->second, count, w->c + PAIRS), widen_run(x, t, a->sines, at_s + a->second, count, w->s + PAIRS);
+        return;
+    }
+    if (a->is_neox && !a->second) {
+        float joined[PAIRS];
+        join_planes(t, a, row, a->cosines, a->cosine_stride, first, count, joined);
+        widen_run(x, t, joined, 0, count, w->c), memcpy(w->c + PAIRS, w->c, (size_t)count * sizeof(float));
+        join_planes(t, a, row, a->sines, a->sine_stride, first, count, joined);
+        widen_run(x, t, joined, 0, count, w->s), memcpy(w->s + PAIRS, w->s, (size_t)count * sizeof(float));
         return;
     }
     for (int64_t i = 0; i < count; ++i) {

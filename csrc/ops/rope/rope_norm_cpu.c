@@ -50,6 +50,14 @@ SGK_INLINE void normalised2(const struct qk_norm_rope_args *a, int64_t at, const
 /* Whether c and s lie in the order of vf_load_pairs. */
 SGK_INLINE bool takes_pairs(const struct qk_norm_rope_args *a) { return a->is_neox && a->rot_dim / 2 % (2 * VF) == 0; }
 
+/* 2 VF elements, times a factor, in that order. */
+SGK_INLINE void in_pairs(const float *from, vf factor, float *to)
+{
+    vf a = vf_load_f32(from), b = vf_load_f32(from + VF);
+    if (vf_splits(SGK_BF16)) vf_unzip(a, b, &a, &b);
+    vf_store_f32(to, vf_mul(a, factor)), vf_store_f32(to + VF, vf_mul(b, factor));
+}
+
 /* x in place; neighbours: c has each cosine twice, s each sine as -s, +s. */
 SGK_INLINE void rotate(const struct qk_norm_rope_args *a, float *x, const float *c, const float *s)
 {
@@ -116,17 +124,13 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
     const struct qk_norm_rope_args copy = *(const struct qk_norm_rope_args *)args, *a = &copy;      /* no store can change it */
     double                         f[PAIRS];
     float                          c[2 * PAIRS], s[2 * PAIRS], scale[TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
-    const double                   most = frequencies(a, f);
+    const double                   most   = frequencies(a, f);
+    const vf                       factor = vf_set(a->attention_factor);
     for (int64_t t = begin; t < end; ++t) {
         for (int64_t first = 0; first < a->rot_dim / 2; first += TURN_BLOCK) {
             const int64_t n = a->rot_dim / 2 - first < TURN_BLOCK ? a->rot_dim / 2 - first : TURN_BLOCK;
             turn(f + first, most, a->position_ids[t * a->position_stride], n, sine, cosine);
-            for (int64_t j = 0; takes_pairs(a) && j < n; j += 2 * VF)
-                for (int64_t k = 0; k < VF; ++k) {
-                    const int64_t even = vf_splits(SGK_BF16) ? j + 2 * k : j + k, odd = vf_splits(SGK_BF16) ? even + 1 : even + VF, i = first + j + k;
-                    c[i] = cosine[even] * a->attention_factor, c[i + VF] = cosine[odd] * a->attention_factor;
-                    s[i] = sine[even] * a->attention_factor, s[i + VF] = sine[odd] * a->attention_factor;
-                }
+            for (int64_t j = 0; takes_pairs(a) && j < n; j += 2 * VF) in_pairs(cosine + j, factor, c + first + j), in_pairs(sine + j, factor, s + first + j);
             for (int64_t j = 0, i = first; !takes_pairs(a) && j < n; ++j, ++i) {
                 const float ci = cosine[j] * a->attention_factor, si = sine[j] * a->attention_factor;
                 if (a->is_neox) c[i] = ci, s[i] = si;
