@@ -53,8 +53,10 @@ typedef bf16 R;                                 /* of results */
 typedef T F, R;
 #endif
 
+/* Of loops written out, because more take more registers: copies, and products of a step's scores. */
 enum { COPIES = HOLD_Q ? 16 : 4,
-       COPY_ROWS = 32 / PIECES };        /* that are written out: more take more registers; rows that one of them has */
+       CHAIN = HOLD_Q ? DIM / 16 : 4,
+       COPY_ROWS = 32 / PIECES };               /* rows that a copy of one piece a lane has */
 
 extern __shared__ __align__(128) unsigned char memory[];
 
@@ -348,7 +350,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 }
             }
 #else
-            #pragma unroll
+            #pragma unroll CHAIN
             for (int c = 0; c < DIM / 16; ++c) {
                 uint32_t k[4];
                 ldmatrix_x4(k, AT(k_at + here, c));
