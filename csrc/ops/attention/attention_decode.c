@@ -4,21 +4,24 @@
 
 /* Two blocks of four warps fit a multiprocessor of sm_90, and one of sm_86; of eight, one of sm_90. */
 /* clang-format off */
-#define DECODE(type, eight, dtype, archs, dim, warps, stages)                                                                                  \
+#define DECODE(type, eight, dtype, archs, dim, warps, stages, rows)                                                                            \
     { SGK_KERNEL("attention/attention_decode.cu", "attention_decode",                                                                  \
-                 "-DT=" #type " -DEIGHT=" #eight " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages, archs), dtype, dim, warps, stages }
-#define DECODES(type, dtype)                          \
-    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6),   \
-    DECODE(type, 0, dtype, SGK_GENERAL,  64, 4, 6),   \
-    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3),  \
-    DECODE(type, 0, dtype, SGK_GENERAL, 128, 4, 3),   \
-    DECODE(type, 0, dtype, SGK_GENERAL, 256, 2, 3)
+                 "-DT=" #type " -DEIGHT=" #eight " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages " -DROWS=" #rows, archs), dtype, dim, warps, stages, rows }
+#define DECODES(type, dtype)                             \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6, 8),   \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6, 16),  \
+    DECODE(type, 0, dtype, SGK_NOT_90A,  64, 4, 6, 16),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 8),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 16), \
+    DECODE(type, 0, dtype, SGK_NOT_90A, 128, 4, 3, 16),  \
+    DECODE(type, 0, dtype, SGK_GENERAL, 256, 2, 3, 16)
 #define E4M3_ARCHS (SGK_GENERAL & ~SGK_ARCH_80)     /* those with an instruction that widens e4m3 */
 attention_decode_build attention_decode_builds[ATTENTION_DECODE_BUILDS] = {
     DECODES(f16, SGK_F16), DECODES(bf16, SGK_BF16),
-    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 4, 8),
-    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 8, 6),
-    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS, 128, 4, 6),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 4, 8, 16),
+    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 16, 3, 8),
+    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 8, 6, 16),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS & ~SGK_ARCH_90A, 128, 4, 6, 16),
 };
 
 attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_COMBINE_BUILDS] = {
@@ -28,7 +31,8 @@ attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_
 /* clang-format on */
 
 enum { RESERVED    = 2048,         /* static shared memory and what the driver keeps of a block's */
-       MOST_PIECES = 8 };
+       MOST_PIECES = 32,
+       MOST_JOINED = 16 };       /* blocks of a cluster that have a unit of a lone sequence */
 
 static int64_t shared_memory(const attention_decode_build *b)
 {
@@ -36,12 +40,21 @@ static int64_t shared_memory(const attention_decode_build *b)
     return b->dim > 128 ? rings + (int64_t)b->warps * 32 * b->dim : rings;
 }
 
-/* The next build for this head size after `last` (NULL: the first) that the device can run. */
-static attention_decode_build *build_after(const attention_call *c, attention_decode_build *last)
+/* The smallest head size and the fewest rows that hold this call, of those that the device can run. */
+static attention_decode_build *build_of(const attention_call *c)
 {
-    for (attention_decode_build *b = last ? last + 1 : attention_decode_builds; b < attention_decode_builds + ATTENTION_DECODE_BUILDS; ++b)
-        if (b->dtype == c->a.dtype && b->dim >= c->a.dim && (!last || b->dim == last->dim) && sgk_kernel_fits(&b->kernel, c->device) && shared_memory(b) + RESERVED <= c->device->shared_memory_per_block) return b;
+    for (attention_decode_build *b = attention_decode_builds; b < attention_decode_builds + ATTENTION_DECODE_BUILDS; ++b)
+        if (b->dtype == c->a.dtype && b->dim >= c->a.dim && b->rows >= c->a.max_q * c->a.group && sgk_kernel_fits(&b->kernel, c->device) &&
+            shared_memory(b) + RESERVED <= c->device->shared_memory_per_block) return b;
     return NULL;
+}
+
+/* Pieces of 16 bytes are counted in 32 bits. */
+static bool places_fit(const struct attention_args *a, int64_t batch_stride, int64_t row_stride)
+{
+    const int64_t rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size
+                                                                     : a->max_k;
+    return ((a->kv_batches ? a->kv_batches - 1 : 0) * batch_stride + rows * row_stride) * sgk_dtype_size(a->dtype) / 16 < UINT32_MAX;
 }
 
 static const char *passes(const attention_call *c)
@@ -56,10 +69,18 @@ static const char *passes(const attention_call *c)
     if (c->o.num_splits) return "num_splits given";
     if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16)) return "q, k, v or out not in 16-byte pieces";
     if ((int64_t)a->batch * a->kv_heads * (a->max_k / 16 + 1) > INT32_MAX / 4) return "too many keys";
-    return build_after(c, NULL) ? NULL : "no build for this head size on this device";
+    if (!places_fit(a, a->k_batch_stride, a->k_row_stride) || !places_fit(a, a->v_batch_stride, a->v_row_stride)) return "a cache of more than 64 GB";
+    return build_of(c) ? NULL : "no build for this head size on this device";
 }
 
 static int64_t piece_bytes(const struct attention_decode_args *d, int64_t width) { return (2 * (int64_t)d->blocks * d->head_warps * d->rows * width * 4 + 255) / 256 * 256; }
+
+/* Blocks that the device holds at once. */
+static int64_t blocks_at_once(const attention_call *c, const attention_decode_build *b)
+{
+    const int64_t fit = c->device->shared_memory_per_multiprocessor / (shared_memory(b) + RESERVED);
+    return c->device->multiprocessors * (fit > 1 ? 2 : 1);
+}
 
 /*
  * Blocks for so many heads in each, and in how many pieces they cut a unit when all sequences are equally long: 1 where units stay whole, 0 where that
@@ -67,12 +88,18 @@ static int64_t piece_bytes(const struct attention_decode_args *d, int64_t width)
  */
 static int64_t deal_out(const attention_call *c, const attention_decode_build *b, int head_warps, struct attention_decode_args *d)
 {
-    const int64_t fit = c->device->shared_memory_per_multiprocessor / (shared_memory(b) + RESERVED), most = c->device->multiprocessors * (fit < 1 ? 1 : fit > 2 ? 2
-                                                                                                                                                                : fit);
+    const int64_t most  = blocks_at_once(c, b);
     const int64_t units = (int64_t)c->a.batch * c->a.kv_heads / head_warps, pieces = units ? most / units : most, rounds = (units + most - 1) / most;
     *d        = (struct attention_decode_args){ .a = c->a, .rows = c->a.max_q * c->a.group, .head_warps = head_warps, .key_warps = b->warps / head_warps, .units = c->a.kv_heads / head_warps };
     d->blocks = (int32_t)(units == 0 ? 1 : pieces ? units * pieces
                                                   : (units + rounds - 1) / rounds);
+
+    const int64_t in_pieces = 16 / sgk_dtype_size(c->a.dtype);
+    d->k_batch = (uint32_t)(c->a.k_batch_stride / in_pieces), d->k_row = (uint32_t)(c->a.k_row_stride / in_pieces);
+    d->v_batch = (uint32_t)(c->a.v_batch_stride / in_pieces), d->v_row = (uint32_t)(c->a.v_row_stride / in_pieces);
+    d->page_shift = -1;
+    if (c->a.page_size > 0 && (c->a.page_size & (c->a.page_size - 1)) == 0)
+        while (c->a.page_size >> ++d->page_shift > 1) continue;
 
     const int64_t rows = (int64_t)c->a.heads * c->a.max_q, wanted = c->a.batch ? 4 * c->device->multiprocessors / c->a.batch : 1;
     d->second_blocks = (int32_t)(wanted < 1 ? 1 : wanted > rows ? rows
@@ -81,21 +108,39 @@ static int64_t deal_out(const attention_call *c, const attention_decode_build *b
                                                       : pieces;
 }
 
-/* Whole units where that can be, else few pieces; then the larger block, and as many heads in it as can be, because neighbouring heads' rows lie side by
- * side in memory. */
+/* A lone sequence: the largest clusters whose blocks are no more than multiprocessors, if they are most of these. */
+static bool join(const attention_call *c, const attention_decode_build *b, struct attention_decode_args *d)
+{
+    if (c->a.batch != 1 || b->kernel.archs != SGK_ARCH_90A) return false;
+    const int multiprocessors = c->device->multiprocessors;
+    int       blocks          = MOST_JOINED;
+    while (blocks > 1 && (int64_t)c->a.kv_heads * blocks > multiprocessors) blocks /= 2;
+    if (blocks == 1 || c->a.kv_heads * blocks * 10 < multiprocessors * 9) return false;
+    deal_out(c, b, 1, d);
+    d->join   = blocks;
+    d->blocks = c->a.kv_heads * blocks;
+    for (int apart = 16 * b->warps * blocks; apart > 1; apart /= 2) ++d->join_shift;
+    return true;
+}
+
+/* Whole units where that can be, else few pieces; and as many heads in a block as can be, because neighbouring heads' rows lie side by side in memory.
+ * Where no such cut keeps the GPU busy, as many blocks as there can be, and units are cut wherever an equal share ends. */
 static attention_decode_build *choose(const attention_call *c, struct attention_decode_args *d)
 {
-    static const int64_t pieces[] = { 1, 4, 32 };
+    static const int64_t    pieces[] = { 1, 4, MOST_PIECES };
+    attention_decode_build *b        = build_of(c);
+    if (join(c, b, d)) return b;
     for (size_t i = 0; i < COUNT(pieces); ++i)
-        for (attention_decode_build *b = build_after(c, NULL); b; b = build_after(c, b))
-            for (int head_warps = b->warps; head_warps >= 1; head_warps /= 2) {
-                if (c->a.kv_heads % head_warps) continue;
-                const int64_t cut = deal_out(c, b, head_warps, d);
-                if (cut > 0 && cut <= pieces[i]) return b;
-            }
-    attention_decode_build *b = build_after(c, NULL);
-    while (build_after(c, b)) b = build_after(c, b);
-    deal_out(c, b, 1, d);
+        for (int head_warps = b->warps; head_warps >= 1; head_warps /= 2) {
+            if (c->a.kv_heads % head_warps) continue;
+            const int64_t cut = deal_out(c, b, head_warps, d);
+            if (cut > 0 && cut <= pieces[i]) return b;
+        }
+    const int64_t most       = blocks_at_once(c, b);
+    int           head_warps = b->warps;
+    while (head_warps > 1 && (c->a.kv_heads % head_warps || (int64_t)c->a.batch * c->a.kv_heads / head_warps * MOST_PIECES < most)) head_warps /= 2;
+    deal_out(c, b, head_warps, d);
+    if ((int64_t)c->a.batch * c->a.kv_heads / head_warps * MOST_PIECES >= most) d->blocks = (int32_t)most;
     return b;
 }
 
@@ -103,19 +148,20 @@ static int64_t plan(attention_call *c)
 {
     struct attention_decode_args d;
     c->build = choose(c, &d);
-    return piece_bytes(&d, c->a.dim) + piece_bytes(&d, 1);
+    return d.join ? 0 : piece_bytes(&d, c->a.dim) + piece_bytes(&d, 1);
 }
 
 static sgk_status run(attention_call *c, void *scratch)
 {
     struct attention_decode_args d;
     attention_decode_build      *b = choose(c, &d);
-    d.partial_out                  = scratch;
-    d.partial_lse                  = (float *)((char *)d.partial_out + piece_bytes(&d, c->a.dim));
+    d.partial_out                  = d.join ? NULL : scratch;
+    d.partial_lse                  = d.join ? NULL : (float *)((char *)d.partial_out + piece_bytes(&d, c->a.dim));
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
-    const sgk_launch shape = { .grid = { d.blocks }, .block = { 32u * (unsigned)b->warps }, .shared_memory = (unsigned)shared_memory(b) };
+    const sgk_launch shape = { .grid = { d.blocks }, .block = { 32u * (unsigned)b->warps }, .shared_memory = (unsigned)shared_memory(b), .cluster = (unsigned)d.join };
     SGK_TRY(sgk_cuda_launch(c->op, &b->kernel, &shape, c->m.device.device_id, c->exec, &d, sizeof d));
 
+    if (d.join) return SGK_OK;
     /* The second kernel waits for the first within itself, so it may be on its way early. */
     attention_decode_combine_build *combine = attention_decode_combine_builds;
     while (combine->dtype != c->a.out_dtype) ++combine;

@@ -1,25 +1,31 @@
 /*
  * Attention of few queries over many keys, f16 and bf16, on the matrix units of sm_80 and later: bound by reading k and v. The work is dealt
- * out as attention_decode.h says, so that every block reads as many bytes whatever the lengths are.
+ * out as attention_decode.h says, so that every block reads as many bytes whatever the lengths are. A lone sequence is read by clusters instead,
+ * one for each unit, whose blocks take steps in turn and put their sums together in shared memory.
  *
  * A warp has one key head and, where key_warps > 1, a share of the keys: 16 at a time, through a ring of its own in shared memory, which it
- * fills with cp.async and no other warp touches. No barrier is met but at the end of a unit. The up to 16 rows (queries under the group's
- * heads) are the 16 rows of a matrix instruction.
+ * fills with cp.async and no other warp touches. No barrier is met but at the end of a unit.
  *
  *     moved        each key and value once
- *     operations   64 * DIM a key and head, of which rows / 16 are of use
+ *     operations   4 * ROWS * DIM a key and head, of which rows / ROWS are of use
  *
  *   T       f16, bf16 or e4m3; e4m3 is multiplied as f16, which holds it exactly, and out is then bf16
  *   DIM     head sizes up to here: 64, 128 or 256; smaller ones are filled up with zeros
  *   EIGHT   1 where T is e4m3
  *   WARPS   in a block
  *   STAGES  steps of 16 keys in a warp's ring
+ *   ROWS    8 or 16: most rows of a sequence
+ *
+ * Both products are transposed, so that keys and values are the 16 rows of a matrix instruction and the call's rows its 8 columns: scores are
+ * k q', sums v' p', and p' is found by turning the scores' 8x8 blocks.
  *
  * Shared memory: a ring for each warp, [STAGES] of k [16][DIM] and v [16][DIM], 16-byte pieces swizzled so that the 8 rows of an ldmatrix touch
- * all banks. At the end of a unit the ring holds the warp's f32 sums. Where head sizes are above 128, q lies behind the rings.
+ * all banks. At the end of a unit the ring holds the warp's f32 sums, and behind those the first one has the block's, where a cluster shares a unit.
+ * Where head sizes are above 128, q lies behind the rings.
  */
 #include "attention_decode.h"
 #include "attention_score.cuh"
+#include "cluster.cuh"
 #include "cp_async.cuh"
 #include "launch.cuh"
 #include "math.cuh"
@@ -32,8 +38,12 @@
 #define HALF         (16 * ROW_BYTES)             /* bytes of a step's keys, and of its values */
 #define RING         (STAGES * 2 * HALF)
 #define HOLD_Q       (DIM <= 128)                 /* q stays in registers; else behind the rings, [head_warps][16][DIM] */
-#define SUM_ROW      (DIM + 8)
+#define SUM_ROW      (DIM + 4)
 #define SWIZZLE(row) (PIECES == 4 ? (row) >> 1 & 3 : (row) & 7)
+#define BLOCKS       (ROWS / 8)                   /* of rows: columns of a matrix instruction */
+#define JOINED       (ROWS * SUM_ROW * 4)         /* bytes of a ring before the block's sums, [ROWS][DIM] */
+#define JOINS        (__CUDA_ARCH__ == 900 && HOLD_Q)
+#define LATE         8                            /* weights may be up to 2^LATE before their base moves: the largest is 1 otherwise */
 
 #if EIGHT
 struct e4m3 { uint8_t code; };
@@ -43,10 +53,14 @@ typedef bf16 R;                                 /* of results */
 typedef T F, R;
 #endif
 
-enum { COPIES = HOLD_Q ? 16 : 4 };              /* that are written out: more take more registers */
+/* Of loops written out, because more take more registers: copies, and products of a step's scores. */
+enum { COPIES = HOLD_Q ? 16 : 4,
+       CHAIN = HOLD_Q ? DIM / 16 : 4,
+       COPY_ROWS = 32 / PIECES };               /* rows that a copy of one piece a lane has */
 
 extern __shared__ __align__(128) unsigned char memory[];
 
+/* SWIZZLE(x) ^ SWIZZLE(y) is SWIZZLE(x + y) where x is a multiple of COPY_ROWS and y below it. */
 DEVICE uint32_t piece_at(uint32_t base, int row, int piece) { return base + row * ROW_BYTES + ((piece ^ SWIZZLE(row)) << 4); }
 
 /* This block's first sequence, and the granules before it. Returns all granules. */
@@ -92,11 +106,10 @@ DEVICE int find_begin(const attention_decode_args *d, int *first, int *before)
 /* ---- a warp's share of one unit ---------------------------------------------------------------------------------------- */
 
 #if EIGHT
-DEVICE uint32_t f16x2_of(uint32_t codes)        /* two e4m3 in the low half */
+/* Four e4m3: the first two, the last two. */
+DEVICE void widen(uint32_t codes, uint32_t *low, uint32_t *high)
 {
-    uint32_t r;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"((uint16_t)codes));
-    return r;
+    asm("{\n.reg .b16 a, b;\nmov.b32 {a, b}, %2;\ncvt.rn.f16x2.e4m3x2 %0, a;\ncvt.rn.f16x2.e4m3x2 %1, b;\n}" : "=r"(*low), "=r"(*high) : "r"(codes));
 }
 DEVICE float score_scale(const attention_args *a, int n, int h) { return attention_score_scale(a, n, h); }
 DEVICE float value_scale(const attention_args *a, int n, int h) { return attention_value_scale(a, n, h); }
@@ -105,122 +118,189 @@ DEVICE float score_scale(const attention_args *a, int, int) { return a->scale; }
 DEVICE float value_scale(const attention_args *, int, int) { return 1; }
 #endif
 
-struct rows_of_keys { int64_t k, v; };          /* offsets in elements; negative: no such key */
-
 struct share {
-    const T *k, *v;                             /* of this key head */
-    int      n, first, stride, end;             /* step i has the keys first + i * stride + 0 .. 15, of them those before end */
-    int      steps;
+    const unsigned char *k, *v;                 /* of this key head: the piece of 16 bytes in a row that this lane copies */
+    int                  n, leftpad, k_begin;
+    int                  first, stride, end;    /* step i has the keys first + i * stride + 0 .. 15, of them those before end */
+    int                  steps;
 };
 
+struct key_place { int page, row; };            /* page below 0: nowhere */
+struct rows_of_keys { uint32_t k, v, inside; }; /* pieces of 16 bytes from k and v; which lanes have a key */
+
 /* Lanes look up the keys of two steps, 2 * pair and 2 * pair + 1: the page is asked for early and used when it has come. */
-DEVICE int key_of(const share *w, int pair, int lane) { return w->first + (2 * pair + lane / 16) * w->stride + lane % 16; }
-DEVICE int page_of(const attention_args *a, const attention_sequence *s, const share *w, int pair, int lane)
+DEVICE bool has_key(const share *w, int pair, int lane, int *key)
 {
-    const int key = key_of(w, pair, lane);
-    return 2 * pair + lane / 16 < w->steps && key < w->end ? attention_page_of(a, w->n, s->leftpad + key) : -1;
+    *key = w->first + (2 * pair + lane / 16) * w->stride + lane % 16;
+    return 2 * pair + lane / 16 < w->steps && *key < w->end;
 }
-DEVICE rows_of_keys rows_of(const attention_args *a, const attention_sequence *s, const share *w, int pair, int lane, int page)
+DEVICE key_place place_of(const attention_decode_args *d, const share *w, int pair, int lane)
 {
-    const int             key    = key_of(w, pair, lane);
-    const attention_place p      = attention_place_in(a, s, page, s->leftpad + key);
-    const bool            inside = 2 * pair + lane / 16 < w->steps && key < w->end && p.batch >= 0;
-    return { inside ? p.batch * a->k_batch_stride + p.row * a->k_row_stride : -1, inside ? p.batch * a->v_batch_stride + p.row * a->v_row_stride : -1 };
+    const attention_args *a = &d->a;
+    int                   key;
+    if (!has_key(w, pair, lane, &key)) return { -1, 0 };
+    const int slot = w->leftpad + key;
+    if (a->page_size) {
+        const int page = d->page_shift >= 0 ? slot >> d->page_shift : slot / a->page_size;
+        return { a->page_table[w->n * a->page_table_stride + page], slot - page * a->page_size };
+    }
+    return { a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
+                                                   : w->n,
+             w->k_begin + slot };
+}
+DEVICE rows_of_keys rows_of(const attention_decode_args *d, const share *w, int pair, int lane, const key_place *p)
+{
+    int        key;
+    const bool inside = has_key(w, pair, lane, &key) && p->page >= 0 && p->page < d->a.kv_batches;
+    return { inside ? p->page * d->k_batch + p->row * d->k_row : 0, inside ? p->page * d->v_batch + p->row * d->v_row : 0, __ballot_sync(~0u, inside) };
 }
 
-DEVICE void copy_step(const attention_args *a, const share *w, const rows_of_keys *at, int step, uint32_t to, int lane)
+template <bool WHOLE>
+DEVICE void copy_rows(const share *w, const rows_of_keys *at, int odd, uint32_t to, int lane, bool piece_inside)
 {
     #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const T      *from   = half ? w->v : w->k;
-        const int64_t offset = half ? at->v : at->k;
         #pragma unroll COPIES
-        for (int i = 0; i < 16 * PIECES / 32; ++i) {
-            const int     row = (i * 32 + lane) / PIECES, piece = (i * 32 + lane) % PIECES;
-            const int64_t o      = __shfl_sync(~0u, offset, (step & 1) * 16 + row);
-            const bool    inside = o >= 0 && piece * WIDE < a->dim;
-            cp_async16(piece_at(to + half * HALF, row, piece), inside ? from + o + piece * WIDE : from, inside);
+        for (int i = 0; i < 16 / COPY_ROWS; ++i) {
+            const int            row  = i * COPY_ROWS + lane / PIECES;
+            const uint32_t       o    = __shfl_sync(~0u, half ? at->v : at->k, 16 * odd + row);
+            const unsigned char *from = (half ? w->v : w->k) + (uint64_t)o * 16;
+            cp_async16((to ^ (SWIZZLE(i * COPY_ROWS) << 4)) + half * HALF + i * COPY_ROWS * ROW_BYTES, from, WHOLE || (piece_inside && (at->inside >> (16 * odd + row) & 1)));
         }
     }
 }
 
+/* A step's keys and values to a place of the ring; `to` is where this lane's first piece lies. */
+DEVICE void copy_step(const attention_args *a, const share *w, const rows_of_keys *at, int step, uint32_t to, int lane)
+{
+    const int odd = step & 1;
+    if (HOLD_Q && a->dim == DIM && (at->inside >> 16 * odd & 0xffff) == 0xffff) copy_rows<true>(w, at, odd, to, lane, true);
+    else copy_rows<false>(w, at, odd, to, lane, lane % PIECES * WIDE < a->dim);
+}
+
+/* To the second-level cache. */
+DEVICE void prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p))); }
+
+/* An 8x8 block of 16-bit elements whose row g and columns 2t and 2t + 1 this lane has, transposed. */
+DEVICE uint32_t transposed(uint32_t x)
+{
+    uint32_t r;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(x));
+    return r;
+}
+
 extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2) void attention_decode(const __grid_constant__ attention_decode_args d)
 {
-    __shared__ float warp_most[WARPS][16], warp_total[WARPS][16];
+    __shared__ float warp_most[WARPS][ROWS], warp_total[WARPS][ROWS];
+#if JOINS
+    __shared__ float block_most[ROWS], block_total[ROWS];
+    const bool       join = d.join > 1;
+    const int        rank = (int)cluster_rank(), cluster = (int)cluster_index();
+#else
+    const bool join    = false;
+    const int  cluster = 0;
+#endif
 
     const attention_args &a    = d.a;
     const int             warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0), lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int             head_warp = warp % d.head_warps, key_warp = warp / d.head_warps;
     const uint32_t        ring   = shared_address(memory) + warp * RING;
+    const uint32_t        to     = piece_at(ring, lane / PIECES, lane % PIECES);
     float                *sums   = (float *)(memory + warp * RING);
     const bool            capped = a.softcap != 0;
 
     pdl_wait();
-    int       n, before;
-    const int all = find_begin(&d, &n, &before), end = attention_decode_begin(&d, all, (int)blockIdx.x + 1);
-    int       at = attention_decode_begin(&d, all, (int)blockIdx.x);
-    pdl_release();
-
-    /* Where this lane's line of an ldmatrix lies; the swizzle turns with 16 columns at a time, and repeats after 64. */
-    const int matrix = lane / 8, line = lane % 8;
-    uint32_t  k_at[4], v_at[4];
-#if !HOLD_Q
-    uint32_t q_at[4];
+    int       n = 0, before = 0, at = 0, end = 1;
+    share     w;
+    key_place place, place_after;
+    bool      ahead = false;                                                    /* the first pages are asked for before lengths are known */
+#if JOINS
+    if (join) {
+        pdl_release();
+        ahead = a.page_size && !a.leftpad_k && a.window_left >= ATTENTION_NO_LIMIT && !a.chunk;
+        if (ahead) {
+            w     = { NULL, NULL, 0, 0, 0, 16 * (key_warp * d.join + rank), 16 * d.key_warps * d.join, a.max_k, 4 };
+            place = place_of(&d, &w, 0, lane), place_after = place_of(&d, &w, 1, lane);
+        }
+        if (threadIdx.x < 2 * ROWS) prefetch((const T *)a.q + (cluster * a.group + (int)threadIdx.x / 2 % a.group) * a.q_head_stride + (int)threadIdx.x % 2 * (a.dim / 2));
+    } else
 #endif
-    #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#if !HOLD_Q
-        q_at[i] = piece_at(shared_address(memory) + WARPS * RING + head_warp * HALF, (matrix & 1) * 8 + line, 2 * i + (matrix >> 1));
-#endif
-        k_at[i] = piece_at(ring, (matrix >> 1) * 8 + line, 2 * i + (matrix & 1));
-        v_at[i] = piece_at(ring + HALF, (matrix & 1) * 8 + line, 2 * i + (matrix >> 1));
+    {
+        if (a.batch > 1 && a.page_size) {                                       /* pages on their way to L2 before lengths are known */
+            const int guess = (int)((int64_t)blockIdx.x * a.batch / d.blocks), entry = 32 * (int)threadIdx.x;
+            if ((int64_t)entry * a.page_size < a.max_k) prefetch(a.page_table + guess * a.page_table_stride + entry);
+        }
+        const int all = find_begin(&d, &n, &before);
+        end           = attention_decode_begin(&d, all, (int)blockIdx.x + 1);
+        at            = attention_decode_begin(&d, all, (int)blockIdx.x);
+        pdl_release();
     }
+
+    /* Where this lane's line of the first ldmatrix lies, and of the one c further. */
+    #define AT(base, c) (((base) ^ ((c) % 4 << 5)) + (c) / 4 * 128)
+    const int      matrix = lane / 8, line = lane % 8;
+    const uint32_t k_at = piece_at(ring, (matrix & 1) * 8 + line, matrix >> 1), v_at = piece_at(ring + HALF, (matrix >> 1) * 8 + line, matrix & 1);
+#if !HOLD_Q
+    const uint32_t q_at = piece_at(shared_address(memory) + WARPS * RING + head_warp * HALF, (matrix >> 1) * 8 + line, matrix & 1);
+#endif
 
     while (at < end) {
         const attention_sequence s        = attention_sequence_of(&a, n);
-        const int                granules = attention_decode_granules(&d, &s);
-        if (at >= before + d.units * granules) {
+        const int                granules = join ? 1 : attention_decode_granules(&d, &s);
+        if (join && s.sq <= 0) break;
+        if (!join && at >= before + d.units * granules) {
             before += d.units * granules, ++n;
             continue;
         }
-        const int            unit = (at - before) / granules, from = at - before - unit * granules, to = min(granules, from + end - at);
+        const int            unit = join ? cluster : (at - before) / granules, from = join ? 0 : at - before - unit * granules;
+        const int            to_granule = join ? 1 : min(granules, from + end - at);
         const int            rows = s.sq * a.group, kv_head = unit * d.head_warps + head_warp;
         const attention_keys keys = attention_decode_keys(&a, &s);
         const int            each = 16 * d.key_warps;
-        const share          w    = { (const T *)a.k + kv_head * a.k_head_stride, (const T *)a.v + kv_head * a.v_head_stride, n, keys.begin + from * each + 16 * key_warp, each,
-                                      keys.end, key_warp < d.key_warps ? to - from : 0 };
+        w                         = { (const unsigned char *)((const T *)a.k + kv_head * a.k_head_stride) + lane % PIECES * 16, (const unsigned char *)((const T *)a.v + kv_head * a.v_head_stride) + lane % PIECES * 16,
+                                      n, s.leftpad, s.k_begin, keys.begin + from * each + 16 * key_warp, each, keys.end, key_warp < d.key_warps ? to_granule - from : 0 };
+#if JOINS
+        if (join) {
+            w.first  = keys.begin + 16 * (key_warp * d.join + rank);
+            w.stride = each * d.join;
+            w.steps  = w.first < w.end ? (w.end - w.first + w.stride - 1) >> d.join_shift : 0;
+        }
+#endif
+        if (!ahead) place = place_of(&d, &w, 0, lane), place_after = place_of(&d, &w, 1, lane);
 
-        /* The ring's first steps. Groups of copies are counted, so an empty one is closed where no step is left. */
-        int          page = page_of(&a, &s, &w, 0, lane), page_after = page_of(&a, &s, &w, 1, lane);
-        rows_of_keys where = rows_of(&a, &s, &w, 0, lane, page);
-        #pragma unroll
+        /* The ring is filled first. Groups of copies are counted, so an empty one is closed where no step is left. */
+        rows_of_keys where = rows_of(&d, &w, 0, lane, &place);
+        place              = place_after;
+        #pragma unroll 1
         for (int i = 0; i < STAGES; ++i) {
             if (i > 0 && i % 2 == 0) {
-                where      = rows_of(&a, &s, &w, i / 2, lane, page_after);
-                page_after = page_of(&a, &s, &w, i / 2 + 1, lane);
+                where = rows_of(&d, &w, i / 2, lane, &place);
+                place = place_of(&d, &w, i / 2 + 1, lane);
             }
-            if (i < w.steps) copy_step(&a, &w, &where, i, ring + i * 2 * HALF, lane);
+            if (i < w.steps) copy_step(&a, &w, &where, i, to + i * 2 * HALF, lane);
             cp_async_commit();
         }
 
 #if HOLD_Q
-        uint32_t held[DIM / 16][4];
+        uint32_t held[DIM / 16][BLOCKS][2];
         #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int r      = g + 8 * i;
+        for (int b = 0; b < BLOCKS; ++b) {
+            const int r      = g + 8 * b;
             const T  *source = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
 #if EIGHT
+            uint32_t codes[DIM / 16];
             #pragma unroll
             for (int c = 0; c < DIM / 16; ++c) {
-                const int      column = 16 * c + 4 * t;
-                const uint32_t codes  = r < rows && column < a.dim ? *(const uint32_t *)(source + column) : 0;
-                held[c][i] = f16x2_of(codes), held[c][2 + i] = f16x2_of(codes >> 16);
+                const int column = 16 * c + 4 * t;
+                codes[c]         = r < rows && column < a.dim ? *(const uint32_t *)(source + column) : 0;
             }
+            #pragma unroll
+            for (int c = 0; c < DIM / 16; ++c) widen(codes[c], &held[c][b][0], &held[c][b][1]);
 #else
             #pragma unroll
             for (int c = 0; c < DIM / 8; ++c) {
-                const int column           = 8 * c + 2 * t;
-                held[c / 2][c % 2 * 2 + i] = r < rows && column < a.dim ? *(const uint32_t *)(source + column) : 0;
+                const int column      = 8 * c + 2 * t;
+                held[c / 2][b][c % 2] = r < rows && column < a.dim ? *(const uint32_t *)(source + column) : 0;
             }
 #endif
         }
@@ -234,124 +314,140 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
         __syncthreads();
 #endif
         const float scale = capped ? score_scale(&a, n, kv_head) : score_scale(&a, n, kv_head) * LOG2_E;      /* scores in powers of two, in the end */
-        int         least[2], behind[2];                                            /* this lane's two rows, and the keys they see */
-        #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int            r    = g + 8 * i;
-            const attention_keys sees = attention_keys_of(&a, &s, r / a.group);
-            least[i] = sees.begin, behind[i] = r < rows ? sees.end : 0;
-        }
 
-        float out[DIM / 8][4], most[2] = { -INF, -INF }, sum[2] = { 0, 0 };
+        /* Keys between these two are seen by all queries. */
+        const int low = attention_keys_of(&a, &s, s.sq - 1).begin, high = attention_keys_of(&a, &s, 0).end;
+
+        float out[DIM / 16][BLOCKS][4], most[BLOCKS][2], sum[BLOCKS][2];
         #pragma unroll
-        for (int c = 0; c < DIM / 8; ++c) out[c][0] = out[c][1] = out[c][2] = out[c][3] = 0;
+        for (int b = 0; b < BLOCKS; ++b) {
+            most[b][0] = most[b][1] = -INF, sum[b][0] = sum[b][1] = 0;
+            #pragma unroll
+            for (int c = 0; c < DIM / 16; ++c) out[c][b][0] = out[c][b][1] = out[c][b][2] = out[c][b][3] = 0;
+        }
 
         int slot = 0;
         for (int step = 0; step < w.steps; ++step) {
+            const uint32_t here = slot * 2 * HALF;
             cp_async_wait(STAGES - 1);
             __syncwarp();                                                   /* this step is there */
-            const uint32_t here = slot * 2 * HALF;
-            float          score[2][4], other[2][4];                        /* two chains of products, one where registers are short */
+            float score[BLOCKS][4], other[BLOCKS][4];                       /* two chains of products, one where registers are short */
             #pragma unroll
-            for (int j = 0; j < 2; ++j)
+            for (int b = 0; b < BLOCKS; ++b)
                 #pragma unroll
-                for (int e = 0; e < 4; ++e) score[j][e] = other[j][e] = 0;
+                for (int e = 0; e < 4; ++e) score[b][e] = other[b][e] = 0;
 #if EIGHT
             #pragma unroll
             for (int c = 0; c < DIM / 32; ++c) {
-                uint32_t b[4];
-                ldmatrix_x4(b, k_at[c % 4] + here + c / 4 * 128);
+                uint32_t k[4];
+                ldmatrix_x4(k, AT(k_at + here, c));
                 #pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    const uint32_t halves[2] = { f16x2_of(b[j]), f16x2_of(b[j] >> 16) };
-                    mma_m16n8k16(HOLD_Q && j % 2 ? other[j / 2] : score[j / 2], held[2 * c + j % 2], halves, (const F *)0);
+                for (int j = 0; j < 2; ++j) {
+                    uint32_t wide[4];
+                    widen(k[2 * j], &wide[0], &wide[2]), widen(k[2 * j + 1], &wide[1], &wide[3]);
+                    #pragma unroll
+                    for (int b = 0; b < BLOCKS; ++b) mma_m16n8k16(j ? other[b] : score[b], wide, held[2 * c + j][b], (const F *)0);
                 }
             }
 #else
-            #pragma unroll
+            #pragma unroll CHAIN
             for (int c = 0; c < DIM / 16; ++c) {
+                uint32_t k[4];
+                ldmatrix_x4(k, AT(k_at + here, c));
 #if HOLD_Q
-                const uint32_t *q = held[c];
+                #pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) mma_m16n8k16(c % 2 ? other[b] : score[b], k, held[c][b], (const F *)0);
 #else
                 uint32_t q[4];
-                ldmatrix_x4(q, q_at[c % 4] + c / 4 * 128);
+                ldmatrix_x4(q, AT(q_at, c));
+                #pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) mma_m16n8k16(score[b], k, q + 2 * b, (const F *)0);
 #endif
-                uint32_t b[4];
-                ldmatrix_x4(b, k_at[c % 4] + here + c / 4 * 128);
-                mma_m16n8k16(HOLD_Q && c % 2 ? other[0] : score[0], q, b, (const F *)0);
-                mma_m16n8k16(HOLD_Q && c % 2 ? other[1] : score[1], q, b + 2, (const F *)0);
             }
 #endif
-
-            const int  first   = w.first + step * w.stride;
-            const bool partial = first < max(least[0], least[1]) || first + 16 > min(behind[0], behind[1]);
-            float      now[2]  = { most[0], most[1] };
+            const int first = w.first + step * w.stride;
+            bool      moves = false;
             #pragma unroll
-            for (int j = 0; j < 2; ++j) {
+            for (int b = 0; b < BLOCKS; ++b)
                 #pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int key = first + 8 * j + 2 * t + (e & 1);
-                    score[j][e]   = (HOLD_Q ? score[j][e] + other[j][e] : score[j][e]) * scale;
-                    if (capped) score[j][e] = soft_capped(score[j][e], a.softcap) * LOG2_E;
-                    if (partial && (key < least[e >> 1] || key >= behind[e >> 1])) score[j][e] = -INF;
-                    now[e >> 1] = fmaxf(now[e >> 1], score[j][e]);
-                }
-            }
-            float base[2];
-            #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                now[i]  = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 1));
-                now[i]  = fmaxf(now[i], __shfl_xor_sync(~0u, now[i], 2));
-                base[i] = now[i] == -INF ? 0 : now[i];                      /* no key seen so far: -inf - -inf is no number */
-            }
-            if (__any_sync(~0u, now[0] != most[0] || now[1] != most[1])) {
+                for (int e = 0; e < 4; ++e) score[b][e] = (HOLD_Q ? score[b][e] + other[b][e] : score[b][e]) * scale;
+            if (capped) {
                 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    const float alpha = exp2_approx(most[i] - base[i]);
-                    most[i]           = now[i];
-                    sum[i] *= alpha;
+                for (int b = 0; b < BLOCKS; ++b)
                     #pragma unroll
-                    for (int c = 0; c < DIM / 8; ++c) out[c][2 * i] *= alpha, out[c][2 * i + 1] *= alpha;
-                }
+                    for (int e = 0; e < 4; ++e) score[b][e] = soft_capped(score[b][e], a.softcap) * LOG2_E;
+            }
+            if (first < low || first + 16 > high) {
+                #pragma unroll
+                for (int b = 0; b < BLOCKS; ++b)
+                    #pragma unroll
+                    for (int i = 0; i < 2; ++i) {           /* rows of nobody see as much as the last query */
+                        const attention_keys sees = attention_keys_of(&a, &s, min(8 * b + 2 * t + i, rows - 1) / a.group);
+                        if (first + g < sees.begin || first + g >= sees.end) score[b][i] = -INF;
+                        if (first + 8 + g < sees.begin || first + 8 + g >= sees.end) score[b][2 + i] = -INF;
+                    }
             }
             #pragma unroll
-            for (int j = 0; j < 2; ++j)
+            for (int b = 0; b < BLOCKS; ++b)
+                #pragma unroll
+                for (int i = 0; i < 2; ++i) moves |= fmaxf(score[b][i], score[b][2 + i]) > most[b][i] + LATE;
+            if (__any_sync(~0u, moves)) {
+                #pragma unroll
+                for (int b = 0; b < BLOCKS; ++b)
+                    #pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        float now = fmaxf(most[b][i], fmaxf(score[b][i], score[b][2 + i]));
+                        #pragma unroll
+                        for (int x = 4; x < 32; x *= 2) now = fmaxf(now, __shfl_xor_sync(~0u, now, x));
+                        const float alpha = now == -INF ? 1 : exp2_approx(most[b][i] - now);
+                        most[b][i]        = now;
+                        sum[b][i] *= alpha;
+                        #pragma unroll
+                        for (int c = 0; c < DIM / 16; ++c) out[c][b][i] *= alpha, out[c][b][2 + i] *= alpha;
+                    }
+            }
+            uint32_t p[BLOCKS][2];
+            #pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) {
                 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
-                    score[j][e] = exp2_approx(score[j][e] - base[e >> 1]);
-                    sum[e >> 1] += score[j][e];
+                    const float base = most[b][e & 1] == -INF ? 0 : most[b][e & 1];         /* no key seen so far: -inf - -inf is no number */
+                    score[b][e]      = exp2_approx(score[b][e] - base);
+                    sum[b][e & 1] += score[b][e];
                 }
-            const uint32_t p[4] = { pack2(score[0][0], score[0][1], (const F *)0), pack2(score[0][2], score[0][3], (const F *)0),
-                                    pack2(score[1][0], score[1][1], (const F *)0), pack2(score[1][2], score[1][3], (const F *)0) };
+                p[b][0] = transposed(pack2(score[b][0], score[b][1], (const F *)0));
+                p[b][1] = transposed(pack2(score[b][2], score[b][3], (const F *)0));
+            }
 #if EIGHT
             #pragma unroll
             for (int c = 0; c < DIM / 32; ++c) {
-                uint32_t b[4];                                              /* two keys' codes of columns 2g and 2g + 1 in each */
-                ldmatrix_x4_trans(b, v_at[c % 4] + here + c / 4 * 128);
+                uint32_t v[4];                                              /* two keys' codes of columns 2g and 2g + 1 in each */
+                ldmatrix_x4_trans(v, AT(v_at + here, c));
                 #pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    const uint32_t pick = j % 2 ? 0x7531 : 0x6420, codes = __byte_perm(b[j / 2 * 2], b[j / 2 * 2 + 1], pick);
-                    const uint32_t halves[2] = { f16x2_of(codes), f16x2_of(codes >> 16) };
-                    mma_m16n8k16(out[4 * c + j], p, halves, (const F *)0);
+                for (int j = 0; j < 2; ++j) {
+                    uint32_t wide[4];
+                    widen(__byte_perm(v[j], v[j + 2], 0x6420), &wide[0], &wide[2]), widen(__byte_perm(v[j], v[j + 2], 0x7531), &wide[1], &wide[3]);
+                    #pragma unroll
+                    for (int b = 0; b < BLOCKS; ++b) mma_m16n8k16(out[2 * c + j][b], wide, p[b], (const F *)0);
                 }
             }
 #else
             #pragma unroll
             for (int c = 0; c < DIM / 16; ++c) {
-                uint32_t b[4];
-                ldmatrix_x4_trans(b, v_at[c % 4] + here + c / 4 * 128);
-                mma_m16n8k16(out[2 * c], p, b, (const F *)0);
-                mma_m16n8k16(out[2 * c + 1], p, b + 2, (const F *)0);
+                uint32_t v[4];
+                ldmatrix_x4_trans(v, AT(v_at + here, c));
+                #pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) mma_m16n8k16(out[c][b], v, p[b], (const F *)0);
             }
 #endif
             __syncwarp();                                                   /* and all lanes are done with it */
             const int next = step + STAGES;
             if (next < w.steps) {
                 if (next % 2 == 0) {
-                    where      = rows_of(&a, &s, &w, next / 2, lane, page_after);
-                    page_after = page_of(&a, &s, &w, next / 2 + 1, lane);
+                    where = rows_of(&d, &w, next / 2, lane, &place);
+                    place = place_of(&d, &w, next / 2 + 1, lane);       /* no copy of what is on its way: that would wait for it */
                 }
-                copy_step(&a, &w, &where, next, ring + here, lane);
+                copy_step(&a, &w, &where, next, to + here, lane);
             }
             cp_async_commit();
             slot = slot + 1 == STAGES ? 0 : slot + 1;
@@ -361,24 +457,26 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 
         /* Sums to shared memory; then each thread takes 8 columns of a row, over all warps that have a share in it. */
         #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int row = g + 8 * i;
-            sum[i] += __shfl_xor_sync(~0u, sum[i], 1);
-            sum[i] += __shfl_xor_sync(~0u, sum[i], 2);
-            if (t == 0) warp_most[warp][row] = most[i], warp_total[warp][row] = sum[i];
-            if (row < rows) {
-#if EIGHT                                                                       /* even and odd columns of 16 were multiplied apart */
+        for (int b = 0; b < BLOCKS; ++b)
+            #pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const int row = 8 * b + 2 * t + i;
                 #pragma unroll
-                for (int c = 0; c < DIM / 16; ++c)
-                    *(float4 *)&sums[row * SUM_ROW + 16 * c + 4 * t] = make_float4(out[2 * c][2 * i], out[2 * c + 1][2 * i], out[2 * c][2 * i + 1], out[2 * c + 1][2 * i + 1]);
+                for (int x = 4; x < 32; x *= 2) sum[b][i] += __shfl_xor_sync(~0u, sum[b][i], x);
+                if (g == 0) warp_most[warp][row] = most[b][i], warp_total[warp][row] = sum[b][i];
+                if (row < rows) {
+                    #pragma unroll
+                    for (int c = 0; c < DIM / 16; ++c) {
+#if EIGHT                                                                       /* rows of the product are even columns, then odd ones */
+                        *(float2 *)&sums[row * SUM_ROW + 16 * c + 2 * g] = make_float2(out[c][b][i], out[c][b][2 + i]);
 #else
-                #pragma unroll
-                for (int c = 0; c < DIM / 8; ++c) *(float2 *)&sums[row * SUM_ROW + 8 * c + 2 * t] = make_float2(out[c][2 * i], out[c][2 * i + 1]);
+                        sums[row * SUM_ROW + 16 * c + g] = out[c][b][i], sums[row * SUM_ROW + 16 * c + 8 + g] = out[c][b][2 + i];
 #endif
+                    }
+                }
             }
-        }
         __syncthreads();
-        const bool whole = from == 0 && to == granules;
+        const bool whole = from == 0 && to_granule == granules;
         const int  part  = 2 * (int)blockIdx.x + (from == 0);
         for (int i = (int)threadIdx.x; i < d.head_warps * rows * (DIM / 8); i += THREADS) {
             const int column = i % (DIM / 8) * 8, row = i / (DIM / 8) % rows, head = i / (DIM / 8) / rows;
@@ -395,6 +493,15 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
                 total[4] += weight * y.x, total[5] += weight * y.y, total[6] += weight * y.z, total[7] += weight * y.w;
             }
+#if JOINS
+            if (join) {
+                float4 *target = (float4 *)((float *)(memory + JOINED) + row * DIM + column);
+                target[0]      = make_float4(total[0], total[1], total[2], total[3]);
+                target[1]      = make_float4(total[4], total[5], total[6], total[7]);
+                if (column == 0) block_most[row] = all_most, block_total[row] = all_sum;
+                continue;
+            }
+#endif
             const int query = row / a.group, h = (unit * d.head_warps + head) * a.group + row % a.group;
             if (whole && a.sinks && all_sum != 0) {
                 const float sink = sink_of(&a, h) * LOG2_E, more = fmaxf(all_most, sink), shrink = exp2_approx(all_most - more);
@@ -412,14 +519,53 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 if (column == 0 && a.softmax_lse)
                     a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;
             } else {
-                const int64_t place  = ((int64_t)part * d.head_warps + head) * d.rows + row;
-                float4       *target = (float4 *)(d.partial_out + place * a.dim + column);
-                target[0]            = make_float4(total[0], total[1], total[2], total[3]);
-                target[1]            = make_float4(total[4], total[5], total[6], total[7]);
-                if (column == 0) d.partial_lse[place] = all_sum == 0 ? -INF : lse;
+                const int64_t place_of_part = ((int64_t)part * d.head_warps + head) * d.rows + row;
+                float4       *target        = (float4 *)(d.partial_out + place_of_part * a.dim + column);
+                target[0]                   = make_float4(total[0], total[1], total[2], total[3]);
+                target[1]                   = make_float4(total[4], total[5], total[6], total[7]);
+                if (column == 0) d.partial_lse[place_of_part] = all_sum == 0 ? -INF : lse;
             }
         }
+#if JOINS
+        if (join) {
+            /* Each block has some of the results, four columns at a time; as many lanes as the cluster has blocks share them. */
+            __syncwarp();
+            cluster_arrive(), cluster_wait();
+            const int peer = lane % d.join, at_once = 32 / d.join, pieces = rows * (DIM / 4) / d.join;
+            for (int i = warp * at_once; i < pieces; i += WARPS * at_once) {
+                const int   mine = i + lane / d.join, piece = rank + d.join * min(mine, pieces - 1), row = piece / (DIM / 4), column = piece % (DIM / 4) * 4;
+                const float there = cluster_load(&block_most[row], peer), total = cluster_load(&block_total[row], peer);
+                float4      x        = cluster_load4((const float *)(memory + JOINED) + row * DIM + column, peer);
+                float       all_most = there;
+                for (int z = 1; z < d.join; z *= 2) all_most = fmaxf(all_most, __shfl_xor_sync(~0u, all_most, z));
+                const float weight  = there == -INF ? 0 : exp2_approx(there - all_most);
+                float       all_sum = weight == 0 ? 0 : weight * total;
+                x                   = weight == 0 ? make_float4(0, 0, 0, 0) : make_float4(weight * x.x, weight * x.y, weight * x.z, weight * x.w);
+                for (int z = 1; z < d.join; z *= 2) {
+                    all_sum += __shfl_xor_sync(~0u, all_sum, z);
+                    x.x += __shfl_xor_sync(~0u, x.x, z), x.y += __shfl_xor_sync(~0u, x.y, z), x.z += __shfl_xor_sync(~0u, x.z, z), x.w += __shfl_xor_sync(~0u, x.w, z);
+                }
+                if (peer != 0 || mine >= pieces || column >= a.dim) continue;
+                const int query = row / a.group, h = unit * a.group + row % a.group;
+                float     shrink = 1;
+                if (a.sinks && all_sum != 0) {
+                    const float sink = sink_of(&a, h) * LOG2_E, more = fmaxf(all_most, sink);
+                    shrink   = exp2_approx(all_most - more);
+                    all_sum  = all_sum * shrink + exp2_approx(sink - more);
+                    all_most = more;
+                }
+                const float inverse = all_sum == 0 ? 0 : shrink * value_scale(&a, n, unit) / all_sum;
+                R          *target  = (R *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
+                *(uint2 *)target    = make_uint2(pack2(x.x * inverse, x.y * inverse, (const R *)0), pack2(x.z * inverse, x.w * inverse, (const R *)0));
+                if (column == 0 && a.softmax_lse)
+                    a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : (all_most + log2f(all_sum)) * 0.6931471805599453f;
+            }
+            __syncwarp();
+            cluster_arrive(), cluster_wait();                                   /* nobody ends while its sums are read */
+            break;
+        }
+#endif
         __syncthreads();                                                    /* the rings may be filled again */
-        at += to - from;
+        at += to_granule - from;
     }
 }

@@ -18,6 +18,10 @@ struct attention_decode_args {
     int32_t               rows;                             /* max_q * group, at most 16 */
     int32_t               blocks;
     int32_t               second_blocks;                    /* of the second kernel, for each sequence */
+    int32_t               join;                             /* above 1: so many blocks, a cluster, have a unit of the only sequence */
+    int32_t               join_shift;                       /* whose steps are 1 << join_shift keys apart */
+    int32_t               page_shift;                       /* page_size is 1 << page_shift; below 0: it is not, or there are no pages */
+    uint32_t              k_batch, k_row, v_batch, v_row;   /* strides in pieces of 16 bytes */
     float                *partial_out, *partial_lse;        /* [2 * blocks, head_warps, rows] times dim; times 1 */
 };
 
@@ -44,18 +48,21 @@ ATTENTION_FN int32_t attention_decode_granules_of(const struct attention_decode_
     return d->units * attention_decode_granules(d, &s);
 }
 
+/* Divisions of 64 bits take long. */
+ATTENTION_FN int32_t attention_decode_divided(uint64_t x, uint32_t y) { return (int32_t)(x >> 32 ? (uint32_t)(x / y) : (uint32_t)x / y); }
+
 /* The first of a block's granules, of `all`; where there are fewer granules than blocks, the first blocks have one each. */
 ATTENTION_FN int32_t attention_decode_begin(const struct attention_decode_args *d, int32_t all, int32_t block)
 {
     if (all < d->blocks) return block < all ? block : all;
-    return (int32_t)((int64_t)all * block / d->blocks);
+    return attention_decode_divided((uint64_t)all * (uint64_t)block, (uint32_t)d->blocks);
 }
 
 /* The block that has a granule. */
 ATTENTION_FN int32_t attention_decode_owner(const struct attention_decode_args *d, int32_t all, int32_t granule)
 {
     if (all < d->blocks) return granule;
-    return (int32_t)(((int64_t)(granule + 1) * d->blocks - 1) / all);
+    return attention_decode_divided((uint64_t)(granule + 1) * (uint64_t)d->blocks - 1, (uint32_t)all);
 }
 
 #endif

@@ -93,6 +93,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 6)       /* told how many block
     const attention_args &a = d.a;
     const int             n = (int)(blockIdx.x / d.second_blocks);
 
+    pdl_release();                              /* the next kernel waits, in its turn, for this one */
     int mine = 0, earlier = 0;
     for (int m = (int)threadIdx.x; m < a.batch; m += THREADS) {
         const int granules = attention_decode_granules_of(&d, m);
