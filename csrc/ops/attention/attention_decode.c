@@ -32,7 +32,7 @@ attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_
 
 enum { RESERVED    = 2048,         /* static shared memory and what the driver keeps of a block's */
        MOST_PIECES = 32,
-       MOST_JOINED = 16 };       /* blocks of a cluster that have a unit of a lone sequence */
+       MOST_JOINED = 8 };        /* blocks of a cluster that have a unit of a lone sequence: more are not all there at a time */
 
 static int64_t shared_memory(const attention_decode_build *b)
 {
@@ -108,14 +108,14 @@ static int64_t deal_out(const attention_call *c, const attention_decode_build *b
                                                       : pieces;
 }
 
-/* A lone sequence: the largest clusters whose blocks are no more than multiprocessors, if they are most of these. */
+/* A lone sequence: the largest clusters whose blocks are no more than multiprocessors, if they are two fifths of these. */
 static bool join(const attention_call *c, const attention_decode_build *b, struct attention_decode_args *d)
 {
     if (c->a.batch != 1 || b->kernel.archs != SGK_ARCH_90A) return false;
     const int multiprocessors = c->device->multiprocessors;
     int       blocks          = MOST_JOINED;
     while (blocks > 1 && (int64_t)c->a.kv_heads * blocks > multiprocessors) blocks /= 2;
-    if (blocks == 1 || c->a.kv_heads * blocks * 10 < multiprocessors * 9) return false;
+    if (blocks == 1 || c->a.kv_heads * blocks * 10 < multiprocessors * 4) return false;
     deal_out(c, b, 1, d);
     d->join   = blocks;
     d->blocks = c->a.kv_heads * blocks;
