@@ -42,7 +42,7 @@ def test_info_for_a_shape():
     result = sgl_kernel_command("info", "--op=linear", "--shape=100,4096,512", "--json")
     versions = json.loads(result.stdout)["versions"]
     assert versions and all(v["operator"] == "linear" and "100x4096x512" in v["example"] for v in versions)
-    for option, words in (("--shape=4,0", "--shape=4,0 is not a list of 1 to 8 sizes"), ("--shape=4", "takes a shape of so many sizes")):
+    for option, words in (("--shape=4,0", "--shape=4,0 is not a list of 1 to 8 sizes"), ("--shape=4", "linear takes three sizes, rows, columns and depth")):
         refused = sgl_kernel_command("info", "--op=linear", option)
         assert refused.returncode and words in refused.stderr, refused.stderr
 

@@ -112,6 +112,10 @@ def info(arguments):
                 failures.append(line)
 
         code, found = run_check(options, on_line)
+    if code != 0 and any(line.startswith("no case ") for line in failures):
+        asked = ", ".join(arguments.only) or "no operator"
+        sys.exit(f"sgl-kernel: nothing to ask: {asked} with --shape {arguments.shape}; linear takes three sizes, rows, columns and depth" if arguments.shape else
+                 f"sgl-kernel: no case of an operator has {asked} in its name; `sgl-kernel info` names all operators")
     if code != 0:
         sys.exit("\n".join([f"sgl-kernel: sgk-check ended with code {code}; run `sgl-kernel check` for its report", *failures]))
     facts = {
