@@ -37,6 +37,8 @@ CASES = [
     case("page 64, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=64), case("window 1024, 2x8192 32:8", 2, 8192, 32, 8, 128, window=1024),
     case("mixed: 8x2048 and 120 decodes at 4096 32:8", 8, 2048, 32, 8, 128, layout="paged", page=64, decodes=120, context=4096),
     case("chunk of 256 over 65536 32:8", 1, 256, 32, 8, 128, layout="paged", page=64, before=65280),
+    case("e4m3 causal 4x4096 32:8", 4, 4096, 32, 8, 128, dtype="float8_e4m3fn"), case("e4m3 causal 1x16384 32:8", 1, 16384, 32, 8, 128, dtype="float8_e4m3fn"),
+    case("e4m3 full 4x4096 32:32", 4, 4096, 32, 32, 128, causal=False, dtype="float8_e4m3fn"),
 ]
 
 
@@ -71,7 +73,7 @@ def prepare(torch, library, c):
     cu = ints([0, *itertools.accumulate(queries)])
     window = (c["window"], 0) if c["window"] >= 0 else (-1, -1)
     if library == "cudnn":
-        if c["layout"] != "dense" or c["window"] >= 0:
+        if c["layout"] != "dense" or c["window"] >= 0 or c["dtype"] == "float8_e4m3fn":
             return None
         import torch.nn.functional as F
         from torch.nn.attention import SDPBackend, sdpa_kernel
