@@ -13,7 +13,7 @@ from sgl_kernel.flash_attn import flash_attn_varlen_func, flash_attn_with_kvcach
 pytestmark = pytest.mark.skipif("attention" in _library.families_left_out, reason="the family is left out")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # relative to the result: what the format rounds, and a little for float32 sums
-TOLERANCE = {torch.float32: 4e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
+TOLERANCE = {torch.float32: 4e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3, torch.float8_e4m3fn: 4e-2}
 
 
 def attend(q, k, v, scale=None, causal=False, window=(-1, -1), chunk=0, softcap=0, sinks=None, qv=None, top_left=False):
@@ -150,7 +150,8 @@ def test_options(device, dtype, queries, options):
             y, z = y * scales[1][n].double()[:, None], z * scales[2][n].double()[:, None]
         want.append(attend(x, y, z, causal=True, window=options.get("window", (-1, -1)), chunk=options.get("chunk", 0), softcap=options.get("softcap", 0),
                            sinks=sinks, qv=None if qv is None else qv[n]))
-    assert_close(out.cpu(), torch.stack([w[0] for w in want]), torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype)
+    rounds = dtype == torch.float8_e4m3fn and queries > 32 and device != "cpu"       # weights to e4m3 as well, on some GPUs
+    assert_close(out.cpu(), torch.stack([w[0] for w in want]), dtype if rounds or dtype != torch.float8_e4m3fn else torch.bfloat16)
     assert_close(lse.cpu(), torch.stack([w[1] for w in want]), torch.float16)
 
 

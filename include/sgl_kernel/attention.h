@@ -72,7 +72,7 @@ typedef struct sgk_flash_attn_options {
  * @param v            as k with head size E, up to 512
  * @param options      NULL: none
  *
- * Head sizes that are no multiple of 8 are slow on the GPU. Sums are f32, p is rounded to the dtype (for e4m3 to f16) on its way through the GPU's matrix units, and out is rounded once. On the CPU a
+ * Head sizes that are no multiple of 8 are slow on the GPU. Sums are f32, p is rounded to the dtype (for e4m3 to f16, or with many queries to e4m3) on its way through the GPU's matrix units, and out is rounded once. On the CPU a
  * sequence's numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
  *
  * On the CPU, and on the GPU with exec->check_indices, all index tensors are bounds-checked before anything is written. Otherwise

@@ -75,9 +75,10 @@ extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_
 /* attention_wgmma.c: many queries on sm_90a. */
 extern const attention_form attention_wgmma;
 
-enum { ATTENTION_WGMMA_BUILDS  = 18,
-       ATTENTION_WGMMA_QUERIES = 17,        /* at least so many queries times the heads that share a key head go to it */
-       ATTENTION_L2_SHARE      = 40 };      /* percent of L2 for keys and values that blocks share at a time */
+enum { ATTENTION_WGMMA_BUILDS       = 21,
+       ATTENTION_WGMMA_QUERIES      = 17,   /* at least so many queries times the heads that share a key head go to it */
+       ATTENTION_WGMMA_QUERIES_E4M3 = 33,   /* of e4m3, so many queries */
+       ATTENTION_L2_SHARE           = 40 }; /* percent of L2 for keys and values that blocks share at a time */
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;

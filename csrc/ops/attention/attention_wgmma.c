@@ -19,7 +19,15 @@
     WGMMA(type, dtype, 128, 128, 2, 128, 2, 1, 1, 1, 56, 224),    \
     WGMMA(type, dtype, 192, 128, 2, 128, 1, 1, 0, 1, 56, 224),    \
     WGMMA(type, dtype, 256, 256, 2,  64, 1, 1, 0, 1, 56, 224)
-attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16) };
+#define E4M3(dim, dim_v, stages, exp_fma)                                                                                                           \
+    { SGK_KERNEL("attention/attention_wgmma_e4m3.cu", "attention_wgmma_e4m3", "-DT=bf16 -DE4M3=1 -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=2"      \
+                 " -DKEYS=128 -DSTAGES=" #stages " -DQ_PLACES=1 -DOFFSET=6 -DEXP_FMA=" #exp_fma " -DGIVE=56 -DTAKE=224", SGK_ARCH_90A),             \
+      SGK_E4M3, dim, dim_v, 2, 128, stages, 1, 0 }
+attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
+    E4M3( 64,  64, 4, 8),
+    E4M3(128, 128, 4, 8),
+    E4M3(192, 128, 2, 0),
+};
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
 /* clang-format on */
@@ -47,8 +55,8 @@ static const char *wgmma_passes(const attention_call *c)
 {
     const struct attention_args *a = &c->a;
     if (!sgk_kernel_fits(&attention_wgmma_builds[0].kernel, c->device)) return "not sm_90a";
-    if (a->dtype != SGK_F16 && a->dtype != SGK_BF16) return "neither f16 nor bf16";
-    if (a->max_q * a->group < ATTENTION_WGMMA_QUERIES) return "few queries";
+    if (a->dtype == SGK_F32) return "f32";
+    if (a->dtype == SGK_E4M3 ? a->max_q < ATTENTION_WGMMA_QUERIES_E4M3 : a->max_q * a->group < ATTENTION_WGMMA_QUERIES) return "few queries";
     if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
@@ -56,7 +64,7 @@ static const char *wgmma_passes(const attention_call *c)
     if (a->dim % 8 || a->dim_v % 8) return "a head size that is no multiple of 8";       /* results leave in pieces of 8, which would pass a row's end */
     if (!(a->scale > 0)) return "softmax_scale not positive";
     if (a->max_k == 0 || a->kv_batches == 0 || (a->cu_seqlens_q && a->total_q == 0)) return "no keys or no queries";
-    if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->dtype, 16))
+    if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16))
         return "q, k, v or out not in 16-byte pieces";
     if (!within_reach(a->q_batch_stride, a->q_row_stride, a->q_head_stride) || !within_reach(a->k_batch_stride, a->k_row_stride, a->k_head_stride) ||
         !within_reach(a->v_batch_stride, a->v_row_stride, a->v_head_stride))
@@ -149,22 +157,26 @@ static int64_t wgmma_plan(attention_call *c)
     const struct attention_args *a = &c->a;
     const attention_wgmma_build *b = build_of(a);
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
-    c->shared_memory = (unsigned)(((b->q_places * c->rows + b->stages * b->keys) * ((b->dim + 63) / 64 * 64) + b->stages * b->keys * ((b->dim_v + 63) / 64 * 64)) * 2 + 1024);
+    const int across = 128 / (int)sgk_dtype_size(a->dtype), slabs = (b->dim + across - 1) / across, slabs_v = (b->dim_v + across - 1) / across;
+    const int rows   = (b->q_places * c->rows + b->stages * b->keys) * slabs + b->stages * b->keys * slabs_v;
+    const int turned = a->dtype == SGK_E4M3 ? b->stages * b->dim_v : 0;                 /* rows of transposed values */
+    c->shared_memory = (unsigned)((rows + turned) * 128 + 1024);
     c->a.splits      = choose_splits(c);
     return list_bytes(c) + attention_partial_bytes(a);
 }
 
-/* Boxes of 64 columns, so many rows and so many heads; the other way round rows and heads change places. A dimension of one element has any stride. */
+/* Boxes of 128 bytes of columns, so many rows and so many heads; the other way round rows and heads change places. A dimension of one element has any stride. */
 static sgk_status map_of(const attention_call *c, const char *name, const void *data, int64_t dim, int64_t rows, int64_t heads, int64_t batches,
                          int64_t row_stride, int64_t head_stride, int64_t batch_stride, int box_rows, int box_heads, sgk_tma_map *map)
 {
+    const int64_t        any   = (dim + 15) / 16 * 16;
     const sgk_tensor_map shape = {
         .dtype     = c->a.dtype,
         .rank      = 4,
         .data      = data,
         .size      = { dim, rows, heads, batches },
-        .stride    = { 1, rows > 1 ? row_stride : dim, heads > 1 ? head_stride : dim, batches > 1 ? batch_stride : dim },
-        .box       = { 64, box_rows, box_heads, 1 },
+        .stride    = { 1, rows > 1 ? row_stride : any, heads > 1 ? head_stride : any, batches > 1 ? batch_stride : any },
+        .box       = { 128 / (int)sgk_dtype_size(c->a.dtype), box_rows, box_heads, 1 },
         .swizzle   = SGK_SWIZZLE_128,
         .promotion = SGK_PROMOTE_256,
     };

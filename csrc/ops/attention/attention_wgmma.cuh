@@ -9,10 +9,16 @@
 #include "mma.cuh"
 #include "tma.cuh"
 
+#ifndef E4M3
+#define E4M3   0
+#define OFFSET 0
+#endif
+
+#define ACROSS  (E4M3 ? 128 : 64)       /* elements across a slab: 128 bytes */
 #define Q_SLAB  (ROWS * 128)
 #define KV_SLAB (KEYS * 128)
-#define SLABS   ((DIM + 63) / 64)
-#define V_SLABS ((DIM_V + 63) / 64)
+#define SLABS   ((DIM + ACROSS - 1) / ACROSS)
+#define V_SLABS ((DIM_V + ACROSS - 1) / ACROSS)
 #define Q_BYTES (SLABS * Q_SLAB)
 #define K_BYTES (SLABS * KV_SLAB)
 #define V_BYTES (V_SLABS * KV_SLAB)
@@ -21,24 +27,40 @@
 #define THREADS (128 * GROUPS)          /* that multiply */
 #define WORKS   (4 * Q_PLACES)          /* descriptions in shared memory: at least as many as can be in use */
 
+/* A block begins with as many registers a thread as 65536 allow, in eights: who waits for more than there are then waits for ever. */
+static_assert(GIVE + GROUPS * TAKE <= (GROUPS + 1) * (512 / (GROUPS + 1) / 8 * 8), "more registers taken than given");
+
 enum { TURN   = 1,                      /* named barriers: a turn of each warpgroup; another piece of work is wanted */
        WANTED = TURN + GROUPS };
 
 /* A piece of work: queries from `query` to `end` - 1, each with `heads` heads from `head` on, which is one row after the other. Tiles of keys from
  * `high` - 1 down to `low`, part `split` of those that the queries see. */
-struct work { int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch, split; };
+struct work {
+    int n, head, kv_head, heads, inverse, query, end, low, high, sq, sk, q_begin, k_row, batch, split;
+#if E4M3
+    float    scale, inner, value;           /* attention_wgmma_args' scale and cap_inner, and what values are multiplied by, with the scales of the tensors */
+    uint32_t flip;                          /* of four elements of q: the sign bits, where the scale of scores is negative */
+#endif
+};
 
 __shared__ work     works[WORKS];
 __shared__ uint64_t found_work[WORKS];
 /* In one place, so that one register finds them all. */
-struct barriers { uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES], q_full[Q_PLACES], q_empty[Q_PLACES], nowhere; };
+struct barriers {
+    uint64_t k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES], q_full[Q_PLACES], q_empty[Q_PLACES], nowhere;
+#if E4M3
+    uint64_t t_full[STAGES], t_empty[STAGES];       /* transposed values */
+#endif
+};
 enum { at_k_full  = 0,
        at_k_empty = at_k_full + STAGES,
        at_v_full  = at_k_empty + STAGES,
        at_v_empty = at_v_full + STAGES,
        at_q_full  = at_v_empty + STAGES,
        at_q_empty = at_q_full + Q_PLACES,
-       at_nowhere = at_q_empty + Q_PLACES };
+       at_nowhere = at_q_empty + Q_PLACES,
+       at_t_full  = at_nowhere + 1,
+       at_t_empty = at_t_full + STAGES };
 __shared__ barriers bar;
 
 /* A place in a ring of stages, and the parity of its lap. */
@@ -57,6 +79,18 @@ DEVICE float ex2(float x)
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+
+#if E4M3
+/* The same by multiply-adds, to 9e-5; 2^-127 and below are 0, and what lies beyond 2^126, or is no number, comes to no less than 2^125. */
+DEVICE float ex2_fma(float x)
+{
+    asm("max.NaN.f32 %0, %0, 0fC2FE0000;\nmin.NaN.f32 %0, %0, 0f42FC0000;" : "+f"(x));
+    const float t = x + 12582912.f, r = x - (t - 12582912.f);
+    float       e = fmaf(r, 0.0555054f, 0.2402265f);
+    e = fmaf(r, e, 0.6931472f), e = fmaf(r, e, 1.f);
+    return __int_as_float(__float_as_int(e) + (__float_as_int(t) << 23));
+}
+#endif
 
 DEVICE attention_sequence sequence_of(const work *w)
 {
@@ -138,6 +172,16 @@ DEVICE bool describe(const attention_wgmma_args *p, work *w, int id)
     w->batch = a->page_size || a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
                                                                      : w->n;
     if (w->batch < 0 || w->batch >= a->kv_batches) w->batch = a->kv_batches;            /* outside: zeros */
+#if E4M3
+    float scores = 1;
+    if (a->q_descale) scores *= a->q_descale[w->n * a->q_descale_batch_stride + w->kv_head * a->q_descale_head_stride];
+    if (a->k_descale) scores *= a->k_descale[w->n * a->k_descale_batch_stride + w->kv_head * a->k_descale_head_stride];
+    w->flip  = scores < 0 ? 0x80808080 : 0;
+    scores   = fmaxf(fabsf(scores), 1e-30f);            /* not 0, as -inf times it must stay -inf */
+    w->scale = p->cap_inner > 0 ? p->scale : p->scale * scores;
+    w->inner = p->cap_inner * scores;
+    w->value = attention_value_scale(a, w->n, w->kv_head);
+#endif
     return true;
 }
 
@@ -260,7 +304,7 @@ DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, 
         const int          heads = w->heads, row = w->q_begin + w->query, batch = p->a.cu_seqlens_q ? 0 : w->n;
         const sgk_tma_map *map = heads > 1 ? &p->q_joined : &p->q;
         mbarrier_expect(full, SLABS * 128 * (ROWS / heads * heads));
-        for (int s = 0; s < SLABS; ++s) tma_load4(base + s * Q_SLAB, map, s * 64, heads > 1 ? w->head : row, heads > 1 ? row : w->head, batch, full);
+        for (int s = 0; s < SLABS; ++s) tma_load4(base + s * Q_SLAB, map, s * ACROSS, heads > 1 ? w->head : row, heads > 1 ? row : w->head, batch, full);
     }
     named_announce(WANTED, 64);
 }
@@ -328,6 +372,9 @@ DEVICE void cap(float (&s)[KEYS / 2], float inner, float outer)
     }
 }
 
+/* What weights of a row are over where this is its largest score: that one's weight is 2^OFFSET. */
+DEVICE float base_of(float most, float scale) { return most * scale - OFFSET; }
+
 /* With the scores of a tile: `most`, a row's largest score so far, `base` of its weights, and `factor`, what its earlier sums are to be
  * multiplied with. */
 DEVICE void maxima(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
@@ -341,8 +388,8 @@ DEVICE void maxima(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2
         now[r][0] = fmaxf(now[r][0], now[r][1]);
         now[r][0] = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 1));
         now[r][0] = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 2));
-        base[r]   = now[r][0] == -INF ? 0 : now[r][0] * scale;    /* no key seen so far: -inf - -inf is no number */
-        factor[r] = ex2(most[r] * scale - base[r]);
+        base[r]   = now[r][0] == -INF ? 0 : base_of(now[r][0], scale);    /* no key seen so far: -inf - -inf is no number */
+        factor[r] = ex2(base_of(most[r], scale) - base[r]);
         most[r]   = now[r][0];
     }
 }

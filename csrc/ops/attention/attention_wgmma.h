@@ -18,7 +18,7 @@ struct attention_tile { int32_t sequence, tile, member; };      /* member: of th
 
 struct attention_wgmma_args {
     struct attention_args a;
-    /* Four dimensions: head size, rows, heads, batch (cache rows or pages). Boxes of 64 elements by as many rows as said. */
+    /* Four dimensions: head size, rows, heads, batch (cache rows or pages). Boxes of 128 bytes by as many rows as said. */
     sgk_tma_map q;                                          /* a tile of queries */
     sgk_tma_map q_joined;                                   /* head size, heads, rows, batch: those of a group by as many rows as fit a tile */
     sgk_tma_map k, v;                                       /* box_rows */

@@ -9,7 +9,7 @@
 
 DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, int head, uint32_t arrived)
 {
-    for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * 64, at.row, head, at.batch, arrived);
+    for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * ACROSS, at.row, head, at.batch, arrived);
 }
 
 /* A tile of keys or values; lanes share the boxes. */

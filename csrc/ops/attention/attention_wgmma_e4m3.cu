@@ -1,0 +1,293 @@
+/*
+ * Attention on the matrix units of sm_90a, e4m3 with bf16 results: attention_wgmma, with products of 8-bit elements. Scores are multiplied by the scales
+ * of queries and keys, results by that of values. Weights are rounded to e4m3 as well; the base that they are over is chosen so that the largest
+ * is 2^OFFSET, as numbers below 2^-6 have fewer bits. Their sum is that of the weights before they are rounded.
+ *
+ * The matrix units' sums of 8-bit products keep 14 bits, and cut what is small beside a sum that has grown: values of a mean other than 0 would come out
+ * too small by 7 % for 4096 keys. So products with values start anew in each tile, in the registers where its scores were, and are added up in f32. One
+ * warpgroup's products meet the other's weights.
+ *
+ *     moved        q, k, v and out as in attention_wgmma; values once more within shared memory, where they are transposed
+ *     operations   2 (DIM + DIM_V) a query and key, of 8 bits: exponentials are the limit as much as the matrix units
+ *
+ *   T             bf16: of the results
+ *   DIM, DIM_V    head sizes up to here, a multiple of 32; 64 or 128
+ *   KEYS          keys in a tile: 128
+ *   OFFSET        at most 8
+ *   EXP_FMA       one in so many exponentials of whole tiles by multiply-adds; 0: none
+ *   others        as in attention_wgmma
+ *
+ * Weights of tiles that all rows see whole are made over the base as it is, without maxima; where a row's are too large for e4m3, its base moves and they are
+ * made anew.
+ *
+ * Shared memory, in slabs of [rows][128] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS], v as it comes [STAGES][KEYS], v transposed
+ * [STAGES][DIM_V]. Queries are kept in registers.
+ */
+#include "attention_wgmma.cuh"
+#include "quantise.cuh"
+#include "wgmma8_held.cuh"
+#include "attention_wgmma_transpose.cuh"
+
+DEVICE void pack(uint32_t (&weight)[KEYS / 32][4], const float (&s)[KEYS / 2])
+{
+    #pragma unroll
+    for (int i = 0; i < KEYS / 32; ++i)
+        #pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int   first = 16 * i + 8 * (e / 2) + 2 * (e % 2);
+            const float x[4]  = { s[first], s[first + 1], s[first + 4], s[first + 5] };
+            weight[i][e]      = e4m3x4(x);
+        }
+}
+
+/* Results of 64 rows over a part of the keys; rows without a key there have a sum of 0. A thread has four neighbouring columns of each 16. */
+DEVICE void put_part(const attention_wgmma_args *p, const work *w, const float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2])
+{
+    const int             t = thread();
+    const attention_args *a = &p->a;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float sum = sums[r];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const int row = t / 32 * 16 + t % 32 / 4 + 8 * r;
+        if (query_of(w, row) < w->end) {
+            const int64_t at      = partial_of(a, w, row);
+            const float   inverse = sum == 0 ? 0 : w->value / sum;
+            float        *to      = a->partial_out + at * attention_partial_dim(a) + t % 4 * 4;
+            if (t % 4 == 0) a->partial_lse[at] = sum == 0 ? -INF : (base_of(most[r], w->scale) + log2f(sum)) * 0.6931471805599453f;
+            #pragma unroll
+            for (int c = 0; c < DIM_V / 16; ++c) {
+                const float *x = o + 8 * c + 2 * r;
+                if (16 * c + t % 4 * 4 < a->dim_v) *(float4 *)(to + 16 * c) = make_float4(x[0] * inverse, x[4] * inverse, x[1] * inverse, x[5] * inverse);
+            }
+        }
+        __syncwarp();
+    }
+}
+
+/* Results of 64 rows; rows without a key have a sum of 0. */
+DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2])
+{
+    const int             t = thread();
+    const attention_args *a = &p->a;
+    #pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float sum = sums[r];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        const int  row = t / 32 * 16 + t % 32 / 4 + 8 * r, query = query_of(w, row), head = head_of(w, row);
+        const bool inside = query < w->end;
+        float      top = base_of(most[r], w->scale), inverse = 1;
+        if (a->sinks && sum > 0) {
+            const float sink = sink_of(a, head) * 1.4426950408889634f, both = fmaxf(top, sink);
+            inverse = ex2(top - both);
+            sum = sum * inverse + ex2(sink - both), top = both;
+        }
+        inverse = sum == 0 ? 0 : inverse / sum * w->value;
+        if (inside && t % 4 == 0 && a->softmax_lse)
+            a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] =
+                sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
+        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + t % 4 * 4;
+        #pragma unroll
+        for (int c = 0; c < DIM_V / 16; ++c) {
+            const float *x = o + 8 * c + 2 * r;
+            if (inside && 16 * c + t % 4 * 4 < a->dim_v)
+                *(uint2 *)(to + 16 * c) = make_uint2(pack2(x[0] * inverse, x[4] * inverse, (const T *)0), pack2(x[1] * inverse, x[5] * inverse, (const T *)0));
+        }
+    }
+}
+
+/* The lower half of an operand's descriptor, which alone differs. */
+DEVICE uint32_t place_of_operand(uint32_t address) { return 1u << 16 | address >> 4; }
+DEVICE uint64_t operand(uint32_t low) { return 0x40000040ull << 32 | low; }
+
+#define AT(name, i) (barrier + (uint32_t)(at_##name + (i)) * 8)
+#define STAGE(n)    ((n) % STAGES)
+#define LAP(n)      ((n) / STAGES & 1)
+#define GIVE_BACK(b) \
+    do { \
+        if (one) mbarrier_arrive(b); \
+    } while (0)
+#define TAKE_UP() \
+    do { \
+        const whole    f_    = whole_of(a, w); \
+        const uint32_t flip_ = w->flip; \
+        from = (int)uniform((uint32_t)f_.from), to = (int)uniform((uint32_t)f_.to); \
+        tile = (int)uniform((uint32_t)w->high), low = (int)uniform((uint32_t)w->low); \
+        scale = w->scale; \
+        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) \
+        { \
+            ldmatrix_x4(q[d], q_memory + d / 4 * Q_SLAB + (t / 32 % 4 * 16 + t % 16) * 128 + (((d % 4 * 2 + t % 32 / 16) ^ (t & 7)) << 4)); \
+            _Pragma("unroll") for (int e = 0; e < 4; ++e) q[d][e] ^= flip_; \
+        } \
+        __syncwarp(); \
+        GIVE_BACK(AT(q_empty, 0)); \
+    } while (0)
+
+DEVICE float (&half_of(float (&x)[64], int h))[32] { return *(float (*)[32])(x + 32 * h); }
+
+DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
+{
+    static_assert(KEYS == 128 && DIM_V <= 128, "64 keys, or 64 columns, are a half of the registers that scores and products with values share");
+    const attention_args *a        = &p->a;
+    const uint32_t        k_memory = memory + Q_BYTES, q_memory = uniform(memory + t / 128 * 8192), barrier = uniform(shared_address(&bar));
+    const uint32_t        k_places = uniform(place_of_operand(k_memory)), v_places = uniform(place_of_operand(k_memory + STAGES * (K_BYTES + V_BYTES)));
+    const bool            one = t % 32 == 0, capped = p->cap_inner > 0;
+    const int             turn = TURN + t / 128, next_turn = turn == GROUPS ? TURN : turn + 1;
+    float                 o[DIM_V / 2], s[KEYS / 2];
+    uint32_t              q[DIM / 32][4], weight[KEYS / 32][4];
+    uint32_t              n = 0;                            /* tiles before this one */
+
+#define PART (64 * 128 / 16)                                /* 64 of a tile's keys, or of the columns of values, in a descriptor */
+#define TIMES_KEYS(h, n) \
+    do { \
+        const uint32_t keys_ = k_places + STAGE(n) * (K_BYTES / 16) + (h) * PART; \
+        wgmma_fence(); \
+        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) wgmma_held(half_of(s, h), q[d], operand(keys_ + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const e4m3 *)0); \
+        wgmma_commit(); \
+    } while (0)
+/* 64 columns, to one half of s */
+#define TIMES_VALUES(c) \
+    do { \
+        const uint32_t values_ = v_places + STAGE(n) * (T_BYTES / 16) + (c) * PART; \
+        wgmma_fence(); \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 32; ++i) wgmma_held(half_of(s, c), weight[i], operand(values_ + i * WGMMA_STEP), i > 0, (const e4m3 *)0); \
+        wgmma_commit(); \
+    } while (0)
+#define ADD(c) \
+    do { \
+        wgmma_pin(half_of(s, c)); \
+        _Pragma("unroll") for (int i = 0; i < 32; ++i) o[32 * (c) + i] += half_of(s, c)[i]; \
+    } while (0)
+#define WEIGH(h) \
+    do { \
+        _Pragma("unroll") for (int i = KEYS / 16 * (h); i < KEYS / 16 * (h) + KEYS / 16; ++i) \
+        { \
+            const int r = i & 1, first = i / 2 * 8 + 2 * r; \
+            float     x[4]; \
+            _Pragma("unroll") for (int e = 0; e < 4; ++e) \
+            { \
+                const float y = fmaf(s[first + e / 2 * 4 + e % 2], scale, -base[r]); \
+                x[e]          = EXP_FMA && (4 * i + e) % (EXP_FMA ? EXP_FMA : 1) == 1 ? ex2_fma(y) : ex2(y); \
+                more[r][e & 1] += x[e]; \
+            } \
+            weight[i / 4][i % 4] = e4m3x4(x); \
+            over[r] |= weight[i / 4][i % 4] + 0x02020202; \
+        } \
+    } while (0)
+
+    if (turn == GROUPS) named_announce(TURN, 256);
+    for (int count = 0;; ++count) {
+        const work *w = queries_of(count);
+        if (uniform((uint32_t)w->n) >> 31) return;
+        int   from, to, tile, low;
+        float scale, most[2] = { -INF, -INF }, sum[2] = { 0, 0 }, base[2] = { 0, 0 }, factor[2];
+        bool  speculates = false;                           /* there is a base */
+        TAKE_UP();
+        #pragma unroll
+        for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
+        mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
+        TIMES_KEYS(0, n);
+        TIMES_KEYS(1, n);
+        wgmma_wait(0);
+        wgmma_pin(s);
+        #pragma unroll 1
+        for (;;) {
+            --tile;
+            bool fits[2] = { false, false }, all = false;
+            if (speculates && !capped && tile >= from && tile < to) {
+                float    more[2][2] = { { 0, 0 }, { 0, 0 } };
+                uint32_t over[2]    = { 0, 0 };
+                wgmma_wait(1);
+                wgmma_pin(half_of(s, 0));
+                WEIGH(0);
+                /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials. */
+                asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(AT(nowhere, 0)) : "memory");
+                wgmma_wait(0);
+                wgmma_pin(half_of(s, 1));
+                GIVE_BACK(AT(k_empty, STAGE(n)));
+                WEIGH(1);
+                fits[0] = !(over[0] & 0x80808080) && most[0] != -INF, fits[1] = !(over[1] & 0x80808080) && most[1] != -INF;
+                all = __all_sync(~0u, fits[0] && fits[1]);
+                if (all) sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
+            } else {
+                wgmma_wait(0);
+                wgmma_pin(s);
+                GIVE_BACK(AT(k_empty, STAGE(n)));
+                if (capped) cap(s, w->inner, p->cap_outer);
+                if (tile < from || tile >= to) {
+                    const limits m = limits_of(a, w, tile);
+                    if (tile >= to) mask_behind(s, &m);
+                    if (tile < from) mask_before(s, &m);
+                }
+            }
+            if (!all) {
+                maxima_where(s, fits, most, base, factor, scale);
+                weigh(s, sum, base, factor, scale);
+                #pragma unroll
+                for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
+                pack(weight, s);
+                speculates = true;
+            }
+            mbarrier_wait(AT(t_full, STAGE(n)), LAP(n));
+            if (tile == low) break;
+            mbarrier_wait(AT(k_full, STAGE(n + 1)), LAP(n + 1));
+            named_sync(turn, 256);
+            TIMES_VALUES(0);
+            if (DIM_V > 64) TIMES_VALUES(1);
+            wgmma_wait(DIM_V / 64 - 1);
+            ADD(0);
+            TIMES_KEYS(0, n + 1);
+            if (DIM_V > 64) {
+                wgmma_wait(1);
+                ADD(1);
+            }
+            GIVE_BACK(AT(t_empty, STAGE(n)));
+            TIMES_KEYS(1, n + 1);
+            named_announce(next_turn, 256);
+            ++n;
+        }
+        named_sync(turn, 256);
+        TIMES_VALUES(0);
+        if (DIM_V > 64) TIMES_VALUES(1);
+        named_announce(next_turn, 256);
+        wgmma_wait(0);
+        ADD(0);
+        if (DIM_V > 64) ADD(1);
+        GIVE_BACK(AT(t_empty, STAGE(n)));
+        ++n;
+        if (a->splits > 1) put_part(p, w, o, most, sum);
+        else put(p, w, o, most, sum);
+    }
+}
+
+extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma_e4m3(const __grid_constant__ attention_wgmma_args p)
+{
+    extern __shared__ uint8_t memory[];
+    const uint32_t            base  = (shared_address(memory) + 1023) & ~1023u;
+    const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
+    if (threadIdx.x == 0) {
+        init_works();
+        #pragma unroll
+        for (int s = 0; s < STAGES; ++s) {
+            mbarrier_init(shared_address(&bar.k_full[s]), 1);
+            mbarrier_init(shared_address(&bar.v_full[s]), 1);
+            mbarrier_init(shared_address(&bar.t_full[s]), TRANSPOSERS);
+            mbarrier_init(shared_address(&bar.k_empty[s]), 4 * GROUPS);
+            mbarrier_init(shared_address(&bar.v_empty[s]), TRANSPOSERS);
+            mbarrier_init(shared_address(&bar.t_empty[s]), 4 * GROUPS);
+        }
+        mbarrier_init_done();
+    }
+    __syncthreads();
+    pdl_wait();
+    if (group == GROUPS) {
+        registers_give(GIVE);
+        if (t == 0) tma_prefetch_map(&p.q), tma_prefetch_map(&p.k), tma_prefetch_map(&p.v);
+        copy_and_transpose(&p, base, t / 32, t % 32);
+    } else {
+        registers_take(TAKE);
+        multiply(&p, base, (int)threadIdx.x);
+    }
+}
