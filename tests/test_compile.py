@@ -236,18 +236,18 @@ def test_side_stream(name, gpu):
 def test_cuda_graph(name, gpu):
     arguments = SAMPLES[name](64, gpu)
     expected = run(operator(name), name, arguments)
-    places = written(name)
     static = copies(arguments)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = operator(name)(*static)
-    for i, (given, fresh) in enumerate(zip(static, arguments)):
-        if isinstance(given, torch.Tensor):
-            given.copy_(fresh)
+    for given, fresh in zip(static, arguments):
+        for to, source in zip(given, fresh) if isinstance(given, list) else [(given, fresh)]:
+            if isinstance(to, torch.Tensor):
+                to.copy_(source)
     graph.replay()
     torch.cuda.synchronize()
     results = [] if result is None else list(result) if isinstance(result, (tuple, list)) else [result]
-    assert_same([r for r in results + [static[i] for i in places] if isinstance(r, torch.Tensor)], expected)
+    assert_same([r for r in results + written_tensors(name, static) if isinstance(r, torch.Tensor)], expected)
 
 
 def test_first_call_inside_a_capture(name, gpu):

@@ -261,7 +261,10 @@ static void check_shape(const char *name, const shape *s)
 
     CHECK_CALL(evaluate(&t));
     check_close(t.out, rounds_weights(s) ? check_tolerance(SGK_E4M3) : tolerance(s->dtype));
-    if (t.softmax_lse) check_close_least(t.softmax_lse, rounds_weights(s) ? 2e-3 : 5e-6, 1);
+    /* Rotated numbers are rounded once; where a rounding falls the other way, a score of large numbers follows it. */
+    const double lse = rounds_weights(s) ? 2e-3 : s->rotary && s->dtype != SGK_F32 ? 2 * check_tolerance(s->dtype)
+                                                                                   : 5e-6;
+    if (t.softmax_lse) check_close_least(t.softmax_lse, lse, 1);
     if (t.k_new) {
         if (s->rotary) check_close(t.k, s->dtype == SGK_E4M3 ? 2e-2 : check_tolerance(s->dtype));
         else check_equal(t.k);
