@@ -49,9 +49,7 @@ DEVICE void put_part(const attention_wgmma_args *p, const work *w, float (&o)[DI
     const attention_args *a = &p->a;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        float sum = sums[r];
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
+        float     sum = quad_sum(sums[r]);
         const int row = t / 32 * 16 + t % 32 / 4 + 8 * r;
         if (query_of(w, row) < w->end) {
             const int64_t at      = partial_of(a, w, row);
@@ -91,9 +89,7 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
     const attention_args *a = &p->a;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        float sum = sums[r];
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
+        float      sum = quad_sum(sums[r]);
         const int  row = t / 32 * 16 + t % 32 / 4 + 8 * r, query = query_of(w, row), head = head_of(w, row);
         const bool inside = query < w->end;
         float      top = most[r] * scale, inverse = 1;
@@ -118,10 +114,8 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
     }
 }
 
-/* The lower halves of descriptors, which alone differ: an address and what does not depend on it. */
-DEVICE uint32_t place_of_k(uint32_t address) { return 1u << 16 | address >> 4; }
+/* As place_of_k, for values. */
 DEVICE uint32_t place_of_v(uint32_t address) { return (uint32_t)(KV_SLAB >> 4) << 16 | address >> 4; }
-DEVICE uint64_t operand(uint32_t low) { return 0x40000040ull << 32 | low; }
 
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
@@ -135,14 +129,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     uint32_t              weight[KEYS / 16][4];
     uint32_t              n = 0, count = 0;                 /* tiles of keys and pieces of work before this one */
 
-#define AT(name, i) (barrier + (uint32_t)(at_##name + (i)) * 8)
-#define STAGE(n)    ((n) % STAGES)
-#define LAP(n)      ((n) / STAGES & 1)
-#define Q_PLACE(c)  (q_memory + (c) % Q_PLACES * Q_BYTES)
-#define GIVE_BACK(b) \
-    do { \
-        if (one) mbarrier_arrive(b); \
-    } while (0)
+#define Q_PLACE(c) (q_memory + (c) % Q_PLACES * Q_BYTES)
 /* With one place for queries it is given back with the last product, with two there is time until the piece ends. */
 #define LEAVE_Q() \
     do { \

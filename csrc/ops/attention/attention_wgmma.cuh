@@ -2,6 +2,7 @@
  * attention_wgmma: how work is found and described by one warp, queries copied, scores masked and made weights. The macros are the kernel's.
  */
 #pragma once
+#include "attention_score.cuh"
 #include "attention_wgmma.h"
 #include "barrier.cuh"
 #include "cp_async.cuh"
@@ -460,11 +461,27 @@ DEVICE void weigh(float (&s)[KEYS / 2], float (&sum)[2], const float (&base)[2],
 
 /* ---- results ------------------------------------------------------------------------------------------------------------- */
 
-DEVICE float sink_of(const attention_args *a, int head)
+/* The sum of a row, from those of the four threads that have it. */
+DEVICE float quad_sum(float sum)
 {
-    if (a->sinks_dtype == SGK_F32) return ((const f32 *)a->sinks)[head];
-    return a->sinks_dtype == SGK_F16 ? to_f32(((const f16 *)a->sinks)[head]) : to_f32(((const bf16 *)a->sinks)[head]);
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    return sum;
 }
+
+/* ---- what the loops of warpgroups that multiply share ------------------------------------------------------------------------ */
+
+/* The lower half of an operand's descriptor, which alone differs: an address and what does not depend on it. */
+DEVICE uint32_t place_of_k(uint32_t address) { return 1u << 16 | address >> 4; }
+DEVICE uint64_t operand(uint32_t low) { return 0x40000040ull << 32 | low; }
+
+#define AT(name, i) (barrier + (uint32_t)(at_##name + (i)) * 8)
+#define STAGE(n)    ((n) % STAGES)
+#define LAP(n)      ((n) / STAGES & 1)
+#define GIVE_BACK(b) \
+    do { \
+        if (one) mbarrier_arrive(b); \
+    } while (0)
 
 /* For warpgroups that multiply: piece of work number `count`, its queries included. */
 DEVICE const work *queries_of(int count)

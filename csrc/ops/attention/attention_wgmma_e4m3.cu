@@ -47,9 +47,7 @@ DEVICE void put_part(const attention_wgmma_args *p, const work *w, const float (
     const attention_args *a = &p->a;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        float sum = sums[r];
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
+        float     sum = quad_sum(sums[r]);
         const int row = t / 32 * 16 + t % 32 / 4 + 8 * r;
         if (query_of(w, row) < w->end) {
             const int64_t at      = partial_of(a, w, row);
@@ -73,9 +71,7 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
     const attention_args *a = &p->a;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        float sum = sums[r];
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
+        float      sum = quad_sum(sums[r]);
         const int  row = t / 32 * 16 + t % 32 / 4 + 8 * r, query = query_of(w, row), head = head_of(w, row);
         const bool inside = query < w->end;
         float      top = base_of(most[r], w->scale), inverse = 1;
@@ -98,17 +94,6 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
     }
 }
 
-/* The lower half of an operand's descriptor, which alone differs. */
-DEVICE uint32_t place_of_operand(uint32_t address) { return 1u << 16 | address >> 4; }
-DEVICE uint64_t operand(uint32_t low) { return 0x40000040ull << 32 | low; }
-
-#define AT(name, i) (barrier + (uint32_t)(at_##name + (i)) * 8)
-#define STAGE(n)    ((n) % STAGES)
-#define LAP(n)      ((n) / STAGES & 1)
-#define GIVE_BACK(b) \
-    do { \
-        if (one) mbarrier_arrive(b); \
-    } while (0)
 #define TAKE_UP() \
     do { \
         const whole    f_    = whole_of(a, w); \
@@ -132,7 +117,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     static_assert(KEYS == 128 && DIM_V <= 128, "64 keys, or 64 columns, are a half of the registers that scores and products with values share");
     const attention_args *a        = &p->a;
     const uint32_t        k_memory = memory + Q_BYTES, q_memory = uniform(memory + t / 128 * 8192), barrier = uniform(shared_address(&bar));
-    const uint32_t        k_places = uniform(place_of_operand(k_memory)), v_places = uniform(place_of_operand(k_memory + STAGES * (K_BYTES + V_BYTES)));
+    const uint32_t        k_places = uniform(place_of_k(k_memory)), v_places = uniform(place_of_k(k_memory + STAGES * (K_BYTES + V_BYTES)));
     const bool            one = t % 32 == 0, capped = p->cap_inner > 0;
     const int             turn = TURN + t / 128, next_turn = turn == GROUPS ? TURN : turn + 1;
     float                 o[DIM_V / 2], s[KEYS / 2];

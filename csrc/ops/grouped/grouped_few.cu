@@ -16,7 +16,7 @@
  */
 #include "barrier.cuh"
 #include "cp_async.cuh"
-#include "grouped.cuh"
+#include "grouped_promote.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
 #include "tma.cuh"
@@ -31,7 +31,6 @@
 #define SLAB_SCALES (ROWS + 4)                          /* of rows, then of blocks of columns */
 #define SCALES      (STAGES * SLAB_BYTES)               /* where scales begin, */
 #define BARRIERS    (SCALES + STAGES * SLAB_SCALES * 4) /* and barriers */
-#define SEGMENT     (BN & -BN)                          /* columns that have one scale in any tile */
 #define PITCH       (COLUMNS % 16 ? COLUMNS : COLUMNS + 8)      /* of a row of sums: no bank is met twice */
 
 #if STAGES % WAYS || WAYS * ROWS * PITCH * 4 > STAGES * SLAB_BYTES
@@ -85,25 +84,6 @@ DEVICE void copy_scales(const grouped_few_args *a, uint32_t base, uint32_t full,
 }
 
 /* ---- who multiplies ---------------------------------------------------------------------------------------------------- */
-
-/* A thread's scales of a slab: of its two rows, and of the one or two blocks of columns that its part meets. */
-struct slab_scales { float upper, lower, left, right; };
-
-/* sum += the sum of a slab, times its scales; `cut` columns are of the left block. */
-DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], slab_scales own, int cut)
-{
-    #pragma unroll
-    for (int s = 0; s < BN / SEGMENT; ++s) {
-        const float column = s * SEGMENT < cut ? own.left : own.right, x = own.upper * column, y = own.lower * column;
-        #pragma unroll
-        for (int j = s * SEGMENT / 8; j < (s + 1) * SEGMENT / 8; ++j) {
-            sum[4 * j]     = fmaf(x, part[4 * j], sum[4 * j]);
-            sum[4 * j + 1] = fmaf(x, part[4 * j + 1], sum[4 * j + 1]);
-            sum[4 * j + 2] = fmaf(y, part[4 * j + 2], sum[4 * j + 2]);
-            sum[4 * j + 3] = fmaf(y, part[4 * j + 3], sum[4 * j + 3]);
-        }
-    }
-}
 
 /* Four columns of a row, the first a multiple of 4. */
 DEVICE void put4(const grouped_few_args *a, int64_t m, int64_t n, float4 v)
@@ -189,7 +169,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few(co
         wgmma_wait(0);
         wgmma_pin(part);
         if (lane == 0) mbarrier_arrive(empty + stage * 8);
-        promote(sum, part, own, cut);
+        promote(sum, part, &own, cut);
         stage += WAYS;
         if (stage >= STAGES) stage = way, lap ^= 1;
     }

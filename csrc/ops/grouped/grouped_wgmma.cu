@@ -28,7 +28,7 @@
  */
 #include "barrier.cuh"
 #include "cp_async.cuh"
-#include "grouped.cuh"
+#include "grouped_promote.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
 #include "tma.cuh"
@@ -52,7 +52,6 @@ typedef bf16 T;
 #define PIPE        (SCALED && BN <= 128)               /* two slabs' sums */
 #define HELD        (SCALED && !SWAP && GROUPS == 1)    /* scales are in registers */
 #define SHARED      (SCALED && !HELD)                   /* they come with the stage */
-#define SEGMENT     (BN & -BN)                          /* columns of b that have one scale in any tile */
 #define SLAB_SCALES (SHARED ? TILE_M + 4 : 0)           /* of rows of a, then of blocks of columns of b */
 #define BARRIERS    (SCALES + STAGES * SLABS * SLAB_SCALES * 4)  /* barriers, */
 #define LENGTHS     (BARRIERS + STAGES * 16)                    /* and the groups' lengths */
@@ -363,9 +362,6 @@ DEVICE void promote(const uint8_t *memory, float (&sum)[BN / 2], const float (&p
     }
 }
 #elif SCALED
-/* A thread's scales of a slab: of its two rows of a, and of the one or two blocks of columns of b that a tile meets. */
-struct slab_scales { float upper, lower, left, right; };
-
 #if HELD
 /* Where they lie; `cut` columns are of the first block. */
 struct scale_places {
@@ -395,22 +391,6 @@ DEVICE slab_scales scales_of(const uint8_t *memory, int slab, int row)
     return { rows[row], rows[row + 8], columns[0], columns[BN == GROUPED_BLOCK ? 0 : 1] };
 }
 #endif
-
-/* sum += the sum of a slab, times its scales. */
-DEVICE void promote(float (&sum)[BN / 2], const float (&part)[BN / 2], const slab_scales *own, int cut)
-{
-    #pragma unroll
-    for (int s = 0; s < BN / SEGMENT; ++s) {
-        const float column = s * SEGMENT < cut ? own->left : own->right, x = own->upper * column, y = own->lower * column;
-        #pragma unroll
-        for (int j = s * SEGMENT / 8; j < (s + 1) * SEGMENT / 8; ++j) {
-            sum[4 * j]     = fmaf(x, part[4 * j], sum[4 * j]);
-            sum[4 * j + 1] = fmaf(x, part[4 * j + 1], sum[4 * j + 1]);
-            sum[4 * j + 2] = fmaf(y, part[4 * j + 2], sum[4 * j + 2]);
-            sum[4 * j + 3] = fmaf(y, part[4 * j + 3], sum[4 * j + 3]);
-        }
-    }
-}
 #endif
 
 /* A warp has done with a stage; both blocks of a pair write to it. */
