@@ -83,7 +83,7 @@ test-aarch64: $(call needs,build)
 	    $(call CUDA_ON,) -DSGL_KERNEL_DEPS=$(CURDIR)/$(BUILD)/deps -DSGL_KERNEL_WERROR=ON
 	$(Q)PATH="$(abspath $(BIN)):$$PATH" cmake --build $(BUILD)/aarch64 --target sgl_kernel sgk-check
 	$(Q)NM=aarch64-linux-gnu-nm $(PY) tools/check_symbols.py $(BUILD)/aarch64/libsgl_kernel.so
-	$(Q)echo ref neon | xargs -n 1 -P 2 env SGK_CHECK_EMULATOR="$(QEMU)" $(QEMU) $(BUILD)/aarch64/sgk-check --small --seed=$(SEED) --level
+	$(Q)SGK_CHECK_EMULATOR="$(QEMU)" $(QEMU) $(BUILD)/aarch64/sgk-check --small --seed=$(SEED) --jobs=$(JOBS) --level=neon
 
 bench: $(call needs,run) $(call needs,test) build
 	$(Q)$(RUN_ENV) $(PY) -m sgl_kernel bench --json $(BUILD)/bench.json --plot $(BUILD)/bench.png

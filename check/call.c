@@ -259,6 +259,25 @@ static void reference_end(sgk_status status)
     }
 }
 
+/* --once: a case whose builds were all reached by cases before it is left out; the others are dealt to the jobs, which all foresee the same. */
+static bool foresee_begin(void)
+{
+    if (step || !check_once || !level->gpu) return false;
+    call_prepare(FILL_FIRST);
+    plain_exec();
+    gpu_foresee();
+    return true;
+}
+static void foresee_end(sgk_status status)
+{
+    static int kept;
+    const bool needed_here = gpu_foreseen_new() && kept++ % job_count == job_number;
+    gpu_wait();
+    if (status != SGK_OK) fail("%s", sgk_last_error());
+    if (status == SGK_OK && needed_here) count_case();
+    else stop();
+}
+
 /* --versions asks which version runs, not whether it is right: one call, and no reference, which may take minutes. */
 static bool versions_begin(void)
 {
@@ -530,6 +549,7 @@ static const struct {
     void (*end)(sgk_status);
 } phases[] = {
     { versions_begin, versions_end },
+    { foresee_begin, foresee_end },
     { reference_begin, reference_end },
     { first_begin, first_end },
     { again_begin, again_end },
@@ -543,8 +563,9 @@ static const struct {
     { breaks_begin, breaks_end },
     { bench_begin, bench_end },
 };
-enum { PHASES  = sizeof phases / sizeof *phases,
-       REFUSED = PHASES };
+enum { PHASE_AGAIN = 4,
+       PHASES      = sizeof phases / sizeof *phases,
+       REFUSED     = PHASES };
 
 static bool breaking(void) { return current >= 0 && current < PHASES && phases[current].begin == breaks_begin; }
 static void stop(void) { current = PHASES; }
@@ -571,8 +592,8 @@ bool check_next(void)
         reference_seconds = 0;
     }
     for (; current < PHASES; ++current, step = 0) {
-        if (check_once && current >= 4) break;
-        if (current >= 3 && case_failed && !breaking()) break;       /* a wrong result: later phases would say it again */
+        if (check_once && current > PHASE_AGAIN) break;
+        if (current >= PHASE_AGAIN && case_failed && !breaking()) break;       /* a wrong result: later phases would say it again */
         if (phases[current].begin()) {
             slot_count = 0;
             return true;
@@ -591,7 +612,7 @@ void check_result(sgk_status status)
 /* ---- calls that must be refused ---- */
 bool check_next_refused(void)
 {
-    if (current == REFUSED) {
+    if (current == REFUSED || (check_once && level->gpu)) {
         call_forget();
         return false;
     }

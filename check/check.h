@@ -31,7 +31,7 @@ typedef struct check_tensor check_tensor;
 extern bool check_small;            /* the smallest shapes that reach every branch of every build, for sanitizers */
 extern int  check_random_cases;     /* how many random cases are asked for; 0: as many as usual */
 extern bool check_keep_arguments;   /* of no case are arguments broken */
-extern bool check_once;             /* every case runs beside the reference and a second time, no more */
+extern bool check_once;             /* on the GPU the first case of every build, beside the reference and a second time, no more */
 extern bool check_benching;         /* add the large shapes whose figures are wanted */
 int check_int(int lo, int hi);                  /* random, both ends included; the same in every level of a case */
 double check_normal(void);

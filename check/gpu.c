@@ -98,18 +98,44 @@ bool gpu_workspace_intact(size_t bytes, int fill)
 
 /* ---- which rows of the build tables were launched ---- */
 enum { ROWS = 1 << 14 };
-static const sgk_kernel *launched[ROWS];           /* a hash table */
+static const sgk_kernel *launched[ROWS], *foreseen[ROWS];       /* hash tables */
 
-static const sgk_kernel **place_of(const sgk_kernel *kernel)
+static const sgk_kernel **place_in(const sgk_kernel **table, const sgk_kernel *kernel)
 {
     size_t i = ((uintptr_t)kernel >> 3) * 0x9e3779b97f4a7c15ull >> 50;
-    while (launched[i] && launched[i] != kernel) i = (i + 1) % ROWS;
-    return &launched[i];
+    while (table[i] && table[i] != kernel) i = (i + 1) % ROWS;
+    return &table[i];
 }
 
-static void note_launch(const sgk_kernel *kernel) { *place_of(kernel) = kernel; }
+static bool note_launch(const sgk_kernel *kernel)
+{
+    *place_in(launched, kernel) = kernel;
+    return true;
+}
 
 void gpu_watch_launches(void) { sgk_cuda_launch_hook = note_launch; }
+
+static bool foreseen_new;
+
+static bool note_instead(const sgk_kernel *kernel)
+{
+    const sgk_kernel **place = place_in(foreseen, kernel);
+    foreseen_new             = foreseen_new || !*place;
+    *place                   = kernel;
+    return false;
+}
+
+void gpu_foresee(void)
+{
+    foreseen_new         = false;
+    sgk_cuda_launch_hook = note_instead;
+}
+
+bool gpu_foreseen_new(void)
+{
+    gpu_watch_launches();
+    return foreseen_new;
+}
 
 void gpu_each_launch(void (*tell)(const void *kernel))
 {
@@ -128,7 +154,7 @@ void gpu_report_rows(void)
                 const sgk_kernel *kernel = (const sgk_kernel *)((const char *)table->rows + i * table->row_size);
                 if (!sgk_kernel_fits(kernel, device)) continue;
                 ++all;
-                if (*place_of(kernel)) {
+                if (*place_in(launched, kernel)) {
                     ++reached;
                     continue;
                 }

@@ -105,6 +105,7 @@ extern char label[LABEL];
 extern bool case_failed;
 const char *operator_of_case(void);         /* its name, or NULL */
 check_operator *operator_named(const char *case_label);
+void count_case(void);               /* this one was run */
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void report_missing_checks(void);           /* what the whole run must have reached */
 void report_counts(int *cases, int *failed);
@@ -159,6 +160,8 @@ bool gpu_graph_launch(void);
 void gpu_graph_free(void);
 
 void gpu_watch_launches(void);       /* from now on */
+void gpu_foresee(void);              /* from now on they are noted and held back, until the next line asks whether one was the first of its row */
+bool gpu_foreseen_new(void);
 void gpu_each_launch(void (*tell)(const void *kernel));
 void gpu_add_launch(const void *kernel);
 void gpu_report_rows(void);          /* each row that fits this GPU and was never launched is a failure */

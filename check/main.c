@@ -171,7 +171,7 @@ static void report_what_is_missing(unsigned have)
     const check_level *gpu = &levels[LEVELS - 1];
     if (only_count || versions_wanted) return;
     if ((!any_level_asked || level_asked[LEVELS - 1]) && level_present(gpu, have)) level = gpu, gpu_report_rows();
-    report_missing_checks();
+    if (!check_once) report_missing_checks();
 }
 
 /* ---- options ---- */
@@ -186,7 +186,7 @@ static void usage(FILE *f)
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --random=N       so many random cases of operators that have such\n"
                "  --keep-arguments does not break them, which on a GPU takes most of the time\n"
-               "  --once           every case beside the reference and a second time, no more: for racecheck\n"
+               "  --once           as many cases as reach every build for the GPU, beside the reference and a second time, no more: for racecheck\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
                "  --bench-from=MB  figures of cases whose tensors take at least so much\n"

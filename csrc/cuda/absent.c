@@ -9,7 +9,7 @@
 
 #define ABSENCE "this build has no GPU code (SGL_KERNEL_ENABLE_CUDA=OFF)"
 
-void (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
+bool (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
 
 static sgk_status absent(const char *op) { return sgk_error(SGK_UNSUPPORTED, "%s: " ABSENCE, op); }
 

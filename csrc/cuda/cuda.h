@@ -46,9 +46,9 @@ typedef struct {
 sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch *launch, int ordinal, const sgk_exec *exec,
                            const void *args, size_t args_size);
 
-/* Called after every launch when not NULL, with the row that ran: how the check knows that every row was reached. Set it while nothing
- * else launches. */
-extern void (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
+/* Called before every launch when not NULL, with the row that is to run; false: it does not run, and the call goes on as if it had. How the
+ * check knows that every row was reached. Set it while nothing else launches. */
+extern bool (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
 
 /* The build can run on this device: its pack serves it. Launchers pass over rows where this is false. */
 static inline bool sgk_kernel_fits(const sgk_kernel *kernel, const sgk_cuda_device *device)

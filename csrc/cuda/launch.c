@@ -14,7 +14,7 @@
 
 #if SGK_HAVE_CUDA
 
-void (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
+bool (*sgk_cuda_launch_hook)(const sgk_kernel *kernel);
 
 typedef struct sgk_kernel_instances {
     struct sgk_kernel_instances *next;
@@ -140,7 +140,6 @@ static sgk_status run(const char *op, const sgk_kernel *kernel, const sgk_cuda_d
     void          *parameters[] = { (void *)(uintptr_t)args };
     const CUresult result       = sgk_cuda_driver.cuLaunchKernelEx(config, i->function, parameters, NULL);
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) return refused(op, kernel, ordinal, "cuLaunchKernelEx", result);
-    if (__builtin_expect(sgk_cuda_launch_hook != NULL, 0)) sgk_cuda_launch_hook(kernel);
     return SGK_OK;
 }
 
@@ -203,6 +202,7 @@ sgk_status sgk_cuda_launch(const char *op, sgk_kernel *kernel, const sgk_launch 
     if (l->grid[0] == 0) return SGK_OK;
     SGK_REQUIRE(!l->cluster || device->major >= 9, SGK_UNSUPPORTED, "%s: kernel %s (%s) runs in clusters, cuda:%d (%s) has none", op, kernel->entry,
                 kernel->defines, ordinal, device->name);
+    if (__builtin_expect(sgk_cuda_launch_hook != NULL, 0) && !sgk_cuda_launch_hook(kernel)) return SGK_OK;
     configuration c;
     configure(&c, l, device, exec);
 
