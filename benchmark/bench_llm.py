@@ -58,13 +58,14 @@ class RandomWeights(dict):
         return torch.empty(shape, dtype=c.dtype, device=self.device).normal_(std=shape[-1] ** -0.5)
 
 
-def random_model(name, device):
-    """Ours, and that of transformers with the very same weights."""
+def random_model(name, device, length):
+    """Ours, and that of transformers with the very same weights; both take sequences of at least this length."""
+    shape = RANDOM[name] | {"max_position_embeddings": max(length, RANDOM[name]["max_position_embeddings"])}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(RANDOM[name]))
+        (Path(folder) / "config.json").write_text(json.dumps(shape))
         llama.open_weights = lambda folder: RandomWeights(llama.read_config(folder), device)
         model = Model(folder, device)
-    config = transformers.LlamaConfig(**{k: v for k, v in RANDOM[name].items() if k not in ("architectures", "model_type", "torch_dtype")})
+    config = transformers.LlamaConfig(**{k: v for k, v in shape.items() if k not in ("architectures", "model_type", "torch_dtype")})
     with torch.device("meta"):
         peer = transformers.LlamaForCausalLM(config)
     c, weights = model.config, {"model.embed_tokens.weight": model.embedding, "lm_head.weight": model.head, "model.norm.weight": model.final_norm}
@@ -96,10 +97,10 @@ def clock(device):
     return time.perf_counter()
 
 
-def ours(model, prompts, count):
+def ours(model, prompts, count, chunk):
     """(seconds of prefill, seconds of decode, tokens). Building the engine is not timed: a server does it once."""
     requests = [Request(list(ids), max_new_tokens=count) for ids in prompts]
-    engine = Engine(model, requests, max_batch=len(requests), prefill_chunk=sum(map(len, prompts)))
+    engine = Engine(model, requests, max_batch=len(requests), prefill_chunk=chunk or sum(map(len, prompts)))
     while engine.busy:
         engine.step()
     assert engine.decode.tokens == len(prompts) * (count - 1)
@@ -130,6 +131,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="prompts at once")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--prefill-chunk", type=int, default=0, help="prompt tokens in one forward pass of ours; 0: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     args = parser.parse_args()
@@ -139,7 +141,7 @@ def main():
     peer = None
     try:
         if args.random:
-            model, peer = random_model(args.random, args.device)
+            model, peer = random_model(args.random, args.device, args.prompt_tokens + args.new_tokens)
         else:
             model = Model(args.model, args.device, DTYPES.get(args.dtype))
     except InputError as error:
@@ -154,7 +156,7 @@ def main():
     for batch in args.batch:
         draw = random.Random(1)
         prompts = [[draw.randrange(3, model.config.vocab) for _ in range(args.prompt_tokens)] for _ in range(batch)]
-        runs = {"ours": lambda: ours(model, prompts, args.new_tokens),
+        runs = {"ours": lambda: ours(model, prompts, args.new_tokens, args.prefill_chunk),
                 "transformers": lambda: theirs(peer, prompts, args.new_tokens, args.device)}
         texts = {name: function()[2] for name, function in runs.items()}
         seconds = {name: [] for name in runs}
@@ -181,7 +183,7 @@ def main():
             "model": args.random or args.model.name, "parameters": model.config.parameters, "device": args.device, "hardware": where,
             "threads": torch.get_num_threads(), "dtype": str(model.dtype).removeprefix("torch."), "torch": torch.__version__,
             "transformers": transformers.__version__, "rounds": args.rounds, "prompt_tokens": args.prompt_tokens,
-            "new_tokens": args.new_tokens, "results": results}, indent=1) + "\n")
+            "new_tokens": args.new_tokens, "prefill_chunk": args.prefill_chunk, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Puts the results of one run on one machine into benchmark/results/DATE-DEVICE.json, from which tables.py prints.
 
-usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--comparison COMPARE.json] [--linear LINEAR.json]
+usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--llm-large LLM.json ...] [--comparison COMPARE.json] [--linear LINEAR.json]
                          [--linear-cpu CPU.json] [--elementwise-cpu CPU.json] [--dsv3 DSV3.json] [--scaled-mm MM.json] [--block-mm MM.json]
                          [--attention ATTENTION.json] [--attention-decode DECODE.json] [--attention-cpu CPU.json] [--tests TEST_GPU.json]
 
-BENCH.json is what `sgk-check --bench --json` wrote, COMPARE.json what `benchmark/elementwise.py --json` did, TEST_GPU.json what tools/test_gpu.py did;
+BENCH.json is what `sgk-check --bench --json` wrote, COMPARE.json what `benchmark/elementwise.py --json` did, LLM.json what `benchmark/bench_llm.py` did (several with --random), TEST_GPU.json what tools/test_gpu.py did;
 the others are from the benchmark of the same name.
 """
 import argparse
@@ -32,12 +32,15 @@ def main():
     names = ("bench", "llm", "comparison", "linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "tests")
     for name in names:
         parser.add_argument("--" + name.replace("_", "-"), type=argparse.FileType())
+    parser.add_argument("--llm-large", type=argparse.FileType(), nargs="+")
     arguments = parser.parse_args()
     result = {"date": arguments.date, "commit": arguments.commit}
     for name in names:
         file = getattr(arguments, name)
         if file:
             result[name] = json.load(file)
+    if arguments.llm_large:
+        result["llm_large"] = [json.load(file) for file in arguments.llm_large]
     device = device_of(result)
     result = {"device": device} | result
     path = os.path.join(ROOT, "benchmark/results", f"{arguments.date}-{re.sub('[^a-z0-9]+', '-', device.lower())}.json")

@@ -107,7 +107,7 @@ def comparison():
 def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
-    for kind, table in (("linear", linear_table), ("llm", llm_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
+    for kind, table in (("linear", linear_table), ("llm", llm_table), ("llm_large", llm_large_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
                         ("attention_cpu", attention_cpu_table), ("bench", bench_table)):
         for device, result in results(kind):
             lines += [f"**{device}**, {result['date']}, commit {result['commit']}."] + table(result[kind])
@@ -193,6 +193,18 @@ def llm_table(llm):
     lines += ["| phase | batch | ours | transformers | ratio |", "|---|---|---|---|---|"]
     for row in llm["results"]:
         lines.append(f"| {row['phase']} | {row['batch']} | {row['tokens_per_second']['ours']:.0f} | {row['tokens_per_second']['transformers']:.0f} | {row['ratio']:.2f} |")
+    return lines + [""]
+
+
+def llm_large_table(runs):
+    first = runs[0]
+    lines = [f"`benchmark/bench_llm.py --random`: the same with random weights in the shape of {first['model']} ({first['parameters'] / 1e9:.1f} billion parameters, {first['dtype']}). "
+             "`share`: a step's bytes, weights and cache, at the rate of torch's sum, over the step's time.", ""]
+    lines += ["| prompt tokens | a pass | phase | batch | ours | transformers | ratio | share |", "|---|---|---|---|---|---|---|---|"]
+    for run in runs:
+        for row in run["results"]:
+            lines.append(f"| {run['prompt_tokens']} | {run['prefill_chunk'] or 'all'} | {row['phase']} | {row['batch']} | {row['tokens_per_second']['ours']:.0f} | "
+                         f"{row['tokens_per_second']['transformers']:.0f} | {row['ratio']:.2f} | {row.get('share_of_reading', '') and format(row['share_of_reading'], '.2f')} |")
     return lines + [""]
 
 
