@@ -98,10 +98,8 @@ bool call_wrote_nothing(void)
             nothing = nothing && tensor_same(t, tensor_data(t, t->now), t->saved);
         } else {
             const size_t length = (size_t)tensor_row_length(t) * t->element;
-            for (int64_t r = 0, rows = tensor_rows(t); nothing && r < rows; ++r) {
-                const unsigned char *row = (unsigned char *)tensor_data(t, t->now) + (size_t)tensor_row_offset(t, r) * t->element;
-                for (size_t b = 0; b < length && nothing; ++b) nothing = row[b] == fill;
-            }
+            for (int64_t r = 0, rows = tensor_rows(t); nothing && r < rows; ++r)
+                nothing = tensor_first_other((char *)tensor_data(t, t->now) + (size_t)tensor_row_offset(t, r) * t->element, length, fill) < 0;
         }
     }
     return nothing;

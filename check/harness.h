@@ -46,6 +46,7 @@ static inline char *tensor_data(const check_tensor *t, char *block) { return blo
 
 void tensor_restore(const check_tensor *t, char *block, int fill);              /* as before the call */
 bool tensor_same(const check_tensor *t, const char *data, const char *other);   /* the elements' bytes */
+int64_t tensor_first_other(const char *bytes, size_t count, int fill);     /* -1: all of them are */
 bool tensor_surrounded(const check_tensor *t, const char *block, int fill, char *where, size_t size);
 void tensor_arm(const check_tensor *t, char *block, bool on);                   /* address sanitizer: only elements may be touched */
 extern bool tensor_arming;                  /* not in the self-test: the sanitizer would end it */
