@@ -109,8 +109,9 @@ SGK_INLINE void act_vectors(enum act which, sgk_dtype t, bool stream, int n, con
 /* Where what is read is asked for, in the order of memory, while element d of the row that begins at `row` is written. */
 SGK_INLINE int64_t soon_of(enum act which, sgk_dtype t, const struct act_args *a, int64_t row, int64_t d)
 {
-    enum { AHEAD = 16384 };                             /* bytes, of the row or the next one */
-    const int64_t parts = which == GELU_QUICK ? 1 : 2, all = parts * a->dim, most = AHEAD / (t == SGK_F32 ? 4 : 2), at = parts * d + (most < all ? most : all);
+    enum { AHEAD = 20480 };                             /* bytes, of the row and the next ones */
+    const int64_t parts = which == GELU_QUICK ? 1 : 2, all = parts * a->dim, most = AHEAD / (t == SGK_F32 ? 4 : 2);
+    const int64_t at = parts * d + (most < all || a->input_stride == all ? most : all);
     return at < all ? row + at : row + a->input_stride + at - all;
 }
 

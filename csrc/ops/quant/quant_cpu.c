@@ -17,6 +17,17 @@ SGK_INLINE void ask_for(sgk_dtype t, const void *p, int64_t i, int64_t n)
 enum { PIECE = 256,                                     /* elements */
        LONG  = 512 };                                   /* from how many on a table of their codes is worth making */
 
+/*
+ * Where, from the begin of a row on, what is asked for lies while its element d is written: a row ahead and some more, as the next row's scale takes all of it
+ * at once.
+ */
+SGK_INLINE int64_t soon_of(int64_t d, int64_t dim, int64_t stride)
+{
+    enum { MORE = 2048 };
+    const int64_t at = d + (dim < 2 * MORE ? dim / 2 : MORE);
+    return at < dim ? stride + at : 2 * stride + at - dim;
+}
+
 /* ---- rows ---- */
 SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quant_rows_args *a, int64_t begin, int64_t end)
 {
@@ -32,7 +43,7 @@ SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quan
         a->s[row * a->s_stride]              = scaling.s;
         for (int64_t d = 0; d < a->dim; d += PIECE) {       /* while this row is written the next one comes */
             const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
-            ask_for(t, a->input, x + a->input_stride + d, row + 1 < end ? n : 0);
+            ask_for(t, a->input, x + soon_of(d, a->dim, a->input_stride), n);
             if (looked_up) codes_looked_up(stream, &table, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
             else codes_known(t, code, stream, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
         }
