@@ -384,10 +384,11 @@ SGK_INLINE void summed2(sgk_dtype t, bool add, const struct quant_norm_args *n, 
     *x = vf_add(*x, u), *y = vf_add(*y, v);
 }
 
-/* Elements [first, first + count) of the norm, rounded to the format, with as many of row `ahead` asked for. `last`: nothing of the row is read after this, and the sum is stored. */
-SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t ahead, int64_t first, int64_t count, vf scale)
+/* Elements [first, first + count) of the norm, rounded to the format, with as many of the next rows asked for. `last`: nothing of the row is read after this, and the sum is stored. */
+SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
-    const int64_t kept = row * n->residual_stride + first, next = ahead * n->groups.input_stride + first, other = ahead * n->residual_stride + first;
+    const int64_t dim = n->groups.groups * n->groups.group, kept = row * n->residual_stride + first;
+    const int64_t next = row * n->groups.input_stride + soon_of(first, dim, n->groups.input_stride), other = row * n->residual_stride + soon_of(first, dim, n->residual_stride);
     int64_t       i = 0;
     for (; i + 2 * VF <= count; i += 2 * VF) {
         vf x, y, g, h;
@@ -409,7 +410,7 @@ SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_n
 enum { KEPT = 1024 };
 
 /* A group that is kept whole is normalised once, and its neighbours with it. */
-SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, int64_t ahead, vf scale)
+SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, vf scale)
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
@@ -420,7 +421,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_l
         batch *b = &batches[now];
         count    = a->groups - j < most ? a->groups - j : most;
         *b       = (batch){ .from = normed[now], .q = a->q + row * a->q_stride + j * a->group, .place = row * a->s_row, .j = j, .count = (int)count };
-        normalise(t, add, true, n, normed[now], row, ahead, j * a->group, count * a->group, scale);
+        normalise(t, add, true, n, normed[now], row, j * a->group, count * a->group, scale);
         batch_begin(a, may_look_up, b);
         batch_end(t, stream, a, &batches[!now]);
     }
@@ -438,7 +439,7 @@ SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_
         for (int pass = 0; pass < 2; ++pass) {
             for (int64_t i = 0; i < a->group; i += KEPT) {
                 const int64_t count = a->group - i < KEPT ? a->group - i : KEPT, first = j * a->group + i;
-                normalise(t, add, pass == 1, n, normed, row, row, first, count, scale);
+                normalise(t, add, pass == 1, n, normed, row, first, count, scale);
                 if (pass == 0) amax = fmaxf(amax, amax_run(t, normed, 0, count, &finite));
                 else encode_scaled(t, false, false, a, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
             }
@@ -470,7 +471,7 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
         }
         const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
-        else norm_short_groups(t, add, stream, may_look_up, n, row, row + 1 < end ? row + 1 : row, scale);
+        else norm_short_groups(t, add, stream, may_look_up, n, row, scale);
     }
     if (stream) vf_stream_end();
 }
