@@ -9,7 +9,7 @@
  *
  *     CODES_ANY     nothing: it is clamped to least and most
  *     CODES_ENDS    e4m3: least and most are -448 and 448
- *     CODES_WITHIN  e4m3: it is no NaN, and not further beyond them than a rounding
+ *     CODES_WITHIN  it is no NaN, and not further beyond the ends, of i8 and u8 -127 and 127, than a rounding
  *
  * e4m3: with m the greater of |v| and 2^-6, |v| + 2^20 * (the power of two in m) is rounded where the code ends, as the last bit of that sum is
  * the last of v's code, also where that code is subnormal. The exponent of the sum then counts the binades. NaN goes in as 480, whose code would be 0x7f.
@@ -45,6 +45,7 @@ SGK_INLINE vi codes(sgk_dtype code, int known, vf v, vf least, vf most)
         const __mmask16 number = _mm512_cmple_epi32_mask(magnitude, vi_set(F32_EXPONENT));
         return e4m3(_mm512_mask_min_epi32(vi_set(E4M3_NAN), number, magnitude, vi_set(E4M3_MOST)), _mm512_maskz_srli_epi32(number, u, 24));
     }
+    if (known == CODES_WITHIN) return code == SGK_I8 ? _mm512_cvttps_epi32(v) : _mm512_add_epi32(_mm512_cvtps_epi32(v), vi_set(128));
     const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
     const vf        c      = _mm512_mask_min_ps(_mm512_castsi512_ps(vi_set(code == SGK_E4M3 ? E4M3_NAN : 0)), number, most, _mm512_max_ps(least, v));
     if (code == SGK_I8) return _mm512_cvttps_epi32(c);
@@ -67,6 +68,7 @@ SGK_INLINE vi e4m3(vi magnitude, vi sign)
 }
 SGK_INLINE vi codes(sgk_dtype code, int known, vf v, vf least, vf most)
 {
+    if (code != SGK_E4M3 && known == CODES_WITHIN) return code == SGK_I8 ? _mm256_cvttps_epi32(v) : _mm256_add_epi32(_mm256_cvtps_epi32(v), vi_set(128));
     const vi nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     if (code == SGK_E4M3 && known != CODES_ANY) {
         const vi u = _mm256_castps_si256(v), magnitude = _mm256_and_si256(u, vi_set(F32_MAGNITUDE));
@@ -223,7 +225,7 @@ SGK_INLINE void codes_known(sgk_dtype t, sgk_dtype code, bool stream, const code
 {
     const code_scale any = { k->by, k->least, k->most, k->divide, CODES_ANY, k->rounds }, ends = { k->by, k->least, k->most, k->divide, CODES_ENDS, k->rounds };
     const code_scale within = { k->by, k->least, k->most, k->divide, CODES_WITHIN, k->rounds };
-    if (code == SGK_E4M3 && k->known == CODES_WITHIN) codes_run(t, code, stream, &within, q, p, first, n);
+    if (k->known == CODES_WITHIN) codes_run(t, code, stream, &within, q, p, first, n);
     else if (code == SGK_E4M3 && k->known == CODES_ENDS) codes_run(t, code, false, &ends, q, p, first, n);
     else codes_run(t, code, stream && code != SGK_E4M3, &any, q, p, first, n);
 }

@@ -103,7 +103,8 @@ enum { PASS  = BUTTERFLY_VECTORS * VF,                  /* elements of the first
 /* Such rows: a piece of one's last pass, then one of the next one's first, so that memory is read and written all the time. */
 SGK_INLINE void whole_rows(sgk_dtype t, bool stream, const struct hadamard_args *a, int64_t begin, int64_t end, vf scale)
 {
-    enum { PIECES = PASS / (2 * VF), PARTS = WHOLE / PIECES };
+    enum { PIECES = PASS / (2 * VF),
+           PARTS  = WHOLE / PIECES };
     _Alignas(64) float x[2][WHOLE];
     butterfly_pass(BUTTERFLY_VECTORS, true, vf_splits(t), t, a->x, begin * a->x_stride, x[begin % 2], WHOLE, VF);
     for (int64_t row = begin; row < end; ++row) {

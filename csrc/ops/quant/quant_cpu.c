@@ -227,7 +227,9 @@ SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_gr
                                  int64_t n)
 {
     const code_scale over = { k.by, k.least, k.most, true, k.known, false }, times = { k.by, k.least, k.most, false, k.known, false };
-    if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q, from, first, n);
+    if (a->code == SGK_I8 && stream && !k.divide) codes_known(t, SGK_I8, true, &times, q, from, first, n);
+    else if (a->code == SGK_I8 && k.divide) codes_known(t, SGK_I8, stream, &over, q, from, first, n);
+    else if (a->code == SGK_I8) codes_known(t, SGK_I8, false, &times, q, from, first, n);
     else if (stream && k.divide) codes_known(t, SGK_E4M3, true, &over, q, from, first, n);
     else if (stream) codes_known(t, SGK_E4M3, true, &times, q, from, first, n);
     else if (k.divide) codes_known(t, SGK_E4M3, false, &over, q, from, first, n);
@@ -286,7 +288,32 @@ static __attribute__((noinline)) void batch_look_up(bool stream, const struct qu
     if (a->group == 128) lookup_encode(&b->found, stream, a, 128, b->q, x, b->count, encode_rest);
     else lookup_encode(&b->found, stream, a, a->group, b->q, x, b->count, encode_rest);
 }
+/*
+ * i8 of version 1, where a scale is 1 / 127 of the largest, rounded: times its reciprocal. Quotients nearer to a whole number than a rounding are those that are one, and
+ * that of the largest, which comes out as 127 or just below; so the reciprocal is chosen that gives the same of it. False where that does not hold.
+ */
+static __attribute__((noinline)) bool batch_reciprocals(const struct quant_groups_args *a, const batch *b, struct quant_scaling *k)
+{
+    enum { LEAST = 32 << 7,
+           ABOVE = 224 << 7 };             /* of bf16: reciprocals are normal numbers */
+    if (!b->count || a->code != SGK_I8 || a->version != 1 || a->ue8m0 || a->clamps || a->group % 32 || !a->group) return false;
+    const __m256i bits = lookup_most((const uint16_t *)b->from + b->at, a->group, b->count);
+    const __m256  most = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)), one = _mm256_set1_ps(1), end = _mm256_set1_ps(127);
+    if (_mm256_cmpge_epu32_mask(_mm256_sub_epi32(bits, _mm256_set1_epi32(LEAST)), _mm256_set1_epi32(ABOVE - LEAST)) |
+        _mm256_cmp_ps_mask(most, _mm256_set1_ps(a->eps), _CMP_NGE_UQ)) return false;
+    const __m256 s = _mm256_div_ps(most, end), turned = _mm256_div_ps(one, s), tiny = _mm256_set1_ps(0x1p-22f);
+    const __m256 by = _mm256_mul_ps(turned, _mm256_mask_sub_ps(_mm256_add_ps(one, tiny), _mm256_cmp_ps_mask(_mm256_div_ps(most, s), end, _CMP_LT_OQ), one, tiny));
+    float        scale[TOGETHER], times[TOGETHER];
+    _mm256_storeu_ps(scale, s), _mm256_storeu_ps(times, by);
+    for (int g = 0; g < TOGETHER; ++g) k[g] = (struct quant_scaling){ .s = scale[g], .by = times[g] };
+    return true;
+}
 #else
+SGK_INLINE bool batch_reciprocals(const struct quant_groups_args *a, const batch *b, struct quant_scaling *k)
+{
+    (void)a, (void)b, (void)k;
+    return false;
+}
 SGK_INLINE bool batches_look_up(const struct quant_groups_args *a)
 {
     (void)a;
@@ -315,7 +342,11 @@ SGK_INLINE void batch_end(sgk_dtype t, bool stream, const struct quant_groups_ar
         for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, (struct quant_scaling){ .s = b->found.scale[g], .exponent = b->found.exponent[g] });
         return;
     }
-    for (int g = 0; g < b->count; ++g) scaling[g] = quant_group_scaling(amax_run(t, b->from, b->at + g * a->group, a->group, &finite[g]), a);
+    if (t == SGK_BF16 && batch_reciprocals(a, b, scaling)) {
+        for (int g = 0; g < b->count; ++g) finite[g] = true;
+    } else {
+        for (int g = 0; g < b->count; ++g) scaling[g] = quant_group_scaling(amax_run(t, b->from, b->at + g * a->group, a->group, &finite[g]), a);
+    }
     for (int g = 0; g < b->count; ++g) encode_scaled(t, stream, finite[g], a, &scaling[g], b->q + g * a->group, b->from, b->at + g * a->group, a->group);
     for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, scaling[g]);
 }
