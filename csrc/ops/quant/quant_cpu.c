@@ -107,7 +107,7 @@ void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
     const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS, false };
     const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
     code_table                      made;
-    code_table_clear(&made);
+    code_table_clear(&made), made.long_lived = true;
     code_table *table = a->dtype == SGK_BF16 && a->count >= LONG && code_table_set(&made, k.by, false) ? &made : NULL;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
