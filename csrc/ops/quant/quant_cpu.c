@@ -357,7 +357,7 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
     enum { AHEAD = 2048 };                              /* elements that are asked for in time, in the row or in the next one */
     const int64_t      dim = a->groups * a->group, far = AHEAD < dim ? AHEAD : dim;
     const bool         lines = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0, may_look_up = batches_look_up(a);
-    const bool         stream = lines && !a->fuse && sgk_cpu_streams(a->q, a->rows, dim, 1);     /* memory waits for SiLU as it is */
+    const bool         stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     _Alignas(64) float values[2][TOGETHER * FUSED];
     batch              batches[2] = { { .count = 0 }, { .count = 0 } };
     int                now        = 0;
