@@ -26,7 +26,7 @@ SGK_INLINE void multiply(int order, float *x, int64_t stride)
         for (int g = 0; g < order / 4; ++g) {
             const int n = hadamard_negative(order, i, 4 * g), s = (hadamard_negative(order, i, 4 * g + 1) ^ n) | (hadamard_negative(order, i, 4 * g + 2) ^ n) << 1 |
                                                                   (hadamard_negative(order, i, 4 * g + 3) ^ n) << 2;
-            total = n ? vf_sub(total, sums[g][s]) : vf_add(total, sums[g][s]);
+            total = n ? butterfly_less(total, sums[g][s]) : vf_add(total, sums[g][s]);
         }
         vf_store_f32(x + i * stride, total);
     }
