@@ -116,6 +116,26 @@ SGK_INLINE void whole_rows(sgk_dtype t, bool stream, const struct hadamard_args 
     }
 }
 
+enum { KEPT = 4096 };                                   /* elements of a row of which two stay in the first-level cache */
+
+/* Rows that are an order of whole chunks: the next one is transformed in steps, and behind each of them a part of this one is written, for the same reason. */
+SGK_INLINE void order_rows(sgk_dtype t, bool stream, const struct hadamard_args *a, int64_t begin, int64_t end, vf scale, void (*multiply_by)(float *x, int64_t stride))
+{
+    enum { QUARTERS = 4 };
+    const int64_t      part = (int64_t)1 << a->log2, steps = QUARTERS + part / VF, pairs = a->dim / (2 * VF);
+    _Alignas(64) float x[2][KEPT];
+    for (int64_t row = begin - 1; row < end; ++row) {   /* the first one is nobody's next */
+        const int64_t from = (row + 1) * a->x_stride, ahead = row + 2 < end ? from + a->x_stride : from;
+        float        *now = x[row & 1], *next = x[(row + 1) & 1];
+        for (int64_t i = 0; i < steps; ++i) {
+            const int64_t first = a->order * i / QUARTERS * part, last = a->order * (i + 1) / QUARTERS * part, done = pairs * i / steps * 2 * VF;
+            if (row + 1 < end && i < QUARTERS) butterflies(vf_splits(t), t, a->x, from + first, next + first, last - first, part);
+            else if (row + 1 < end) multiply_by(next + (i - QUARTERS) * VF, part);
+            if (row >= begin) store(t, stream, vf_splits(t), a->out, row * a->out_stride + done, now + done, pairs * (i + 1) / steps * 2 * VF - done, scale, a->x, ahead + done);
+        }
+    }
+}
+
 /* Chunks shorter than a vector are padded with zeros to one, each by itself. */
 SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, int64_t end)
 {
@@ -128,6 +148,11 @@ SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, 
     if (a->order == 1 && a->dim == WHOLE && n == WHOLE) {
         if (stream) whole_rows(t, true, a, begin, end, scale), vf_stream_end();
         else whole_rows(t, false, a, begin, end, scale);
+        return;
+    }
+    if (a->order > 1 && part == chunk && a->dim == n && n <= KEPT && part >= 2 * VF) {
+        if (stream) order_rows(t, true, a, begin, end, scale, multiplies[a->order]), vf_stream_end();
+        else order_rows(t, false, a, begin, end, scale, multiplies[a->order]);
         return;
     }
     for (int64_t row = begin; row < end; ++row) {
