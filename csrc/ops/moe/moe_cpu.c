@@ -3,11 +3,15 @@
 
 SGK_INLINE int64_t source_of(const struct shuffle_rows_args *a, int64_t i) { return load_index(a->map, i, a->wide_map ? SGK_I64 : SGK_I32) * a->input_stride; }
 
+enum { PAGES_AHEAD = 4 };                               /* rows whose pages are looked up in time: they lie at random places */
+
 SGK_INLINE void shuffle(bool stream, const struct shuffle_rows_args *a, int64_t begin, int64_t end)
 {
-    for (int64_t i = begin; i < end; ++i)
+    for (int64_t i = begin; i < end; ++i) {
+        if (stream) read_page_soon((const char *)a->input + source_of(a, i + PAGES_AHEAD < end ? i + PAGES_AHEAD : i), a->bytes);
         copy_row((char *)a->output + i * a->output_stride, (const char *)a->input + source_of(a, i), a->bytes, stream,
                  (const char *)a->input + source_of(a, i + 1 < end ? i + 1 : i));
+    }
 }
 
 void SGK_CPU_FN(shuffle_rows)(const void *args, int64_t begin, int64_t end)

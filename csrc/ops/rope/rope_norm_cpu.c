@@ -127,10 +127,10 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
     const struct qk_norm_rope_args copy = *(const struct qk_norm_rope_args *)args, *a = &copy;      /* no store can change it */
     double                         f[PAIRS];
     float                          c[2 * PAIRS], s[2 * PAIRS], scale[2][TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
-    int                            now    = 0;
-    const double                   most   = frequencies(a, f);
-    const vf                       factor = vf_set(a->attention_factor);
-    const int64_t                  heads  = (int64_t)a->q_heads + a->k_heads;
+    int                            now         = 0;
+    const double                   most        = frequencies(a, f);
+    const vf                       factor      = vf_set(a->attention_factor);
+    const int64_t                  heads       = (int64_t)a->q_heads + a->k_heads;
     const int                      first_heads = heads < TOGETHER ? (int)heads : TOGETHER;
     scales_of(a, begin * a->qkv_stride, first_heads, scale[now]);
     for (int64_t t = begin; t < end; ++t) {
