@@ -9,7 +9,7 @@
  *
  *     CODES_ANY     nothing: it is clamped to least and most
  *     CODES_ENDS    e4m3: least and most are -448 and 448
- *     CODES_WITHIN  e4m3: it is no NaN, and not further beyond them than a rounding
+ *     CODES_WITHIN  it is no NaN, and not further beyond the ends, of i8 and u8 -127 and 127, than a rounding
  *
  * e4m3: with m the greater of |v| and 2^-6, |v| + 2^20 * (the power of two in m) is rounded where the code ends, as the last bit of that sum is
  * the last of v's code, also where that code is subnormal. The exponent of the sum then counts the binades. NaN goes in as 480, whose code would be 0x7f.
@@ -45,6 +45,7 @@ SGK_INLINE vi codes(sgk_dtype code, int known, vf v, vf least, vf most)
         const __mmask16 number = _mm512_cmple_epi32_mask(magnitude, vi_set(F32_EXPONENT));
         return e4m3(_mm512_mask_min_epi32(vi_set(E4M3_NAN), number, magnitude, vi_set(E4M3_MOST)), _mm512_maskz_srli_epi32(number, u, 24));
     }
+    if (known == CODES_WITHIN) return code == SGK_I8 ? _mm512_cvttps_epi32(v) : _mm512_add_epi32(_mm512_cvtps_epi32(v), vi_set(128));
     const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
     const vf        c      = _mm512_mask_min_ps(_mm512_castsi512_ps(vi_set(code == SGK_E4M3 ? E4M3_NAN : 0)), number, most, _mm512_max_ps(least, v));
     if (code == SGK_I8) return _mm512_cvttps_epi32(c);
@@ -67,6 +68,7 @@ SGK_INLINE vi e4m3(vi magnitude, vi sign)
 }
 SGK_INLINE vi codes(sgk_dtype code, int known, vf v, vf least, vf most)
 {
+    if (code != SGK_E4M3 && known == CODES_WITHIN) return code == SGK_I8 ? _mm256_cvttps_epi32(v) : _mm256_add_epi32(_mm256_cvtps_epi32(v), vi_set(128));
     const vi nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     if (code == SGK_E4M3 && known != CODES_ANY) {
         const vi u = _mm256_castps_si256(v), magnitude = _mm256_and_si256(u, vi_set(F32_MAGNITUDE));
@@ -223,7 +225,7 @@ SGK_INLINE void codes_known(sgk_dtype t, sgk_dtype code, bool stream, const code
 {
     const code_scale any = { k->by, k->least, k->most, k->divide, CODES_ANY, k->rounds }, ends = { k->by, k->least, k->most, k->divide, CODES_ENDS, k->rounds };
     const code_scale within = { k->by, k->least, k->most, k->divide, CODES_WITHIN, k->rounds };
-    if (code == SGK_E4M3 && k->known == CODES_WITHIN) codes_run(t, code, stream, &within, q, p, first, n);
+    if (k->known == CODES_WITHIN) codes_run(t, code, stream, &within, q, p, first, n);
     else if (code == SGK_E4M3 && k->known == CODES_ENDS) codes_run(t, code, false, &ends, q, p, first, n);
     else codes_run(t, code, stream && code != SGK_E4M3, &any, q, p, first, n);
 }
@@ -240,12 +242,15 @@ typedef struct {
     uint16_t least, most;                               /* magnitudes: the first that is in the table; the first of the largest code */
     int      smalls, tops;                              /* how many there are of 1.b below least and most, or less 128 */
     int      rest;                                      /* so many runs are not looked up */
+    bool     long_lived;                                /* for more than a row: worth knowing where subnormal codes begin, too */
+    uint32_t small_by;                                  /* of which number that is known; 0: none */
+    uint16_t small[8];                                  /* the first magnitude of codes 1 to 8 */
 } code_table;
 
 SGK_INLINE void code_table_clear(code_table *k)
 {
     const __m512i zero = _mm512_setzero_si512();
-    *k                 = (code_table){ zero, zero, zero, ~0u, 0, 0, 0, 0, 0 };
+    *k                 = (code_table){ zero, zero, zero, ~0u, 0, 0, 0, 0, 0, false, 0, { 0 } };
 }
 
 /* How many of its codes are below one. */
@@ -280,23 +285,75 @@ SGK_INLINE bool code_table_set(code_table *k, float by, bool rounds)
     return true;
 }
 
+/* Of 64 bf16, in two vectors: the lower and the upper bytes. */
+SGK_INLINE __m512i code_lower_bytes(__m512i a, __m512i b)
+{
+    const __m512i evens = _mm512_set_epi8(126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88, 86, 84, 82, 80, 78, 76, 74, 72, 70, 68, 66, 64,
+                                          62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_epi8(a, evens, b);
+}
+SGK_INLINE __m512i code_upper_bytes(__m512i a, __m512i b)
+{
+    const __m512i odds = _mm512_set_epi8(127, 125, 123, 121, 119, 117, 115, 113, 111, 109, 107, 105, 103, 101, 99, 97, 95, 93, 91, 89, 87, 85, 83, 81, 79, 77, 75, 73, 71, 69, 67, 65,
+                                         63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_epi8(a, odds, b);
+}
+SGK_INLINE __m512i code_signed(__m512i a, __m512i b, __m512i codes) { return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), code_upper_bytes(a, b), codes, 0xca); }
+
+/* Codes of magnitudes from k->least on, in two vectors. */
+SGK_INLINE __m512i code_table_codes(const code_table *k, __m512i u, __m512i v)
+{
+    const __m512i mantissas = code_lower_bytes(u, v), exponents = code_lower_bytes(_mm512_srli_epi16(u, 4), _mm512_srli_epi16(v, 4));      /* times 8, with bits of no use below */
+    return _mm512_add_epi8(_mm512_add_epi8(_mm512_and_si512(exponents, _mm512_set1_epi8((char)0xf8)), k->bias), _mm512_permutex2var_epi8(k->low, mantissas, k->high));
+}
+
 /* 64 elements to *codes; false where one is not in the table. `within`: all are finite, and none has a larger code than k->most. */
 SGK_INLINE bool code_table_look_up(const code_table *k, bool within, __m512i a, __m512i b, __m512i *codes)
 {
     const __m512i   magnitude = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16((short)k->least), most = _mm512_set1_epi16((short)k->most);
     const __m512i   numbers = _mm512_set1_epi16((short)(0x7f80 - k->least));
-    const __m512i   evens   = _mm512_set_epi8(126, 124, 122, 120, 118, 116, 114, 112, 110, 108, 106, 104, 102, 100, 98, 96, 94, 92, 90, 88, 86, 84, 82, 80, 78, 76, 74, 72, 70, 68, 66, 64,
-                                              62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    const __m512i   odds    = _mm512_add_epi8(evens, _mm512_set1_epi8(1));
     __m512i         u = _mm512_and_si512(a, magnitude), v = _mm512_and_si512(b, magnitude);
     const __mmask32 outside = within ? _mm512_cmplt_epu16_mask(u, least) | _mm512_cmplt_epu16_mask(v, least)
                                      : _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(u, least), numbers) | _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(v, least), numbers);
     if (__builtin_expect(outside, 0)) return false;
     if (!within) u = _mm512_min_epu16(u, most), v = _mm512_min_epu16(v, most);
-    const __m512i mantissas = _mm512_permutex2var_epi8(u, evens, v), signs = _mm512_permutex2var_epi8(a, odds, b);
-    const __m512i exponents = _mm512_permutex2var_epi8(_mm512_srli_epi16(u, 4), evens, _mm512_srli_epi16(v, 4));      /* times 8, with bits of no use below */
-    const __m512i sum       = _mm512_add_epi8(_mm512_add_epi8(_mm512_and_si512(exponents, _mm512_set1_epi8((char)0xf8)), k->bias), _mm512_permutex2var_epi8(k->low, mantissas, k->high));
-    *codes                  = _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), signs, sum, 0xca);
+    *codes = code_signed(a, b, code_table_codes(k, u, v));
+    return true;
+}
+
+/* Where the subnormal codes of numbers times k->small_by begin, which are among the five binades below the table's and the first one of that. */
+static __attribute__((noinline, unused)) void code_table_set_smalls(code_table *k, const code_scale *scale)
+{
+    enum { BINADES = 6 };
+    const code_scale within = { scale->by, -448, 448, false, CODES_WITHIN, scale->rounds };
+    const int        begin  = (k->least >> 7) - (BINADES - 1);
+    uint16_t         x[BINADES * 128];
+    uint8_t          q[BINADES * 128];
+    for (int i = 0; i < BINADES * 128; ++i) x[i] = (uint16_t)((begin << 7) + i);
+    codes_run(SGK_BF16, SGK_E4M3, false, &within, q, x, 0, BINADES * 128);
+    for (int code = 1, i = 0; code <= 8; ++code) {
+        while (q[i] < code) ++i;
+        k->small[code - 1] = x[i];
+    }
+    k->small_by = f32_bits(scale->by);
+}
+
+/* 64 elements, some of which are below k->least; false where one is NaN, or where it is not worth it. */
+SGK_INLINE bool code_table_look_up_smalls(code_table *k, const code_scale *scale, __m512i a, __m512i b, __m512i *codes)
+{
+    const __m512i magnitude = _mm512_set1_epi16(0x7fff), most = _mm512_set1_epi16((short)k->most), least = _mm512_set1_epi16((short)k->least), one = _mm512_set1_epi16(1);
+    const __m512i infinity = _mm512_set1_epi16(0x7f80);
+    __m512i       u = _mm512_and_si512(a, magnitude), v = _mm512_and_si512(b, magnitude), m = _mm512_setzero_si512(), n = m;
+    if (!k->long_lived || k->least < 7 << 7 || (_mm512_cmpgt_epu16_mask(u, infinity) | _mm512_cmpgt_epu16_mask(v, infinity))) return false;
+    if (k->small_by != f32_bits(scale->by)) code_table_set_smalls(k, scale);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+        const __m512i first = _mm512_set1_epi16((short)k->small[i]);
+        m = _mm512_mask_add_epi16(m, _mm512_cmpge_epu16_mask(u, first), m, one), n = _mm512_mask_add_epi16(n, _mm512_cmpge_epu16_mask(v, first), n, one);
+    }
+    const __mmask64 smalls = (__mmask64)_mm512_cmplt_epu16_mask(v, least) << 32 | _mm512_cmplt_epu16_mask(u, least);
+    u = _mm512_min_epu16(u, most), v = _mm512_min_epu16(v, most);
+    *codes = code_signed(a, b, _mm512_mask_mov_epi8(code_table_codes(k, u, v), smalls, code_lower_bytes(m, n)));
     return true;
 }
 SGK_INLINE void codes_64_store(bool stream, uint8_t *q, __m512i codes)
@@ -306,24 +363,28 @@ SGK_INLINE void codes_64_store(bool stream, uint8_t *q, __m512i codes)
 }
 
 /* 64 elements; false, with nothing written, where one is not in the table. */
-SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+SGK_INLINE bool codes_64_looked_up(code_table *k, const code_scale *scale, bool stream, uint8_t *q, const uint16_t *p)
 {
-    __m512i codes;
-    if (!code_table_look_up(k, false, _mm512_loadu_si512(p), _mm512_loadu_si512(p + 32), &codes)) return false;
+    const __m512i a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + 32);
+    __m512i       codes;
+    if (!code_table_look_up(k, false, a, b, &codes) && !code_table_look_up_smalls(k, scale, a, b, &codes)) return false;
     codes_64_store(stream, q, codes);
     return true;
 }
 #else
-typedef struct { int rest; } code_table;
-SGK_INLINE void code_table_clear(code_table *k) { k->rest = 0; }
+typedef struct {
+    int  rest;
+    bool long_lived;
+} code_table;
+SGK_INLINE void code_table_clear(code_table *k) { k->rest = 0, k->long_lived = false; }
 SGK_INLINE bool code_table_set(code_table *k, float by, bool rounds)
 {
     (void)k, (void)by, (void)rounds;
     return false;
 }
-SGK_INLINE bool codes_64_looked_up(const code_table *k, bool stream, uint8_t *q, const uint16_t *p)
+SGK_INLINE bool codes_64_looked_up(code_table *k, const code_scale *scale, bool stream, uint8_t *q, const uint16_t *p)
 {
-    (void)k, (void)stream, (void)q, (void)p;
+    (void)k, (void)scale, (void)stream, (void)q, (void)p;
     return false;
 }
 #endif
@@ -341,7 +402,7 @@ SGK_INLINE void codes_looked_up(bool stream, code_table *table, const code_scale
     int64_t       i = to_line < n ? to_line : n, missing = 0;
     if (i) codes_few(SGK_BF16, SGK_E4M3, &ends, q, p, first, i);
     for (; i + 64 <= n; i += 64)
-        if (!codes_64_looked_up(table, stream, q + i, (const uint16_t *)p + first + i)) {
+        if (!codes_64_looked_up(table, &ends, stream, q + i, (const uint16_t *)p + first + i)) {
             codes_64(SGK_BF16, SGK_E4M3, stream, &ends, q + i, p, first + i);
             missing += 64;
         }

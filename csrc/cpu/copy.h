@@ -38,4 +38,10 @@ SGK_INLINE void copy_page_soon(void *to, int64_t n)
     for (int64_t i = 0; i < n; i += 4096) __builtin_prefetch((char *)to + i, 1);
 }
 
+/* The same of what will be read. */
+SGK_INLINE void read_page_soon(const void *from, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 4096) __builtin_prefetch((const char *)from + i);
+}
+
 #endif

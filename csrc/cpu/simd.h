@@ -447,6 +447,25 @@ SGK_INLINE void vf_prefetch2(sgk_dtype t, const void *p, int64_t i)
     if (2 * VF * size > 64) __builtin_prefetch(at + 64);
 }
 
+/* vf_sum of eight vectors, the same bits. */
+SGK_INLINE void vf_sums8(const vf *v, float *sums)
+{
+#if defined(__AVX512F__)
+    vf two[4], four[2];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) two[k] = vf_add(_mm512_shuffle_f32x4(v[2 * k], v[2 * k + 1], 0x44), _mm512_shuffle_f32x4(v[2 * k], v[2 * k + 1], 0xee));
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) four[k] = vf_add(_mm512_shuffle_f32x4(two[2 * k], two[2 * k + 1], 0x88), _mm512_shuffle_f32x4(two[2 * k], two[2 * k + 1], 0xdd));
+    const __m512d low = _mm512_castps_pd(four[0]), high = _mm512_castps_pd(four[1]);
+    vf            all = vf_add(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)), _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+    all               = vf_add(all, vf_swap_pairs(all));
+    const __m512i at  = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm256_storeu_ps(sums, _mm512_castps512_ps256(_mm512_permutexvar_ps(at, all)));
+#else
+    for (int k = 0; k < 8; ++k) sums[k] = vf_sum(v[k]);
+#endif
+}
+
 /* 2^t, within 4 units in the last place; 0 and infinity at the ends, NaN stays. */
 SGK_INLINE vf vf_exp2(vf t)
 {

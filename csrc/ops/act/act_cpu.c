@@ -84,15 +84,15 @@ SGK_INLINE void act_part(enum act which, sgk_dtype t, const struct act_args *a, 
     else vf_store_part(t, a->out, out, n, x);
 }
 
-/* n vectors, two by two; those `ahead` are asked for. */
-SGK_INLINE void act_vectors(enum act which, sgk_dtype t, bool stream, int n, const struct act_args *a, int64_t in, int64_t out, int64_t ahead)
+/* n vectors, two by two; as much as they read is asked for from `soon` on. */
+SGK_INLINE void act_vectors(enum act which, sgk_dtype t, bool stream, int n, const struct act_args *a, int64_t in, int64_t out, int64_t soon)
 {
     const bool gated = which != GELU_QUICK;
     vf         x[8], u, v;
 #pragma GCC unroll 4
     for (int i = 0; i < n; i += 2) {
-        vf_prefetch2(t, a->input, in + i * VF + ahead);
-        if (gated) vf_prefetch2(t, a->input, in + a->dim + i * VF + ahead);
+        vf_prefetch2(t, a->input, soon + (1 + gated) * i * VF);
+        if (gated) vf_prefetch2(t, a->input, soon + 2 * (i + 1) * VF);
         vf_load_pairs(t, a->input, in + i * VF, &x[i], &x[i + 1]);
     }
     act(which, t, n, x);
@@ -106,20 +106,27 @@ SGK_INLINE void act_vectors(enum act which, sgk_dtype t, bool stream, int n, con
     }
 }
 
+/* Where what is read is asked for, in the order of memory, while element d of the row that begins at `row` is written. */
+SGK_INLINE int64_t soon_of(enum act which, sgk_dtype t, const struct act_args *a, int64_t row, int64_t d)
+{
+    enum { AHEAD = 20480 };                             /* bytes, of the row and the next ones */
+    const int64_t parts = which == GELU_QUICK ? 1 : 2, all = parts * a->dim, most = AHEAD / (t == SGK_F32 ? 4 : 2);
+    const int64_t at = parts * d + (most < all || a->input_stride == all ? most : all);
+    return at < all ? row + at : row + a->input_stride + at - all;
+}
+
 /* Elements [first, last) of a row. */
 SGK_INLINE void act_row(enum act which, sgk_dtype t, bool stream, const struct act_args *a, int64_t in, int64_t out, int64_t first, int64_t last)
 {
-    enum { MANY = VF == 16 ? 8 : 4,                    /* vectors that fit into registers */
-           AHEAD = 8192 };                              /* bytes that are asked for in time, of the row or the next one */
-    const int64_t size = t == SGK_F32 ? 4 : 2, far = AHEAD / size < a->dim ? AHEAD / size : a->dim, next = a->input_stride - a->dim;
+    enum { MANY = VF == 16 ? 8 : 4 };                   /* vectors that fit into registers */
     const int64_t line = stream ? first + vf_to_line(t, a->out, out + first) : first, head = line < last ? line : last;
     int64_t       d = first;
     for (int64_t n; d < head; d += n) {
         n = head - d < VF ? head - d : VF;
         act_part(which, t, a, in + d, out + d, n);
     }
-    for (; d + MANY * VF <= last; d += MANY * VF) act_vectors(which, t, stream, MANY, a, in + d, out + d, d + far < a->dim ? far : far + next);
-    for (; d + 2 * VF <= last; d += 2 * VF) act_vectors(which, t, stream, 2, a, in + d, out + d, d + far < a->dim ? far : far + next);
+    for (; d + MANY * VF <= last; d += MANY * VF) act_vectors(which, t, stream, MANY, a, in + d, out + d, soon_of(which, t, a, in, d));
+    for (; d + 2 * VF <= last; d += 2 * VF) act_vectors(which, t, stream, 2, a, in + d, out + d, soon_of(which, t, a, in, d));
     for (; d < last; d += VF) act_part(which, t, a, in + d, out + d, last - d < VF ? last - d : VF);
 }
 

@@ -88,6 +88,10 @@ void check_merge_state(void)
             check_merge(v2, t, 9, 1, 512, GAPS);
             check_merge(v2, t, 1, 1, 4096, GAPS);
             check_merge(v2, t, check_int(20, 60), 16, 192, GAPS);
+            sgk_cpu_cache(1);                                   /* written around the caches */
+            check_merge(v2, t, check_int(20, 60), 3, 128, DENSE);
+            check_merge(v2, t, 9, 2, 96, DENSE);
+            sgk_cpu_cache(0);
         }
     if (check_benching) {
         check_merge(true, SGK_BF16, 64, 32, 128, DENSE);

@@ -98,6 +98,26 @@ static void check_downcast_fp8(sgk_dtype dtype, sgk_dtype out, sgk_dtype index, 
     check_done(6 * (double)tokens * (double)(heads * dim), 0);
 }
 
+/* Every bf16 beside its neighbours, in k by one scale and in v by another. */
+static void check_downcast_codes(double k_scale_value, double v_scale_value)
+{
+    if (!check_case("downcast_fp8_bf16_codes_%g_%g", k_scale_value, v_scale_value)) return;
+    enum { TOKENS = 64,
+           DIM    = 1024 };
+    check_tensor *rows[2], *outs[2], *scales[2];
+    for (int i = 0; i < 2; ++i) rows[i] = check_input_dense(SGK_BF16, 3, (int64_t)TOKENS, (int64_t)1, (int64_t)DIM);
+    for (int i = 0; i < 2; ++i) outs[i] = check_output_dense(SGK_E4M3, 3, (int64_t)TOKENS, (int64_t)1, (int64_t)DIM);
+    for (int i = 0; i < 2; ++i) scales[i] = check_input(SGK_F32, 1, (int64_t)1), check_set(scales[i], 0, i ? v_scale_value : k_scale_value);
+    check_tensor *loc = check_input(SGK_I64, 1, (int64_t)TOKENS);
+    for (int64_t t = 0; t < TOKENS; ++t) check_set(loc, t, (double)t);
+    for (int64_t n = 0; n < TOKENS * DIM; ++n)
+        for (int i = 0; i < 2; ++i) check_set_code(rows[i], n, (uint32_t)n);
+    check_switches.keep_arguments = true;
+    CHECK_CALL(sgk_downcast_fp8(T(outs[0]), T(outs[1]), T(rows[0]), T(rows[1]), T(scales[0]), T(scales[1]), T(loc), 1, 0, check_exec));
+    check_equal(outs[0]), check_equal(outs[1]);
+    check_done(0, 0);
+}
+
 static void check_downcast_refused(int64_t bad)
 {
     if (!check_case("downcast_fp8_outside_%lld", (long long)bad)) return;
@@ -118,6 +138,7 @@ void check_copy(void)
         check_downcast_fp8(halves[f], SGK_U8, SGK_I64, 5, 3, 7, 37);
         check_downcast_fp8(halves[f], SGK_E4M3, SGK_I64, 0, 2, 8, 1);
     }
+    if (!check_small && !check_on_gpu()) check_downcast_codes(0.5, 0.37), check_downcast_codes(1, 100);
     check_downcast_refused(5);
     check_downcast_refused(-1);
     if (check_benching) check_downcast_fp8(SGK_BF16, SGK_E4M3, SGK_I64, 8192, 8, 128, 1);

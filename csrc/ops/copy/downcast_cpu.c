@@ -16,7 +16,7 @@ SGK_INLINE void rows_of(sgk_dtype t, bool stream, const struct downcast_args *a,
         float lanes[VF];
         vf_store_f32(lanes, vf_rounded(t, vf_div(vf_set(1), vf_rounded(t, vf_set(*a->rows[which].scale)))));
         by[which] = lanes[0];
-        code_table_clear(&table[which]);
+        code_table_clear(&table[which]), table[which].long_lived = true;
         looked_up[which] = t == SGK_BF16 && (end - begin) * a->dim >= MANY && code_table_set(&table[which], by[which], true);
     }
     for (int64_t token = begin; token < end; ++token) {

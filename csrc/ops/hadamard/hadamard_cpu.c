@@ -26,7 +26,7 @@ SGK_INLINE void multiply(int order, float *x, int64_t stride)
         for (int g = 0; g < order / 4; ++g) {
             const int n = hadamard_negative(order, i, 4 * g), s = (hadamard_negative(order, i, 4 * g + 1) ^ n) | (hadamard_negative(order, i, 4 * g + 2) ^ n) << 1 |
                                                                   (hadamard_negative(order, i, 4 * g + 3) ^ n) << 2;
-            total = n ? vf_sub(total, sums[g][s]) : vf_add(total, sums[g][s]);
+            total = n ? butterfly_less(total, sums[g][s]) : vf_add(total, sums[g][s]);
         }
         vf_store_f32(x + i * stride, total);
     }
@@ -63,21 +63,24 @@ SGK_INLINE void store(sgk_dtype t, bool stream, bool pairs, void *p, int64_t at,
 }
 
 /*
- * The last pass over a row that is one chunk: `count` vectors, h elements apart, meet and are written, two columns of them at a time. All of the row at
- * `next` is asked for.
+ * A piece of the last pass over a row that is one chunk: `count` vectors, h elements apart, meet and are written, two columns of them at a time. As much is asked for, from
+ * `next` on.
  */
+SGK_INLINE void last_piece(int count, sgk_dtype t, bool stream, void *p, int64_t at, const float *x, int64_t j, int64_t h, vf scale, const void *from, int64_t next)
+{
+    vf a[BUTTERFLY_VECTORS], b[BUTTERFLY_VECTORS];
+    butterfly(count, false, false, SGK_F32, x, j, h, a), butterfly(count, false, false, SGK_F32, x, j + VF, h, b);
+#pragma GCC unroll 16
+    for (int k = 0; k < count; ++k) {
+        const vf u = vf_mul(a[k], scale), v = vf_mul(b[k], scale);
+        vf_prefetch2(t, from, next + k * 2 * VF);
+        vf_store_pairs(t, stream, p, at + j + k * h, u, v);
+    }
+}
+
 SGK_INLINE void last_pass(int count, sgk_dtype t, bool stream, void *p, int64_t at, const float *x, int64_t h, vf scale, const void *from, int64_t next)
 {
-    for (int64_t j = 0; j < h; j += 2 * VF) {
-        vf a[BUTTERFLY_VECTORS], b[BUTTERFLY_VECTORS];
-        butterfly(count, false, false, SGK_F32, x, j, h, a), butterfly(count, false, false, SGK_F32, x, j + VF, h, b);
-#pragma GCC unroll 16
-        for (int k = 0; k < count; ++k) {
-            const vf u = vf_mul(a[k], scale), v = vf_mul(b[k], scale);
-            vf_prefetch2(t, from, next + j * count + k * 2 * VF);
-            vf_store_pairs(t, stream, p, at + j + k * h, u, v);
-        }
-    }
+    for (int64_t j = 0; j < h; j += 2 * VF) last_piece(count, t, stream, p, at, x, j, h, scale, from, next + j * count);
 }
 
 /* A whole row that is one chunk, of more vectors than meet in one pass. */
@@ -94,6 +97,45 @@ SGK_INLINE void one_chunk(sgk_dtype t, bool stream, const struct hadamard_args *
     }
 }
 
+enum { PASS  = BUTTERFLY_VECTORS * VF,                  /* elements of the first pass's parts */
+       WHOLE = PASS * BUTTERFLY_VECTORS };              /* of a row that two passes transform */
+
+/* Such rows: a piece of one's last pass, then one of the next one's first, so that memory is read and written all the time. */
+SGK_INLINE void whole_rows(sgk_dtype t, bool stream, const struct hadamard_args *a, int64_t begin, int64_t end, vf scale)
+{
+    enum { PIECES = PASS / (2 * VF),
+           PARTS  = WHOLE / PIECES };
+    _Alignas(64) float x[2][WHOLE];
+    butterfly_pass(BUTTERFLY_VECTORS, true, vf_splits(t), t, a->x, begin * a->x_stride, x[begin % 2], WHOLE, VF);
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t from = (row + 1) * a->x_stride, ahead = row + 2 < end ? a->x_stride : 0;
+        for (int64_t j = 0; j < PIECES; ++j) {
+            last_piece(BUTTERFLY_VECTORS, t, stream, a->out, row * a->out_stride, x[row % 2], j * 2 * VF, PASS, scale, a->x, from + ahead + j * PARTS);
+            if (row + 1 < end) butterfly_pass(BUTTERFLY_VECTORS, true, vf_splits(t), t, a->x, from + j * PARTS, x[(row + 1) % 2] + j * PARTS, PARTS, VF);
+        }
+    }
+}
+
+enum { KEPT = 4096 };                                   /* elements of a row of which two stay in the first-level cache */
+
+/* Rows that are an order of whole chunks: the next one is transformed in steps, and behind each of them a part of this one is written, for the same reason. */
+SGK_INLINE void order_rows(sgk_dtype t, bool stream, const struct hadamard_args *a, int64_t begin, int64_t end, vf scale, void (*multiply_by)(float *x, int64_t stride))
+{
+    enum { QUARTERS = 4 };
+    const int64_t      part = (int64_t)1 << a->log2, steps = QUARTERS + part / VF, pairs = a->dim / (2 * VF);
+    _Alignas(64) float x[2][KEPT];
+    for (int64_t row = begin - 1; row < end; ++row) {   /* the first one is nobody's next */
+        const int64_t from = (row + 1) * a->x_stride, ahead = row + 2 < end ? from + a->x_stride : from;
+        float        *now = x[row & 1], *next = x[(row + 1) & 1];
+        for (int64_t i = 0; i < steps; ++i) {
+            const int64_t first = a->order * i / QUARTERS * part, last = a->order * (i + 1) / QUARTERS * part, done = pairs * i / steps * 2 * VF;
+            if (row + 1 < end && i < QUARTERS) butterflies(vf_splits(t), t, a->x, from + first, next + first, last - first, part);
+            else if (row + 1 < end) multiply_by(next + (i - QUARTERS) * VF, part);
+            if (row >= begin) store(t, stream, vf_splits(t), a->out, row * a->out_stride + done, now + done, pairs * (i + 1) / steps * 2 * VF - done, scale, a->x, ahead + done);
+        }
+    }
+}
+
 /* Chunks shorter than a vector are padded with zeros to one, each by itself. */
 SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, int64_t end)
 {
@@ -103,6 +145,16 @@ SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, 
     const bool         stream = part == chunk && lines && a->out != a->x && sgk_cpu_streams(a->out, a->rows, a->dim * size, size);
     const vf           scale  = vf_set(a->scale);
     _Alignas(64) float x[HADAMARD_MOST];
+    if (a->order == 1 && a->dim == WHOLE && n == WHOLE) {
+        if (stream) whole_rows(t, true, a, begin, end, scale), vf_stream_end();
+        else whole_rows(t, false, a, begin, end, scale);
+        return;
+    }
+    if (a->order > 1 && part == chunk && a->dim == n && n <= KEPT && part >= 2 * VF) {
+        if (stream) order_rows(t, true, a, begin, end, scale, multiplies[a->order]), vf_stream_end();
+        else order_rows(t, false, a, begin, end, scale, multiplies[a->order]);
+        return;
+    }
     for (int64_t row = begin; row < end; ++row) {
         const int64_t from = row * a->x_stride, to = row * a->out_stride, next = row + 1 < end ? from + a->x_stride : from;
         if (a->order == 1 && a->dim == n && n > BUTTERFLY_VECTORS * VF) {

@@ -122,6 +122,8 @@ void check_moe(void)
         check_moe_sum(false, summed[f], 5, 3, 1024, true);
         check_moe_sum(true, summed[f], 3, 8, 1536, true);
         check_moe_sum(false, summed[f], 3, 5, 1100, true);
+        check_moe_sum(true, summed[f], 3, 1, 136, true);
+        if (!check_small) check_moe_sum(true, summed[f], 3, 4, 5240, true);
         check_moe_sum(false, summed[f], 7, 2, 100, true);
         check_shuffle_rows(summed[f], SGK_I32, 6, 4, 160, true);
     }

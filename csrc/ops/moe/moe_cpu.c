@@ -3,11 +3,15 @@
 
 SGK_INLINE int64_t source_of(const struct shuffle_rows_args *a, int64_t i) { return load_index(a->map, i, a->wide_map ? SGK_I64 : SGK_I32) * a->input_stride; }
 
+enum { PAGES_AHEAD = 4 };                               /* rows whose pages are looked up in time: they lie at random places */
+
 SGK_INLINE void shuffle(bool stream, const struct shuffle_rows_args *a, int64_t begin, int64_t end)
 {
-    for (int64_t i = begin; i < end; ++i)
+    for (int64_t i = begin; i < end; ++i) {
+        if (stream) read_page_soon((const char *)a->input + source_of(a, i + PAGES_AHEAD < end ? i + PAGES_AHEAD : i), a->bytes);
         copy_row((char *)a->output + i * a->output_stride, (const char *)a->input + source_of(a, i), a->bytes, stream,
                  (const char *)a->input + source_of(a, i + 1 < end ? i + 1 : i));
+    }
 }
 
 void SGK_CPU_FN(shuffle_rows)(const void *args, int64_t begin, int64_t end)
@@ -31,29 +35,18 @@ SGK_INLINE int64_t term_row(const struct moe_sum_args *a, int64_t token, int64_t
 enum { WIDE  = 8,                                       /* vectors that are added up side by side */
        AHEAD = 1024 };                                  /* bytes of a row that are asked for in time */
 
-/*
- * WIDE VF elements; each has its own chain of terms. As many of what comes later are asked for: of each row what is next or, `in_order`, of token `soon` in the
- * order in which its rows lie in memory, though the sums go through them side by side.
- */
-SGK_INLINE void sum_wide(sgk_dtype t, bool stream, bool in_order, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t soon)
+/* WIDE VF elements; each has its own chain of terms. As many of what comes next in each row are asked for. */
+SGK_INLINE void sum_wide(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t soon)
 {
-    const int64_t out = token * a->output_stride + d, pieces = a->dim / (WIDE * VF), first = d / (WIDE * VF) * a->terms;
-    const int64_t most = AHEAD / (t == SGK_F32 ? 4 : 2), far = most < a->dim ? most : a->dim;
-    const vf      s    = vf_set(a->scale);
-    int64_t       term = first / pieces, piece = first % pieces;
+    const int64_t out = token * a->output_stride + d, most = AHEAD / (t == SGK_F32 ? 4 : 2), far = most < a->dim ? most : a->dim;
+    const vf      s = vf_set(a->scale);
     vf            sum[WIDE], x, y;
     VF_EACH(i, WIDE)
     sum[i] = vf_zero();
     for (int64_t j = 0; j < a->terms; ++j) {
-        const int64_t row = term_row(a, token, j) + d;
-        const vf      f   = vf_set(a->factors ? load_f32(t, a->factors, token * a->terms + j) : 1);
-        int64_t       next;
-        if (in_order) {
-            next = term_row(a, soon, term) + piece * (WIDE * VF);
-            if (++piece == pieces) ++term, piece = 0;
-        } else {
-            next = d + far < a->dim ? row + far : term_row(a, soon, j) + d + far - a->dim;
-        }
+        const int64_t row  = term_row(a, token, j) + d;
+        const vf      f    = vf_set(a->factors ? load_f32(t, a->factors, token * a->terms + j) : 1);
+        const int64_t next = d + far < a->dim ? row + far : term_row(a, soon, j) + d + far - a->dim;
 #pragma GCC unroll 4
         for (int i = 0; i < WIDE; i += 2) {
             vf_prefetch2(t, a->input, next + i * VF);
@@ -79,28 +72,74 @@ SGK_INLINE void sum_part(sgk_dtype t, const struct moe_sum_args *a, int64_t toke
     else vf_store_part(t, a->output, token * a->output_stride + d, n, sum);
 }
 
-SGK_INLINE void moe_sum_blocks(sgk_dtype t, bool stream, bool in_order, const struct moe_sum_args *a, int64_t begin, int64_t end)
+SGK_INLINE void moe_sum_blocks(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t begin, int64_t end)
 {
     const int64_t blocks = (a->dim + MOE_BLOCK - 1) / MOE_BLOCK;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t token = n / blocks, first = n % blocks * MOE_BLOCK, last = first + MOE_BLOCK < a->dim ? first + MOE_BLOCK : a->dim;
         const int64_t soon = token + 1 < a->tokens ? token + 1 : token;
         int64_t       d    = first;
-        for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, stream, in_order, a, token, d, soon);
+        for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, stream, a, token, d, soon);
         for (; d < last; d += VF) sum_part(t, a, token, d, last - d < VF ? last - d : VF);
+    }
+}
+
+enum { RUN  = 4096,                                    /* elements whose sums are kept beside */
+       SOON = 8192 };                                   /* bytes that are asked for in time */
+
+/* Adds n elements of term j, whole vectors, to the sums, which are written with the last one. As many at `next` are asked for behind the end of these. */
+SGK_INLINE void add_run(sgk_dtype t, bool stream, bool first, bool last, const struct moe_sum_args *a, int64_t token, int64_t j, int64_t d, int64_t n, int64_t next, float *sums)
+{
+    const int64_t row = term_row(a, token, j) + d, out = token * a->output_stride + d;
+    const vf      f = vf_set(a->factors ? load_f32(t, a->factors, token * a->terms + j) : 1), s = vf_set(a->scale);
+    const int64_t most = SOON / (t == SGK_F32 ? 4 : 2), far = most < n ? most : n;
+#pragma GCC unroll 2
+    for (int64_t i = 0; i < n; i += 2 * VF) {
+        vf x, y, u = vf_zero(), v = vf_zero();
+        vf_prefetch2(t, a->input, i + far < n ? row + i + far : next + i + far - n);
+        vf_load_pairs(t, a->input, row + i, &x, &y);
+        if (!first) u = vf_load_f32(sums + i), v = vf_load_f32(sums + i + VF);
+        u = vf_fma(f, x, u), v = vf_fma(f, y, v);
+        if (last) vf_store_pairs(t, stream, a->output, out + i, vf_mul(s, u), vf_mul(s, v));
+        else vf_store_f32(sums + i, u), vf_store_f32(sums + i + VF, v);
+    }
+}
+
+/* What comes from memory: one term after the other, so that it is read in one run. Rows at random places are faster side by side. */
+SGK_INLINE void moe_sum_runs(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t begin, int64_t end)
+{
+    const int64_t      blocks = (a->dim + MOE_BLOCK - 1) / MOE_BLOCK;
+    _Alignas(64) float sums[RUN];
+    for (int64_t n = begin, stop; n < end; n = stop) {
+        const int64_t token = n / blocks, first = n % blocks * MOE_BLOCK;
+        stop               = (token + 1) * blocks < end ? (token + 1) * blocks : end;
+        const int64_t rest = a->dim - first, all = (stop - n) * MOE_BLOCK < rest ? (stop - n) * MOE_BLOCK : rest, last = first + all;
+        for (int64_t d = first; d < last; d += RUN) {
+            const int64_t count = last - d < RUN ? last - d : RUN, whole = count - count % (2 * VF);
+            const int64_t after = d + RUN < last ? term_row(a, token, 0) + d + RUN : stop < end ? term_row(a, token + 1, 0)
+                                                                                                : term_row(a, token, 0) + d;
+            for (int64_t j = 0; j < a->terms; ++j) {
+                const int64_t next = j + 1 < a->terms ? term_row(a, token, j + 1) + d : after;
+                if (j == 0 && a->terms == 1) add_run(t, stream, true, true, a, token, j, d, whole, next, sums);
+                else if (j == 0) add_run(t, stream, true, false, a, token, j, d, whole, next, sums);
+                else if (j + 1 == a->terms) add_run(t, stream, false, true, a, token, j, d, whole, next, sums);
+                else add_run(t, stream, false, false, a, token, j, d, whole, next, sums);
+            }
+            for (int64_t i = whole; i < count; i += VF) sum_part(t, a, token, d + i, count - i < VF ? count - i : VF);
+        }
     }
 }
 
 SGK_INLINE void moe_sum_of(sgk_dtype t, const struct moe_sum_args *a, int64_t begin, int64_t end)
 {
-    const int64_t size     = t == SGK_F32 ? 4 : 2;
-    const bool    lines    = ((uintptr_t)a->output | (uintptr_t)(a->output_stride * size)) % 64 == 0;
-    const bool    in_order = !a->permutation && sgk_cpu_streams(a->input, a->tokens * a->terms, a->dim * size, 1);
-    const bool    stream   = lines && sgk_cpu_streams(a->output, a->tokens, a->dim * size, size);
-    if (stream && in_order) moe_sum_blocks(t, true, true, a, begin, end);
-    else if (stream) moe_sum_blocks(t, true, false, a, begin, end);
-    else if (in_order) moe_sum_blocks(t, false, true, a, begin, end);
-    else moe_sum_blocks(t, false, false, a, begin, end);
+    const int64_t size   = t == SGK_F32 ? 4 : 2;
+    const bool    lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride * size)) % 64 == 0;
+    const bool    runs   = !a->permutation && a->terms > 0 && sgk_cpu_streams(a->input, a->tokens * a->terms, a->dim * size, 1);
+    const bool    stream = lines && sgk_cpu_streams(a->output, a->tokens, a->dim * size, size);
+    if (stream && runs) moe_sum_runs(t, true, a, begin, end);
+    else if (stream) moe_sum_blocks(t, true, a, begin, end);
+    else if (runs) moe_sum_runs(t, false, a, begin, end);
+    else moe_sum_blocks(t, false, a, begin, end);
     if (stream) vf_stream_end();
 }
 

@@ -194,15 +194,16 @@ static void check_gates(sgk_dtype dtype)
 }
 
 /* Every bf16 from 1 to 2 as the largest of its group, times 16, over every such number times powers of two, down to what becomes zero. */
-static void check_group_largest(int version)
+static void check_group_largest(int version, sgk_dtype code)
 {
-    if (!check_case("sgl_per_token_group_quant_8bit_%sbf16_largest", version == 1 ? "" : "v2_")) return;
+    if (!check_case("sgl_per_token_group_quant_8bit_%sbf16_%slargest", version == 1 ? "" : "v2_", code == SGK_I8 ? "i8_" : "")) return;
     enum { ROWS   = 128,
            GROUPS = 22,
            GROUP  = 128,
            DIM    = GROUPS * GROUP };
+    const double  least = code == SGK_I8 ? -128 : -448, most = code == SGK_I8 ? 127 : 448;
     check_tensor *x = check_input_dense(SGK_BF16, 2, (int64_t)ROWS, (int64_t)DIM);
-    check_tensor *q = check_output_dense(SGK_E4M3, 2, (int64_t)ROWS, (int64_t)DIM);
+    check_tensor *q = check_output_dense(code, 2, (int64_t)ROWS, (int64_t)DIM);
     check_tensor *s = check_output_dense(SGK_F32, 2, (int64_t)ROWS, (int64_t)GROUPS);
     check_legal(x, CHECK_DTYPE);
     check_legal(s, CHECK_STRIDE);
@@ -211,8 +212,8 @@ static void check_group_largest(int version)
         check_set_code(x, n * GROUP, (uint32_t)(0x4180 + n / GROUPS));
         for (int64_t i = 1; i < GROUP; ++i) check_set_code(x, n * GROUP + i, (uint32_t)(0x4100 - (n % GROUPS << 7) + i) | (i % 2 ? 0x8000 : 0));
     }
-    if (version == 1) CHECK_CALL(sgk_per_token_group_quant_8bit(T(q), T(s), T(x), GROUP, 1e-10, -448, 448, false, check_exec));
-    else CHECK_CALL(sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, GROUP, 1e-10, -448, 448, false, false, check_exec));
+    if (version == 1) CHECK_CALL(sgk_per_token_group_quant_8bit(T(q), T(s), T(x), GROUP, 1e-10, least, most, false, check_exec));
+    else CHECK_CALL(sgk_per_token_group_quant_8bit_v2(T(q), T(s), T(x), NULL, GROUP, 1e-10, least, most, false, false, check_exec));
     check_equal(q);
     check_equal(s);
     check_done(0, 0);
@@ -374,11 +375,14 @@ void check_quant(void)
         check_norms(formats[f]);
     }
     if (!check_small) check_gates(SGK_F16), check_gates(SGK_BF16);
-    if (!check_small) check_group_largest(1), check_group_largest(2);
+    if (!check_small) check_group_largest(1, SGK_E4M3), check_group_largest(2, SGK_E4M3);
+    if (!check_small && !check_on_gpu()) check_group_largest(1, SGK_I8);
     /* Codes written around the caches. */
     sgk_cpu_cache(1);
     check_groups((group_case){ "sgl_per_token_group_quant_8bit", 1, SGK_BF16, SGK_E4M3, 1, 6, 19, 128, ROW_MAJOR, .fuse = false });
     check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_BF16, SGK_E4M3, 1, 6, 19, 64, PACKED, .fuse = false });
+    check_groups((group_case){ "sgl_per_token_group_quant_8bit", 1, SGK_BF16, SGK_I8, 1, 6, 19, 128, ROW_MAJOR, .fuse = false });
+    check_groups((group_case){ "sgl_per_token_group_quant_8bit_v2", 2, SGK_F16, SGK_I8, 1, 6, 19, 64, ROW_MAJOR, .fuse = false });
     check_norm((group_case){ .dtype = SGK_BF16, .code = SGK_E4M3, .rows = 6, .groups = 19, .group = 128, .layout = ALIGNED }, false);
     check_norm((group_case){ .dtype = SGK_F16, .code = SGK_E4M3, .rows = 6, .groups = 19, .group = 64, .layout = PACKED }, true);
     sgk_cpu_cache(0);

@@ -17,6 +17,17 @@ SGK_INLINE void ask_for(sgk_dtype t, const void *p, int64_t i, int64_t n)
 enum { PIECE = 256,                                     /* elements */
        LONG  = 512 };                                   /* from how many on a table of their codes is worth making */
 
+/*
+ * Where, from the begin of a row on, what is asked for lies while its element d is written: a row ahead and some more, as the next row's scale takes all of it
+ * at once.
+ */
+SGK_INLINE int64_t soon_of(int64_t d, int64_t dim, int64_t stride)
+{
+    enum { MORE = 2048 };
+    const int64_t at = d + (dim < 2 * MORE ? dim / 2 : MORE);
+    return at < dim ? stride + at : 2 * stride + at - dim;
+}
+
 /* ---- rows ---- */
 SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quant_rows_args *a, int64_t begin, int64_t end)
 {
@@ -32,7 +43,7 @@ SGK_INLINE void rows(sgk_dtype t, sgk_dtype code, bool stream, const struct quan
         a->s[row * a->s_stride]              = scaling.s;
         for (int64_t d = 0; d < a->dim; d += PIECE) {       /* while this row is written the next one comes */
             const int64_t n = a->dim - d < PIECE ? a->dim - d : PIECE;
-            ask_for(t, a->input, x + a->input_stride + d, row + 1 < end ? n : 0);
+            ask_for(t, a->input, x + soon_of(d, a->dim, a->input_stride), n);
             if (looked_up) codes_looked_up(stream, &table, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
             else codes_known(t, code, stream, &k, a->q + row * a->q_stride + d, a->input, x + d, n);
         }
@@ -96,7 +107,7 @@ void SGK_CPU_FN(quant_tensor)(const void *args, int64_t begin, int64_t end)
     const code_scale                k      = { quant_reciprocal(*a->s), -448, 448, false, CODES_ENDS, false };
     const bool                      stream = sgk_cpu_streams(a->q, (a->count + QUANT_BLOCK - 1) / QUANT_BLOCK, QUANT_BLOCK, 1);
     code_table                      made;
-    code_table_clear(&made);
+    code_table_clear(&made), made.long_lived = true;
     code_table *table = a->dtype == SGK_BF16 && a->count >= LONG && code_table_set(&made, k.by, false) ? &made : NULL;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t first = n * QUANT_BLOCK, count = block_size(a, n);
@@ -216,7 +227,9 @@ SGK_INLINE void encode_scaled_as(sgk_dtype t, bool stream, const struct quant_gr
                                  int64_t n)
 {
     const code_scale over = { k.by, k.least, k.most, true, k.known, false }, times = { k.by, k.least, k.most, false, k.known, false };
-    if (a->code == SGK_I8) codes_run(t, SGK_I8, false, &k, q, from, first, n);
+    if (a->code == SGK_I8 && stream && !k.divide) codes_known(t, SGK_I8, true, &times, q, from, first, n);
+    else if (a->code == SGK_I8 && k.divide) codes_known(t, SGK_I8, stream, &over, q, from, first, n);
+    else if (a->code == SGK_I8) codes_known(t, SGK_I8, false, &times, q, from, first, n);
     else if (stream && k.divide) codes_known(t, SGK_E4M3, true, &over, q, from, first, n);
     else if (stream) codes_known(t, SGK_E4M3, true, &times, q, from, first, n);
     else if (k.divide) codes_known(t, SGK_E4M3, false, &over, q, from, first, n);
@@ -275,7 +288,32 @@ static __attribute__((noinline)) void batch_look_up(bool stream, const struct qu
     if (a->group == 128) lookup_encode(&b->found, stream, a, 128, b->q, x, b->count, encode_rest);
     else lookup_encode(&b->found, stream, a, a->group, b->q, x, b->count, encode_rest);
 }
+/*
+ * i8 of version 1, where a scale is 1 / 127 of the largest, rounded: times its reciprocal. Quotients nearer to a whole number than a rounding are those that are one, and
+ * that of the largest, which comes out as 127 or just below; so the reciprocal is chosen that gives the same of it. False where that does not hold.
+ */
+static __attribute__((noinline)) bool batch_reciprocals(const struct quant_groups_args *a, const batch *b, struct quant_scaling *k)
+{
+    enum { LEAST = 32 << 7,
+           ABOVE = 224 << 7 };             /* of bf16: reciprocals are normal numbers */
+    if (!b->count || a->code != SGK_I8 || a->version != 1 || a->ue8m0 || a->clamps || a->group % 32 || !a->group) return false;
+    const __m256i bits = lookup_most((const uint16_t *)b->from + b->at, a->group, b->count);
+    const __m256  most = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)), one = _mm256_set1_ps(1), end = _mm256_set1_ps(127);
+    if (_mm256_cmpge_epu32_mask(_mm256_sub_epi32(bits, _mm256_set1_epi32(LEAST)), _mm256_set1_epi32(ABOVE - LEAST)) |
+        _mm256_cmp_ps_mask(most, _mm256_set1_ps(a->eps), _CMP_NGE_UQ)) return false;
+    const __m256 s = _mm256_div_ps(most, end), turned = _mm256_div_ps(one, s), tiny = _mm256_set1_ps(0x1p-22f);
+    const __m256 by = _mm256_mul_ps(turned, _mm256_mask_sub_ps(_mm256_add_ps(one, tiny), _mm256_cmp_ps_mask(_mm256_div_ps(most, s), end, _CMP_LT_OQ), one, tiny));
+    float        scale[TOGETHER], times[TOGETHER];
+    _mm256_storeu_ps(scale, s), _mm256_storeu_ps(times, by);
+    for (int g = 0; g < TOGETHER; ++g) k[g] = (struct quant_scaling){ .s = scale[g], .by = times[g] };
+    return true;
+}
 #else
+SGK_INLINE bool batch_reciprocals(const struct quant_groups_args *a, const batch *b, struct quant_scaling *k)
+{
+    (void)a, (void)b, (void)k;
+    return false;
+}
 SGK_INLINE bool batches_look_up(const struct quant_groups_args *a)
 {
     (void)a;
@@ -304,7 +342,11 @@ SGK_INLINE void batch_end(sgk_dtype t, bool stream, const struct quant_groups_ar
         for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, (struct quant_scaling){ .s = b->found.scale[g], .exponent = b->found.exponent[g] });
         return;
     }
-    for (int g = 0; g < b->count; ++g) scaling[g] = quant_group_scaling(amax_run(t, b->from, b->at + g * a->group, a->group, &finite[g]), a);
+    if (t == SGK_BF16 && batch_reciprocals(a, b, scaling)) {
+        for (int g = 0; g < b->count; ++g) finite[g] = true;
+    } else {
+        for (int g = 0; g < b->count; ++g) scaling[g] = quant_group_scaling(amax_run(t, b->from, b->at + g * a->group, a->group, &finite[g]), a);
+    }
     for (int g = 0; g < b->count; ++g) encode_scaled(t, stream, finite[g], a, &scaling[g], b->q + g * a->group, b->from, b->at + g * a->group, a->group);
     for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, scaling[g]);
 }
@@ -315,7 +357,7 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
     enum { AHEAD = 2048 };                              /* elements that are asked for in time, in the row or in the next one */
     const int64_t      dim = a->groups * a->group, far = AHEAD < dim ? AHEAD : dim;
     const bool         lines = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0, may_look_up = batches_look_up(a);
-    const bool         stream = lines && !a->fuse && sgk_cpu_streams(a->q, a->rows, dim, 1);     /* memory waits for SiLU as it is */
+    const bool         stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     _Alignas(64) float values[2][TOGETHER * FUSED];
     batch              batches[2] = { { .count = 0 }, { .count = 0 } };
     int                now        = 0;
@@ -373,10 +415,11 @@ SGK_INLINE void summed2(sgk_dtype t, bool add, const struct quant_norm_args *n, 
     *x = vf_add(*x, u), *y = vf_add(*y, v);
 }
 
-/* Elements [first, first + count) of the norm, rounded to the format, with as many of row `ahead` asked for. `last`: nothing of the row is read after this, and the sum is stored. */
-SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t ahead, int64_t first, int64_t count, vf scale)
+/* Elements [first, first + count) of the norm, rounded to the format, with as many of the next rows asked for. `last`: nothing of the row is read after this, and the sum is stored. */
+SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
-    const int64_t kept = row * n->residual_stride + first, next = ahead * n->groups.input_stride + first, other = ahead * n->residual_stride + first;
+    const int64_t dim = n->groups.groups * n->groups.group, kept = row * n->residual_stride + first;
+    const int64_t next = row * n->groups.input_stride + soon_of(first, dim, n->groups.input_stride), other = row * n->residual_stride + soon_of(first, dim, n->residual_stride);
     int64_t       i = 0;
     for (; i + 2 * VF <= count; i += 2 * VF) {
         vf x, y, g, h;
@@ -398,7 +441,7 @@ SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_n
 enum { KEPT = 1024 };
 
 /* A group that is kept whole is normalised once, and its neighbours with it. */
-SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, int64_t ahead, vf scale)
+SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, vf scale)
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
@@ -409,7 +452,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_l
         batch *b = &batches[now];
         count    = a->groups - j < most ? a->groups - j : most;
         *b       = (batch){ .from = normed[now], .q = a->q + row * a->q_stride + j * a->group, .place = row * a->s_row, .j = j, .count = (int)count };
-        normalise(t, add, true, n, normed[now], row, ahead, j * a->group, count * a->group, scale);
+        normalise(t, add, true, n, normed[now], row, j * a->group, count * a->group, scale);
         batch_begin(a, may_look_up, b);
         batch_end(t, stream, a, &batches[!now]);
     }
@@ -427,7 +470,7 @@ SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_
         for (int pass = 0; pass < 2; ++pass) {
             for (int64_t i = 0; i < a->group; i += KEPT) {
                 const int64_t count = a->group - i < KEPT ? a->group - i : KEPT, first = j * a->group + i;
-                normalise(t, add, pass == 1, n, normed, row, row, first, count, scale);
+                normalise(t, add, pass == 1, n, normed, row, first, count, scale);
                 if (pass == 0) amax = fmaxf(amax, amax_run(t, normed, 0, count, &finite));
                 else encode_scaled(t, false, false, a, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
             }
@@ -459,7 +502,7 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
         }
         const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
-        else norm_short_groups(t, add, stream, may_look_up, n, row, row + 1 < end ? row + 1 : row, scale);
+        else norm_short_groups(t, add, stream, may_look_up, n, row, scale);
     }
     if (stream) vf_stream_end();
 }

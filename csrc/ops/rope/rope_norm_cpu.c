@@ -19,19 +19,22 @@ static double frequencies(const struct qk_norm_rope_args *a, double *f)
     return most;
 }
 
-/* Of `count` heads of a token from number n on, one beside the other: what makes a head's mean square 1. head_dim is a multiple of 64. */
+/* Of `count` heads from at on, one beside the other: what makes a head's mean square 1. head_dim is a multiple of 64. */
 enum { TOGETHER = 8 };
 SGK_INLINE void scales_of(const struct qk_norm_rope_args *a, int64_t at, int count, float *scale)
 {
-    for (int n = 0; n < count; ++n, at += a->head_dim) {
+    vf sum[TOGETHER];
+    for (int n = 0; n < TOGETHER; ++n) {
         vf sum0 = vf_zero(), sum1 = vf_zero();
-        for (int64_t d = 0; d < a->head_dim; d += 2 * VF) {
+        for (int64_t d = 0; n < count && d < a->head_dim; d += 2 * VF) {
             vf u, v;
-            vf_load_pairs(SGK_BF16, a->qkv, at + d, &u, &v);
+            vf_load_pairs(SGK_BF16, a->qkv, at + n * a->head_dim + d, &u, &v);
             sum0 = vf_fma(u, u, sum0), sum1 = vf_fma(v, v, sum1);
         }
-        scale[n] = 1 / sqrtf(vf_sum(vf_add(sum0, sum1)) / (float)a->head_dim + a->eps);
+        sum[n] = vf_add(sum0, sum1);
     }
+    vf_sums8(sum, scale);
+    for (int n = 0; n < TOGETHER; ++n) scale[n] = 1 / sqrtf(scale[n] / (float)a->head_dim + a->eps);
 }
 
 SGK_INLINE vf normalised(const struct qk_norm_rope_args *a, int64_t at, const void *weight, int64_t d, vf scale)
@@ -123,9 +126,13 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
 {
     const struct qk_norm_rope_args copy = *(const struct qk_norm_rope_args *)args, *a = &copy;      /* no store can change it */
     double                         f[PAIRS];
-    float                          c[2 * PAIRS], s[2 * PAIRS], scale[TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
-    const double                   most   = frequencies(a, f);
-    const vf                       factor = vf_set(a->attention_factor);
+    float                          c[2 * PAIRS], s[2 * PAIRS], scale[2][TOGETHER], sine[TURN_BLOCK], cosine[TURN_BLOCK];
+    int                            now         = 0;
+    const double                   most        = frequencies(a, f);
+    const vf                       factor      = vf_set(a->attention_factor);
+    const int64_t                  heads       = (int64_t)a->q_heads + a->k_heads;
+    const int                      first_heads = heads < TOGETHER ? (int)heads : TOGETHER;
+    scales_of(a, begin * a->qkv_stride, first_heads, scale[now]);
     for (int64_t t = begin; t < end; ++t) {
         for (int64_t first = 0; first < a->rot_dim / 2; first += TURN_BLOCK) {
             const int64_t n = a->rot_dim / 2 - first < TURN_BLOCK ? a->rot_dim / 2 - first : TURN_BLOCK;
@@ -137,15 +144,14 @@ void SGK_CPU_FN(qk_norm_rope)(const void *args, int64_t begin, int64_t end)
                 else c[2 * i] = c[2 * i + 1] = ci, s[2 * i] = -si, s[2 * i + 1] = si;
             }
         }
-        const int64_t heads = (int64_t)a->q_heads + a->k_heads;
-        for (int64_t n = 0; n < heads; n += TOGETHER) {
+        for (int64_t n = 0; n < heads; n += TOGETHER, now = !now) {         /* the next ones' scales first: these do not wait for theirs */
             const int     count = heads - n < TOGETHER ? (int)(heads - n) : TOGETHER;
-            const int64_t at    = t * a->qkv_stride + n * a->head_dim;
-            const int64_t next  = t + 1 < end ? at + a->qkv_stride : at;
-            scales_of(a, at, count, scale);
+            const int64_t rest = heads - n - TOGETHER, at = t * a->qkv_stride + n * a->head_dim, next = t + 1 < end ? at + a->qkv_stride : at;
+            if (rest > 0) scales_of(a, at + TOGETHER * a->head_dim, rest < TOGETHER ? (int)rest : TOGETHER, scale[!now]);
+            else if (t + 1 < end) scales_of(a, (t + 1) * a->qkv_stride, first_heads, scale[!now]);
             for (int j = 0; j < count; ++j) {
                 for (int64_t i = 0; i < a->head_dim; i += 2 * VF) vf_prefetch2(SGK_BF16, a->qkv, next + j * a->head_dim + i);
-                head(a, at + j * a->head_dim, n + j < a->q_heads ? a->q_weight : a->k_weight, vf_set(scale[j]), c, s);
+                head(a, at + j * a->head_dim, n + j < a->q_heads ? a->q_weight : a->k_weight, vf_set(scale[now][j]), c, s);
             }
         }
     }
