@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Everything that needs a GPU, on the build at hand: checks, sanitizers, the Python tests; and a result file.
 
-usage: test_gpu.py [--build DIR] [--out DIR] [--only STAGE ...]      stages: check large memcheck racecheck c pytest cost bench
+usage: test_gpu.py [--build DIR] [--out DIR] [--jobs N] [--only STAGE ...]      stages: check large memcheck racecheck c pytest cost bench
 """
 import argparse
 import datetime
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 
-JOBS = f"--jobs={min(16, os.cpu_count())}"      # the references are the CPU's work
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -30,15 +29,16 @@ def commit():
     return done.stdout.strip() or os.environ.get("SGK_COMMIT", "unknown")
 
 
-def sanitizer(tool, check, *more):
+def sanitizer(tool, check, jobs, *more):
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    return [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda", "--keep-arguments", JOBS, *more]
+    return [program, "--tool", tool, "--target-processes", "all", "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors", "no", check, "--small", "--level=cuda", "--keep-arguments", jobs, *more]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default="build")
     parser.add_argument("--out", default=None, help="where logs and results go; default: BUILD/gpu")
+    parser.add_argument("--jobs", type=int, default=min(14, os.cpu_count()), help="processes at once; the references are the CPU's work")
     parser.add_argument("--only", nargs="*", default=["check", "large", "memcheck", "racecheck", "c", "pytest", "cost", "bench"])
     arguments = parser.parse_args()
     build = os.path.abspath(arguments.build)
@@ -49,13 +49,13 @@ def main():
     example = os.path.join(build, "example-c")
     environment = dict(os.environ, SGK_LIBRARY=os.path.join(build, "libsgl_kernel.so"), PYTHONUNBUFFERED="1",
                        PYTHONPATH=os.pathsep.join(filter(None, [os.path.join(ROOT, "python"), os.environ.get("PYTHONPATH")])))
-    workers = max(1, min(14, (os.cpu_count() or 1) - 2))
-    parallel = ["-n", str(workers)] if importlib.util.find_spec("xdist") else []
+    jobs = f"--jobs={arguments.jobs}"
+    parallel = ["-n", str(arguments.jobs)] if importlib.util.find_spec("xdist") else []
     commands = {
-        "check": [check, "--level=cuda", JOBS],
+        "check": [check, "--level=cuda", jobs],
         "large": [check, "--large"],
-        "memcheck": sanitizer("memcheck", check),
-        "racecheck": sanitizer("racecheck", check, "--once"),
+        "memcheck": sanitizer("memcheck", check, jobs),
+        "racecheck": sanitizer("racecheck", check, jobs, "--once"),
         "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
         "pytest": [sys.executable, "-m", "pytest", *parallel, "-rf", "--tb=short", "--durations=5", "-p", "no:cacheprovider", f"--ignore={ROOT}/tests/test_call_cost.py",
                    os.path.join(ROOT, "tests")],
