@@ -23,22 +23,24 @@ struct linear_wgmma_args {
     sgk_tma_map        first, second, result;       /* result: where out can be written by TMA */
     struct linear_args l;
     int32_t            first_tiles, second_tiles;   /* of one product */
-    int32_t            tiles;                       /* of all */
+    int32_t            tiles;                       /* of all; LEAN: of those that differ in weight */
     int32_t            band;                        /* so many first tiles are walked before the next second tile */
-    int32_t            steps;                       /* parts of the ring in K */
+    int32_t            share, rest;                 /* parts of the ring in K that a block has, and how many blocks of a cluster have one more */
     int32_t            stages;                      /* parts of the ring in shared memory */
     int32_t            split;                       /* blocks of a cluster: each has a share of K; above 1 a cluster has one tile */
+    int32_t            pieces;                      /* of 8 columns of the tile whose sums a block of a cluster adds; the last ones may have fewer */
     int32_t            by_tma;                      /* out is in the kernel's format and in 16-byte pieces */
 };
 enum { LINEAR_WGMMA_DEPTH = 64 };
 
-/* The form of gemm_few.cu, which has all of K of so many columns a block. */
+/* The form of gemm_few.cu, which has all of K of so many columns a block, and of gemm_pair.cu, where two blocks have each half of K of so many. */
 struct linear_few_args {
     struct linear_args l;
     int32_t            ahead;                       /* pieces of 8 in K of a column that come to L2 before the programmatic launch's wait */
     int32_t            release;                     /* slabs of a warp after which the next kernel may be launched */
 };
-enum { LINEAR_FEW_COLUMNS = 16 };
+enum { LINEAR_FEW_COLUMNS = 16,
+       LINEAR_PAIR_COLUMNS = 32 };
 
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */
 struct linear_cpu_args {

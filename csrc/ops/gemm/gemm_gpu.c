@@ -7,7 +7,7 @@
 #include "base/match.h"
 #include "cuda/tensor_map.h"
 
-/* Every build of the six kernels. */
+/* Every build of the seven kernels. */
 /* clang-format off */
 #define VECTOR(type, dtype, rows, share, archs) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, archs), dtype, rows, share }
@@ -43,11 +43,17 @@ static struct stream_build { sgk_kernel kernel; sgk_dtype dtype; int columns, ro
       dtype, 8 * eights, warps, ahead, resident }
 #define FEWS(type, dtype)               \
     FEW(type, dtype, 1, 32, 1, 1),      \
-    FEW(type, dtype, 2, 32, 1, 1),      \
     FEW(type, dtype, 1,  8, 4, 2)
 /* In the order in which they are looked through. */
 static struct few_build { sgk_kernel kernel; sgk_dtype dtype; int rows, warps, ahead, resident; } few_builds[] = {
     FEWS("f16", SGK_F16), FEWS("bf16", SGK_BF16),
+};
+
+/* The macros are explained in the kernel. */
+#define PAIR(type, dtype, eights) \
+    { SGK_KERNEL("gemm/gemm_pair.cu", "linear_pair", "-DT=" type " -DEIGHTS=" #eights " -DWARPS=16 -DAHEAD=2", SGK_ARCH_90A), dtype, 8 * eights, 16, 2 }
+static struct pair_build { sgk_kernel kernel; sgk_dtype dtype; int rows, warps, ahead; } pair_builds[] = {
+    PAIR("f16", SGK_F16, 1), PAIR("f16", SGK_F16, 2), PAIR("bf16", SGK_BF16, 1), PAIR("bf16", SGK_BF16, 2),
 };
 
 /* `efficiency` is the share of the largest tile's speed, in percent, that a tile reaches when all multiprocessors have one. */
@@ -64,32 +70,32 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     MMAS("f16", SGK_F16), MMAS("bf16", SGK_BF16),
 };
 
-/*
- * The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile.
- */
-#define WGMMA(type, dtype, swap, groups, blocks, bn, stages, slabs, buffers, behind, resident)                                     \
-    { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBLOCKS=" #blocks     \
-                 " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DBEHIND=" #behind " -DRESIDENT=" #resident, SGK_ARCH_90A), \
-      dtype, swap, behind, resident, groups, 64 * blocks * groups, bn, stages, slabs, buffers }
-#define WGMMAS(type, dtype)                            \
-    WGMMA(type, dtype, 0, 2, 1, 256, 4, 1, 2, 2, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 224, 4, 1, 6, 0, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 192, 4, 1, 3, 0, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 192, 5, 1, 1, 2, 1),   \
-    WGMMA(type, dtype, 0, 2, 1, 160, 5, 1, 5, 0, 1),   \
-    WGMMA(type, dtype, 0, 2, 1,  96, 7, 1, 3, 0, 1),   \
-    WGMMA(type, dtype, 0, 2, 1,  64, 4, 2, 1, 0, 1),   \
-    WGMMA(type, dtype, 0, 1, 1,  96, 5, 2, 3, 0, 1),   \
-    WGMMA(type, dtype, 1, 2, 1, 128, 6, 1, 2, 0, 1),   \
-    WGMMA(type, dtype, 1, 1, 1, 128, 4, 2, 2, 0, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  64, 4, 2, 1, 0, 1),   \
-    WGMMA(type, dtype, 1, 1, 1,  64, 6, 2, 1, 0, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  32, 5, 2, 1, 0, 1),   \
-    WGMMA(type, dtype, 1, 2, 1,  16, 6, 2, 1, 0, 1),   \
-    WGMMA(type, dtype, 1, 1, 1,  16, 5, 4, 1, 0, 1),   \
-    WGMMA(type, dtype, 1, 1, 1,  32, 4, 2, 1, 0, 2),   \
-    WGMMA(type, dtype, 1, 1, 1,  16, 4, 2, 1, 0, 2)
-static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap; int behind, resident, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
+/* The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile. */
+#define WGMMA(type, dtype, swap, groups, bn, stages, slabs, buffers, behind, resident, lean)                                     \
+    { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn " -DSTAGES=" #stages \
+                 " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DBEHIND=" #behind " -DRESIDENT=" #resident " -DLEAN=" #lean, SGK_ARCH_90A), \
+      dtype, swap, lean, behind, resident, groups, 64 * groups, bn, stages, slabs, buffers }
+#define WGMMAS(type, dtype)                           \
+    WGMMA(type, dtype, 0, 2, 256, 4, 1, 2, 2, 1, 0),  \
+    WGMMA(type, dtype, 0, 2, 224, 4, 1, 6, 0, 1, 0),  \
+    WGMMA(type, dtype, 0, 2, 192, 4, 1, 3, 0, 1, 0),  \
+    WGMMA(type, dtype, 0, 2, 192, 5, 1, 1, 2, 1, 0),  \
+    WGMMA(type, dtype, 0, 2, 160, 5, 1, 5, 0, 1, 0),  \
+    WGMMA(type, dtype, 0, 2,  96, 7, 1, 3, 0, 1, 0),  \
+    WGMMA(type, dtype, 0, 2,  64, 4, 2, 1, 0, 1, 0),  \
+    WGMMA(type, dtype, 0, 1,  96, 5, 2, 3, 0, 1, 0),  \
+    WGMMA(type, dtype, 1, 2, 128, 6, 1, 2, 0, 1, 0),  \
+    WGMMA(type, dtype, 1, 1, 128, 4, 2, 2, 0, 1, 0),  \
+    WGMMA(type, dtype, 1, 2, 128, 6, 1, 2, 0, 1, 1),  \
+    WGMMA(type, dtype, 1, 1, 128, 4, 2, 2, 0, 1, 1),  \
+    WGMMA(type, dtype, 1, 2,  64, 4, 2, 1, 0, 1, 1),  \
+    WGMMA(type, dtype, 1, 1,  64, 6, 2, 1, 0, 1, 1),  \
+    WGMMA(type, dtype, 1, 2,  32, 5, 2, 1, 0, 1, 1),  \
+    WGMMA(type, dtype, 1, 2,  16, 6, 2, 1, 0, 1, 1),  \
+    WGMMA(type, dtype, 1, 1,  16, 5, 4, 1, 0, 1, 1),  \
+    WGMMA(type, dtype, 1, 1,  32, 4, 2, 1, 0, 2, 1),  \
+    WGMMA(type, dtype, 1, 1,  16, 4, 2, 1, 0, 2, 1)
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap, lean; int behind, resident, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
 
@@ -105,6 +111,7 @@ const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(vector_builds),
     SGK_KERNEL_TABLE(stream_builds),
     SGK_KERNEL_TABLE(few_builds),
+    SGK_KERNEL_TABLE(pair_builds),
     SGK_KERNEL_TABLE(mma_builds),
     SGK_KERNEL_TABLE(wgmma_builds),
     SGK_KERNEL_TABLE(simt_builds),
@@ -192,8 +199,18 @@ static bool few_takes(const struct few_build *b, const linear_call *c, const str
     return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows && a->batch == 1 && a->columns < most && a->depth < most && sgk_kernel_fits(&b->kernel, c->device);
 }
 
-/* Bytes for the sums of all shares of a block's part of the tile, and for these and the ring together. */
-static int wgmma_inbox(const struct wgmma_build *b, int split) { return split * ((b->rows / 16 + split - 1) / split) * 16 * b->bn * 4; }
+/* Of input, which lies in shared memory beside the sums. */
+static int pair_pitch(const struct linear_args *a) { return (int)(ceil_div(a->depth, 64) + 1) / 2 * 128 + 64; }
+
+static bool pair_takes(const struct pair_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    return split == 1 && b->dtype == a->dtype && c->pieces && a->rows <= b->rows && a->batch == 1 && a->columns < INT32_MAX - 4096 && a->depth >= 128 && a->depth <= 10240 &&
+           sgk_kernel_fits(&b->kernel, c->device);
+}
+
+/* Pieces of 8 columns of a tile whose sums a block adds; bytes for these sums of all shares; and for them and the ring together. */
+static int wgmma_pieces(const struct wgmma_build *b, int split) { return (b->bn / 8 + split - 1) / split; }
+static int wgmma_inbox(const struct wgmma_build *b, int split) { return split * wgmma_pieces(b, split) * b->groups * 128 * 16; }
 static int wgmma_shared(const struct wgmma_build *b) { return (b->resident == 1 ? 232448 : 233472 / 2 - 1024) - 1024 - 512; }
 
 /* Rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
@@ -205,6 +222,7 @@ static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const
            ceil_div(a->rows, 16) <= most / (ceil_div(a->columns, 16) * a->batch) &&
            (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far &&
            (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far)) &&
+           (!b->lean || ceil_div(a->rows, b->swap ? b->bn : b->rows) <= 65535) &&
            (split == 1 || (split <= 8 && split <= steps && wgmma_shared(b) - wgmma_inbox(b, split) >= 2 * b->slabs * (b->rows + b->bn) * 128));
 }
 
@@ -248,22 +266,44 @@ static sgk_status launch_few(const struct few_build *b, const linear_call *c, li
     return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &few, sizeof few);
 }
 
+static sgk_status launch_pair(const struct pair_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
+{
+    struct linear_few_args few   = { .l = *a };
+    const sgk_launch       shape = {
+        .grid          = { 2 * ceil_div(a->columns, LINEAR_PAIR_COLUMNS) },
+        .block         = { 32u * (unsigned)b->warps },
+        .shared_memory = (unsigned)(b->rows * pair_pitch(a)),
+        .cluster       = 2,
+        .alone         = !a->early,
+    };
+    if (a->early) {
+        const int each = (int)(ceil_div(a->depth, 64) + 1) / 2 / b->warps;
+        few.ahead      = FEW_AHEAD;
+        few.release    = each > b->ahead ? each - b->ahead : 1;
+    }
+    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
+    return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &few, sizeof few);
+}
+
 static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
 {
     const int                chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
                                                                             : 16,
                              split = choice.split;
-    const int64_t            first = b->swap ? a->columns : a->rows, second = b->swap ? a->rows : a->columns;
-    struct linear_wgmma_args w = {
+    /* Parts of the ring in K, tiles of rows of input and of the weight. */
+    const int                steps = (int)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs), down = (int)ceil_div(a->rows, b->swap ? b->bn : b->rows), across = (int)ceil_div(a->columns, b->swap ? b->rows : b->bn);
+    struct linear_wgmma_args w     = {
         .l            = *a,
-        .first_tiles  = (int32_t)ceil_div(first, b->rows),
-        .second_tiles = (int32_t)ceil_div(second, b->bn),
+        .first_tiles  = b->swap || b->lean ? across : down,
+        .second_tiles = b->swap ? down : across,
+        .tiles        = (int32_t)(across * (b->lean ? 1 : down) * a->batch),
         .band         = 8,
-        .steps        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs),
+        .share        = steps / split,
+        .rest         = steps % split,
         .split        = split,
+        .pieces       = wgmma_pieces(b, split),
         .by_tma       = wgmma_boxes(a),
     };
-    w.tiles                     = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
     const sgk_tensor_map input  = wgmma_map(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
     const sgk_tensor_map weight = wgmma_map(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
     const sgk_tensor_map out    = wgmma_map(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
@@ -278,7 +318,7 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
 
     /* A cluster that splits K has one tile; lone blocks walk through theirs. */
     const sgk_launch shape = {
-        .grid          = { split > 1 ? (int64_t)w.tiles * split : least(w.tiles, b->resident * c->device->multiprocessors) },
+        .grid          = { split > 1 ? (int64_t)w.tiles * split : least(w.tiles, b->resident * c->device->multiprocessors), b->lean ? down : 1 },
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)(w.stages * stage + behind + 1024),
         .cluster       = split > 1 ? (unsigned)split : 0,
@@ -299,11 +339,13 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     const struct vector_build *v     = ROW(vector_builds, choice);
     const struct stream_build *s     = ROW(stream_builds, choice);
     const struct few_build    *h     = ROW(few_builds, choice);
+    const struct pair_build   *p     = ROW(pair_builds, choice);
     const struct mma_build    *m     = ROW(mma_builds, choice);
     const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
     const struct simt_build   *f     = ROW(simt_builds, choice);
     const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
                                                                              : h   ? few_takes(h, c, a, choice.split)
+                                                                             : p   ? pair_takes(p, c, a, choice.split)
                                                                              : m   ? mma_takes(m, c, a, choice.split)
                                                                              : w   ? wgmma_takes(w, c, a, choice.split)
                                                                                    : f && simt_takes(f, c, a, choice.split);
@@ -314,6 +356,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
         *status              = launch(c, choice, choice.split > 1 ? groups : least(groups, c->device->multiprocessors), s->warps, s->ring, a);
     }
     if (h) *status = launch_few(h, c, choice, a);
+    if (p) *status = launch_pair(p, c, choice, a);
     if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
     if (w) *status = launch_wgmma(w, c, choice, a);
     if (f) *status = launch(c, choice, tiles(a, 64, 64), 4, 0, a);
@@ -368,12 +411,17 @@ static bool few_fits(const struct few_build *b, const linear_call *c, const stru
                                                               : round + round / 2);
 }
 
+static bool pair_fits(const linear_call *c, const struct linear_args *a) { return 2 * ceil_div(a->columns, LINEAR_PAIR_COLUMNS) <= c->device->multiprocessors; }
+
 /* For columns that fill a third of the multiprocessors at least: with fewer, blocks that share K read more at a time. */
 static linear_choice choose_few(const linear_call *c, const struct linear_args *a)
 {
-    if (3 * ceil_div(a->columns, LINEAR_FEW_COLUMNS) >= c->device->multiprocessors && a->depth >= 2048)
+    if (3 * ceil_div(a->columns, LINEAR_FEW_COLUMNS) >= c->device->multiprocessors && a->depth >= 2048) {
         for (size_t i = 0; i < COUNT(few_builds); ++i)
             if (few_takes(&few_builds[i], c, a, 1) && few_fits(&few_builds[i], c, a)) return (linear_choice){ &few_builds[i].kernel, 1 };
+        for (size_t i = 0; i < COUNT(pair_builds); ++i)
+            if (pair_takes(&pair_builds[i], c, a, 1) && pair_fits(c, a)) return (linear_choice){ &pair_builds[i].kernel, 1 };
+    }
     return (linear_choice){ NULL, 1 };
 }
 
@@ -405,7 +453,8 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
     const double  memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
-        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && !(b->swap && b->bn == 128 && b->rows == 128))) continue;
+        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && (b->lean || !b->swap || b->bn != 128 || b->rows != 128))) continue;
+        if (!batch_invariant && b->swap && b->bn == 128 && b->lean != (rows <= 128)) continue;
         if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
         const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
         const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
@@ -430,19 +479,24 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
 #define W(swap, behind, resident, rows, bn, split) \
     (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
-#define F(rows, warps) (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
+#define F(rows, warps)                 (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
+#define L(resident, rows, bn, split)   (UINT32_C(6) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
+#define P(rows)                        (UINT32_C(7) << 28 | (uint32_t)(rows))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
     const struct vector_build *v = ROW(vector_builds, choice);
     const struct stream_build *s = ROW(stream_builds, choice);
     const struct few_build    *h = ROW(few_builds, choice);
+    const struct pair_build   *p = ROW(pair_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (h) snprintf(text, size, "F(%d, %d)", h->rows, h->warps);
     else if (m) snprintf(text, size, "M(%d, %d)", m->bm, m->bn);
+    else if (p) snprintf(text, size, "P(%d)", p->rows);
+    else if (w && w->lean) snprintf(text, size, "L(%d, %d, %d, %d)", w->resident, w->rows, w->bn, choice.split);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
     else snprintf(text, size, "0");
     return text;
@@ -455,12 +509,14 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, stream_builds[i].stages, split)) return &stream_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         const struct wgmma_build *w = &wgmma_builds[i];
-        if (w->dtype == dtype && token == W(w->swap, w->behind, w->resident, w->rows, w->bn, split)) return &wgmma_builds[i].kernel;
+        if (w->dtype == dtype && token == (w->lean ? L(w->resident, w->rows, w->bn, split) : W(w->swap, w->behind, w->resident, w->rows, w->bn, split))) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
         if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
     for (size_t i = 0; i < COUNT(few_builds); ++i)
         if (few_builds[i].dtype == dtype && token == F(few_builds[i].rows, few_builds[i].warps)) return &few_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(pair_builds); ++i)
+        if (pair_builds[i].dtype == dtype && token == P(pair_builds[i].rows)) return &pair_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
         if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
@@ -496,9 +552,9 @@ static linear_choice choose_measured(const linear_call *c, const struct linear_a
         if (by <= nearest && measured[i].choice[r]) nearest = by, token = measured[i].choice[r];
     }
     choice.kernel               = token ? kernel_of(token, a->dtype) : NULL;
-    choice.split                = (token >> 28 == 1 || token >> 28 == 4) ? (int)(token & 31) : 1;
+    choice.split                = (token >> 28 == 1 || token >> 28 == 4 || token >> 28 == 6) ? (int)(token & 31) : 1;
     const struct few_build *few = ROW(few_builds, choice);
-    if (few && !few_fits(few, c, a)) {          /* it is for the neighbour's columns, not for these */
+    if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a))) {          /* it is for the neighbour's columns, not for these */
         choice = choose_few(c, a);
         if (!choice.kernel) choice = choose_wgmma(c, a, false);
     }
@@ -512,16 +568,18 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct vector_build *v = ROW(vector_builds, choice);
     const struct stream_build *s = ROW(stream_builds, choice);
     const struct few_build    *h = ROW(few_builds, choice);
+    const struct pair_build   *p = ROW(pair_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     if (v) return rows > v->rows / 2 && columns < 100000;
     if (h) return (h->rows < 2 * rows || h->rows == 8) && ceil_div(columns, LINEAR_FEW_COLUMNS) <= 4 * MULTIPROCESSORS;
+    if (p) return (p->rows < 2 * rows || p->rows == 8) && ceil_div(columns, LINEAR_PAIR_COLUMNS) <= 4 * MULTIPROCESSORS;
     if (s) return (s->rows < 2 * rows || s->rows == 8) && (choice.split == 1 || ceil_div(columns, s->columns) * choice.split <= MULTIPROCESSORS);
     if (m) return rows > m->bm / 2 && rows <= 2 * m->bm && rows <= 64;
     if (!w) return false;
     const int64_t down = ceil_div(w->swap ? columns : rows, w->rows), across = ceil_div(w->swap ? rows : columns, w->bn);
     if (w->swap && (w->bn >= 2 * rows && w->bn > 16)) return false;
-    if (w->swap && across > 4 && w->bn < 128) return false;
+    if (w->lean && across > (w->bn < 128 ? 4 : 1)) return false;
     if (!w->swap && 2 * rows <= w->rows) return false;
     return choice.split == 1 || (down * across * choice.split <= w->resident * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
 }

@@ -4,22 +4,24 @@
  *
  *   T        f16 or bf16
  *   SWAP     0: the first operand of the instruction is input, the second weight; 1: the other way round, for few rows of input
- *   GROUPS   warpgroups that multiply, BLOCKS  instructions of 64 rows in each: the tile has 64 GROUPS BLOCKS rows of the first operand
+ *   GROUPS   warpgroups that multiply: the tile has 64 GROUPS rows of the first operand
  *   BN       and BN rows of the second
  *   BEHIND   slabs that the second group stays behind the first: they do not end a tile, and store it, at the same time
  *   RESIDENT blocks on a multiprocessor: with 2, a block's copies are on their way while another one stores
  *   STAGES   parts of the ring, of SLABS slabs each; fewer are used where sums of shares need room
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
+ *   LEAN     for few rows of input: its tiles of rows lie along y of the grid, so that a block does no division before its first copy, and weights
+ *            are the first to leave L2
  *
- * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K and, of the tile, every split-th part of
- * 16 rows or more: a warp sends its sums to the block whose they are, which adds the shares in their order. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
+ * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K and, of the tile, some pieces of 8 columns:
+ * threads send their sums to the thread with the same number of the block whose they are, which adds the shares in their order. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
  * M K + N K elements read, each once a tile that needs it (from L2), 2 M N K operations: bound by the matrix units, or by memory when M is
  * small.
  *
- * Shared memory: slabs [stages][SLABS] of first [64 GROUPS BLOCKS][64], second [BN][64], then results on their way out, or the sums of
+ * Shared memory: slabs [stages][SLABS] of first [64 GROUPS][64], second [BN][64], then results on their way out, or the sums of
  * all shares.
  */
-#include "barrier.cuh"
+#include "cluster_push.cuh"
 #include "cp_async.cuh"
 #include "gemm.cuh"
 #include "launch.cuh"
@@ -27,7 +29,7 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#define ROWS        (64 * GROUPS * BLOCKS)
+#define ROWS        (64 * GROUPS)
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + BN) * 128)
 #define STAGE_BYTES (SLABS * SLAB_BYTES)
@@ -35,9 +37,10 @@
                                                       : 16) /* of the second operand's rows: with 64 of the first, what leaves at once */
 #define CHUNK_BYTES (64 * CHUNK * 2)
 #define MULTIPLIERS (128 * GROUPS)                     /* threads */
-#define UNITS       (ROWS / 16)                        /* of the tile's rows: what one warp has */
+#define PIECES      (BN / 8)                           /* of the tile's columns: a thread has two sums of each of its two rows in one */
+#define DIRECT      (LEAN && (BN <= 32 || BN % 32))    /* results leave from registers */
 
-#if BN % (SWAP ? 16 : 32)
+#if BN % (SWAP || DIRECT ? 16 : 32)
 #error "the macros do not fit each other"
 #endif
 
@@ -46,15 +49,28 @@ struct corner {
     int     product;
 };
 
-/* Down the first tiles in bands: what runs at one time shares both operands in L2. */
+DEVICE int cluster_number(void)
+{
+    int number;
+    asm("mov.u32 %0, %%clusterid.x;" : "=r"(number));
+    return number;
+}
+
+/* Down the first tiles in bands: what runs at one time shares both operands in L2. LEAN: `first_tiles` are those of the weight. */
 DEVICE corner tile(const linear_wgmma_args *a, int id)
 {
     int product = 0;
+#if LEAN
+    if (a->l.batch > 1) product = id / a->first_tiles, id %= a->first_tiles;
+    const int64_t first = (int64_t)id * (SWAP ? ROWS : BN), second = (int64_t)blockIdx.y * (SWAP ? BN : ROWS);
+    return corner{ second, first, product };
+#else
     if (a->l.batch > 1) product = id / (a->first_tiles * a->second_tiles), id %= a->first_tiles * a->second_tiles;
     const int     in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
     const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
     const int64_t first = (int64_t)(top + rest % high) * ROWS, second = (int64_t)(rest / high) * BN;
     return SWAP ? corner{ second, first, product } : corner{ first, second, product };
+#endif
 }
 
 /* The next part of the ring. */
@@ -129,53 +145,104 @@ DEVICE void put_by_tma(const linear_wgmma_args *a, float (&d)[BN / 2], int64_t m
     }
 }
 
-/* The first unit of the tile that belongs to block `rank` of a cluster. */
-DEVICE int unit_of(int split, int rank) { return (UNITS * rank + split - 1) / split; }
-
-/*
- * A warp's sums, 16 rows of the first operand, to the block whose they are. An inbox is [split][most units of a block][BN / 8][32] times four
- * sums, as the lanes of the instruction have them.
- */
-DEVICE void send_share(const linear_wgmma_args *a, float (&d)[BN / 2], int unit, int slice, uint32_t inbox, uint32_t received, int lane)
+#if SWAP
+/* A matrix of 8 x 8 elements in pairs along its rows, row lane / 4, becomes its transpose. */
+DEVICE uint32_t transpose8(uint32_t x)
 {
-    const int      owner = unit * a->split / UNITS, most = (UNITS + a->split - 1) / a->split;
-    const uint32_t to = inbox + (uint32_t)((slice * most + unit - unit_of(a->split, owner)) * (BN / 8) * 32 + lane) * 16;
-    #pragma unroll
-    for (int j = 0; j < BN / 8; ++j) cluster_store4(to + j * 512, (uint32_t)owner, d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
-    __syncwarp();
-    if (lane == 0) mbarrier_publish_at(received, (uint32_t)owner);
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+#endif
+
+/* Where a thread's sums of a tile go: of rows `row` + lane / 4 and 8 more of the first operand. */
+struct edge {
+    linear_args l;
+    corner      at;
+    int         row;
+    float       low, high;                      /* bias */
+    bool        pairs;
+};
+
+DEVICE edge edge_of(const linear_wgmma_args *a, corner at)
+{
+    const int row = (int)threadIdx.x / 32 * 16;
+    edge      e   = { linear_batch(&a->l, at.product), at, row, 0, 0, false };
+    e.pairs       = linear_pairs(&e.l);
+#if SWAP
+    const int64_t n = at.n + row + threadIdx.x % 32 / 4;
+    e.low = linear_bias(&e.l, n), e.high = linear_bias(&e.l, n + 8);
+#endif
+    return e;
 }
 
-/* The sums of all shares of this block's units, in order, and out. */
-DEVICE void add_shares(const linear_wgmma_args *a, corner at, int slice, const float4 *inbox, int warp, int lane)
+/* 8 columns of the second operand. */
+DEVICE void put_piece(const edge &e, int column, float4 sum)
 {
-    const linear_args l     = linear_batch(&a->l, at.product);
-    const int         first = unit_of(a->split, slice), units = unit_of(a->split, slice + 1) - first, most = (UNITS + a->split - 1) / a->split;
-    const bool        pairs = linear_pairs(&l);
-    #pragma unroll 1                            /* little code: every instruction of a short kernel comes from memory */
-    for (int i = warp; i < units * (BN / 8); i += MULTIPLIERS / 32) {
-        float4 sum = inbox[i * 32 + lane];
-        #pragma unroll 1
-        for (int s = 1; s < a->split; ++s) {
-            const float4 v = inbox[(s * most * (BN / 8) + i) * 32 + lane];
-            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-        }
-        const int row = (first + i / (BN / 8)) * 16 + lane / 4, column = i % (BN / 8) * 8 + lane % 4 * 2;
+    const linear_args *l    = &e.l;
+    const int          lane = (int)threadIdx.x % 32;
 #if SWAP
-        const int64_t m = at.m + column, n = at.n + row;
-        const float   low = linear_bias(&l, n), high = linear_bias(&l, n + 8);
-        linear_store(&l, m, n, sum.x + low), linear_store(&l, m + 1, n, sum.y + low);
-        linear_store(&l, m, n + 8, sum.z + high), linear_store(&l, m + 1, n + 8, sum.w + high);
+    sum.x += e.low, sum.y += e.low, sum.z += e.high, sum.w += e.high;
+    if (e.pairs && l->out_dtype != SGK_F32) {           /* rows of out: [8][8] becomes its transpose */
+        const int64_t  m = e.at.m + column + lane / 4, n = e.at.n + e.row + lane % 4 * 2;
+        const uint32_t x = transpose8(pack2(sum.x, sum.y, (const T *)0)), y = transpose8(pack2(sum.z, sum.w, (const T *)0));
+        T             *to = (T *)l->out + m * l->out_stride + n;
+        if (m < l->rows && n < l->columns) *(uint32_t *)to = x;
+        if (m < l->rows && n + 8 < l->columns) *(uint32_t *)(to + 8) = y;
+    } else {
+        const int64_t m = e.at.m + column + lane % 4 * 2, n = e.at.n + e.row + lane / 4;
+        linear_store(l, m, n, sum.x), linear_store(l, m + 1, n, sum.y);
+        linear_store(l, m, n + 8, sum.z), linear_store(l, m + 1, n + 8, sum.w);
+    }
 #else
-        const int64_t m = at.m + row, n = at.n + column;
-        const float   b0 = linear_bias(&l, n), b1 = linear_bias(&l, n + 1);
-        linear_store2(&l, m, n, sum.x + b0, sum.y + b1, pairs);
-        linear_store2(&l, m + 8, n, sum.z + b0, sum.w + b1, pairs);
+    const int64_t m = e.at.m + e.row + lane / 4, n = e.at.n + column + lane % 4 * 2;
+    const float   b0 = linear_bias(l, n), b1 = linear_bias(l, n + 1);
+    linear_store2(l, m, n, sum.x + b0, sum.y + b1, e.pairs);
+    linear_store2(l, m + 8, n, sum.z + b0, sum.w + b1, e.pairs);
 #endif
+}
+
+/* How many pieces of the tile's columns a block of a cluster adds up. */
+DEVICE int pieces_of(const linear_wgmma_args *a, int rank)
+{
+    const int left = PIECES - rank * a->pieces;
+    return left < 0 ? 0 : left < a->pieces ? left : a->pieces;
+}
+
+/*
+ * A thread's sums to the blocks whose they are. An inbox is [split][most pieces of a block][MULTIPLIERS] times four sums; those of other blocks
+ * arrive at the barrier by themselves.
+ */
+DEVICE void send_pieces(const linear_wgmma_args *a, float (&d)[BN / 2], int slice, uint32_t inbox, uint32_t received)
+{
+    const uint32_t first = inbox + (uint32_t)(slice * a->pieces * MULTIPLIERS + (int)threadIdx.x) * 16;
+    uint32_t       to    = first;
+    int            owner = 0, i = 0;
+    #pragma unroll
+    for (int j = 0; j < PIECES; ++j, ++i, to += MULTIPLIERS * 16) {
+        if (i == a->pieces) ++owner, i = 0, to = first;
+        if (owner == slice) asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(d[4 * j]), "f"(d[4 * j + 1]), "f"(d[4 * j + 2]), "f"(d[4 * j + 3]) : "memory");      /* this thread reads it */
+        else cluster_push4(to, received, (uint32_t)owner, make_float4(d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]));
     }
 }
 
-/* ---- the kernel -------------------------------------------------------------------------------------------------------- */
+/* The sums of all shares of this block's pieces, in order, and out. */
+DEVICE void add_pieces(const linear_wgmma_args *a, corner at, int slice, const float4 *inbox)
+{
+    const int     pieces = pieces_of(a, slice);
+    const edge    e      = edge_of(a, at);
+    const float4 *from   = inbox + threadIdx.x;
+    #pragma unroll 2                            /* little code: every instruction of a short kernel comes from memory */
+    for (int i = 0; i < pieces; ++i, from += MULTIPLIERS) {
+        float4 sum = from[0];
+        #pragma unroll 1
+        for (int s = 1; s < a->split; ++s) {
+            const float4 v = from[s * a->pieces * MULTIPLIERS];
+            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+        }
+        put_piece(e, (slice * a->pieces + i) * 8, sum);
+    }
+}
 
 /* A box of either operand. The maps of a product that is alone have two dimensions. */
 DEVICE void load(const linear_wgmma_args *a, const sgk_tma_map *map, int x, int64_t y, int product, uint32_t to, uint32_t arrived)
@@ -183,6 +250,28 @@ DEVICE void load(const linear_wgmma_args *a, const sgk_tma_map *map, int x, int6
     if (a->l.batch > 1) tma_load3(to, map, x, (int)y, product, arrived);
     else tma_load2(to, map, x, (int)y, arrived);
 }
+
+#if LEAN
+DEVICE uint64_t l2_evict_first(void)
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+DEVICE void tma_load2_hint(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy) : "memory");
+}
+
+/* Of the weight alone, which leaves L2 before what other blocks read again. */
+DEVICE void load_weight(const linear_wgmma_args *a, int x, corner at, uint32_t to, uint32_t arrived, uint64_t policy)
+{
+    const sgk_tma_map *weight = SWAP ? &a->first : &a->second;
+    if (a->l.batch > 1) tma_load3(to, weight, x, (int)at.n, at.product, arrived);
+    else tma_load2_hint(to, weight, x, (int)at.n, arrived, policy);
+}
+#endif
 
 /* The weights of the first slabs to L2, while the kernel before this one may still run. */
 DEVICE void prefetch_weights(const linear_wgmma_args *a, corner at, int from, int to)
@@ -201,8 +290,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
     const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u, results = base + (uint32_t)a.stages * STAGE_BYTES;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     const int                 slice = (int)cluster_rank(), lane = t % 32;
-    const int                 from = (int)((int64_t)a.steps * slice / a.split), to = (int)((int64_t)a.steps * (slice + 1) / a.split);
-    const int                 begin = (int)blockIdx.x / a.split, stride = (int)gridDim.x / a.split;
+    const int                 from = slice * a.share + (slice < a.rest ? slice : a.rest), to = from + a.share + (slice < a.rest);
+    const int                 begin = a.split > 1 ? cluster_number() : (int)blockIdx.x, stride = a.split > 1 ? a.tiles : (int)gridDim.x;
     int                       stage = 0;
     uint32_t                  lap   = 0;
 
@@ -214,11 +303,12 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
             mbarrier_init(shared_address(&full[s]), 1);
             mbarrier_init(shared_address(&empty[s]), 4 * GROUPS);
         }
-        const int units = unit_of(a.split, slice + 1) - unit_of(a.split, slice);
-        mbarrier_init(shared_address(&received), units ? (uint32_t)(a.split * units) : 1);
+        mbarrier_init(shared_address(&received), 1);
+        mbarrier_expect(shared_address(&received), (uint32_t)((a.split - 1) * pieces_of(&a, slice) * MULTIPLIERS * 16));
         mbarrier_init_done();
     }
-    if (a.split > 1) cluster_announce();        /* its barriers are there */
+    __syncwarp();
+    if (a.split > 1) cluster_begin();           /* its barriers are there */
     if (group < GROUPS) {
         named_sync(1 + GROUPS, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
@@ -228,13 +318,16 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
     }
 
     if (group == GROUPS) {
-#if BLOCKS * BN > 128
+#if BN > 128
         registers_give(40);
 #endif
         if (t == 0) {
             if (a.l.early && begin < a.tiles) prefetch_weights(&a, tile(&a, begin), from, to);
             pdl_wait();
             pdl_release();
+#if LEAN
+            const uint64_t once = l2_evict_first();
+#endif
             for (int id = begin; id < a.tiles; id += stride) {
                 const corner at = tile(&a, id);
                 for (int k = from; k < to; ++k, advance(a.stages, &stage, &lap)) {
@@ -245,19 +338,24 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
                     for (int s = 0; s < SLABS; ++s) {
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
                         const int      x    = (k * SLABS + s) * 64;
+#if LEAN
+                        load_weight(&a, x, at, slab + (SWAP ? 0 : FIRST_BYTES), arrived, once);
+                        load(&a, SWAP ? &a.second : &a.first, x, at.m, at.product, slab + (SWAP ? FIRST_BYTES : 0), arrived);
+#else
                         load(&a, &a.first, x, SWAP ? at.n : at.m, at.product, slab, arrived);
                         load(&a, &a.second, x, SWAP ? at.m : at.n, at.product, slab + FIRST_BYTES, arrived);
+#endif
                     }
                 }
             }
             if (a.split == 1 && a.by_tma) tma_prefetch_map(&a.result);
         }
     } else {
-#if BLOCKS * BN > 128
+#if BN > 128
         registers_take(232);
 #endif
         pdl_wait();
-        float d[BLOCKS][BN / 2];
+        float d[BN / 2];
         int   turn = 0;
         if (BEHIND && group > 0) named_sync(2 + GROUPS, MULTIPLIERS);
         for (int id = begin; id < a.tiles; id += stride) {
@@ -269,12 +367,9 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
-                    const uint64_t x = wgmma_operand(slab + group * BLOCKS * 8192), y = wgmma_operand(slab + FIRST_BYTES);
+                    const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
-                    for (int i = 0; i < 4; ++i)
-                        #pragma unroll
-                        for (int b = 0; b < BLOCKS; ++b)
-                            wgmma(d[b], x + i * WGMMA_STEP + b * (8192 / 16), y + i * WGMMA_STEP, k > from || s > 0 || i > 0, (const T *)0);
+                    for (int i = 0; i < 4; ++i) wgmma(d, x + i * WGMMA_STEP, y + i * WGMMA_STEP, k > from || s > 0 || i > 0, (const T *)0);
                 }
                 wgmma_commit();
                 if (BEHIND && group == 0 && id == begin && k - from == (to - from < BEHIND ? to - from : BEHIND) - 1) named_announce(2 + GROUPS, MULTIPLIERS);
@@ -287,25 +382,26 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
             }
             wgmma_wait(0);
             if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
-            #pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) wgmma_pin(d[b]);
+            wgmma_pin(d);
 
             if (a.split > 1) {
                 cluster_await();
-                #pragma unroll
-                for (int b = 0; b < BLOCKS; ++b) send_share(&a, d[b], (group * BLOCKS + b) * 4 + t / 32, slice, results, shared_address(&received), lane);
-                if (unit_of(a.split, slice) < unit_of(a.split, slice + 1)) {
-                    mbarrier_wait_published(shared_address(&received), 0);
-                    add_shares(&a, at, slice, (const float4 *)(memory + (results - unaligned)), (int)threadIdx.x / 32, lane);
-                }
+                uint32_t sums_come = shared_address(&received);
+                asm volatile("" : "+r"(sums_come));     /* it stays in a register */
+                send_pieces(&a, d, slice, results, sums_come);
+                mbarrier_wait_published(sums_come, 0);
+                add_pieces(&a, at, slice, (const float4 *)(memory + (results - unaligned)));
                 continue;
             }
+#if DIRECT
+            const edge e = edge_of(&a, at);
             #pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) {
-                const int64_t row = (group * BLOCKS + b) * 64, m = at.m + (SWAP ? 0 : row), n = at.n + (SWAP ? row : 0);
-                if (a.by_tma) put_by_tma(&a, d[b], m, n, at.product, t, group, results + group * BUFFERS * CHUNK_BYTES, &turn);
-                else put_directly(&a.l, d[b], m, n, at.product, t);
-            }
+            for (int j = 0; j < PIECES; ++j) put_piece(e, j * 8, make_float4(d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]));
+#else
+            const int64_t m = at.m + (SWAP ? 0 : group * 64), n = at.n + (SWAP ? group * 64 : 0);
+            if (a.by_tma) put_by_tma(&a, d, m, n, at.product, t, group, results + group * BUFFERS * CHUNK_BYTES, &turn);
+            else put_directly(&a.l, d, m, n, at.product, t);
+#endif
         }
         if (t == 0) tma_store_wait_read(0);
     }
