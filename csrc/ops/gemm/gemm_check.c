@@ -370,11 +370,13 @@ void check_gemm(void)
             check_linear_builds(t, t == SGK_F16 ? t : SGK_F32, 11, 200, 8264, "AHEAD=");
             check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264, NULL);
             if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
+            if (!check_small) check_linear_builds(t, t, 9, 17000, 136, "LEAN=1");
         }
         check_linear_batched(t, t, true, 3, 5, 7, 33, false);
         check_linear_batched(t, SGK_F32, false, 2, 3, 21, 264, true);
         check_linear_batched(t, t, false, 5, 70, 136, 136, true);
         check_linear_batched(t, t, true, 2, 9, 72, 1032, true);
+        check_linear_batched(t, t, false, 70, 40, 136, 136, true);         /* several products a block */
         check_linear_batched(t, t, false, 0, 4, 5, 6, false);
         check_linear_batched(t, t, false, 4, 3, 5, 0, false);
         check_router(t, SGK_F32, 1, 256, 1096);

@@ -1,5 +1,5 @@
 /*
- * out = input weight^T for up to 16 rows of input: a block has 16 columns and walks all of K. Its warps have a slab of 64 in K each in turn; lanes load
+ * out = input weight^T for up to 8 rows of input: a block has 16 columns and walks all of K. Its warps have a slab of 64 in K each in turn; lanes load
  * the very pieces of weight and input that are their fragments of mma.sync straight into registers, several slabs ahead. No shared memory,
  * and nobody waits for anybody until K is done. The weights are read once: N K elements, 2 M N K operations. Bound by memory.
  *
@@ -15,6 +15,7 @@
  * lane's k 2 t and 2 t + 1 of one mma.sync, 2 and 3 its 2 t + 8 and 2 t + 9, the others the same of a second one. Input has its k in the same places.
  */
 #include "gemm.cuh"
+#include "gemm_once.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
 #include "tma.cuh"
@@ -24,23 +25,6 @@
 #define PIECES  (4 + 2 * EIGHTS)                /* of 16 bytes that a lane has of a slab: weight, then input */
 #define PITCH   (COLUMNS + 4)                   /* of a row of sums: no bank is met twice */
 #define CHAINS  (2 / EIGHTS)                    /* of products, so that two can be under way */
-
-/* Zeros where it is not inside. Loads stay in the order of the program. */
-DEVICE uint4 load_once(const uint4 *from, bool inside)
-{
-    uint4 v;
-    asm volatile("{\n\t"
-                 ".reg .pred p;\n\t"
-                 "setp.ne.u32 p, %5, 0;\n\t"
-                 "mov.u32 %0, 0;\n\t"
-                 "mov.u32 %1, 0;\n\t"
-                 "mov.u32 %2, 0;\n\t"
-                 "mov.u32 %3, 0;\n\t"
-                 "@p ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];\n\t"
-                 "}"
-                 : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w) : "l"(__cvta_generic_to_global(from)), "r"((uint32_t)inside) : "memory");
-    return v;
-}
 
 extern "C" __global__ __launch_bounds__(32 * WARPS, RESIDENT) void linear_few(const __grid_constant__ linear_few_args a)
 {

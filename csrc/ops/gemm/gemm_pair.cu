@@ -15,6 +15,7 @@
 #include "cluster_push.cuh"
 #include "cp_async.cuh"
 #include "gemm.cuh"
+#include "gemm_once.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
 #include "tma.cuh"
@@ -22,23 +23,6 @@
 #define COLUMNS LINEAR_PAIR_COLUMNS
 #define ROWS    (8 * EIGHTS)
 #define PITCH   (COLUMNS + 4)                   /* of a row of sums: no bank is met twice */
-
-/* Zeros where it is not inside. Loads stay in the order of the program. */
-DEVICE uint4 load_once(const uint4 *from, bool inside)
-{
-    uint4 v;
-    asm volatile("{\n\t"
-                 ".reg .pred p;\n\t"
-                 "setp.ne.u32 p, %5, 0;\n\t"
-                 "mov.u32 %0, 0;\n\t"
-                 "mov.u32 %1, 0;\n\t"
-                 "mov.u32 %2, 0;\n\t"
-                 "mov.u32 %3, 0;\n\t"
-                 "@p ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];\n\t"
-                 "}"
-                 : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w) : "l"(__cvta_generic_to_global(from)), "r"((uint32_t)inside) : "memory");
-    return v;
-}
 
 /* A multiple of 16 bytes, at addresses of that alignment; they arrive at the mbarrier. */
 DEVICE void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier)
