@@ -39,7 +39,7 @@ struct linear_few_args {
     int32_t            ahead;                       /* pieces of 8 in K of a column that come to L2 before the programmatic launch's wait */
     int32_t            release;                     /* slabs of a warp after which the next kernel may be launched */
 };
-enum { LINEAR_FEW_COLUMNS = 16,
+enum { LINEAR_FEW_COLUMNS  = 16,
        LINEAR_PAIR_COLUMNS = 32 };
 
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */

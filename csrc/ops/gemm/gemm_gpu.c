@@ -287,12 +287,12 @@ static sgk_status launch_pair(const struct pair_build *b, const linear_call *c, 
 
 static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
 {
-    const int                chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
-                                                                            : 16,
-                             split = choice.split;
+    const int chunk = b->bn % 64 == 0 ? 64 : b->bn % 32 == 0 ? 32
+                                                             : 16,
+              split = choice.split;
     /* Parts of the ring in K, tiles of rows of input and of the weight. */
     const int                steps = (int)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs), down = (int)ceil_div(a->rows, b->swap ? b->bn : b->rows), across = (int)ceil_div(a->columns, b->swap ? b->rows : b->bn);
-    struct linear_wgmma_args w     = {
+    struct linear_wgmma_args w = {
         .l            = *a,
         .first_tiles  = b->swap || b->lean ? across : down,
         .second_tiles = b->swap ? down : across,
@@ -479,9 +479,9 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 #define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
 #define W(swap, behind, resident, rows, bn, split) \
     (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
-#define F(rows, warps)                 (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
-#define L(resident, rows, bn, split)   (UINT32_C(6) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
-#define P(rows)                        (UINT32_C(7) << 28 | (uint32_t)(rows))
+#define F(rows, warps)               (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
+#define L(resident, rows, bn, split) (UINT32_C(6) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
+#define P(rows)                      (UINT32_C(7) << 28 | (uint32_t)(rows))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
