@@ -16,10 +16,12 @@ DEVICE void cluster_begin(void) { asm volatile("barrier.cluster.arrive.relaxed.a
 DEVICE void cluster_push4(uint32_t address, uint32_t barrier, uint32_t rank, float4 v)
 {
     asm volatile("{\n.reg .b32 there, at;\nmapa.shared::cluster.u32 there, %0, %2;\nmapa.shared::cluster.u32 at, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], {%3, %4, %5, %6}, [at];\n}" ::"r"(address), "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [there], {%3, %4, %5, %6}, [at];\n}" ::"r"(address),
+                 "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 DEVICE void cluster_push2(uint32_t address, uint32_t barrier, uint32_t rank, float x, float y)
 {
     asm volatile("{\n.reg .b32 there, at;\nmapa.shared::cluster.u32 there, %0, %2;\nmapa.shared::cluster.u32 at, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%3, %4}, [at];\n}" ::"r"(address), "r"(barrier), "r"(rank), "f"(x), "f"(y) : "memory");
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%3, %4}, [at];\n}" ::"r"(address),
+                 "r"(barrier), "r"(rank), "f"(x), "f"(y) : "memory");
 }

@@ -86,6 +86,7 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     WGMMA(type, dtype, 0, 1,  96, 5, 2, 3, 0, 1, 0),  \
     WGMMA(type, dtype, 1, 2, 128, 6, 1, 2, 0, 1, 0),  \
     WGMMA(type, dtype, 1, 1, 128, 4, 2, 2, 0, 1, 0),  \
+    WGMMA(type, dtype, 0, 2,  96, 7, 1, 3, 0, 1, 1),  \
     WGMMA(type, dtype, 1, 2, 128, 6, 1, 2, 0, 1, 1),  \
     WGMMA(type, dtype, 1, 1, 128, 4, 2, 2, 0, 1, 1),  \
     WGMMA(type, dtype, 1, 2,  64, 4, 2, 1, 0, 1, 1),  \
@@ -579,7 +580,7 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     if (!w) return false;
     const int64_t down = ceil_div(w->swap ? columns : rows, w->rows), across = ceil_div(w->swap ? rows : columns, w->bn);
     if (w->swap && (w->bn >= 2 * rows && w->bn > 16)) return false;
-    if (w->lean && across > (w->bn < 128 ? 4 : 1)) return false;
+    if (w->lean && (w->swap ? across : down) > (w->bn < 128 ? 4 : 1)) return false;
     if (!w->swap && 2 * rows <= w->rows) return false;
     return choice.split == 1 || (down * across * choice.split <= w->resident * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
 }

@@ -33,20 +33,21 @@ DEVICE void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier
 DEVICE void cluster_push(uint32_t address, uint32_t barrier, uint32_t rank, float x)
 {
     asm volatile("{\n.reg .b32 there, at;\nmapa.shared::cluster.u32 there, %0, %2;\nmapa.shared::cluster.u32 at, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %3, [at];\n}" ::"r"(address), "r"(barrier), "r"(rank), "f"(x) : "memory");
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %3, [at];\n}" ::"r"(address),
+                 "r"(barrier), "r"(rank), "f"(x) : "memory");
 }
 
 extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_pair(const __grid_constant__ linear_few_args a)
 {
     extern __shared__ __align__(128) uint8_t rows[];                    /* [ROWS][pitch] */
-    __shared__ float    sums[WARPS][ROWS * PITCH], inbox[ROWS * 16];
-    __shared__ uint64_t arrived, received;
-    const int           lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, row = lane / 4, rank = (int)cluster_rank();
-    const int64_t       n = (int64_t)(blockIdx.x / 2) * COLUMNS, last = a.l.columns - 1;
-    const int           slabs = ((int)a.l.depth + 63) / 64, half = (slabs + 1) / 2, from = rank * half, to = rank ? slabs : half;
-    const int           begin = from * 8, end = to * 8 < (int)a.l.depth / 8 ? to * 8 : (int)a.l.depth / 8;      /* pieces of 8 in K */
-    const int           pitch = half * 128 + 64, each = to - from > warp ? (to - from - warp + WARPS - 1) / WARPS : 0;
-    const uint32_t      there = shared_address(&arrived);
+    __shared__ float                         sums[WARPS][ROWS * PITCH], inbox[ROWS * 16];
+    __shared__ uint64_t                      arrived, received;
+    const int                                lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, row = lane / 4, rank = (int)cluster_rank();
+    const int64_t                            n = (int64_t)(blockIdx.x / 2) * COLUMNS, last = a.l.columns - 1;
+    const int                                slabs = ((int)a.l.depth + 63) / 64, half = (slabs + 1) / 2, from = rank * half, to = rank ? slabs : half;
+    const int                                begin = from * 8, end = to * 8 < (int)a.l.depth / 8 ? to * 8 : (int)a.l.depth / 8;      /* pieces of 8 in K */
+    const int                                pitch = half * 128 + 64, each = to - from > warp ? (to - from - warp + WARPS - 1) / WARPS : 0;
+    const uint32_t                           there = shared_address(&arrived);
 
     if (threadIdx.x == 0) {
         mbarrier_init(there, 1);

@@ -38,9 +38,9 @@
 #define CHUNK_BYTES (64 * CHUNK * 2)
 #define MULTIPLIERS (128 * GROUPS)                     /* threads */
 #define PIECES      (BN / 8)                           /* of the tile's columns: a thread has two sums of each of its two rows in one */
-#define DIRECT      (LEAN && (BN <= 32 || BN % 32))    /* results leave from registers */
+#define DIRECT      (LEAN && BN <= 32)                 /* results leave from registers */
 
-#if BN % (SWAP || DIRECT ? 16 : 32)
+#if BN % (SWAP ? 16 : 32)
 #error "the macros do not fit each other"
 #endif
 
@@ -206,7 +206,8 @@ DEVICE void put_piece(const edge &e, int column, float4 sum)
 DEVICE int pieces_of(const linear_wgmma_args *a, int rank)
 {
     const int left = PIECES - rank * a->pieces;
-    return left < 0 ? 0 : left < a->pieces ? left : a->pieces;
+    return left < 0 ? 0 : left < a->pieces ? left
+                                           : a->pieces;
 }
 
 /*
