@@ -20,15 +20,6 @@ DEVICE unsigned cluster_rank(void)
     return r;
 }
 
-DEVICE unsigned cluster_index(void)
-{
-    unsigned i = blockIdx.x;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%clusterid.x;" : "=r"(i));
-#endif
-    return i;
-}
-
 DEVICE unsigned cluster_blocks(void)
 {
     unsigned n = 1;
@@ -61,29 +52,5 @@ DEVICE void cluster_store(float *to, unsigned rank, float v)
     asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
 #else
     *to = v;
-#endif
-}
-
-/* From the place that `from` is in this block's shared memory, but of block `rank`. */
-DEVICE float cluster_load(const float *from, unsigned rank)
-{
-#if __CUDA_ARCH__ >= 900
-    float v;
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %1, %2;\nld.shared::cluster.f32 %0, [there];\n}" : "=f"(v) : "r"((uint32_t)__cvta_generic_to_shared(from)), "r"(rank) : "memory");
-    return v;
-#else
-    return *from;
-#endif
-}
-
-DEVICE float4 cluster_load4(const float *from, unsigned rank)
-{
-#if __CUDA_ARCH__ >= 900
-    float4 v;
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %4, %5;\nld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n}"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"((uint32_t)__cvta_generic_to_shared(from)), "r"(rank) : "memory");
-    return v;
-#else
-    return *(const float4 *)from;
 #endif
 }

@@ -46,7 +46,7 @@ extern const attention_form attention_decode;
 enum { ATTENTION_MMA_BUILDS            = 16,
        ATTENTION_WIDE_BUILDS           = 3,
        ATTENTION_PLAIN_BUILDS          = 2,
-       ATTENTION_DECODE_BUILDS         = 18,
+       ATTENTION_DECODE_BUILDS         = 26,
        ATTENTION_DECODE_COMBINE_BUILDS = 2 };
 typedef struct {
     sgk_kernel kernel;
@@ -61,7 +61,7 @@ typedef struct {
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        dim, warps, stages, rows;
+    int        dim, warps, stages, rows, plain;
 } attention_decode_build;
 typedef struct {
     sgk_kernel kernel;

@@ -532,8 +532,11 @@ static void check_dealt(sgk_dtype dtype)
         check_shape("dealt", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 3, .queries = 2, .keys = check_small ? 300 : 700, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .descales = dtype == SGK_E4M3 });
         check_shape("dealt_side_by_side", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 16, .dim = dims[i], .batch = BATCH, .queries = 1, .keys = 90, .cache = PAGED, .page_size = 1, .lse = true, .left = -1, .right = -1, .causal = true, .sinks = SGK_BF16 + 1 });
     }
+    check_shape("dealt_whole", &(shape){ .dtype = dtype, .heads = 64, .kv_heads = 32, .dim = 128, .batch = BATCH, .queries = 1, .keys = 90, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .descales = dtype == SGK_E4M3 });
     for (int i = 0; i < 4; ++i)                                         /* a lone sequence: clusters of blocks, one for each key head */
         check_shape("dealt_joined", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 8, .dim = i % 2 ? 128 : 48, .batch = 1, .queries = i < 2 ? 1 : 3, .keys = check_small ? 500 : 3000, .cache = i % 3 ? PAGED : DENSE, .page_size = i % 3 ? 15 + i : 0, .lse = true, .left = i == 2 ? 200 : -1, .right = -1, .causal = true, .sinks = i % 2 ? SGK_F32 + 1 : 0, .softcap = i == 3 ? 20 : 0, .descales = dtype == SGK_E4M3 });
+    if (!check_small && check_on_gpu() && dtype == SGK_BF16)           /* too long for clusters */
+        check_shape("dealt_long", &(shape){ .dtype = dtype, .heads = 32, .kv_heads = 8, .dim = 128, .batch = 1, .queries = 1, .keys = 30000, .cache = PAGED, .page_size = 64, .lse = true, .left = -1, .right = -1, .causal = true });
     check_shape("dealt_capped", &(shape){ .dtype = dtype, .heads = 12, .kv_heads = 4, .dim = 128, .batch = 5, .queries = 4, .keys = 700, .cache = DENSE, .seqused_k = true, .packed_q = true, .lse = true, .left = 100, .right = -1, .causal = true, .softcap = 20, .sinks = SGK_F32 + 1 });
     for (int64_t dim = 48; dim <= 112; dim += 64)
         check_shape("dealt_one", &(shape){ .dtype = dtype, .heads = 7, .kv_heads = 1, .dim = dim, .batch = 1, .queries = 2, .keys = check_small ? 500 : 2500, .cache = DENSE, .lse = true, .left = -1, .right = -1, .causal = true });

@@ -4,24 +4,28 @@
 
 /* Two blocks of four warps fit a multiprocessor of sm_90, and one of sm_86; of eight, one of sm_90. */
 /* clang-format off */
-#define DECODE(type, eight, dtype, archs, dim, warps, stages, rows)                                                                            \
-    { SGK_KERNEL("attention/attention_decode.cu", "attention_decode",                                                                  \
-                 "-DT=" #type " -DEIGHT=" #eight " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages " -DROWS=" #rows, archs), dtype, dim, warps, stages, rows }
-#define DECODES(type, dtype)                             \
-    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6, 8),   \
-    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6, 16),  \
-    DECODE(type, 0, dtype, SGK_NOT_90A,  64, 4, 6, 16),  \
-    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 8),  \
-    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 16), \
-    DECODE(type, 0, dtype, SGK_NOT_90A, 128, 4, 3, 16),  \
-    DECODE(type, 0, dtype, SGK_GENERAL, 256, 2, 3, 16)
+#define DECODE(type, eight, dtype, archs, dim, warps, stages, rows, plain) \
+    { SGK_KERNEL("attention/attention_decode.cu", "attention_decode",      \
+                 "-DT=" #type " -DEIGHT=" #eight " -DDIM=" #dim " -DWARPS=" #warps " -DSTAGES=" #stages " -DROWS=" #rows " -DPLAIN=" #plain, archs), dtype, dim, warps, stages, rows, plain }
+#define DECODES(type, dtype)                                \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6, 8, 0),   \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 64, 8, 6, 16, 0),  \
+    DECODE(type, 0, dtype, SGK_NOT_90A,  64, 4, 6, 16, 0),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 8, 0),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 16, 0), \
+    DECODE(type, 0, dtype, SGK_NOT_90A, 128, 4, 3, 16, 0),  \
+    DECODE(type, 0, dtype, SGK_GENERAL, 256, 2, 3, 16, 0),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 4, 3, 8, 1),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 8, 1),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 128, 8, 3, 8, 2),  \
+    DECODE(type, 0, dtype, SGK_ARCH_90A, 256, 2, 3, 8, 1)
 #define E4M3_ARCHS (SGK_GENERAL & ~SGK_ARCH_80)     /* those with an instruction that widens e4m3 */
 attention_decode_build attention_decode_builds[ATTENTION_DECODE_BUILDS] = {
     DECODES(f16, SGK_F16), DECODES(bf16, SGK_BF16),
-    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 4, 8, 16),
-    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 16, 3, 8),
-    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 8, 6, 16),
-    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS & ~SGK_ARCH_90A, 128, 4, 6, 16),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS,  64, 4, 8, 16, 0),
+    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 16, 3, 8, 0),
+    DECODE(e4m3, 1, SGK_E4M3, SGK_ARCH_90A, 128, 8, 6, 16, 0),
+    DECODE(e4m3, 1, SGK_E4M3, E4M3_ARCHS & ~SGK_ARCH_90A, 128, 4, 6, 16, 0),
 };
 
 attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_COMBINE_BUILDS] = {
@@ -30,23 +34,32 @@ attention_decode_combine_build attention_decode_combine_builds[ATTENTION_DECODE_
 };
 /* clang-format on */
 
-enum { RESERVED    = 2048,         /* static shared memory and what the driver keeps of a block's */
-       MOST_PIECES = 32,
-       MOST_JOINED = 8 };        /* blocks of a cluster that have a unit of a lone sequence: more are not all there at a time */
+enum { RESERVED          = 2048,         /* static shared memory and what the driver keeps of a block's */
+       MOST_PIECES       = 32,
+       MOST_JOINED       = 8,            /* blocks of a cluster that have a unit of a lone sequence: more are not all there at a time */
+       MOST_JOINED_BYTES = 600 << 10 };  /* of keys and values that such a block reads, where the clusters leave much of the GPU idle */
 
 static int64_t shared_memory(const attention_decode_build *b)
 {
     const int64_t rings = (int64_t)b->warps * b->stages * 32 * b->dim * sgk_dtype_size(b->dtype);
-    return b->dim > 128 ? rings + (int64_t)b->warps * 32 * b->dim : rings;
+    if (b->dim > 128 && b->rows > 8) return rings + (int64_t)b->warps * 32 * b->dim;        /* queries */
+    return b->kernel.archs == SGK_ARCH_90A && b->plain != 1 ? rings + (int64_t)b->rows * b->dim * 4 : rings;     /* sums of a cluster */
 }
 
-/* The smallest head size and the fewest rows that hold this call, of those that the device can run. */
-static attention_decode_build *build_of(const attention_call *c)
+/* Of those of this kind that the device can run, the smallest head size and the fewest rows that hold this call; behind `after` where that is given. */
+static attention_decode_build *build_of(const attention_call *c, int plain, attention_decode_build *after)
 {
-    for (attention_decode_build *b = attention_decode_builds; b < attention_decode_builds + ATTENTION_DECODE_BUILDS; ++b)
-        if (b->dtype == c->a.dtype && b->dim >= c->a.dim && b->rows >= c->a.max_q * c->a.group && sgk_kernel_fits(&b->kernel, c->device) &&
+    for (attention_decode_build *b = after ? after + 1 : attention_decode_builds; b < attention_decode_builds + ATTENTION_DECODE_BUILDS; ++b)
+        if (b->dtype == c->a.dtype && b->plain == plain && (plain ? b->dim == c->a.dim : b->dim >= c->a.dim) && b->rows >= c->a.max_q * c->a.group && sgk_kernel_fits(&b->kernel, c->device) &&
             shared_memory(b) + RESERVED <= c->device->shared_memory_per_block) return b;
     return NULL;
+}
+
+/* One query a sequence that sees all keys, in pages whose size is a power of two: has builds of its own. */
+static bool plain(const struct attention_args *a)
+{
+    return a->max_q == 1 && a->page_size && (a->page_size & (a->page_size - 1)) == 0 && !a->seqused_q && !a->cu_seqlens_k && !a->cu_seqlens_k_new && !a->kv_batch_idx && !a->leftpad_k &&
+           !a->max_new && a->window_left >= ATTENTION_NO_LIMIT && a->window_right >= 0 && !a->chunk && !a->top_left && a->softcap == 0;
 }
 
 /* Pieces of 16 bytes are counted in 32 bits. */
@@ -70,7 +83,7 @@ static const char *passes(const attention_call *c)
     if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16)) return "q, k, v or out not in 16-byte pieces";
     if ((int64_t)a->batch * a->kv_heads * (a->max_k / 16 + 1) > INT32_MAX / 4) return "too many keys";
     if (!places_fit(a, a->k_batch_stride, a->k_row_stride) || !places_fit(a, a->v_batch_stride, a->v_row_stride)) return "a cache of more than 64 GB";
-    return build_of(c) ? NULL : "no build for this head size on this device";
+    return build_of(c, 0, NULL) ? NULL : "no build for this head size on this device";
 }
 
 static int64_t piece_bytes(const struct attention_decode_args *d, int64_t width) { return (2 * (int64_t)d->blocks * d->head_warps * d->rows * width * 4 + 255) / 256 * 256; }
@@ -108,14 +121,16 @@ static int64_t deal_out(const attention_call *c, const attention_decode_build *b
                                                       : pieces;
 }
 
-/* A lone sequence: the largest clusters whose blocks are no more than multiprocessors, if they are two fifths of these. */
+/* A lone sequence: the largest clusters whose blocks are no more than multiprocessors, if they are two fifths of these. They need no second kernel, which
+ * is worth more than the multiprocessors that they leave idle until there is much to read. */
 static bool join(const attention_call *c, const attention_decode_build *b, struct attention_decode_args *d)
 {
     if (c->a.batch != 1 || b->kernel.archs != SGK_ARCH_90A) return false;
-    const int multiprocessors = c->device->multiprocessors;
-    int       blocks          = MOST_JOINED;
-    while (blocks > 1 && (int64_t)c->a.kv_heads * blocks > multiprocessors) blocks /= 2;
+    const int64_t multiprocessors = c->device->multiprocessors, keys = c->a.max_k < (int64_t)c->a.window_left + c->a.max_q ? c->a.max_k : (int64_t)c->a.window_left + c->a.max_q;
+    int           blocks = MOST_JOINED;
+    while (blocks > 1 && c->a.kv_heads * blocks > multiprocessors) blocks /= 2;
     if (blocks == 1 || c->a.kv_heads * blocks * 10 < multiprocessors * 4) return false;
+    if (c->a.kv_heads * blocks * 4 < multiprocessors * 3 && keys * 2 * c->a.dim * (int64_t)sgk_dtype_size(c->a.dtype) > (int64_t)blocks * MOST_JOINED_BYTES) return false;
     deal_out(c, b, 1, d);
     d->join   = blocks;
     d->blocks = c->a.kv_heads * blocks;
@@ -123,25 +138,29 @@ static bool join(const attention_call *c, const attention_decode_build *b, struc
     return true;
 }
 
-/* Whole units where that can be, else few pieces; and as many heads in a block as can be, because neighbouring heads' rows lie side by side in memory.
- * Where no such cut keeps the GPU busy, as many blocks as there can be, and units are cut wherever an equal share ends. */
+/* Whole units where that can be, else few pieces; of these the build that comes first; and as many heads in a block as can be, because neighbouring heads'
+ * rows lie side by side in memory. Where no such cut keeps the GPU busy, as many blocks as there can be, and units are cut wherever an equal share ends. */
 static attention_decode_build *choose(const attention_call *c, struct attention_decode_args *d)
 {
     static const int64_t    pieces[] = { 1, 4, MOST_PIECES };
-    attention_decode_build *b        = build_of(c);
-    if (join(c, b, d)) return b;
+    const bool              simple   = plain(&c->a);
+    attention_decode_build *joined = simple ? build_of(c, 2, NULL) : NULL, *dealt = simple ? build_of(c, 1, NULL) : NULL, *general = build_of(c, 0, NULL);
+    if (!joined) joined = general;
+    if (join(c, joined, d)) return joined;
+    if (!dealt) dealt = general;
     for (size_t i = 0; i < COUNT(pieces); ++i)
-        for (int head_warps = b->warps; head_warps >= 1; head_warps /= 2) {
-            if (c->a.kv_heads % head_warps) continue;
-            const int64_t cut = deal_out(c, b, head_warps, d);
-            if (cut > 0 && cut <= pieces[i]) return b;
-        }
-    const int64_t most       = blocks_at_once(c, b);
-    int           head_warps = b->warps;
+        for (attention_decode_build *b = dealt; b; b = b->plain ? build_of(c, b->plain, b) : NULL)
+            for (int head_warps = b->warps; head_warps >= 1; head_warps /= 2) {
+                if (c->a.kv_heads % head_warps) continue;
+                const int64_t cut = deal_out(c, b, head_warps, d);
+                if (cut > 0 && cut <= pieces[i]) return b;
+            }
+    const int64_t most       = blocks_at_once(c, dealt);
+    int           head_warps = dealt->warps;
     while (head_warps > 1 && (c->a.kv_heads % head_warps || (int64_t)c->a.batch * c->a.kv_heads / head_warps * MOST_PIECES < most)) head_warps /= 2;
-    deal_out(c, b, head_warps, d);
+    deal_out(c, dealt, head_warps, d);
     if ((int64_t)c->a.batch * c->a.kv_heads / head_warps * MOST_PIECES >= most) d->blocks = (int32_t)most;
-    return b;
+    return dealt;
 }
 
 static int64_t plan(attention_call *c)

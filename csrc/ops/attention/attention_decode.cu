@@ -15,17 +15,19 @@
  *   WARPS   in a block
  *   STAGES  steps of 16 keys in a warp's ring
  *   ROWS    8 or 16: most rows of a sequence
+ *   PLAIN   1, 2: one query a sequence sees all keys, which lie in pages whose size is a power of two, and head sizes are DIM; 2: and a lone sequence,
+ *           read by clusters. What the call does not ask for is then no code: a cold start takes as long as its instructions
  *
  * Both products are transposed, so that keys and values are the 16 rows of a matrix instruction and the call's rows its 8 columns: scores are
  * k q', sums v' p', and p' is found by turning the scores' 8x8 blocks.
  *
  * Shared memory: a ring for each warp, [STAGES] of k [16][DIM] and v [16][DIM], 16-byte pieces swizzled so that the 8 rows of an ldmatrix touch
- * all banks. At the end of a unit the ring holds the warp's f32 sums, and behind those the first one has the block's, where a cluster shares a unit.
- * Where head sizes are above 128, q lies behind the rings.
+ * all banks. At the end of a unit the ring holds the warp's f32 sums. Behind the rings lies q, where it is not in registers, or what the blocks of a
+ * cluster have of the columns that this one puts together: [blocks][ROWS][DIM / blocks].
  */
 #include "attention_decode.h"
 #include "attention_score.cuh"
-#include "cluster.cuh"
+#include "cluster_push.cuh"
 #include "cp_async.cuh"
 #include "launch.cuh"
 #include "math.cuh"
@@ -37,12 +39,12 @@
 #define ROW_BYTES    (16 * PIECES)
 #define HALF         (16 * ROW_BYTES)             /* bytes of a step's keys, and of its values */
 #define RING         (STAGES * 2 * HALF)
-#define HOLD_Q       (DIM <= 128)                 /* q stays in registers; else behind the rings, [head_warps][16][DIM] */
+#define HOLD_Q       (DIM <= 128 || ROWS == 8)    /* q stays in registers; else behind the rings, [head_warps][16][DIM] */
 #define SUM_ROW      (DIM + 4)
 #define SWIZZLE(row) (PIECES == 4 ? (row) >> 1 & 3 : (row) & 7)
 #define BLOCKS       (ROWS / 8)                   /* of rows: columns of a matrix instruction */
-#define JOINED       (ROWS * SUM_ROW * 4)         /* bytes of a ring before the block's sums, [ROWS][DIM] */
-#define JOINS        (__CUDA_ARCH__ == 900 && HOLD_Q)
+#define JOINS        (__CUDA_ARCH__ == 900 && HOLD_Q && PLAIN != 1)
+#define MOST_JOINED  8                            /* blocks of a cluster */
 #define LATE         8                            /* weights may be up to 2^LATE before their base moves: the largest is 1 otherwise */
 
 #if EIGHT
@@ -57,6 +59,15 @@ typedef T F, R;
 enum { COPIES = HOLD_Q ? 16 : 4,
        CHAIN = HOLD_Q ? DIM / 16 : 4,
        COPY_ROWS = 32 / PIECES };               /* rows that a copy of one piece a lane has */
+
+/* Row r of a sequence: its query, and the head of its group. */
+#if PLAIN
+#define QUERY(r) 0
+#define UNDER(r) (r)
+#else
+#define QUERY(r) ((r) / a.group)
+#define UNDER(r) ((r) % a.group)
+#endif
 
 extern __shared__ __align__(128) unsigned char memory[];
 
@@ -140,8 +151,8 @@ DEVICE key_place place_of(const attention_decode_args *d, const share *w, int pa
     int                   key;
     if (!has_key(w, pair, lane, &key)) return { -1, 0 };
     const int slot = w->leftpad + key;
-    if (a->page_size) {
-        const int page = d->page_shift >= 0 ? slot >> d->page_shift : slot / a->page_size;
+    if (PLAIN || a->page_size) {
+        const int page = PLAIN || d->page_shift >= 0 ? slot >> d->page_shift : slot / a->page_size;
         return { a->page_table[w->n * a->page_table_stride + page], slot - page * a->page_size };
     }
     return { a->cu_seqlens_k ? 0 : a->kv_batch_idx ? a->kv_batch_idx[w->n]
@@ -155,8 +166,29 @@ DEVICE rows_of_keys rows_of(const attention_decode_args *d, const share *w, int 
     return { inside ? p->page * d->k_batch + p->row * d->k_row : 0, inside ? p->page * d->v_batch + p->row * d->v_row : 0, __ballot_sync(~0u, inside) };
 }
 
+/* Keys and values are read once: their lines leave the second-level cache before those of what is read in every call. Not where the loop over rows is
+ * a loop: for a copy with a policy whose place in shared memory is then partly in a uniform register, ptxas 12.9 assigns no register and takes UR0 and UR1,
+ * which is no instruction. */
+#define READ_ONCE (__CUDA_ARCH__ == 900 && HOLD_Q)
+DEVICE uint64_t read_once(void)
+{
+    uint64_t policy = 0;
+#if READ_ONCE
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+#endif
+    return policy;
+}
+DEVICE void copy16(uint32_t to, const void *from, bool inside, uint64_t policy)
+{
+#if READ_ONCE
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(inside ? 16 : 0), "l"(policy) : "memory");
+#else
+    cp_async16(to, from, inside);
+#endif
+}
+
 template <bool WHOLE>
-DEVICE void copy_rows(const share *w, const rows_of_keys *at, int odd, uint32_t to, int lane, bool piece_inside)
+DEVICE void copy_rows(const share *w, uint64_t policy, const rows_of_keys *at, int odd, uint32_t to, int lane, bool piece_inside)
 {
     #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -165,17 +197,29 @@ DEVICE void copy_rows(const share *w, const rows_of_keys *at, int odd, uint32_t 
             const int            row  = i * COPY_ROWS + lane / PIECES;
             const uint32_t       o    = __shfl_sync(~0u, half ? at->v : at->k, 16 * odd + row);
             const unsigned char *from = (half ? w->v : w->k) + (uint64_t)o * 16;
-            cp_async16((to ^ (SWIZZLE(i * COPY_ROWS) << 4)) + half * HALF + i * COPY_ROWS * ROW_BYTES, from, WHOLE || (piece_inside && (at->inside >> (16 * odd + row) & 1)));
+            copy16((to ^ (SWIZZLE(i * COPY_ROWS) << 4)) + half * HALF + i * COPY_ROWS * ROW_BYTES, from, WHOLE || (piece_inside && (at->inside >> (16 * odd + row) & 1)), policy);
         }
     }
 }
 
 /* A step's keys and values to a place of the ring; `to` is where this lane's first piece lies. */
-DEVICE void copy_step(const attention_args *a, const share *w, const rows_of_keys *at, int step, uint32_t to, int lane)
+DEVICE void copy_step(const attention_args *a, const share *w, uint64_t policy, const rows_of_keys *at, int step, uint32_t to, int lane)
 {
     const int odd = step & 1;
-    if (HOLD_Q && a->dim == DIM && (at->inside >> 16 * odd & 0xffff) == 0xffff) copy_rows<true>(w, at, odd, to, lane, true);
-    else copy_rows<false>(w, at, odd, to, lane, lane % PIECES * WIDE < a->dim);
+    if (HOLD_Q && a->dim == DIM && (at->inside >> 16 * odd & 0xffff) == 0xffff) copy_rows<true>(w, policy, at, odd, to, lane, true);
+    else copy_rows<false>(w, policy, at, odd, to, lane, lane % PIECES * WIDE < a->dim);
+}
+
+/* Lines of the arguments, all asked for at once: a cold start meets them one behind another otherwise. */
+DEVICE void ask_for(const attention_decode_args *given, int warp)
+{
+    enum { WORDS = 16,
+           LINES = (sizeof *given + 4 * WORDS - 1) / (4 * WORDS) };
+    uint32_t seen = 0;
+    #pragma unroll
+    for (int i = 0; i < LINES; i += WARPS)
+        if (i + warp < LINES) seen ^= ((const uint32_t *)given)[WORDS * (i + warp)];
+    asm volatile("{\n.reg .pred p;\nsetp.eq.u32 p, %0, 0x7ffffff1;\n@p nanosleep.u32 1;\n}" ::"r"(seen));      /* a use, lest they are left out */
 }
 
 /* To the second-level cache. */
@@ -189,13 +233,23 @@ DEVICE uint32_t transposed(uint32_t x)
     return r;
 }
 
-extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2) void attention_decode(const __grid_constant__ attention_decode_args d)
+extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2) void attention_decode(const __grid_constant__ attention_decode_args given)
 {
+#if PLAIN
+    attention_decode_args d = given;                                            /* as it was found to be on the host */
+    d.a.max_q = 1, d.a.dim = d.a.dim_v = DIM, d.a.seqused_q = d.a.cu_seqlens_k = d.a.cu_seqlens_k_new = d.a.kv_batch_idx = d.a.leftpad_k = NULL;
+    d.a.max_new = d.a.apart = d.a.chunk = d.a.top_left = 0, d.a.window_left = ATTENTION_NO_LIMIT, d.a.window_right = 0, d.a.softcap = 0;
+    if (PLAIN == 2) d.a.batch = 1, d.key_warps = WARPS, d.head_warps = 1;
+    d.a.page_size = 1 << d.page_shift;
+#else
+    const attention_decode_args &d = given;
+#endif
     __shared__ float warp_most[WARPS][ROWS], warp_total[WARPS][ROWS];
 #if JOINS
-    __shared__ float block_most[ROWS], block_total[ROWS];
-    const bool       join = d.join > 1;
-    const int        rank = (int)cluster_rank(), cluster = (int)cluster_index();
+    __shared__ float2   block_sum[MOST_JOINED][ROWS];                           /* most and total */
+    __shared__ uint64_t sums_come;
+    const bool          join = PLAIN == 2 || d.join > 1;
+    const int           rank = (int)cluster_rank(), cluster = (int)blockIdx.x * 16 * WARPS >> d.join_shift, width = DIM * 16 * WARPS >> d.join_shift;      /* columns of a block */
 #else
     const bool join    = false;
     const int  cluster = 0;
@@ -209,26 +263,41 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
     float                *sums   = (float *)(memory + warp * RING);
     const bool            capped = a.softcap != 0;
 
+#if __CUDA_ARCH__ == 900
+    ask_for(&given, warp);
+#endif
+    const uint64_t policy = read_once();
     pdl_wait();
-    int       n = 0, before = 0, at = 0, end = 1;
+    int       n = 0, before = 0, at = 0, end = 1, guess = -1;
     share     w;
     key_place place, place_after;
     bool      ahead = false;                                                    /* the first pages are asked for before lengths are known */
 #if JOINS
     if (join) {
         pdl_release();
-        ahead = a.page_size && !a.leftpad_k && a.window_left >= ATTENTION_NO_LIMIT && !a.chunk;
+        if (threadIdx.x == 0) {
+            mbarrier_init(shared_address(&sums_come), 1), mbarrier_init_done();
+            mbarrier_expect(shared_address(&sums_come), (uint32_t)(d.join * d.rows * (width * 4 + 8)));
+        }
+        __syncwarp();
+        cluster_begin();
+        ahead = (PLAIN || a.page_size) && !a.leftpad_k && a.window_left >= ATTENTION_NO_LIMIT && !a.chunk;
         if (ahead) {
             w     = { NULL, NULL, 0, 0, 0, 16 * (key_warp * d.join + rank), 16 * d.key_warps * d.join, a.max_k, 4 };
             place = place_of(&d, &w, 0, lane), place_after = place_of(&d, &w, 1, lane);
         }
-        if (threadIdx.x < 2 * ROWS) prefetch((const T *)a.q + (cluster * a.group + (int)threadIdx.x / 2 % a.group) * a.q_head_stride + (int)threadIdx.x % 2 * (a.dim / 2));
+        if (threadIdx.x < 2 * ROWS) prefetch((const T *)a.q + (cluster * a.group + (PLAIN ? min((int)threadIdx.x / 2, a.group - 1) : (int)threadIdx.x / 2 % a.group)) * a.q_head_stride + (int)threadIdx.x % 2 * (a.dim / 2));
     } else
 #endif
     {
         if (a.batch > 1 && a.page_size) {                                       /* pages on their way to L2 before lengths are known */
-            const int guess = (int)((int64_t)blockIdx.x * a.batch / d.blocks), entry = 32 * (int)threadIdx.x;
+            guess           = attention_decode_divided((uint64_t)blockIdx.x * (uint32_t)a.batch, (uint32_t)d.blocks);
+            const int entry = 32 * (int)threadIdx.x;
             if ((int64_t)entry * a.page_size < a.max_k) prefetch(a.page_table + guess * a.page_table_stride + entry);
+#if PLAIN
+            w     = { NULL, NULL, guess, 0, 0, 16 * key_warp, 16 * d.key_warps, a.max_k, key_warp < d.key_warps ? 4 : 0 };      /* and the first ones to registers */
+            place = place_of(&d, &w, 0, lane), place_after = place_of(&d, &w, 1, lane);
+#endif
         }
         const int all = find_begin(&d, &n, &before);
         end           = attention_decode_begin(&d, all, (int)blockIdx.x + 1);
@@ -247,7 +316,12 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
     while (at < end) {
         const attention_sequence s        = attention_sequence_of(&a, n);
         const int                granules = join ? 1 : attention_decode_granules(&d, &s);
-        if (join && s.sq <= 0) break;
+#if JOINS
+        if (join && s.sq <= 0) {
+            cluster_await();
+            break;
+        }
+#endif
         if (!join && at >= before + d.units * granules) {
             before += d.units * granules, ++n;
             continue;
@@ -266,6 +340,8 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             w.steps  = w.first < w.end ? (w.end - w.first + w.stride - 1) >> d.join_shift : 0;
         }
 #endif
+        if (PLAIN == 1) ahead = n == guess && from == 0;
+        guess = -1;
         if (!ahead) place = place_of(&d, &w, 0, lane), place_after = place_of(&d, &w, 1, lane);
 
         /* The ring is filled first. Groups of copies are counted, so an empty one is closed where no step is left. */
@@ -277,7 +353,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 where = rows_of(&d, &w, i / 2, lane, &place);
                 place = place_of(&d, &w, i / 2 + 1, lane);
             }
-            if (i < w.steps) copy_step(&a, &w, &where, i, to + i * 2 * HALF, lane);
+            if (i < w.steps) copy_step(&a, &w, policy, &where, i, to + i * 2 * HALF, lane);
             cp_async_commit();
         }
 
@@ -286,7 +362,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
         #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
             const int r      = g + 8 * b;
-            const T  *source = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + (kv_head * a.group + r % a.group) * a.q_head_stride;
+            const T  *source = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + QUERY(r)) * a.q_row_stride + (kv_head * a.group + UNDER(r)) * a.q_head_stride;
 #if EIGHT
             uint32_t codes[DIM / 16];
             #pragma unroll
@@ -307,7 +383,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 #else
         for (int i = (int)threadIdx.x; i < d.head_warps * 16 * PIECES; i += THREADS) {
             const int  piece = i % PIECES, r = i / PIECES % 16, h = (unit * d.head_warps + i / PIECES / 16) * a.group + r % a.group;
-            const T   *source                                                  = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + r / a.group) * a.q_row_stride + h * a.q_head_stride + WIDE * piece;
+            const T   *source                                                  = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + QUERY(r)) * a.q_row_stride + h * a.q_head_stride + WIDE * piece;
             const bool inside                                                  = r < rows && WIDE * piece < a.dim;
             *(uint4 *)(memory + WARPS * RING + piece_at(0, i / PIECES, piece)) = inside ? *(const uint4 *)source : make_uint4(0, 0, 0, 0);
         }
@@ -382,7 +458,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 for (int b = 0; b < BLOCKS; ++b)
                     #pragma unroll
                     for (int i = 0; i < 2; ++i) {           /* rows of nobody see as much as the last query */
-                        const attention_keys sees = attention_keys_of(&a, &s, min(8 * b + 2 * t + i, rows - 1) / a.group);
+                        const attention_keys sees = attention_keys_of(&a, &s, QUERY(min(8 * b + 2 * t + i, rows - 1)));
                         if (first + g < sees.begin || first + g >= sees.end) score[b][i] = -INF;
                         if (first + 8 + g < sees.begin || first + 8 + g >= sees.end) score[b][2 + i] = -INF;
                     }
@@ -447,7 +523,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                     where = rows_of(&d, &w, next / 2, lane, &place);
                     place = place_of(&d, &w, next / 2 + 1, lane);       /* no copy of what is on its way: that would wait for it */
                 }
-                copy_step(&a, &w, &where, next, to + here, lane);
+                copy_step(&a, &w, policy, &where, next, to + here, lane);
             }
             cp_async_commit();
             slot = slot + 1 == STAGES ? 0 : slot + 1;
@@ -478,6 +554,61 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
         __syncthreads();
         const bool whole = from == 0 && to_granule == granules;
         const int  part  = 2 * (int)blockIdx.x + (from == 0);
+#if JOINS
+        if (join) {
+            /* To the block of the cluster that puts these columns together. */
+            const float   *here    = (const float *)(memory + WARPS * RING);
+            const uint32_t barrier = shared_address(&sums_come);
+            cluster_await();
+            for (int i = (int)threadIdx.x; i < d.rows * (DIM / 4); i += THREADS) {
+                const int column = i % (DIM / 4) * 4, row = i / (DIM / 4);
+                float     all_most = -INF, all_sum = 0;
+                float4    total = make_float4(0, 0, 0, 0);
+                #pragma unroll
+                for (int k = 0; k < WARPS; ++k) all_most = fmaxf(all_most, warp_most[k][row]);
+                #pragma unroll
+                for (int k = 0; k < WARPS; ++k) {
+                    const float  weight = warp_most[k][row] == -INF ? 0 : exp2_approx(warp_most[k][row] - all_most);
+                    const float4 x      = *(const float4 *)((const float *)(memory + k * RING) + row * SUM_ROW + column);
+                    if (weight == 0) continue;
+                    all_sum += weight * warp_total[k][row];
+                    total.x += weight * x.x, total.y += weight * x.y, total.z += weight * x.z, total.w += weight * x.w;
+                }
+                cluster_push4(shared_address(here + (rank * ROWS + row) * width + (column & (width - 1))), barrier, column * d.join / DIM, total);
+                if (column / 4 < d.join) cluster_push2(shared_address(&block_sum[rank][row]), barrier, column / 4, all_most, all_sum);
+            }
+            mbarrier_wait(barrier, 0);
+            for (int i = (int)threadIdx.x; i < rows * width / 2; i += THREADS) {
+                const int row = 2 * i / width, column = 2 * i & (width - 1), query = QUERY(row), h = unit * a.group + UNDER(row);
+                float     all_most = -INF, all_sum = 0;
+                float2    total = make_float2(0, 0);
+                #pragma unroll 8
+                for (int z = 0; z < d.join; ++z) all_most = fmaxf(all_most, block_sum[z][row].x);
+                #pragma unroll 8
+                for (int z = 0; z < d.join; ++z) {
+                    const float  weight = block_sum[z][row].x == -INF ? 0 : exp2_approx(block_sum[z][row].x - all_most);
+                    const float2 x      = *(const float2 *)(here + (z * ROWS + row) * width + column);
+                    if (weight == 0) continue;
+                    all_sum += weight * block_sum[z][row].y;
+                    total.x += weight * x.x, total.y += weight * x.y;
+                }
+                float shrink = 1;
+                if (a.sinks && all_sum != 0) {
+                    const float sink = sink_of(&a, h) * LOG2_E, more = fmaxf(all_most, sink);
+                    shrink   = exp2_approx(all_most - more);
+                    all_sum  = all_sum * shrink + exp2_approx(sink - more);
+                    all_most = more;
+                }
+                if (rank * width + column >= a.dim) continue;
+                const float inverse = all_sum == 0 ? 0 : shrink * value_scale(&a, n, unit) / all_sum;
+                R          *target  = (R *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + rank * width + column;
+                *(uint32_t *)target = pack2(total.x * inverse, total.y * inverse, (const R *)0);
+                if (rank == 0 && column == 0 && a.softmax_lse)
+                    a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : (all_most + log2f(all_sum)) * 0.6931471805599453f;
+            }
+            break;
+        }
+#endif
         for (int i = (int)threadIdx.x; i < d.head_warps * rows * (DIM / 8); i += THREADS) {
             const int column = i % (DIM / 8) * 8, row = i / (DIM / 8) % rows, head = i / (DIM / 8) / rows;
             if (column >= a.dim) continue;
@@ -493,16 +624,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 total[0] += weight * x.x, total[1] += weight * x.y, total[2] += weight * x.z, total[3] += weight * x.w;
                 total[4] += weight * y.x, total[5] += weight * y.y, total[6] += weight * y.z, total[7] += weight * y.w;
             }
-#if JOINS
-            if (join) {
-                float4 *target = (float4 *)((float *)(memory + JOINED) + row * DIM + column);
-                target[0]      = make_float4(total[0], total[1], total[2], total[3]);
-                target[1]      = make_float4(total[4], total[5], total[6], total[7]);
-                if (column == 0) block_most[row] = all_most, block_total[row] = all_sum;
-                continue;
-            }
-#endif
-            const int query = row / a.group, h = (unit * d.head_warps + head) * a.group + row % a.group;
+            const int query = QUERY(row), h = (unit * d.head_warps + head) * a.group + UNDER(row);
             if (whole && a.sinks && all_sum != 0) {
                 const float sink = sink_of(&a, h) * LOG2_E, more = fmaxf(all_most, sink), shrink = exp2_approx(all_most - more);
                 #pragma unroll
@@ -526,45 +648,6 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 if (column == 0) d.partial_lse[place_of_part] = all_sum == 0 ? -INF : lse;
             }
         }
-#if JOINS
-        if (join) {
-            /* Each block has some of the results, four columns at a time; as many lanes as the cluster has blocks share them. */
-            __syncwarp();
-            cluster_arrive(), cluster_wait();
-            const int peer = lane % d.join, at_once = 32 / d.join, pieces = rows * (DIM / 4) / d.join;
-            for (int i = warp * at_once; i < pieces; i += WARPS * at_once) {
-                const int   mine = i + lane / d.join, piece = rank + d.join * min(mine, pieces - 1), row = piece / (DIM / 4), column = piece % (DIM / 4) * 4;
-                const float there = cluster_load(&block_most[row], peer), total = cluster_load(&block_total[row], peer);
-                float4      x        = cluster_load4((const float *)(memory + JOINED) + row * DIM + column, peer);
-                float       all_most = there;
-                for (int z = 1; z < d.join; z *= 2) all_most = fmaxf(all_most, __shfl_xor_sync(~0u, all_most, z));
-                const float weight  = there == -INF ? 0 : exp2_approx(there - all_most);
-                float       all_sum = weight == 0 ? 0 : weight * total;
-                x                   = weight == 0 ? make_float4(0, 0, 0, 0) : make_float4(weight * x.x, weight * x.y, weight * x.z, weight * x.w);
-                for (int z = 1; z < d.join; z *= 2) {
-                    all_sum += __shfl_xor_sync(~0u, all_sum, z);
-                    x.x += __shfl_xor_sync(~0u, x.x, z), x.y += __shfl_xor_sync(~0u, x.y, z), x.z += __shfl_xor_sync(~0u, x.z, z), x.w += __shfl_xor_sync(~0u, x.w, z);
-                }
-                if (peer != 0 || mine >= pieces || column >= a.dim) continue;
-                const int query = row / a.group, h = unit * a.group + row % a.group;
-                float     shrink = 1;
-                if (a.sinks && all_sum != 0) {
-                    const float sink = sink_of(&a, h) * LOG2_E, more = fmaxf(all_most, sink);
-                    shrink   = exp2_approx(all_most - more);
-                    all_sum  = all_sum * shrink + exp2_approx(sink - more);
-                    all_most = more;
-                }
-                const float inverse = all_sum == 0 ? 0 : shrink * value_scale(&a, n, unit) / all_sum;
-                R          *target  = (R *)a.out + n * a.out_batch_stride + (s.q_begin + query) * a.out_row_stride + h * a.out_head_stride + column;
-                *(uint2 *)target    = make_uint2(pack2(x.x * inverse, x.y * inverse, (const R *)0), pack2(x.z * inverse, x.w * inverse, (const R *)0));
-                if (column == 0 && a.softmax_lse)
-                    a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : (all_most + log2f(all_sum)) * 0.6931471805599453f;
-            }
-            __syncwarp();
-            cluster_arrive(), cluster_wait();                                   /* nobody ends while its sums are read */
-            break;
-        }
-#endif
         __syncthreads();                                                    /* the rings may be filled again */
         at += to_granule - from;
     }

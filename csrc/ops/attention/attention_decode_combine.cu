@@ -103,10 +103,20 @@ extern "C" __global__ __launch_bounds__(THREADS, 6)       /* told how many block
     const int                all = block_total(mine, totals[0]), before = block_total(earlier, totals[1]);
     const attention_sequence s        = attention_sequence_of(&a, n);
     const int                granules = attention_decode_granules(&d, &s), rows = granules ? s.sq * a.heads : 0;
-    pdl_wait();
+    bool                     cut = false;       /* any unit of this sequence */
+    for (int u = (int)threadIdx.x; u < d.units; u += THREADS)
+        cut |= granules > 0 && attention_decode_owner(&d, all, before + (u + 1) * granules - 1) > attention_decode_owner(&d, all, before + u * granules);
+    if (!__syncthreads_or(cut)) {
+        pdl_wait();                             /* what follows this kernel waits for it alone */
+        return;
+    }
+    bool waited = false;
     for (int r = (int)(blockIdx.x % d.second_blocks); r < rows; r += d.second_blocks) {
         const int h = r % a.heads, begin = before + h / a.group / d.head_warps * granules;
         const int first = attention_decode_owner(&d, all, begin), last = attention_decode_owner(&d, all, begin + granules - 1);
+        if (!waited) pdl_wait();
+        waited = true;
         if (last > first) combine(&d, &s, n, h, r / a.heads, first, last - first + 1, sums);
     }
+    if (!waited) pdl_wait();
 }
