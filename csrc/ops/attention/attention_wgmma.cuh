@@ -81,18 +81,6 @@ DEVICE float ex2(float x)
     return y;
 }
 
-#if E4M3
-/* The same by multiply-adds, to 9e-5; 2^-127 and below are 0, and what lies beyond 2^126, or is no number, comes to no less than 2^125. */
-DEVICE float ex2_fma(float x)
-{
-    asm("max.NaN.f32 %0, %0, 0fC2FE0000;\nmin.NaN.f32 %0, %0, 0f42FC0000;" : "+f"(x));
-    const float t = x + 12582912.f, r = x - (t - 12582912.f);
-    float       e = fmaf(r, 0.0555054f, 0.2402265f);
-    e = fmaf(r, e, 0.6931472f), e = fmaf(r, e, 1.f);
-    return __int_as_float(__float_as_int(e) + (__float_as_int(t) << 23));
-}
-#endif
-
 DEVICE attention_sequence sequence_of(const work *w)
 {
     attention_sequence s = { w->sq, w->sk, 0, 0, 0, 0, 0, 0 };
@@ -318,15 +306,17 @@ DEVICE q_box q_box_of(const attention_wgmma_args *p, const work *w)
 }
 
 /* By a warp that copies. Queries may have to wait for the last product before them, with two places for the results of the piece before that, which
- * leave from their place. With one place they are asked for into L2 meanwhile. */
+ * leave from their place. With one place they are asked for into L2 meanwhile, but of e4m3. */
 DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, int count, int lane)
 {
     const uint32_t full = shared_address(&bar.q_full[count % Q_PLACES]);
+#if !E4M3
     if (Q_PLACES == 1 && lane == 0 && count && w->n >= 0) {
         const q_box at = q_box_of(p, w);
         for (int s = 0; s < SLABS; ++s) tma_prefetch4(at.map, s * ACROSS, at.y, at.z, at.batch);
     }
     __syncwarp();
+#endif
     mbarrier_wait(shared_address(&bar.q_empty[count % Q_PLACES]), (count / Q_PLACES & 1) ^ 1);
     base += count % Q_PLACES * Q_BYTES;
 #if Q_PLACES == 2
