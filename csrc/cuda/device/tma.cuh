@@ -31,6 +31,11 @@ DEVICE void tma_prefetch3(const sgk_tma_map *map, int x, int y, int z)
     asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y), "r"(z) : "memory");
 }
 
+DEVICE void tma_prefetch4(const sgk_tma_map *map, int x, int y, int z, int w)
+{
+    asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.tile [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+}
+
 /* The bytes of the whole box arrive at the mbarrier. */
 DEVICE void tma_load2(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier)
 {
@@ -72,6 +77,10 @@ DEVICE void tma_store2(const sgk_tma_map *map, int x, int y, uint32_t from)
 DEVICE void tma_store3(const sgk_tma_map *map, int x, int y, int z, uint32_t from)
 {
     asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(x), "r"(y), "r"(z), "r"(from) : "memory");
+}
+DEVICE void tma_store4(const sgk_tma_map *map, int x, int y, int z, int w, uint32_t from)
+{
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(from) : "memory");
 }
 DEVICE void tma_store_commit(void) { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 #define tma_store_wait_read(n) asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(n) : "memory")

@@ -5,27 +5,27 @@
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, q_places, gather, speculate, turns, give, take)                                              \
-    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups            \
-                 " -DKEYS=" #keys " -DSTAGES=2 -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DSPECULATE=" #speculate " -DTURNS=" #turns          \
-                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, 2, q_places, gather }
-#define WGMMAS(type, dtype)                                       \
-    WGMMA(type, dtype,  64,  64, 3,  96, 2, 0, 1, 1, 32, 160),    \
-    WGMMA(type, dtype,  96,  96, 2, 128, 2, 0, 1, 1, 24, 240),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 2, 0, 1, 1, 24, 240),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 1, 0, 0, 1, 24, 240),    \
-    WGMMA(type, dtype, 256, 256, 2,  80, 1, 0, 0, 0, 24, 240),    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 2, 1, 1, 1, 56, 224),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 2, 1, 1, 1, 56, 224),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 1, 1, 0, 1, 56, 224),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 1, 1, 0, 1, 56, 224)
-#define E4M3(dim, dim_v, stages, exp_fma)                                                                                                           \
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, stages, q_places, gather, speculate, turns, give, take)                                        \
+    { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups              \
+                 " -DKEYS=" #keys " -DSTAGES=" #stages " -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DSPECULATE=" #speculate " -DTURNS=" #turns  \
+                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, q_places, gather }
+#define WGMMAS(type, dtype)                                          \
+    WGMMA(type, dtype,  64,  64, 3,  96, 4, 2, 0, 1, 1, 32, 160),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 2, 2, 0, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 0, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 0, 0, 1, 24, 240),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 2, 1, 0, 0, 0, 24, 240),    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 4, 2, 1, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 1, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 1, 0, 1, 56, 224),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 2, 1, 1, 0, 1, 56, 224)
+#define E4M3(dim, dim_v, stages, early)                                                                                                             \
     { SGK_KERNEL("attention/attention_wgmma_e4m3.cu", "attention_wgmma_e4m3", "-DT=bf16 -DE4M3=1 -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=2"      \
-                 " -DKEYS=128 -DSTAGES=" #stages " -DQ_PLACES=1 -DOFFSET=6 -DEXP_FMA=" #exp_fma " -DGIVE=56 -DTAKE=224", SGK_ARCH_90A),             \
+                 " -DKEYS=128 -DSTAGES=" #stages " -DQ_PLACES=1 -DOFFSET=4 -DEARLY=" #early " -DGIVE=56 -DTAKE=224", SGK_ARCH_90A),                 \
       SGK_E4M3, dim, dim_v, 2, 128, stages, 1, 0 }
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
-    E4M3( 64,  64, 4, 8),
-    E4M3(128, 128, 4, 8),
+    E4M3( 64,  64, 4, 0),
+    E4M3(128, 128, 4, 1),
     E4M3(192, 128, 2, 0),
 };
 
@@ -195,6 +195,8 @@ static sgk_status make_maps(const attention_call *c, struct attention_wgmma_args
     if (attention_joins(a, 1, c->rows))
         SGK_TRY(map_of(c, "q", a->q, a->dim, a->heads, q_rows, q_batches, a->q_head_stride, a->q_row_stride, a->q_batch_stride, a->group, c->rows / a->group, &w->q_joined));
     SGK_TRY(map_of(c, "k", a->k, a->dim, kv_rows, a->kv_heads, a->kv_batches, a->k_row_stride, a->k_head_stride, a->k_batch_stride, w->box_rows, 1, &w->k));
+    if (w->stores)
+        SGK_TRY(map_of(c, "out", a->out, a->dim_v, q_rows, a->heads, q_batches, a->out_row_stride, a->out_head_stride, a->out_batch_stride, c->rows, 1, &w->out));
     for (size_t i = 0; i < COUNT(maps); ++i)
         SGK_TRY(map_of(c, "v", a->v, a->dim_v, kv_rows, a->kv_heads, a->kv_batches, a->v_row_stride, a->v_head_stride, a->v_batch_stride, boxes[i], 1, maps[i]));
     return SGK_OK;
@@ -218,7 +220,12 @@ static int32_t at_once(const attention_call *c)
     if (a->page_size && places > (int64_t)a->kv_batches * a->page_size) places = (int64_t)a->kv_batches * a->page_size;
     if (!ordered) places = places / (a->batch ? a->batch : 1) + 1;
     const int64_t bytes = places * (a->dim + a->dim_v) * sgk_dtype_size(a->dtype) + 1, share = (int64_t)c->device->l2_bytes / 100 * ATTENTION_L2_SHARE / bytes;
-    return attention_at_most((share > 0 ? share : 1) * (ordered || all_joined(c) ? 1 : a->group), units(c));
+    /* The last units must have two pieces of work for each block, or blocks run out of work while others have the longest. */
+    const int64_t whole = ordered || all_joined(c) ? 1 : a->group, tiles = (int64_t)row_tiles(c) * a->splits * (ordered ? (int64_t)a->batch * a->group : 1);
+    const int64_t fit = (share > 0 ? share : 1) * whole, least = (2 * blocks(c) + tiles - 1) / tiles, rest = units(c) % fit;
+    if (rest == 0 || rest >= least) return attention_at_most(fit, units(c));
+    const int64_t most = fit > least ? fit : least, parts = (units(c) + most - 1) / most, each = (units(c) + parts - 1) / parts;
+    return attention_at_most((each + whole - 1) / whole * whole, units(c));
 }
 
 static sgk_status wgmma_run(attention_call *c, void *scratch)
@@ -236,6 +243,7 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
         .box_rows  = box_rows(a, b->keys),
         .tile_rows = c->rows,
         .tile_keys = b->keys,
+        .stores    = b->q_places == 2 && a->splits == 1 && a->max_q >= c->rows && within_reach(a->out_batch_stride, a->out_row_stride, a->out_head_stride),
         .scale     = a->softcap > 0 ? 1 : a->scale * log2e,
         .cap_inner = a->softcap > 0 ? 2 * a->scale * log2e / a->softcap : 0,
         .cap_outer = a->softcap * log2e,

@@ -11,7 +11,8 @@
  *   GROUPS        2 or 3 warpgroups
  *   KEYS          keys in a tile, a multiple of 16
  *   STAGES        tiles of keys, and of values, on their way
- *   Q_PLACES      pieces of work whose queries have a place in shared memory: 2 where the next ones come while these are in use
+ *   Q_PLACES      pieces of work whose queries have a place in shared memory: 2 where the next ones come while these are in use, and results leave
+ *                 through the place; 1 where there is no room for that: a piece's last product is done before the next one's first is started
  *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
  *   SPECULATE     1: weights of tiles that all rows see whole are made over the base as it is, without maxima, and anew where they do not fit;
  *                 0: with maxima, but the base moves only where weights would be large
@@ -82,6 +83,42 @@ DEVICE void transpose4(uint32_t x[4], int t)
     }
 }
 
+/* What the sums of a row are to be multiplied with; writes the logarithm of its sum of weights where that is asked for. */
+DEVICE float end_of_sums(const attention_args *a, const work *w, int query, int head, bool writes, float top, float sum)
+{
+    float weight = 1;
+    if (__builtin_expect(a->sinks != nullptr, 0) && sum > 0) {
+        const float sink = sink_of(a, head) * 1.4426950408889634f, both = fmaxf(top, sink);
+        weight = ex2(top - both);
+        sum = sum * weight + ex2(sink - both), top = both;
+    }
+    if (writes && __builtin_expect(a->softmax_lse != nullptr, 0))
+        a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] =
+            sum == 0 ? a->empty_lse : (top + log2_approx(sum)) * 0.6931471805599453f;
+    return sum == 0 ? 0 : weight * reciprocal_approx(sum);
+}
+
+#if Q_PLACES == 2
+/* Results of 64 rows of one head into the place of their queries, from where the warp that brings queries stores them (store_results). */
+DEVICE void leave(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale, uint32_t place)
+{
+    const int t = thread(), lane = t % 32;
+    float     inverse[2];
+    #pragma unroll
+    for (int r = 0; r < 2; ++r)
+        inverse[r] = end_of_sums(&p->a, w, w->query + t / 32 * 16 + lane / 4 + 8 * r, w->head, lane % 4 == 0, most[r] * scale, quad_sum(sums[r]));
+    place += (t / 32 % 4 * 16 + lane % 16) * 128 + ((lane / 16 ^ lane % 8) << 4);
+    #pragma unroll
+    for (int i = 0; i < DIM_V / 16; ++i) {
+        const float *x = &o[8 * i];
+        stmatrix_x4((place ^ i % 4 << 5) + i / 4 * Q_SLAB, pack2(x[0] * inverse[0], x[1] * inverse[0], (const T *)0), pack2(x[2] * inverse[1], x[3] * inverse[1], (const T *)0),
+                    pack2(x[4] * inverse[0], x[5] * inverse[0], (const T *)0), pack2(x[6] * inverse[1], x[7] * inverse[1], (const T *)0));
+    }
+    async_fence();
+    __syncwarp();
+}
+#endif
+
 /* Results of 64 rows; rows without a key have a sum of 0. */
 DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2], float scale)
 {
@@ -89,20 +126,10 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, float (&o)[DIM_V /
     const attention_args *a = &p->a;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        float      sum = quad_sum(sums[r]);
-        const int  row = t / 32 * 16 + t % 32 / 4 + 8 * r, query = query_of(w, row), head = head_of(w, row);
-        const bool inside = query < w->end;
-        float      top = most[r] * scale, inverse = 1;
-        if (a->sinks && sum > 0) {
-            const float sink = sink_of(a, head) * 1.4426950408889634f, both = fmaxf(top, sink);
-            inverse = ex2(top - both);
-            sum = sum * inverse + ex2(sink - both), top = both;
-        }
-        inverse = sum == 0 ? 0 : inverse / sum;
-        if (inside && t % 4 == 0 && a->softmax_lse)
-            a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] =
-                sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
-        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + t % 4 * 8;
+        const int   row = t / 32 * 16 + t % 32 / 4 + 8 * r, query = query_of(w, row), head = head_of(w, row);
+        const bool  inside  = query < w->end;
+        const float inverse = end_of_sums(a, w, query, head, inside && t % 4 == 0, most[r] * scale, quad_sum(sums[r]));
+        T          *to      = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + t % 4 * 8;
         #pragma unroll
         for (int j = 0; j < DIM_V / 32; ++j) {
             uint32_t x[4];
@@ -137,7 +164,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     } while (0)
 #define PUT_RESULT(work, most, sum) \
     do { \
-        if (a->splits > 1) put_part(p, work, o, most, sum, scale); \
+        if (__builtin_expect(a->splits > 1, 0)) put_part(p, work, o, most, sum, scale); \
         else put(p, work, o, most, sum, scale); \
     } while (0)
 #define TIMES_K(d)         wgmma(s, operand(queries + d / 4 * (Q_SLAB / 16) + d % 4 * WGMMA_STEP), operand(keys + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const T *)0)
@@ -199,7 +226,6 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         const whole f_ = whole_of(a, w); \
         from = (int)uniform((uint32_t)f_.from), to = (int)uniform((uint32_t)f_.to); \
         tile = (int)uniform((uint32_t)w->high), low = (int)uniform((uint32_t)w->low); \
-        queries = place_of_k(Q_PLACE(count)); \
     } while (0)
 /* Of keys that not all rows see; limits `m` have been worked out before the scores are there. */
 #define MASK(m) \
@@ -214,6 +240,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     uint32_t queries, keys = k_places, values = v_places;
     limits   m;
     TAKE_UP();
+    queries = place_of_k(Q_PLACE(0));
     if (TURNS && turn == GROUPS) named_announce(TURN, 256);
     mbarrier_wait(AT(k_full, 0), 0);
     if (GATHER) async_fence();
@@ -227,7 +254,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     GIVE_BACK(AT(k_empty, 0));
     n = 1, keys = k_places + STAGE(1) * (K_BYTES / 16);
     LEAVE_Q();
-    if (capped) cap(s, p->cap_inner, p->cap_outer);
+    if (__builtin_expect(capped, 0)) cap(s, p->cap_inner, p->cap_outer);
     MASK(&m);
     most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
     maxima(s, most, base, factor, scale);
@@ -291,24 +318,87 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 #endif
         const bool  ends = tile == low;
         const work *done = w;
+#if Q_PLACES == 1
+        /* The only place for queries is not filled again before the last product with them is done: results leave meanwhile. */
         if (ends) {
-            if (Q_PLACES == 2) GIVE_BACK(AT(q_empty, count % Q_PLACES));
+            mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1));
+            if (GATHER) async_fence();
+            wgmma_fence();
+            #pragma unroll
+            for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i);
+            wgmma_commit();
+            ++count;
+            wgmma_wait(0);
+            wgmma_pin(o);
+            GIVE_BACK(AT(v_empty, STAGE(n - 1)));
+            PUT_RESULT(done, most, sum);
+            w       = queries_of((int)count);
+            queries = uniform(queries);                 /* or descriptors would be held all the time, in registers that are few */
+            if (uniform((uint32_t)w->n) >> 31) {
+                w = done;
+                break;
+            }
+            mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
+            if (GATHER) async_fence();
+            wgmma_fence();
+            #pragma unroll
+            for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
+            wgmma_commit();
+            keys = k_places + STAGE(n + 1) * (K_BYTES / 16), values = v_places + STAGE(n) * (V_BYTES / 16);
+            #pragma unroll
+            for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
+            TAKE_UP();
+            if (--tile < from || tile >= to) m = limits_of(a, w, tile);
+            wgmma_wait(0);
+            wgmma_pin(s);
+            GIVE_BACK(AT(k_empty, STAGE(n)));
+            LEAVE_Q();
+            if (__builtin_expect(capped, 0)) cap(s, p->cap_inner, p->cap_outer);
+            MASK(&m);
+            most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
+            maxima(s, most, base, factor, scale);
+            weigh(s, sum, base, factor, scale);
+        } else {
+            --tile;
+            PRODUCTS(weight);
+            if (tile < from || tile >= to) m = limits_of(a, w, tile);
+            wgmma_wait(1);
+            wgmma_pin(s);
+            GIVE_BACK(AT(k_empty, STAGE(n)));
+            LEAVE_Q();
+            if (__builtin_expect(capped, 0)) cap(s, p->cap_inner, p->cap_outer);
+            MASK(&m);
+            maxima(s, most, base, factor, scale);
+            weigh(s, sum, base, factor, scale);
+            wgmma_pin(s);
+            /* The wait stands behind a branch: the assembler would move it up, in front of the exponentials that are to run beside the product. */
+            if (barrier) {
+                wgmma_wait(0);
+                wgmma_pin(o);
+                GIVE_BACK(AT(v_empty, STAGE(n - 1)));
+                #pragma unroll
+                for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
+            }
+        }
+#else
+        if (ends) {
             ++count;
             w = queries_of((int)count);
             if (uniform((uint32_t)w->n) >> 31) {
                 w = done;
                 break;
             }
-            TAKE_UP();
+            queries = place_of_k(Q_PLACE(count));
         }
-        --tile;
+        /* What else is to be known of the next piece is read while the first product runs. */
         PRODUCTS(weight);
+        if (ends) TAKE_UP();
+        --tile;
         if (tile < from || tile >= to) m = limits_of(a, w, tile);
         wgmma_wait(1);
         wgmma_pin(s);
         GIVE_BACK(AT(k_empty, STAGE(n)));
-        LEAVE_Q();
-        if (capped) cap(s, p->cap_inner, p->cap_outer);
+        if (__builtin_expect(capped, 0)) cap(s, p->cap_inner, p->cap_outer);
         MASK(&m);
         const float old_most[2] = { most[0], most[1] }, old_sum[2] = { sum[0], sum[1] };
         if (ends) most[0] = most[1] = -INF, sum[0] = sum[1] = 0;
@@ -320,7 +410,9 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             wgmma_wait(0);
             wgmma_pin(o);
             GIVE_BACK(AT(v_empty, STAGE(n - 1)));
-            PUT_RESULT(done, old_most, old_sum);
+            if (__builtin_expect(stores_whole(p, done), 1)) leave(p, done, o, old_most, old_sum, scale, Q_PLACE(count - 1));
+            else PUT_RESULT(done, old_most, old_sum);
+            GIVE_BACK(AT(q_empty, (count - 1) % Q_PLACES));
             #pragma unroll
             for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
         } else {
@@ -330,9 +422,11 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             #pragma unroll
             for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
         }
+#endif
         ++n;
         pack(weight, s);
     }
+#if Q_PLACES == 2
     mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1));
     if (GATHER) async_fence();
     wgmma_fence();
@@ -342,6 +436,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     wgmma_wait(0);
     wgmma_pin(o);
     PUT_RESULT(w, most, sum);
+#endif
 }
 
 extern "C" __global__ __launch_bounds__(THREADS + 128, 1) void attention_wgmma(const __grid_constant__ attention_wgmma_args p)

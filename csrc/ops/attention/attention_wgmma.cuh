@@ -81,18 +81,6 @@ DEVICE float ex2(float x)
     return y;
 }
 
-#if E4M3
-/* The same by multiply-adds, to 9e-5; 2^-127 and below are 0, and what lies beyond 2^126, or is no number, comes to no less than 2^125. */
-DEVICE float ex2_fma(float x)
-{
-    asm("max.NaN.f32 %0, %0, 0fC2FE0000;\nmin.NaN.f32 %0, %0, 0f42FC0000;" : "+f"(x));
-    const float t = x + 12582912.f, r = x - (t - 12582912.f);
-    float       e = fmaf(r, 0.0555054f, 0.2402265f);
-    e = fmaf(r, e, 0.6931472f), e = fmaf(r, e, 1.f);
-    return __int_as_float(__float_as_int(e) + (__float_as_int(t) << 23));
-}
-#endif
-
 DEVICE attention_sequence sequence_of(const work *w)
 {
     attention_sequence s = { w->sq, w->sk, 0, 0, 0, 0, 0, 0 };
@@ -291,21 +279,61 @@ DEVICE const work *work_of(int count)
     return &works[count % WORKS];
 }
 
-/* By a warp that copies. Queries may have to wait for the last product before them, with two places for that of the piece before. */
+#if Q_PLACES == 2
+/* Whether a piece's results leave as boxes of all its rows. */
+DEVICE bool stores_whole(const attention_wgmma_args *p, const work *w) { return p->stores && w->heads == 1 && w->query + ROWS <= w->sq; }
+
+/* From the place of the queries that they are of; done with it when it returns. By one thread. */
+DEVICE void store_results(const attention_wgmma_args *p, const work *w, uint32_t from)
+{
+    for (int s = 0; s < V_SLABS; ++s) tma_store4(&p->out, s * ACROSS, w->q_begin + w->query, w->head, p->a.cu_seqlens_q ? 0 : w->n, from + s * Q_SLAB);
+    tma_store_commit();
+    tma_store_wait_read(0);
+}
+#endif
+
+/* Where the queries of a piece lie: rows of one head, or heads of rows. */
+struct q_box {
+    const sgk_tma_map *map;
+    int                y, z, batch;
+};
+DEVICE q_box q_box_of(const attention_wgmma_args *p, const work *w)
+{
+    const int   row = w->q_begin + w->query, batch = p->a.cu_seqlens_q ? 0 : w->n;
+    const bool  joined = w->heads > 1;
+    const q_box at     = { joined ? &p->q_joined : &p->q, joined ? w->head : row, joined ? row : w->head, batch };
+    return at;
+}
+
+/* By a warp that copies. Queries may have to wait for the last product before them, with two places for the results of the piece before that, which
+ * leave from their place. With one place they are asked for into L2 meanwhile, but of e4m3. */
 DEVICE void copy_q(const attention_wgmma_args *p, const work *w, uint32_t base, int count, int lane)
 {
     const uint32_t full = shared_address(&bar.q_full[count % Q_PLACES]);
+#if !E4M3
+    if (Q_PLACES == 1 && lane == 0 && count && w->n >= 0) {
+        const q_box at = q_box_of(p, w);
+        for (int s = 0; s < SLABS; ++s) tma_prefetch4(at.map, s * ACROSS, at.y, at.z, at.batch);
+    }
+    __syncwarp();
+#endif
     mbarrier_wait(shared_address(&bar.q_empty[count % Q_PLACES]), (count / Q_PLACES & 1) ^ 1);
     base += count % Q_PLACES * Q_BYTES;
+#if Q_PLACES == 2
+    if (lane == 0 && count >= Q_PLACES) {
+        const work *before = &works[(count - Q_PLACES) % WORKS];
+        if (stores_whole(p, before)) store_results(p, before, base);
+    }
+    __syncwarp();
+#endif
     if (w->n < 0) {
         if (lane == 0) mbarrier_arrive(full);
         return;
     }
     if (lane == 0) {
-        const int          heads = w->heads, row = w->q_begin + w->query, batch = p->a.cu_seqlens_q ? 0 : w->n;
-        const sgk_tma_map *map = heads > 1 ? &p->q_joined : &p->q;
-        mbarrier_expect(full, SLABS * 128 * (ROWS / heads * heads));
-        for (int s = 0; s < SLABS; ++s) tma_load4(base + s * Q_SLAB, map, s * ACROSS, heads > 1 ? w->head : row, heads > 1 ? row : w->head, batch, full);
+        const q_box at = q_box_of(p, w);
+        mbarrier_expect(full, SLABS * 128 * (ROWS / w->heads * w->heads));
+        for (int s = 0; s < SLABS; ++s) tma_load4(base + s * Q_SLAB, at.map, s * ACROSS, at.y, at.z, at.batch, full);
     }
     named_announce(WANTED, 64);
 }

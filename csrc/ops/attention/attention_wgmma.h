@@ -36,6 +36,8 @@ struct attention_wgmma_args {
     int32_t                tile_rows, tile_keys;
     float                  scale;                           /* of scores in powers of two, after the cap */
     float                  cap_inner, cap_outer;            /* 0: no cap; else a score is outer * (1 - 2 / (1 + 2^(inner * product))) */
+    int32_t                stores;                          /* results of whole tiles of queries leave as boxes of `out` */
+    sgk_tma_map            out;                             /* as q */
 };
 
 #endif

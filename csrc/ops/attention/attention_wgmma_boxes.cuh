@@ -12,6 +12,8 @@ DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, i
     for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * ACROSS, at.row, head, at.batch, arrived);
 }
 
+enum { EARLY_PAGES = !E4M3 };       /* pages are looked up while the stage is waited for; with e4m3, where one warp brings all, when it is free */
+
 /* A tile of keys or values; lanes share the boxes. */
 DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, const work *w, int tile, uint32_t to, int slabs, uint32_t arrived, int lane)
 {
@@ -19,13 +21,26 @@ DEVICE void load_boxes(const attention_wgmma_args *p, const sgk_tma_map *map, co
         load_box(to + i * 128, map, slabs, place_of(&p->a, w, tile * KEYS + i), w->kv_head, arrived);
 }
 
+/* Where a lane's box of a tile begins, for the lanes that have one. It stands in front of the wait for the stage. */
+DEVICE place box_of(const attention_wgmma_args *p, const work *w, int tile, int row)
+{
+    place at = { 0, 0 };
+    if (!EARLY_PAGES) return at;
+    if (row < KEYS) at = place_of(&p->a, w, tile * KEYS + row);
+    asm volatile("" : "+r"(at.row), "+r"(at.batch));
+    return at;
+}
+
 DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
     const uint32_t to = base + r->stage * K_BYTES, arrived = shared_address(&bar.k_full[r->stage]);
+    const int      row = lane * p->box_rows;
+    const place    at  = box_of(p, w, tile, row);
     mbarrier_wait(shared_address(&bar.k_empty[r->stage]), r->lap ^ 1);
     if (lane == 0) mbarrier_expect(arrived, K_BYTES);
     __syncwarp();
-    load_boxes(p, &p->k, w, tile, to, SLABS, arrived, lane);
+    if (!EARLY_PAGES) load_boxes(p, &p->k, w, tile, to, SLABS, arrived, lane);
+    else if (row < KEYS) load_box(to + row * 128, &p->k, SLABS, at, w->kv_head, arrived);
     advance(r);
 }
 
@@ -36,11 +51,15 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
     const attention_args *a  = &p->a;
     const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&bar.v_full[r->stage]);
     const int             first = tile * KEYS;
+    const bool            whole = first + KEYS <= w->sk;
+    const int             row   = whole ? lane * p->box_rows : KEYS;
+    const place           at    = box_of(p, w, tile, row);
     mbarrier_wait(shared_address(&bar.v_empty[r->stage]), r->lap ^ 1);
     if (lane == 0) mbarrier_expect(arrived, V_BYTES);
     __syncwarp();
-    if (first + KEYS <= w->sk) {
-        load_boxes(p, &p->v, w, tile, to, V_SLABS, arrived, lane);
+    if (whole) {
+        if (!EARLY_PAGES) load_boxes(p, &p->v, w, tile, to, V_SLABS, arrived, lane);
+        else if (row < KEYS) load_box(to + row * 128, &p->v, V_SLABS, at, w->kv_head, arrived);
     } else {
         const place outside = { 0, a->kv_batches };
         if (lane < KEYS / 8) {

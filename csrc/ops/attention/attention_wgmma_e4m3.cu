@@ -1,7 +1,8 @@
 /*
  * Attention on the matrix units of sm_90a, e4m3 with bf16 results: attention_wgmma, with products of 8-bit elements. Scores are multiplied by the scales
  * of queries and keys, results by that of values. Weights are rounded to e4m3 as well; the base that they are over is chosen so that the largest
- * is 2^OFFSET, as numbers below 2^-6 have fewer bits. Their sum is that of the weights before they are rounded.
+ * is 2^OFFSET: numbers below 2^-6 have fewer bits, and above it is room up to 448, so that a base seldom moves. Their sum is that of the weights before
+ * they are rounded.
  *
  * The matrix units' sums of 8-bit products keep 14 bits, and cut what is small beside a sum that has grown: values of a mean other than 0 would come out
  * too small by 7 % for 4096 keys. So products with values start anew in each tile, in the registers where its scores were, and are added up in f32. One
@@ -14,7 +15,7 @@
  *   DIM, DIM_V    head sizes up to here, a multiple of 32; 64 or 128
  *   KEYS          keys in a tile: 128
  *   OFFSET        at most 8
- *   EXP_FMA       one in so many exponentials of whole tiles by multiply-adds; 0: none
+ *   EARLY         1: a tile's values and the next one's keys are waited for before its weights are made; 0: behind them
  *   others        as in attention_wgmma
  *
  * Weights of tiles that all rows see whole are made over the base as it is, without maxima; where a row's are too large for e4m3, its base moves and they are
@@ -153,8 +154,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             float     x[4]; \
             _Pragma("unroll") for (int e = 0; e < 4; ++e) \
             { \
-                const float y = fmaf(s[first + e / 2 * 4 + e % 2], scale, -base[r]); \
-                x[e]          = EXP_FMA && (4 * i + e) % (EXP_FMA ? EXP_FMA : 1) == 1 ? ex2_fma(y) : ex2(y); \
+                x[e] = ex2(fmaf(s[first + e / 2 * 4 + e % 2], scale, -from_base[r])); \
                 more[r][e & 1] += x[e]; \
             } \
             weight[i / 4][i % 4] = e4m3x4(x); \
@@ -180,10 +180,16 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         #pragma unroll 1
         for (;;) {
             --tile;
+            if (EARLY) {
+                mbarrier_wait(AT(t_full, STAGE(n)), LAP(n));
+                if (tile != low) mbarrier_wait(AT(k_full, STAGE(n + 1)), LAP(n + 1));
+            }
             bool fits[2] = { false, false }, all = false;
             if (speculates && !capped && tile >= from && tile < to) {
                 float    more[2][2] = { { 0, 0 }, { 0, 0 } };
                 uint32_t over[2]    = { 0, 0 };
+                /* Copies: with the sum, the assembler starts exponentials when fewer of their arguments are there. */
+                const float from_base[2] = { base[0] + 0.f, base[1] + 0.f };
                 wgmma_wait(1);
                 wgmma_pin(half_of(s, 0));
                 WEIGH(0);
@@ -215,9 +221,9 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 pack(weight, s);
                 speculates = true;
             }
-            mbarrier_wait(AT(t_full, STAGE(n)), LAP(n));
+            if (!EARLY) mbarrier_wait(AT(t_full, STAGE(n)), LAP(n));
             if (tile == low) break;
-            mbarrier_wait(AT(k_full, STAGE(n + 1)), LAP(n + 1));
+            if (!EARLY) mbarrier_wait(AT(k_full, STAGE(n + 1)), LAP(n + 1));
             named_sync(turn, 256);
             TIMES_VALUES(0);
             if (DIM_V > 64) TIMES_VALUES(1);
