@@ -118,6 +118,7 @@ const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(simt_builds),
     SGK_KERNEL_TABLE(scaled_mma_builds),
     SGK_KERNEL_TABLE(scaled_wgmma_builds),
+    SGK_KERNEL_TABLE(scaled_few_builds),
     SGK_KERNEL_TABLE(packed_mma_builds),
     SGK_KERNEL_TABLE(packed_simt_builds),
     SGK_KERNEL_TABLE(packed_i8_builds),

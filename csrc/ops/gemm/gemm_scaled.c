@@ -8,7 +8,7 @@
 SGK_CPU_DECL(scaled_mm);
 static const sgk_cpu_impl scaled_mm_cpu[] = SGK_CPU_IMPLS(scaled_mm);
 
-/* Every build of the three kernels. */
+/* Every build of the four kernels. */
 /* clang-format off */
 enum { E4M3, FLOATS, INTEGERS };        /* as in gemm_scaled.cu */
 
@@ -69,6 +69,21 @@ scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS] = {
     CHAINS(0, SGK_BF16, 755, 1350),
     CHAINS(1, SGK_F16, 755, 1350),
 };
+#define FEW(integers, type, wide, bn, ways, stages) \
+    { SGK_KERNEL("gemm/gemm_scaled_few.cu", "scaled_few", "-DINTEGERS=" #integers " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages, SGK_ARCH_90A), \
+      type, bn * wide, wide, ways, stages }
+scaled_few_build scaled_few_builds[SCALED_FEW_BUILDS] = {
+    FEW(0, SGK_E4M3, 1,  32, 4, 16),
+    FEW(0, SGK_E4M3, 1,  48, 4, 12),
+    FEW(0, SGK_E4M3, 1,  56, 4, 12),
+    FEW(0, SGK_E4M3, 1,  64, 4, 12),
+    FEW(0, SGK_E4M3, 1,  96, 2, 10),
+    FEW(0, SGK_E4M3, 2,  56, 2, 10),
+    FEW(1, SGK_I8, 1,  32, 4, 16),
+    FEW(1, SGK_I8, 1,  48, 4, 12),
+    FEW(1, SGK_I8, 1,  64, 4, 12),
+    FEW(1, SGK_I8, 1, 112, 2,  8),
+};
 /* clang-format on */
 
 static int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
@@ -116,7 +131,8 @@ static scaled_mma_build *choose_mma(const struct scaled_args *a, bool pieces, bo
 
 /* ---- sm_90a ------------------------------------------------------------------------------------------------------------ */
 
-enum { SPLIT_TIME = 6000 };        /* what a share of K adds, nanoseconds */
+enum { SPLIT_TIME    = 6000,       /* what a share of K adds, nanoseconds */
+       FEWEST_BLOCKS = 2048 };     /* up to so much K tiles of chains go to as few blocks as need the same rounds: these stay together longer */
 typedef struct {
     scaled_wgmma_build *build;
     int                 split;
@@ -199,9 +215,11 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
 
     /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
     const int64_t    all    = (int64_t)w.first_tiles * w.second_tiles * a->batch;
+    const bool       fewest = b->chains && a->depth <= FEWEST_BLOCKS;
     const int        memory = b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024;
     const sgk_launch shape  = {
-        .grid          = { split > 1 ? all * split : least(all, multiprocessors) },
+        .grid          = { split > 1 ? all * split : fewest ? ceil_div(all, ceil_div(all, multiprocessors))
+                                                            : least(all, multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)(b->chains ? CHAINS_MEMORY : memory),
         .cluster       = split > 1 ? (unsigned)split : 0,
@@ -252,12 +270,100 @@ static wgmma_plan choose_wgmma(const struct scaled_args *a, bool batch_invariant
     return best;
 }
 
+/* ---- sm_90a, few rows ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    scaled_few_build *build;            /* NULL: none */
+    int               split;
+} few_plan;
+
+enum { FEW_ROWS = 64,                   /* of a tile */
+       MOST_FEW = 128 };
+static int64_t few_high(const struct scaled_args *a) { return least(ceil_div(a->rows, 8) * 8, FEW_ROWS); }
+
+/* Where that form is the faster one, of the rows, depths and tiles that were timed beside the others. */
+static bool few_wins(const struct scaled_args *a, const few_plan *plan, int64_t steps)
+{
+    const scaled_few_build *b        = plan->build;
+    const bool              integers = b->dtype == SGK_I8;
+    if (a->rows > FEW_ROWS) return steps >= (integers && b->columns > 64 ? 128 : 32);
+    if (b->columns == 32 && plan->split == 1 && a->rows <= 16) return steps >= 96;
+    return !(integers && b->columns == 64 && a->rows > 16);
+}
+
+/*
+ * For few rows, and where every tile has a multiprocessor: the least time by a model, in nanoseconds, of what memory takes, a block's operands and a block's
+ * slabs, and of adding up where K is in two shares.
+ */
+static few_plan choose_few(const struct scaled_args *a, int multiprocessors)
+{
+    few_plan      best       = { 0 };
+    double        least_time = 0;
+    const int64_t steps      = ceil_div(a->depth, SCALED_WGMMA_DEPTH);
+    const double  memory     = (double)((a->columns + a->rows) * a->depth) / 4500.0;
+    if (a->batch != 1 || a->rows > MOST_FEW || a->input_dtype != a->weight_dtype) return best;
+    for (int i = 0; i < SCALED_FEW_BUILDS; ++i) {
+        scaled_few_build *b     = &scaled_few_builds[i];
+        const int64_t     tiles = ceil_div(a->columns, b->columns) * ceil_div(a->rows, FEW_ROWS);
+        if (b->dtype != a->input_dtype) continue;
+        for (int split = 1; split <= 2 && split <= steps && tiles * split <= multiprocessors; ++split) {
+            const int64_t share    = ceil_div(steps, split);
+            const double  read     = (double)(share * SCALED_WGMMA_DEPTH * (few_high(a) + b->columns)) / 112.0;
+            const double  multiply = (double)ceil_div(share, b->ways) * 480.0, busy = read > multiply ? read : multiply;
+            const double  most = busy > memory ? busy : memory;
+            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(least(a->rows, FEW_ROWS) * b->columns) : 0);
+            if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;
+        }
+    }
+    return best.build && few_wins(a, &best, steps) ? best : (few_plan){ 0 };
+}
+
+static sgk_tensor_map slabs_of(sgk_dtype dtype, const void *data, int64_t depth, int64_t rows, int64_t stride, int64_t high)
+{
+    return (sgk_tensor_map){
+        .dtype     = dtype,
+        .rank      = 2,
+        .data      = data,
+        .size      = { depth, rows },
+        .stride    = { 1, rows > 1 ? stride : ceil_div(depth, 16) * 16 },
+        .box       = { SCALED_WGMMA_DEPTH, (int)high },
+        .swizzle   = SGK_SWIZZLE_128,
+        .promotion = SGK_PROMOTE_256,
+    };
+}
+
+static sgk_status launch_few(const char *op, scaled_few_build *b, int split, int ordinal, const sgk_exec *exec, const struct scaled_args *a)
+{
+    const int64_t          steps = ceil_div(a->depth, SCALED_WGMMA_DEPTH), high = few_high(a);
+    struct scaled_few_args f = {
+        .s        = *a,
+        .high     = (int32_t)high,
+        .steps    = (int32_t)steps,
+        .share    = (int32_t)ceil_div(steps, split),
+        .split    = split,
+        .in_fours = a->out_dtype != SGK_F32 && a->columns % 4 == 0 && (uintptr_t)a->out % 8 == 0 && (a->rows <= 1 || a->out_stride % 4 == 0),
+    };
+    const sgk_tensor_map input = slabs_of(a->input_dtype, a->input, a->depth, a->rows, a->input_stride, high), weight = slabs_of(a->weight_dtype, a->weight, a->depth, a->columns, a->weight_stride, b->columns);
+    SGK_TRY(sgk_cuda_tensor_map(op, "mat_a", &input, &f.first));
+    SGK_TRY(sgk_cuda_tensor_map(op, "mat_b", &weight, &f.second));
+    const sgk_launch shape = {
+        .grid          = { split, ceil_div(a->rows, FEW_ROWS), ceil_div(a->columns, b->columns) },
+        .block         = { 128u * (unsigned)(b->parts * b->ways) + 32 },
+        .shared_memory = (unsigned)(b->stages * ((FEW_ROWS + b->columns) * 128 + 16) + (FEW_ROWS + b->columns) * 4),
+        .cluster       = split > 1 ? (unsigned)split : 0,
+    };
+    if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cuda, %s %s %s, K in %d", op, b->kernel.file, b->kernel.entry, b->kernel.defines, split);
+    return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, &f, sizeof f);
+}
+
 static sgk_status scaled_on_gpu(const char *op, const struct scaled_args *a, int ordinal, const sgk_exec *exec)
 {
     const sgk_cuda_device *device;
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
     const bool batch_invariant = sgk_exec_batch_invariant(exec), pieces = in_pieces(a), wgmma = sgk_kernel_fits(&scaled_wgmma_builds[0].kernel, device);
     if (wgmma && pieces && wgmma_takes(a)) {
+        const few_plan few = batch_invariant ? (few_plan){ 0 } : choose_few(a, device->multiprocessors);
+        if (few.build) return launch_few(op, few.build, few.split, ordinal, exec, a);
         const wgmma_plan plan = choose_wgmma(a, batch_invariant, device->multiprocessors);
         if (plan.build) return launch_wgmma(op, &plan, batch_invariant ? " (batch invariant)" : "", ordinal, device->multiprocessors, exec, a);
     }

@@ -30,6 +30,16 @@ struct scaled_wgmma_args {
 };
 enum { SCALED_WGMMA_DEPTH = 128 };
 
+/* gemm_scaled_few.cu: of input a block copies `high` rows for each tile. */
+struct scaled_few_args {
+    sgk_tma_map        first, second;               /* input, weight */
+    struct scaled_args s;
+    int32_t            high;                        /* a multiple of 8 */
+    int32_t            steps, share;                /* slabs of 128 in K: all, and at most of a block */
+    int32_t            split;                       /* blocks of a cluster: each has a share of K */
+    int32_t            in_fours;                    /* four columns of out are 8 aligned bytes */
+};
+
 /* gemm_scaled_chains.cu: its tile, and its shared memory in bytes, pieces of 128 rows by 128 in K first; the warpgroups have results and scales of their own. */
 enum {
     CHAINS_ROWS          = 256,
@@ -68,9 +78,10 @@ enum {
 #include <stdbool.h>
 #include "cuda/kernel.h"
 
-/* Every build of gemm_scaled.cu, and of gemm_scaled_wgmma.cu and gemm_scaled_chains.cu, for gemm_kernels[]. */
+/* Every build of gemm_scaled.cu, of gemm_scaled_wgmma.cu and gemm_scaled_chains.cu, and of gemm_scaled_few.cu, for gemm_kernels[]. */
 enum { SCALED_MMA_BUILDS   = 11,
-       SCALED_WGMMA_BUILDS = 22 };
+       SCALED_WGMMA_BUILDS = 22,
+       SCALED_FEW_BUILDS   = 10 };
 typedef struct {
     sgk_kernel kernel;
     int        kind, bm, bn, bk, warps, stages, efficiency;
@@ -84,6 +95,12 @@ typedef struct {
     bool       chains;              /* gemm_scaled_chains.cu, for results of this format */
     sgk_dtype  out;
 } scaled_wgmma_build;
+typedef struct {
+    sgk_kernel kernel;
+    sgk_dtype  dtype;
+    int        columns, parts, ways, stages;
+} scaled_few_build;
+extern scaled_few_build   scaled_few_builds[SCALED_FEW_BUILDS];
 extern scaled_mma_build   scaled_mma_builds[SCALED_MMA_BUILDS];
 extern scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS];
 #endif

@@ -224,6 +224,16 @@ void check_scaled(void)
         { 66, 21120, 144 },
         { 300, 600, 144 },
         { 500, 3400, 144 },
+        { 9, 6368, 2064 },                      /* up to 128 rows: each tile of the form that shares K within a block, and tiles one above the other */
+        { 20, 7408, 2064 },
+        { 3, 12688, 1168 },
+        { 33, 14808, 272 },
+        { 64, 16928, 1040 },
+        { 60, 8488, 400 },
+        { 100, 4104, 1168 },
+        { 128, 6152, 528 },
+        { 24, 25608, 16 },
+        { 40, 25608, 16 },                      /* more columns than that form takes */
     };
     static const sgk_dtype formats[] = { SGK_E4M3, SGK_I8 }, outs[] = { SGK_BF16, SGK_F16, SGK_F32 };
     for (int f = 0; f < 2; ++f) {
@@ -261,6 +271,8 @@ void check_scaled(void)
         check_bmm_fp8(pairs[p][0], pairs[p][1], SGK_F16, 2, 130, 136, 272, false);
         check_bmm_fp8(pairs[p][0], pairs[p][1], SGK_F32, 2, 7, 11, 37, p % 2);
     }
+    check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_BF16, 3, 24, 264, 528, true);
+    check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_F16, 2, 100, 264, 528, true);
     check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_BF16, 0, 5, 40, 64, true);
     check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_BF16, 16, 48, 80, 64, true);
     if (check_on_gpu() && !check_small) check_bmm_fp8(SGK_E4M3, SGK_E4M3, SGK_BF16, 3, 390, 2568, 144, true);

@@ -38,9 +38,15 @@ static struct quant_build { sgk_kernel kernel; sgk_dtype dtype; int pieces; } qu
 #define WGMMA(scaled, swap, groups, bn, stages, slabs, chunk, buffers, slab)                                                \
     { SGK_KERNEL("grouped/grouped_wgmma.cu", "grouped_wgmma", "-DSCALED=" #scaled " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn      \
                  " -DSTAGES=" #stages " -DSLABS=" #slabs " -DCHUNK=" #chunk " -DBUFFERS=" #buffers, SGK_ARCH_90A),     \
-      scaled, swap, groups, bn, stages, slabs, chunk, buffers, slab }
-/* `slab`: nanoseconds that a tile's slab of 128 bytes in K takes where all multiprocessors have one and memory is no limit, measured on an H200. */
-static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn, stages, slabs, chunk, buffers, slab; } wgmma_builds[] = {
+      scaled, swap, 0, groups, 1, bn, stages, slabs, chunk, buffers, slab, 500 }
+#define WIDE(blocks, bn, stages, turns, pairs, slab, end)                                                                                                      \
+    { SGK_KERNEL("grouped/grouped_wide.cu", "grouped_wide", "-DWIDE=" #blocks " -DBN=" #bn " -DSTAGES=" #stages " -DTURNS=" #turns " -DPAIR=" #pairs, SGK_ARCH_90A), \
+      true, false, pairs, 2, blocks, bn, stages, 1, 64, 2, slab, end }
+/*
+ * `slab` and `end`: nanoseconds that a tile takes for a slab of 128 bytes in K, and besides, where all multiprocessors have one and memory is no limit, measured
+ * on an H200; of grouped_wide.cu (`wide`: blocks of a cluster) fitted to times of dense products. Rows one above the other must be of one group for a cluster.
+ */
+static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int wide, groups, blocks, bn, stages, slabs, chunk, buffers, slab, end; } wgmma_builds[] = {
     WGMMA(0, 0, 2, 256, 4, 1, 32, 3, 850),
     WGMMA(0, 0, 2, 128, 6, 1, 64, 1, 450),
     WGMMA(0, 1, 2,  64, 4, 2, 64, 1, 300),
@@ -55,21 +61,28 @@ static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int groups, bn
     WGMMA(1, 0, 1,  56, 7, 2,  0, 0, 256),
     WGMMA(1, 0, 1,  48, 7, 2,  0, 0, 250),
     WGMMA(1, 0, 1,  32, 4, 4,  0, 0, 213),
+    WIDE(2, 128, 4, 0, 2, 865,  500),
+    WIDE(2, 128, 4, 1, 1, 866,  600),
+    WIDE(2, 112, 4, 0, 1, 745, 2400),
+    WIDE(2,  96, 5, 1, 1, 625, 1300),
+    WIDE(1, 112, 6, 0, 1, 395, 1600),
 };
 
-#define FEW(high, wide, bn, ways, stages)                                                                                                                \
+#define FEW(high, wide, bn, ways, stages, above)                                                                                                         \
     { SGK_KERNEL("grouped/grouped_few.cu", "grouped_few", "-DHIGH=" #high " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages, SGK_ARCH_90A), \
-      64 * high, bn * wide, high * wide, ways, stages }
-static struct few_build { sgk_kernel kernel; int rows, columns, parts, ways, stages; } few_builds[] = {
-    FEW(1, 1, 32, 4, 16),
-    FEW(1, 1, 48, 4, 12),
-    FEW(1, 1, 56, 4, 12),
-    FEW(1, 1, 64, 4, 12),
-    FEW(1, 2, 56, 2, 10),
-    FEW(1, 3, 64, 1,  7),
-    FEW(2, 1, 32, 2, 10),
-    FEW(2, 1, 48, 2,  8),
-    FEW(2, 1, 64, 2,  8),
+      64 * high, bn * wide, high * wide, ways, stages, above }
+/* `above`: also with tiles one above the other. */
+static struct few_build { sgk_kernel kernel; int rows, columns, parts, ways, stages; bool above; } few_builds[] = {
+    FEW(1, 1,  32, 4, 16, 0),
+    FEW(1, 1,  48, 4, 12, 0),
+    FEW(1, 1,  56, 4, 12, 0),
+    FEW(1, 1,  64, 4, 12, 1),
+    FEW(1, 2,  56, 2, 10, 0),
+    FEW(1, 3,  64, 1,  7, 0),
+    FEW(2, 1,  32, 2, 10, 0),
+    FEW(2, 1,  48, 2,  8, 0),
+    FEW(2, 1,  64, 2,  8, 0),
+    FEW(1, 1, 112, 2,  8, 1),
 };
 /* clang-format on */
 
@@ -133,15 +146,15 @@ typedef struct {
 } wgmma_plan;
 
 static int tile_rows(const struct wgmma_build *b) { return b->swap ? b->bn : 64 * b->groups; }
-static int tile_columns(const struct wgmma_build *b) { return b->swap ? 64 * b->groups : b->bn; }
+static int tile_columns(const struct wgmma_build *b) { return b->swap ? 64 * b->groups : b->bn * b->blocks; }
 
 /* Where scales come with the slabs (SHARED in the kernel) they have room beside them. */
 static int64_t fixed_bytes(const struct wgmma_build *b)
 {
     const bool shared = b->scaled && (b->swap || b->groups > 1);
     const int  slabs = b->stages * b->slabs, scales = shared ? (tile_rows(b) + 4) * 4 : 0;
-    return (int64_t)slabs * ((64 * b->groups + b->bn) * 128 + scales) +
-           b->groups * b->buffers * 64 * b->chunk * 2 + b->stages * 16;
+    return (int64_t)slabs * ((64 * b->groups + b->bn * b->blocks) * 128 + scales) +
+           b->groups * b->buffers * 64 * b->chunk * 2 + b->stages * b->blocks * 16;
 }
 static int64_t shared_bytes(const struct wgmma_build *b, const struct grouped_args *a)
 {
@@ -181,6 +194,8 @@ static sgk_tensor_map map_of(sgk_dtype dtype, const void *data, int64_t columns,
     };
 }
 
+enum { FEWEST_BLOCKS = 2048 };          /* up to so much K pairs are as few as need the same rounds: they stay together longer */
+
 static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, int ordinal, int multiprocessors, const sgk_exec *exec, const struct grouped_args *a)
 {
     const struct wgmma_build *b     = plan->build;
@@ -199,15 +214,16 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, int ordin
     };
     /* A shared operand is read in halves: a by blocks side by side, b by blocks one above the other. */
     const sgk_tensor_map of_a   = map_of(a->dtype, a->a, a->depth, a->rows, matrices, a->a_stride, a->a_group, width, rows / plan->pair_n);
-    const sgk_tensor_map of_b   = map_of(a->dtype, a->b, a->depth, a->columns, a->groups, a->b_stride, a->b_group, width, columns / plan->pair_m);
+    const sgk_tensor_map of_b   = map_of(a->dtype, a->b, a->depth, a->columns, a->groups, a->b_stride, a->b_group, width, columns / b->blocks / plan->pair_m);
     const sgk_tensor_map of_out = map_of(a->out_dtype, a->out, a->columns, a->rows, matrices, a->out_stride, a->out_group, b->swap ? 64 : b->chunk, b->swap ? b->chunk : 64);
     SGK_TRY(sgk_cuda_tensor_map(op, "a", &of_a, b->swap ? &w.second : &w.first));
     SGK_TRY(sgk_cuda_tensor_map(op, "b", &of_b, b->swap ? &w.first : &w.second));
     if (w.by_tma && b->chunk) SGK_TRY(sgk_cuda_tensor_map(op, "out", &of_out, &w.result));
 
     const int64_t    most = slots_of(a, rows) * w.n_tiles, across = ceil_div(w.n_tiles, plan->pair_n) * ceil_div(slots_of(a, rows), plan->pair_m);
+    const int64_t    room = multiprocessors / cluster, clusters = b->wide > 1 && a->depth <= FEWEST_BLOCKS ? ceil_div(across, ceil_div(across, room)) : least(across, room);
     const sgk_launch shape = {
-        .grid          = { plan->split > 1 ? most * plan->split : least(across * cluster, multiprocessors / cluster * cluster) },
+        .grid          = { plan->split > 1 ? most * plan->split : clusters * cluster },
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)shared_bytes(b, a),
         .cluster       = cluster > 1 ? (unsigned)cluster : 0,
@@ -237,16 +253,19 @@ static wgmma_plan choose_wgmma(const struct grouped_args *a, int64_t expected, b
         struct wgmma_build *b = &wgmma_builds[i];
         if (b->scaled != (a->scaling == GROUPED_BLOCKS) || shared_bytes(b, a) > device->shared_memory_per_block) continue;
         if (batch_invariant) {
-            if (!b->swap && b->bn == (b->scaled ? 128 : 256)) return (wgmma_plan){ b, 1, 1, 1, 16 };
+            if (!b->swap && !b->wide && b->bn == (b->scaled ? 128 : 256)) return (wgmma_plan){ b, 1, 1, 1, 16 };
             continue;
         }
         if (a->form == GROUPED_INDICES && GROUPED_ALIGNMENT % tile_rows(b)) continue;
-        const int64_t all = groups * ceil_div(each, tile_rows(b)) * ceil_div(a->columns, tile_columns(b)), steps = ceil_div(a->depth * size, 128 * b->slabs);
+        if (b->wide && (!boxes(a) || (b->wide > 1 && a->form != GROUPED_ONE))) continue;
+        const int     pair = b->wide > 1 ? b->wide : 1;
+        const int64_t all = groups * ceil_div(each, tile_rows(b) * pair) * ceil_div(a->columns, tile_columns(b)), at_once = multiprocessors / pair;
+        const int64_t steps = ceil_div(a->depth * size, 128 * b->slabs);
         for (int split = 1; split <= 4 && split <= steps; ++split) {
             if (split > 1 && (!b->swap || a->form != GROUPED_ONE || all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors))) break;
-            const double busy = (double)((split > 1 ? 1 : ceil_div(all, multiprocessors)) * (ceil_div(steps, split) * b->slabs * b->slab + 500));
+            const double busy = (double)((split > 1 ? 1 : ceil_div(all, at_once)) * (ceil_div(steps, split) * b->slabs * b->slab + b->end));
             const double time = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 2100 * split - 1700 : 0);
-            if (!best.build || time < least_time) best = (wgmma_plan){ b, split, 1, 1, b->swap ? 8 : 16 }, least_time = time;
+            if (!best.build || time < least_time) best = (wgmma_plan){ b, split, pair, 1, b->swap ? 8 : 16 }, least_time = time;
         }
     }
     return best;
@@ -262,8 +281,10 @@ typedef struct {
 /* Rows of a that a block copies. */
 static int64_t few_high(const struct few_build *b, const struct grouped_args *a) { return least(ceil_div(a->rows, 8) * 8, b->rows); }
 
+enum { FEW_ROWS = 128 };
+
 /*
- * For rows that fit one tile, and where every tile has a multiprocessor: the least time by a model, in nanoseconds, of what memory takes, a block's
+ * For few rows, and where every tile has a multiprocessor: the least time by a model, in nanoseconds, of what memory takes, a block's
  * operands and a block's slabs, and of adding up where K is in two shares. Its numbers are fitted to 71 times on an H200. A block has one tile: beyond
  * that, tiles of blocks that stay are faster (choose_wgmma).
  */
@@ -275,13 +296,14 @@ static few_plan choose_few(const struct grouped_args *a, int multiprocessors)
     const double  memory     = (double)((a->columns + a->rows) * a->depth) / 4500.0;
     for (size_t i = 0; i < COUNT(few_builds); ++i) {
         struct few_build *b     = &few_builds[i];
-        const int64_t     tiles = ceil_div(a->columns, b->columns);
-        for (int split = 1; a->rows <= b->rows && split <= 2 && split <= steps && tiles * split <= multiprocessors; ++split) {
+        const int64_t     tiles = ceil_div(a->columns, b->columns) * ceil_div(a->rows, b->rows);
+        if (a->rows > (b->above ? FEW_ROWS : b->rows)) continue;
+        for (int split = 1; split <= 2 && split <= steps && tiles * split <= multiprocessors; ++split) {
             const int64_t share    = ceil_div(steps, split);
             const double  read     = (double)(share * GROUPED_BLOCK * (few_high(b, a) + b->columns)) / 112.0;
             const double  multiply = (double)ceil_div(share, b->ways) * 500.0, busy = read > multiply ? read : multiply;
             const double  most = busy > memory ? busy : memory;
-            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0);
+            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0) + (a->rows > b->rows ? 100 : 0);
             if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;
         }
     }

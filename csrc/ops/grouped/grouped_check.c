@@ -294,12 +294,28 @@ void check_grouped(void)
         { 129, 2472, 16 },
         { 131, 2152, 16 },
         { 130, 24, 4112 },
+        { 100, 4104, 1168 },                    /* few rows: tiles one above the other */
+        { 128, 6152, 528 },
+        { 3, 12688, 784 },
+        { 60, 12688, 16 },
+    };
+    /* Tiles of 112, 192, 224 and 256 columns, whose results leave behind the next tile's products: one and several a block, to K past the ring. */
+    static const struct { int64_t m, n, k; } behind[] = {
+        { 129, 10608, 16 },
+        { 129, 3384, 16 },
+        { 129, 12680, 144 },
+        { 129, 14808, 16 },
+        { 260, 20488, 400 },
+        { 390, 14344, 784 },
     };
     /* K past the ring of the tiles above. */
     static const struct { int64_t m, n, k; } deep[] = { { 9, 4264, 1552 }, { 3, 14800, 912 }, { 65, 6344, 1040 } };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], shapes[i].m, shapes[i].n, shapes[i].k, false);
     for (size_t i = 0; i < sizeof dense / sizeof *dense; ++i)
         if (!check_small || dense[i].m < 1000) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], dense[i].m, dense[i].n, dense[i].k, true);
+    for (size_t i = 0; i < sizeof behind / sizeof *behind && check_on_gpu(); ++i)
+        if (!check_small || i < 2) check_one(TURNED_B, i % 2 ? SGK_F16 : SGK_BF16, behind[i].m, behind[i].n, behind[i].k, true);
+    if (check_on_gpu() && !check_small) check_one(NT, SGK_F32, 260, 16392, 144, true);                                        /* results that cannot leave so: tiles of 128 */
     for (size_t i = 0; i < sizeof deep / sizeof *deep && check_on_gpu() && !check_small; ++i) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], deep[i].m, deep[i].n, deep[i].k, true);
     for (int f = 0; f < 3; ++f) check_one(NT, formats[f], 37, 136, 384, true);
     if (!check_small) check_one(NT, SGK_F32, 8, 24, 65536, true);
