@@ -61,11 +61,11 @@ static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int wide, grou
     WGMMA(1, 0, 1,  56, 7, 2,  0, 0, 256),
     WGMMA(1, 0, 1,  48, 7, 2,  0, 0, 250),
     WGMMA(1, 0, 1,  32, 4, 4,  0, 0, 213),
-    WIDE(2, 128, 4, 0, 2, 865,  500),
-    WIDE(2, 128, 4, 1, 1, 866,  600),
-    WIDE(2, 112, 4, 0, 1, 745, 2400),
+    WIDE(2, 128, 4, 0, 2, 865, 500),
+    WIDE(2, 128, 4, 1, 1, 866, 600),
+    WIDE(2, 112, 4, 0, 1, 765, 1000),
     WIDE(2,  96, 5, 1, 1, 625, 1300),
-    WIDE(1, 112, 6, 0, 1, 395, 1600),
+    WIDE(1, 112, 6, 0, 1, 395, 1000),
 };
 
 #define FEW(high, wide, bn, ways, stages, above)                                                                                                         \

@@ -299,12 +299,13 @@ void check_grouped(void)
         { 3, 12688, 784 },
         { 60, 12688, 16 },
     };
-    /* Tiles of 112, 192, 224 and 256 columns, whose results leave behind the next tile's products: one and several a block, to K past the ring. */
+    /* Tiles of 256 columns in pairs and alone, of 112, 192 and 224: results leave behind the next tile's products, where a block has several; K past the ring. */
     static const struct { int64_t m, n, k; } behind[] = {
-        { 129, 10608, 16 },
-        { 129, 3384, 16 },
-        { 129, 12680, 144 },
-        { 129, 14808, 16 },
+        { 129, 10568, 16 },
+        { 257, 8488, 16 },
+        { 66, 14328, 272 },
+        { 129, 11288, 400 },
+        { 129, 14776, 784 },
         { 260, 20488, 400 },
         { 390, 14344, 784 },
     };
@@ -342,6 +343,7 @@ void check_grouped(void)
     }
     /* K past the ring, in tiles of 128x160 and 128x128; of these a block has two. */
     for (int i = 0; i < 2 && check_on_gpu() && !check_small; ++i) check_contiguous(SGK_E4M3, SGK_BF16, (group_case){ { 70, 1, 2, 1, 3 }, 3400 + 1600 * i, 784 }, false);
+    if (check_on_gpu() && !check_small) check_contiguous(SGK_E4M3, SGK_F16, (group_case){ { 300, 1, 384, 200, 130 }, 2040, 144 }, false);    /* of 128x256 */
     check_masked(SGK_F16, SGK_F16, (group_case){ { 130, 128, 129, 2, 0 }, 1672, 72 }, 150);                                  /* large tiles where there is no form of sm_90a */
     static const group_case mx[] = { { { 5, 0, 130, 1, 16 }, 128, 256 }, { { 40, 1, 2, 0, 128 }, 256, 128 }, { { 0, 0, 0, 0, 0 }, 128, 128 } };
     for (size_t i = 0; i < sizeof mx / sizeof *mx; ++i) {
