@@ -306,12 +306,12 @@ static few_plan choose_few(const struct scaled_args *a, int multiprocessors)
         scaled_few_build *b     = &scaled_few_builds[i];
         const int64_t     tiles = ceil_div(a->columns, b->columns) * ceil_div(a->rows, FEW_ROWS);
         if (b->dtype != a->input_dtype) continue;
-        for (int split = 1; split <= 2 && split <= steps && tiles * split <= multiprocessors; ++split) {
+        for (int split = 1; split <= (a->rows > FEW_ROWS ? 1 : 2) && split <= steps && tiles * split <= multiprocessors; ++split) {
             const int64_t share    = ceil_div(steps, split);
             const double  read     = (double)(share * SCALED_WGMMA_DEPTH * (few_high(a) + b->columns)) / 112.0;
             const double  multiply = (double)ceil_div(share, b->ways) * 480.0, busy = read > multiply ? read : multiply;
             const double  most = busy > memory ? busy : memory;
-            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(least(a->rows, FEW_ROWS) * b->columns) : 0);
+            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0);
             if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;
         }
     }

@@ -224,7 +224,7 @@ void check_scaled(void)
         { 66, 21120, 144 },
         { 300, 600, 144 },
         { 500, 3400, 144 },
-        { 9, 6368, 2064 },                      /* up to 128 rows: each tile of the form that shares K within a block, and tiles one above the other */
+        { 9, 6312, 2064 },                      /* up to 128 rows: each tile of the form that shares K within a block, and tiles one above the other */
         { 20, 7408, 2064 },
         { 3, 12688, 1168 },
         { 33, 14808, 272 },
@@ -232,6 +232,7 @@ void check_scaled(void)
         { 60, 8488, 400 },
         { 100, 4104, 1168 },
         { 128, 6152, 528 },
+        { 66, 136, 2304 },
         { 24, 25608, 16 },
         { 40, 25608, 16 },                      /* more columns than that form takes */
     };

@@ -298,12 +298,12 @@ static few_plan choose_few(const struct grouped_args *a, int multiprocessors)
         struct few_build *b     = &few_builds[i];
         const int64_t     tiles = ceil_div(a->columns, b->columns) * ceil_div(a->rows, b->rows);
         if (a->rows > (b->above ? FEW_ROWS : b->rows)) continue;
-        for (int split = 1; split <= 2 && split <= steps && tiles * split <= multiprocessors; ++split) {
+        for (int split = 1; split <= (a->rows > b->rows ? 1 : 2) && split <= steps && tiles * split <= multiprocessors; ++split) {
             const int64_t share    = ceil_div(steps, split);
             const double  read     = (double)(share * GROUPED_BLOCK * (few_high(b, a) + b->columns)) / 112.0;
             const double  multiply = (double)ceil_div(share, b->ways) * 500.0, busy = read > multiply ? read : multiply;
             const double  most = busy > memory ? busy : memory;
-            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0) + (a->rows > b->rows ? 100 : 0);
+            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0) + (a->rows > b->rows ? 50 : 0);
             if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;
         }
     }
