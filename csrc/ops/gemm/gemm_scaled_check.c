@@ -226,6 +226,7 @@ void check_scaled(void)
         { 500, 3400, 144 },
         { 9, 6312, 2064 },                      /* up to 128 rows: each tile of the form that shares K within a block, and tiles one above the other */
         { 12, 7384, 2064 },
+        { 20, 7408, 2064 },
         { 3, 12688, 1168 },
         { 33, 14808, 272 },
         { 64, 16928, 1040 },
