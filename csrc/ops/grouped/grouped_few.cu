@@ -168,6 +168,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few(co
         const slab_scales own = { rows[row], rows[row + 8], columns[0], columns[SEGMENT == BN ? 0 : 1] };
         wgmma_wait(0);
         wgmma_pin(part);
+        __syncwarp();                                   /* all lanes have read their scales */
         if (lane == 0) mbarrier_arrive(empty + stage * 8);
         promote(sum, part, &own, cut);
         stage += WAYS;

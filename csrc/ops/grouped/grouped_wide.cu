@@ -4,11 +4,11 @@
  *
  *   WIDE     blocks of BN columns that each warpgroup has, with 64 rows
  *   STAGES   slabs in the ring
- *   TURNS    1: the warpgroups' products come in turn, by named barriers; 0: the second one begins when the first has its first sums, and then each goes by itself
  *   PAIR     2: clusters of two blocks with tiles one above the other, each of which reads half of b and sends it to both; 1: lone blocks
  *
  * A warpgroup has one set of registers for the sums of a slab, and its blocks take turns with it: products of one warpgroup are under way while another one
- * adds its sums, times their scales, to f32 sums in registers. A tile's results leave during the first products of the next tile.
+ * adds its sums, times their scales, to f32 sums in registers. The second one begins when the first has its first sums; then each goes by itself. A tile's
+ * results leave during the first products of the next tile.
  *
  * One thread starts copies of operands (TMA), one warp copies of scales, of any layout (cp.async). Each block of columns of b in the ring has barriers
  * of its own: the first one's says that a and the scales are there too, the last one's that they may go. Which tile is whose: grouped_tiles.cuh.
@@ -36,7 +36,7 @@
 #define SLAB_SCALES  (TILE_M + 4)
 #define BARRIERS     (SCALES + STAGES * SLAB_SCALES * 4) /* barriers, */
 #define LENGTHS      (BARRIERS + STAGES * WIDE * 16)    /* and the groups' lengths */
-#define TURN         (1 + GROUPS)                       /* named barriers, one for each warpgroup; those before them are a warpgroup's own */
+#define TURN         (1 + GROUPS)                       /* named barriers of the start, one for each warpgroup; those before them are a warpgroup's own */
 
 #include "grouped_promote.cuh"
 #include "grouped_tiles.cuh"
@@ -181,13 +181,11 @@ DEVICE void multiply(const grouped_wgmma_args *a, float (&d)[WIDE][BN / 2], floa
         const uint32_t barrier = (p->r.stage * WIDE + b) * 8;
         const uint64_t x = operand(p->first + p->offset), y = operand(p->second + p->offset + b * (B_BYTES / 16));
         if (!p->ready) mbarrier_wait(p->full + barrier, p->r.lap);
-        if (TURNS) named_sync(TURN + p->group, 256);
         wgmma_pin(part);
         wgmma_fence();
         #pragma unroll
         for (int i = 0; i < 4; ++i) wgmma(part, x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const e4m3 *)0, (const e4m3 *)0);
         wgmma_commit();
-        if (TURNS) named_announce(TURN + (p->group + 1 == GROUPS ? 0 : p->group + 1), 256);
         if (b == 0) upper = rows[0], lower = rows[8];
         const int   block = at_n % GROUPED_BLOCK + b * BN, cut = GROUPED_BLOCK - block % GROUPED_BLOCK;     /* columns of the left one of two blocks of scales */
         const float left = scales[TILE_M + block / GROUPED_BLOCK], right = BN == GROUPED_BLOCK ? left : scales[TILE_M + block / GROUPED_BLOCK + 1];
@@ -206,7 +204,7 @@ DEVICE void multiply(const grouped_wgmma_args *a, float (&d)[WIDE][BN / 2], floa
         wgmma_wait(0);
         wgmma_pin(part);
         release(p->empty + barrier, PAIR, p->t % 32);
-        if (!TURNS && begins && b == 0 && !pending && p->group + 1 < GROUPS) named_announce(TURN + p->group + 1, 256);
+        if (begins && b == 0 && !pending && p->group + 1 < GROUPS) named_announce(TURN + p->group + 1, 256);
         if (begins) {
             #pragma unroll
             for (int i = 0; i < BN / 2; ++i) d[b][i] = 0;
@@ -252,8 +250,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wide(
         places p       = { memory, full, empty, (uint32_t)wgmma_operand(base + group * 8192), (uint32_t)wgmma_operand(base + A_BYTES), 0, group, t, { 0, 0 }, false };
         corner at      = { 0, 0, 0, 0, 0 };
         bool   pending = false;
-        if (TURNS && group == GROUPS - 1) named_announce(TURN, 256);
-        if (!TURNS && group > 0 && begin < tiles) named_sync(TURN + group, 256);
+        if (group > 0 && begin < tiles) named_sync(TURN + group, 256);
         for (int id = begin; id < tiles; id += stride) {
             const corner next = find_tile(&a, lengths, id, rank);
             if (next.group < 0) continue;
@@ -269,7 +266,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wide(
                 at.n += BN;
             }
         }
-        if (!TURNS && !pending && begin < tiles && group + 1 < GROUPS) named_announce(TURN + group + 1, 256);
+        if (!pending && begin < tiles && group + 1 < GROUPS) named_announce(TURN + group + 1, 256);
         if (t == 0) tma_store_wait_read(0);
     }
     if (PAIR > 1) {
