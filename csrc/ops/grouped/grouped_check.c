@@ -316,7 +316,7 @@ void check_grouped(void)
     for (size_t i = 0; i < sizeof dense / sizeof *dense; ++i)
         if (!check_small || dense[i].m < 1000) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], dense[i].m, dense[i].n, dense[i].k, true);
     for (size_t i = 0; i < sizeof behind / sizeof *behind && check_on_gpu(); ++i)
-        if (!check_small || i < 2) check_one(TURNED_B, i % 2 ? SGK_F16 : SGK_BF16, behind[i].m, behind[i].n, behind[i].k, true);
+        if (!check_small || i < 5) check_one(TURNED_B, i % 2 ? SGK_F16 : SGK_BF16, behind[i].m, behind[i].n, behind[i].k, true);
     if (check_on_gpu() && !check_small) check_one(NT, SGK_F32, 260, 16392, 144, true);                                        /* results that cannot leave so: tiles of 128 */
     for (size_t i = 0; i < sizeof deep / sizeof *deep && check_on_gpu() && !check_small; ++i) check_one(i % 2 ? NT : TURNED_B, formats[i % 3], deep[i].m, deep[i].n, deep[i].k, true);
     for (int f = 0; f < 3; ++f) check_one(NT, formats[f], 37, 136, 384, true);
@@ -343,7 +343,7 @@ void check_grouped(void)
         check_offsets(!(i % 2), formats[(i + 1) % 3], cases[i]);
     }
     /* K past the ring, in tiles of 128x160 and 128x128; of these a block has two. */
-    for (int i = 0; i < 2 && check_on_gpu() && !check_small; ++i) check_contiguous(SGK_E4M3, SGK_BF16, (group_case){ { 70, 1, 2, 1, 3 }, 3400 + 1600 * i, 784 }, false);
+    for (int i = 0; i < (check_small ? 1 : 2) && check_on_gpu(); ++i) check_contiguous(SGK_E4M3, SGK_BF16, (group_case){ { 70, 1, 2, 1, 3 }, 3400 + 1600 * i, 784 }, false);
     if (check_on_gpu() && !check_small) check_contiguous(SGK_E4M3, SGK_F16, (group_case){ { 300, 1, 384, 200, 130 }, 2040, 144 }, false);    /* of 128x256 */
     check_masked(SGK_F16, SGK_F16, (group_case){ { 130, 128, 129, 2, 0 }, 1672, 72 }, 150);                                  /* large tiles where there is no form of sm_90a */
     static const group_case mx[] = { { { 5, 0, 130, 1, 16 }, 128, 256 }, { { 40, 1, 2, 0, 128 }, 256, 128 }, { { 0, 0, 0, 0, 0 }, 128, 128 } };
