@@ -394,7 +394,7 @@ static void check_builds(sgk_dtype dtype)
     static const int64_t dims[] = { 64, 96, 128, 192, 256 };
     for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
         check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
-        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 30, .keys = 100, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1, .invariant = true });
+        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 30, .keys = 100, .cache = PACKED, .packed_q = true, .few = 30, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1, .invariant = true });
     }
     /* What the forms for anything take, by its size: head sizes and q_v. */
     static const struct {
