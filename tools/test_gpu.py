@@ -25,8 +25,9 @@ def device():
 
 
 def commit():
+    """SGK_COMMIT, where a build was carried to this machine; else what is checked out."""
     done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or os.environ.get("SGK_COMMIT", "unknown")
+    return os.environ.get("SGK_COMMIT") or done.stdout.strip() or "unknown"
 
 
 def sanitizer(tool, check, jobs, *more):
