@@ -45,12 +45,7 @@ DEVICE void mbarrier_wait(uint32_t barrier, uint32_t parity)
     } while (!ended);
 }
 
-/* The same, and what the thread wrote before, also to the other block's shared memory, is seen by who waits there with mbarrier_wait_published. */
-DEVICE void mbarrier_publish_at(uint32_t barrier, uint32_t rank)
-{
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
-}
-
+/* The same, and what blocks of the cluster sent to this one's shared memory is seen (cluster_push.cuh). */
 DEVICE void mbarrier_wait_published(uint32_t barrier, uint32_t parity)
 {
     uint32_t ended;
@@ -74,16 +69,10 @@ DEVICE void cluster_sync(void)
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* Its two halves: what comes between them does not wait. */
-DEVICE void cluster_announce(void) { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+/* Its second half; cluster_begin() in cluster_push.cuh is a first one. */
 DEVICE void cluster_await(void) { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
-/* 16 bytes to, or at, this address of the shared memory of block `rank`. */
-DEVICE void cluster_store4(uint32_t address, uint32_t rank, float x, float y, float z, float w)
-{
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.v4.f32 [there], {%2, %3, %4, %5};\n}" ::"r"(address), "r"(rank), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
-}
-
+/* 16 bytes at this address of the shared memory of block `rank`. */
 DEVICE float4 cluster_load4(uint32_t address, uint32_t rank)
 {
     float4 v;
