@@ -25,3 +25,9 @@ DEVICE void cluster_push2(uint32_t address, uint32_t barrier, uint32_t rank, flo
                  "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%3, %4}, [at];\n}" ::"r"(address),
                  "r"(barrier), "r"(rank), "f"(x), "f"(y) : "memory");
 }
+DEVICE void cluster_push(uint32_t address, uint32_t barrier, uint32_t rank, float x)
+{
+    asm volatile("{\n.reg .b32 there, at;\nmapa.shared::cluster.u32 there, %0, %2;\nmapa.shared::cluster.u32 at, %1, %2;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %3, [at];\n}" ::"r"(address),
+                 "r"(barrier), "r"(rank), "f"(x) : "memory");
+}

@@ -30,13 +30,6 @@ DEVICE void bulk_load(uint32_t to, const void *from, int bytes, uint32_t barrier
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier) : "memory");
 }
 
-DEVICE void cluster_push(uint32_t address, uint32_t barrier, uint32_t rank, float x)
-{
-    asm volatile("{\n.reg .b32 there, at;\nmapa.shared::cluster.u32 there, %0, %2;\nmapa.shared::cluster.u32 at, %1, %2;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %3, [at];\n}" ::"r"(address),
-                 "r"(barrier), "r"(rank), "f"(x) : "memory");
-}
-
 extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_pair(const __grid_constant__ linear_few_args a)
 {
     extern __shared__ __align__(128) uint8_t rows[];                    /* [ROWS][pitch] */

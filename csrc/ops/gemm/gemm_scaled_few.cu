@@ -19,6 +19,7 @@
 #include "cp_async.cuh"
 #include "gemm_scaled.cuh"
 #include "launch.cuh"
+#include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma8.cuh"
 
@@ -81,16 +82,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void scaled_few(con
     const int                                 from = slice * a.share, to = from + a.share < a.steps ? from + a.share : a.steps;
 
     if (threadIdx.x >= MULTIPLIERS) {                   /* the first copies need not wait for anybody */
-        if (lane == 0) {
-            tma_prefetch_map(&a.second);
-            tma_prefetch_map(&a.first);
-            #pragma unroll
-            for (int s = 0; s < STAGES; ++s) {
-                mbarrier_init(full + s * 8, 1);
-                mbarrier_init(empty + s * 8, 4 * WIDE);
-            }
-            mbarrier_init_done();
-        }
+        if (lane == 0) open_ring(&a.first, &a.second, full, empty, 1, 4 * WIDE);
         __threadfence_block();
         __syncwarp();
         named_announce(2, MULTIPLIERS + 32);

@@ -19,6 +19,7 @@
 #include "grouped_promote.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
+#include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma8.cuh"
 
@@ -117,16 +118,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few(co
     const int                                 from = slice * a.share, to = from + a.share < a.steps ? from + a.share : a.steps;
 
     if (threadIdx.x / 32 == MULTIPLIERS / 32) {         /* the first copies need not wait for anybody */
-        if (lane == 0) {
-            tma_prefetch_map(&a.second);
-            tma_prefetch_map(&a.first);
-            #pragma unroll
-            for (int s = 0; s < STAGES; ++s) {
-                mbarrier_init(full + s * 8, 33);
-                mbarrier_init(empty + s * 8, 4 * PARTS);
-            }
-            mbarrier_init_done();
-        }
+        if (lane == 0) open_ring(&a.first, &a.second, full, empty, 33, 4 * PARTS);
         __threadfence_block();
         __syncwarp();
         named_announce(2, MULTIPLIERS + 64);
