@@ -480,12 +480,22 @@ static void graph_end(sgk_status status)
 }
 
 /* ---- broken arguments ---- */
+/* Refused calls leave memory as it is, so all of them are made before one look at it. Where something was written they are made again, with a look behind each. */
+static bool one_by_one;
+
 static bool breaks_begin(void)
 {
     if (large() || check_switches.keep_arguments || check_keep_arguments) return false;
-    if (step == 0) breaks_plan();
-    if (step == breaks_count()) return false;
-    call_prepare(FILL_FIRST);
+    if (step == 0) {
+        breaks_plan();
+        one_by_one = false;
+    }
+    if (step == breaks_count()) {
+        if (step == 0 || one_by_one || call_wrote_nothing()) return false;
+        one_by_one = true;
+        step       = 0;
+    }
+    if (step == 0 || one_by_one) call_prepare(FILL_FIRST);
     plain_exec();
     return true;
 }
@@ -505,11 +515,13 @@ static void breaks_end(sgk_status status)
         stop();
         return;
     }
-    const bool nothing = call_wrote_nothing();
+    if (one_by_one) {
+        if (status != SGK_OK && !call_wrote_nothing()) fail("%s is refused, but memory was written", breaks_text(step));
+        return;
+    }
     if (status == SGK_OK) fail("%s is accepted", breaks_text(step));
     else if (status != SGK_BAD_ARG && status != SGK_UNSUPPORTED && !(status == SGK_NO_DEVICE && breaks_device(step)))
         fail("%s is refused with status %d instead of SGK_BAD_ARG: %s", breaks_text(step), (int)status, sgk_last_error());
-    else if (!nothing) fail("%s is refused, but memory was written", breaks_text(step));
     else if (!names_operator()) fail("%s is refused without the operator's name: \"%s\"", breaks_text(step), sgk_last_error());
     check_operator *o = operator_named(label);
     if (o) o->refused++;

@@ -250,30 +250,36 @@ def test_cuda_graph(name, gpu):
     assert_same([r for r in results + written_tensors(name, static) if isinstance(r, torch.Tensor)], expected)
 
 
-def test_first_call_inside_a_capture(name, gpu):
-    """A fresh process: the module is loaded while torch's default, global capture is under way."""
+FRESH_PROCESSES = 12
+
+
+@pytest.mark.parametrize("part", range(FRESH_PROCESSES))
+def test_first_call_inside_a_capture(part, gpu):
+    """Fresh processes: the library starts, and each operator's kernels are loaded, while torch's default, global capture is under way."""
+    names = OPERATORS[part::FRESH_PROCESSES]
     code = f"""
 import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
 import torch
 import sgl_kernel
 from samples import SAMPLES
-arguments = SAMPLES[{name!r}](64, "cuda")
-base, _, overload = {name!r}.partition(".")
-op = getattr(getattr(torch.ops.sgl_kernel, base), overload or "default")
-fresh = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
-torch.cuda.synchronize()
-graph = torch.cuda.CUDAGraph()
-with torch.cuda.graph(graph):
-    op(*arguments)
-graph.replay()
-op(*fresh)
-torch.cuda.synchronize()
 bits = {{1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}}
-assert all(torch.equal(a.view(bits[a.element_size()]), b.view(bits[b.element_size()])) for a, b in zip(arguments, fresh) if isinstance(a, torch.Tensor))
-print("fine")
+for name in {names!r}:
+    arguments = SAMPLES[name](64, "cuda")
+    base, _, overload = name.partition(".")
+    op = getattr(getattr(torch.ops.sgl_kernel, base), overload or "default")
+    fresh = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        op(*arguments)
+    graph.replay()
+    op(*fresh)
+    torch.cuda.synchronize()
+    assert all(torch.equal(a.view(bits[a.element_size()]), b.view(bits[b.element_size()])) for a, b in zip(arguments, fresh) if isinstance(a, torch.Tensor)), name
+    print(name)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert result.stdout == "fine\n", result.stderr
+    assert result.stdout.split() == names, result.stderr
 
 
 # ---- the Python functions --------------------------------------------------------------------------------------------------------

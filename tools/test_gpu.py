@@ -51,14 +51,14 @@ def main():
     environment = dict(os.environ, SGK_LIBRARY=os.path.join(build, "libsgl_kernel.so"), PYTHONUNBUFFERED="1",
                        PYTHONPATH=os.pathsep.join(filter(None, [os.path.join(ROOT, "python"), os.environ.get("PYTHONPATH")])))
     jobs = f"--jobs={arguments.jobs}"
-    parallel = ["-n", str(arguments.jobs)] if importlib.util.find_spec("xdist") else []
+    parallel = ["-n", str(arguments.jobs), "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
     commands = {
         "check": [check, "--level=cuda", jobs],
         "large": [check, "--large"],
         "memcheck": sanitizer("memcheck", check, jobs),
         "racecheck": sanitizer("racecheck", check, jobs, "--once"),
         "c": ["sh", "-c", f"cc -std=c11 -I{ROOT}/include {ROOT}/examples/c/rmsnorm.c -L{build} -lsgl_kernel -Wl,-rpath,{build} -ldl -lm -o {example} && {example}"],
-        "pytest": [sys.executable, "-m", "pytest", *parallel, "-rf", "--tb=short", "--durations=5", "-p", "no:cacheprovider", f"--ignore={ROOT}/tests/test_call_cost.py",
+        "pytest": [sys.executable, "-m", "pytest", *parallel, "-rf", "--tb=short", "--durations=20", "-o", "faulthandler_timeout=100", "-p", "no:cacheprovider", f"--ignore={ROOT}/tests/test_call_cost.py",
                    os.path.join(ROOT, "tests")],
         "cost": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", os.path.join(ROOT, "tests/test_call_cost.py")],      # alone: it is a matter of microseconds
         "bench": [sys.executable, "-m", "sgl_kernel", "bench", "--level=cuda", "--from=8", f"--json={out}/bench.json"],
