@@ -144,7 +144,7 @@ static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t ro
         for (size_t i = 0; i < table->count; ++i)
             for (int split = 1; split <= 8; split = split < 3 ? split + 1 : split + 5) {
                 const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
-                if (!linear_takes(choice, dtype, rows, columns, depth) || (only && (split > 1 || !strstr(choice.kernel->defines, only)))) continue;
+                if (!linear_takes(choice, dtype, out_dtype, rows, columns, depth) || (only && (split > 1 || (!strstr(choice.kernel->defines, only) && !strstr(choice.kernel->file, only))))) continue;
                 if (!check_case("linear_build_%d_%s_%s_%lldx%lldx%lld_in_%d", number++, check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth, split)) continue;
                 check_switches.keep_arguments = true;
                 check_tensor *input           = check_input_dense(dtype, 2, rows, depth);
@@ -370,6 +370,7 @@ void check_gemm(void)
             check_linear_builds(t, t == SGK_F16 ? t : SGK_F32, 11, 200, 8264, "AHEAD=");
             check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264, NULL);
             if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
+            for (int64_t slabs = 3; slabs > 0 && !check_small; --slabs) check_linear_builds(t, t, 1040, 4232, 64 * slabs - 56, "gemm_wide");
             if (!check_small) check_linear_builds(t, t, 9, 17000, 136, "LEAN=1");
         }
         check_linear_batched(t, t, true, 3, 5, 7, 33, false);
@@ -377,6 +378,7 @@ void check_gemm(void)
         check_linear_batched(t, t, false, 5, 70, 136, 136, true);
         check_linear_batched(t, t, true, 2, 9, 72, 1032, true);
         check_linear_batched(t, t, false, 70, 40, 136, 136, true);         /* several products a block */
+        if (!check_small && t != SGK_F32) check_linear_batched(t, t, false, 9, 300, 2056, 72, true);
         check_linear_batched(t, t, false, 0, 4, 5, 6, false);
         check_linear_batched(t, t, false, 4, 3, 5, 0, false);
         check_router(t, SGK_F32, 1, 256, 1096);

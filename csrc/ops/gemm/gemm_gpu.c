@@ -7,7 +7,7 @@
 #include "base/match.h"
 #include "cuda/tensor_map.h"
 
-/* Every build of the seven kernels. */
+/* Every build of the eight kernels. */
 /* clang-format off */
 #define VECTOR(type, dtype, rows, share, archs) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, archs), dtype, rows, share }
@@ -100,6 +100,19 @@ static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap, lean;
     WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
 };
 
+/* The macros are explained in the kernel. WIDE_ROWS rows of input and `bn` of the weight are a tile. */
+enum { WIDE_ROWS = 128 };
+#define WIDE(type, dtype, bn, stages) \
+    { SGK_KERNEL("gemm/gemm_wide.cu", "linear_wide", "-DT=" type " -DBN=" #bn " -DSTAGES=" #stages, SGK_ARCH_90A), dtype, bn, stages }
+#define WIDES(type, dtype)       \
+    WIDE(type, dtype, 256, 4),   \
+    WIDE(type, dtype, 224, 4),   \
+    WIDE(type, dtype, 192, 4),   \
+    WIDE(type, dtype, 160, 5)
+static struct wide_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages; } wide_builds[] = {
+    WIDES("f16", SGK_F16), WIDES("bf16", SGK_BF16),
+};
+
 /* The last row of a format takes any strides, addresses and K. */
 #define SIMT(type, dtype, pieces) \
     { SGK_KERNEL("gemm/gemm_simt.cu", "linear_simt", "-DT=" type " -DPIECES=" #pieces, SGK_GENERAL), dtype, pieces }
@@ -115,6 +128,7 @@ const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(pair_builds),
     SGK_KERNEL_TABLE(mma_builds),
     SGK_KERNEL_TABLE(wgmma_builds),
+    SGK_KERNEL_TABLE(wide_builds),
     SGK_KERNEL_TABLE(simt_builds),
     SGK_KERNEL_TABLE(scaled_mma_builds),
     SGK_KERNEL_TABLE(scaled_wgmma_builds),
@@ -216,28 +230,39 @@ static int wgmma_inbox(const struct wgmma_build *b, int split) { return split * 
 static int wgmma_shared(const struct wgmma_build *b) { return (b->resident == 1 ? 232448 : 233472 / 2 - 1024) - 1024 - 512; }
 
 /* Rows in 16-byte pieces that do not overlap, coordinates of 31 bits. */
-static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const struct linear_args *a, int split)
+static bool operands_in_boxes(const linear_call *c, const struct linear_args *a)
 {
-    const int64_t most = INT32_MAX - 4096, far = INT64_C(1) << 38, steps = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
-    return b->dtype == a->dtype && c->pieces && sgk_kernel_fits(&b->kernel, c->device) && a->depth > 0 && a->columns % 8 == 0 &&
+    const int64_t most = INT32_MAX - 4096, far = INT64_C(1) << 38;
+    return c->pieces && a->depth > 0 && a->columns % 8 == 0 &&
            a->rows < most && a->columns < most && a->depth < most && a->batch < most &&
            ceil_div(a->rows, 16) <= most / (ceil_div(a->columns, 16) * a->batch) &&
            (a->rows == 1 || (a->input_stride >= a->depth && a->input_stride < far)) && a->weight_stride >= a->depth && a->weight_stride < far &&
-           (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far)) &&
+           (a->batch == 1 || (a->input_batch > 0 && a->input_batch < far && a->weight_batch > 0 && a->weight_batch < far));
+}
+
+static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    const int64_t steps = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
+    return b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && operands_in_boxes(c, a) &&
            (!b->lean || ceil_div(a->rows, b->swap ? b->bn : b->rows) <= 65535) &&
            (split == 1 || (split <= 8 && split <= steps && wgmma_shared(b) - wgmma_inbox(b, split) >= 2 * b->slabs * (b->rows + b->bn) * 128));
 }
 
 /* Whether out can be written in boxes. */
-static bool wgmma_boxes(const struct linear_args *a)
+static bool out_in_boxes(const struct linear_args *a)
 {
     return a->out_dtype == a->dtype && sgk_in_pieces(a->out, a->rows == 1 ? a->columns : a->out_stride, a->dtype) &&
            (a->rows == 1 || (a->out_stride >= a->columns && a->out_stride < INT64_C(1) << 38)) &&
            (a->batch == 1 || (sgk_in_pieces(NULL, a->out_batch, a->dtype) && a->out_batch < INT64_C(1) << 38));
 }
 
+static bool wide_takes(const struct wide_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    return split == 1 && b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && operands_in_boxes(c, a) && out_in_boxes(a);
+}
+
 /* `batch` matrices of `rows` rows, in boxes of `width` x `height` elements; a row or a matrix alone has any stride. */
-static sgk_tensor_map wgmma_map(const struct linear_args *a, const void *data, int64_t columns, int64_t rows, int64_t stride, int64_t batch, int width, int height)
+static sgk_tensor_map boxes(const struct linear_args *a, const void *data, int64_t columns, int64_t rows, int64_t stride, int64_t batch, int width, int height)
 {
     return (sgk_tensor_map){
         .dtype     = a->dtype,
@@ -304,11 +329,11 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
         .rest         = steps % split,
         .split        = split,
         .pieces       = wgmma_pieces(b, split),
-        .by_tma       = wgmma_boxes(a),
+        .by_tma       = out_in_boxes(a),
     };
-    const sgk_tensor_map input  = wgmma_map(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
-    const sgk_tensor_map weight = wgmma_map(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
-    const sgk_tensor_map out    = wgmma_map(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
+    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
+    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
+    const sgk_tensor_map out    = boxes(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
     SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, b->swap ? &w.second : &w.first));
     SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, b->swap ? &w.first : &w.second));
     if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(c->op, "out", &out, &w.result));
@@ -331,6 +356,32 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
     return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
 }
 
+static sgk_status launch_wide(const struct wide_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
+{
+    struct linear_wgmma_args w = {
+        .l            = *a,
+        .first_tiles  = (int32_t)ceil_div(a->rows, WIDE_ROWS),
+        .second_tiles = (int32_t)ceil_div(a->columns, b->bn),
+        .band         = 16,
+        .share        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH),
+    };
+    w.tiles                     = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
+    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, WIDE_ROWS);
+    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->bn);
+    const sgk_tensor_map out    = boxes(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, 64, 64);
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, &w.first));
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, &w.second));
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "out", &out, &w.result));
+    const sgk_launch shape = {
+        .grid          = { least(w.tiles, c->device->multiprocessors) },
+        .block         = { 384 },
+        .shared_memory = (unsigned)(b->stages * ((WIDE_ROWS + b->bn) * 128 + 16) + 4 * 64 * 64 * 2),
+        .alone         = !a->early,
+    };
+    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
+    return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
+}
+
 /* The row of a table that this kernel is, or NULL. */
 #define ROW(builds, choice) \
     ((uintptr_t)(choice).kernel - (uintptr_t)(builds) < sizeof(builds) ? (void *)(choice).kernel : NULL)
@@ -344,12 +395,14 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     const struct pair_build   *p     = ROW(pair_builds, choice);
     const struct mma_build    *m     = ROW(mma_builds, choice);
     const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
+    const struct wide_build   *x     = ROW(wide_builds, choice);
     const struct simt_build   *f     = ROW(simt_builds, choice);
     const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
                                                                              : h   ? few_takes(h, c, a, choice.split)
                                                                              : p   ? pair_takes(p, c, a, choice.split)
                                                                              : m   ? mma_takes(m, c, a, choice.split)
                                                                              : w   ? wgmma_takes(w, c, a, choice.split)
+                                                                             : x   ? wide_takes(x, c, a, choice.split)
                                                                                    : f && simt_takes(f, c, a, choice.split);
     if (!legal || !run) return legal;
     if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
@@ -361,6 +414,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     if (p) *status = launch_pair(p, c, choice, a);
     if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
     if (w) *status = launch_wgmma(w, c, choice, a);
+    if (x) *status = launch_wide(x, c, choice, a);
     if (f) *status = launch(c, choice, tiles(a, 64, 64), 4, 0, a);
     return true;
 }
@@ -444,7 +498,8 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
 /*
  * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
  * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
- * not fill every part of the GPU. The batch-invariant choice does not look at M, and its tile is always the same.
+ * not fill every part of the GPU. Where the kernel of wide tiles takes the call, the other one's wide tiles need not be looked at, and its
+ * 128x128 ends as late as it does beside them. The batch-invariant choice does not look at M, and its tile is always the same.
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
 {
@@ -453,6 +508,14 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
     const int     multiprocessors = c->device->multiprocessors;
     const int64_t rows = batch_invariant ? 1 : a->rows, batch = batch_invariant ? 1 : a->batch;
     const double  memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
+    for (size_t i = 0; i < COUNT(wide_builds) && rows > WIDE_ROWS; ++i) {
+        struct wide_build *b = &wide_builds[i];
+        if (!wide_takes(b, c, a, 1)) continue;
+        const double rounds = (double)ceil_div(ceil_div(rows, WIDE_ROWS) * ceil_div(a->columns, b->bn) * batch, multiprocessors);
+        const double busy = rounds * ((double)ceil_div(a->depth, LINEAR_WGMMA_DEPTH) * (b->bn * 2.75 + 8) + 2500), time = busy > memory ? busy + memory / 8 : memory + busy / 8;
+        if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, 1 }, least_time = time;
+    }
+    const bool wide = best.kernel != NULL;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
         if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && (b->lean || !b->swap || b->bn != 128 || b->rows != 128))) continue;
@@ -463,9 +526,10 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
         const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
         for (int split = 1; split <= 4 && split <= steps; ++split) {
             if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
-            if (!wgmma_takes(b, c, a, split)) continue;
+            if (!wgmma_takes(b, c, a, split) || (wide && split == 1 && !b->swap)) continue;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
-            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + 800);
+            const int     end    = wide && split == 1 && b->rows * b->bn == 128 * 128 ? 1700 : 800;
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + end);
             const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
             if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
         }
@@ -484,6 +548,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 #define F(rows, warps)               (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
 #define L(resident, rows, bn, split) (UINT32_C(6) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
 #define P(rows)                      (UINT32_C(7) << 28 | (uint32_t)(rows))
+#define X(bn)                        (UINT32_C(8) << 28 | (uint32_t)(bn))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
@@ -493,6 +558,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     const struct pair_build   *p = ROW(pair_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
+    const struct wide_build   *x = ROW(wide_builds, choice);
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (h) snprintf(text, size, "F(%d, %d)", h->rows, h->warps);
@@ -500,6 +566,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     else if (p) snprintf(text, size, "P(%d)", p->rows);
     else if (w && w->lean) snprintf(text, size, "L(%d, %d, %d, %d)", w->resident, w->rows, w->bn, choice.split);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
+    else if (x) snprintf(text, size, "X(%d)", x->bn);
     else snprintf(text, size, "0");
     return text;
 }
@@ -519,6 +586,8 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (few_builds[i].dtype == dtype && token == F(few_builds[i].rows, few_builds[i].warps)) return &few_builds[i].kernel;
     for (size_t i = 0; i < COUNT(pair_builds); ++i)
         if (pair_builds[i].dtype == dtype && token == P(pair_builds[i].rows)) return &pair_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(wide_builds); ++i)
+        if (wide_builds[i].dtype == dtype && token == X(wide_builds[i].bn)) return &wide_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
         if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
@@ -573,6 +642,7 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct pair_build   *p = ROW(pair_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
+    if (ROW(wide_builds, choice)) return rows > WIDE_ROWS / 2;
     if (v) return rows > v->rows / 2 && columns < 100000;
     if (h) return (h->rows < 2 * rows || h->rows == 8) && ceil_div(columns, LINEAR_FEW_COLUMNS) <= 4 * MULTIPROCESSORS;
     if (p) return (p->rows < 2 * rows || p->rows == 8) && ceil_div(columns, LINEAR_PAIR_COLUMNS) <= 4 * MULTIPROCESSORS;
@@ -586,11 +656,11 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     return choice.split == 1 || (down * across * choice.split <= w->resident * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
 }
 
-bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t columns, int64_t depth)
+bool linear_takes(linear_choice choice, sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth)
 {
     const sgk_cuda_device *device;
     if (sgk_cuda_get_device("linear", 0, &device) != SGK_OK || !sgk_kernel_fits(choice.kernel, device)) return false;
-    const struct linear_args a = { .rows = rows, .columns = columns, .depth = depth, .out_stride = columns, .input_stride = depth, .weight_stride = depth, .dtype = dtype, .out_dtype = dtype, .batch = 1 };
+    const struct linear_args a = { .rows = rows, .columns = columns, .depth = depth, .out_stride = columns, .input_stride = depth, .weight_stride = depth, .dtype = dtype, .out_dtype = out_dtype, .batch = 1 };
     const linear_call        c = { .op = "linear", .why = "", .device = device, .pieces = sgk_in_pieces(NULL, depth, dtype) };
     return takes(&c, choice, &a, false, NULL);
 }
@@ -598,7 +668,7 @@ bool linear_takes(linear_choice choice, sgk_dtype dtype, int64_t rows, int64_t c
 /* All that a choice depends on. */
 typedef struct {
     int64_t rows, columns, depth, batch, input_stride, weight_stride, input_batch, weight_batch;
-    int32_t dtype, ordinal, pieces, batch_invariant;
+    int32_t dtype, ordinal, layout, batch_invariant;
 } linear_shape;
 _Static_assert(sizeof(linear_shape) == 80, "linear_shape has gaps");
 
@@ -633,7 +703,7 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         return status;
     }
     const linear_shape shape  = { a->rows, a->columns, a->depth, a->batch, a->input_stride, a->weight_stride, a->input_batch, a->weight_batch,
-                                  a->dtype, ordinal, c.pieces, batch_invariant };
+                                  a->dtype, ordinal, c.pieces + 2 * out_in_boxes(a), batch_invariant };
     linear_choice     *memory = remembered(&shape), choice = *memory;
     if (sgk_log_wanted(exec)) choice.kernel = NULL;         /* the reason is told too */
     if (!choice.kernel && !batch_invariant) choice = choose_measured(&c, a);

@@ -112,7 +112,7 @@ static int measure(candidate *all, int64_t m, int64_t n, int64_t k)
             for (int split = 1; split <= 8 && count < CANDIDATES; ++split) {
                 candidate *c = &all[count];
                 *c           = (candidate){ .choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split } };
-                if (!strncmp(c->choice.kernel->entry, "linear_simt", 11) || !linear_takes(c->choice, SGK_BF16, m, n, k) || !linear_sensible(c->choice, m, n, k)) continue;
+                if (!strncmp(c->choice.kernel->entry, "linear_simt", 11) || !linear_takes(c->choice, SGK_BF16, SGK_BF16, m, n, k) || !linear_sensible(c->choice, m, n, k)) continue;
                 bool ok = true;
                 for (int pdl = 0; pdl < kinds && ok; ++pdl) ok = record(c, m, n, k, nodes, copies, pdl);
                 if (ok) ++count;
