@@ -42,28 +42,26 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_pair(const __
     const int                                pitch = half * 128 + 64, each = to - from > warp ? (to - from - warp + WARPS - 1) / WARPS : 0;
     const uint32_t                           there = shared_address(&arrived);
 
+    /* The kernel before this one may still run: weights may come as far as L2, where all see the same. A warp starts one copy after the other, so each starts its own. */
+    const int pieces = end - begin < a.ahead / 2 ? end - begin : a.ahead / 2, own_column = warp + WARPS * lane, own_row = own_column;
+    if (own_column < COLUMNS && n + own_column <= last && pieces > 0) l2_prefetch((const T *)a.l.weight + (n + own_column) * a.l.weight_stride + begin * 8, pieces * 16);
+
+    const uint4 *w[4];
+    #pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = (const uint4 *)((const T *)a.l.weight + (n + row + 8 * i < last ? n + row + 8 * i : last) * a.l.weight_stride);
     if (threadIdx.x == 0) {
         mbarrier_init(there, 1);
         mbarrier_init(shared_address(&received), 1);
         mbarrier_expect(shared_address(&received), ROWS * 16 * 4);
         mbarrier_init_done();
+        mbarrier_expect(there, (uint32_t)(a.l.rows * (end - begin) * 16));
     }
     __syncthreads();
     cluster_begin();                                    /* the barriers are there */
-    /* The kernel before this one may still run: weights may come as far as L2, where all see the same. */
-    const int pieces = end - begin < a.ahead / 2 ? end - begin : a.ahead / 2;
-    if (warp == 1 && n + lane <= last && pieces > 0) l2_prefetch((const T *)a.l.weight + (n + lane) * a.l.weight_stride + begin * 8, pieces * 16);
-
-    const uint4 *w[4];
-    #pragma unroll
-    for (int i = 0; i < 4; ++i) w[i] = (const uint4 *)((const T *)a.l.weight + (n + row + 8 * i < last ? n + row + 8 * i : last) * a.l.weight_stride);
     pdl_wait();
     if (a.release == 0) pdl_release();
-    if (warp == 0 && end > begin) {
-        if (lane == 0) mbarrier_expect(there, (uint32_t)(a.l.rows * (end - begin) * 16));
-        __syncwarp();
-        if (lane < (int)a.l.rows) bulk_load(shared_address(rows) + lane * pitch, (const T *)a.l.input + lane * a.l.input_stride + begin * 8, (end - begin) * 16, there);
-    }
+    if (own_row < (int)a.l.rows && end > begin)
+        bulk_load(shared_address(rows) + own_row * pitch, (const T *)a.l.input + own_row * a.l.input_stride + begin * 8, (end - begin) * 16, there);
 
     uint4 v[AHEAD][8];
     int   p = begin + warp * 8 + lane % 4, q = p;       /* the pieces of the slab that is asked for next, and of the one that is multiplied */
