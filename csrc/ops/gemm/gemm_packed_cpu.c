@@ -296,6 +296,24 @@ static uint32_t *strips_of(const struct packed_cpu_args *cpu, const packed_item 
     return cpu->strips + before + rows * (k / cpu->chunk) * packed_pitch(cpu, steps_of(cpu, cpu->chunk)) + first * packed_pitch(cpu, steps);
 }
 
+SGK_INLINE void four_side_by_side(uint32_t *to, const uint32_t *a, const uint32_t *b, const uint32_t *c, const uint32_t *d, int64_t steps)
+{
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= steps; i += 16) {
+        const __m512i x = _mm512_loadu_si512(a + i), y = _mm512_loadu_si512(b + i), z = _mm512_loadu_si512(c + i), w = _mm512_loadu_si512(d + i);
+        const __m512i low = _mm512_unpacklo_epi32(x, y), high = _mm512_unpackhi_epi32(x, y), low2 = _mm512_unpacklo_epi32(z, w), high2 = _mm512_unpackhi_epi32(z, w);
+        const __m512i s0 = _mm512_unpacklo_epi64(low, low2), s1 = _mm512_unpackhi_epi64(low, low2), s2 = _mm512_unpacklo_epi64(high, high2), s3 = _mm512_unpackhi_epi64(high, high2);
+        const __m512i s01 = _mm512_shuffle_i32x4(s0, s1, 0x44), s23 = _mm512_shuffle_i32x4(s2, s3, 0x44), t01 = _mm512_shuffle_i32x4(s0, s1, 0xee), t23 = _mm512_shuffle_i32x4(s2, s3, 0xee);
+        _mm512_storeu_si512(to + 4 * i, _mm512_shuffle_i32x4(s01, s23, 0x88));
+        _mm512_storeu_si512(to + 4 * i + 16, _mm512_shuffle_i32x4(s01, s23, 0xdd));
+        _mm512_storeu_si512(to + 4 * i + 32, _mm512_shuffle_i32x4(t01, t23, 0x88));
+        _mm512_storeu_si512(to + 4 * i + 48, _mm512_shuffle_i32x4(t01, t23, 0xdd));
+    }
+#endif
+    for (; i < steps; ++i) to[4 * i] = a[i], to[4 * i + 1] = b[i], to[4 * i + 2] = c[i], to[4 * i + 3] = d[i];
+}
+
 static void strip(const struct packed_cpu_args *cpu, const packed_item *item, int64_t s)
 {
     const struct packed_args *a     = &cpu->a;
@@ -305,21 +323,25 @@ static void strip(const struct packed_cpu_args *cpu, const packed_item *item, in
         const int64_t row = item->m + first + r;
         by[r]             = quantiser(a, item->b * a->input_batch + row * a->input_stride, &cpu->row_scale[item->b * a->rows + row]);
     }
-    for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
-        const int64_t   n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
+    /* The chunks of a lone strip lie one behind the other: short ones are done together. */
+    const int64_t together = PACKED_STEPS / steps_of(cpu, cpu->chunk), some = !cpu->tiles && high == item->rows && together > 1 ? together * cpu->chunk : cpu->chunk;
+    for (int64_t k = 0; k < a->depth; k += some) {
+        const int64_t   n = packed_least(some, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
         uint32_t *const to = strips_of(cpu, item, k, steps, first);
+        uint32_t        rows[4][PACKED_STEPS + VF];                     /* four for those that are laid side by side at once */
         for (int64_t r = 0; r < high; ++r) {
-            uint32_t row[PACKED_STEPS + VF];
+            uint32_t *const row = rows[r % 4];
             row_to_steps(cpu, a->input, item->b * a->input_batch + (item->m + first + r) * a->input_stride + k, n, by[r], row);
             if (cpu->tiles) {
                 memcpy(to + r * pitch, row, (size_t)steps * 4);
                 memset(to + r * pitch + steps, 0, (size_t)(pitch - steps) * 4);
             } else if (high == 1) {
                 memcpy(to, row, (size_t)steps * 4);
-            } else {
+            } else if (high != 4) {
                 for (int64_t i = 0; i < steps; ++i) to[i * high + r] = row[i];
             }
         }
+        if (high == 4 && !cpu->tiles) four_side_by_side(to, rows[0], rows[1], rows[2], rows[3], steps);
     }
 }
 
