@@ -296,22 +296,29 @@ static uint32_t *strips_of(const struct packed_cpu_args *cpu, const packed_item 
     return cpu->strips + before + rows * (k / cpu->chunk) * packed_pitch(cpu, steps_of(cpu, cpu->chunk)) + first * packed_pitch(cpu, steps);
 }
 
-SGK_INLINE void four_side_by_side(uint32_t *to, const uint32_t *a, const uint32_t *b, const uint32_t *c, const uint32_t *d, int64_t steps)
+/* to[s * apart + r] = rows[r][s] for four rows. */
+SGK_INLINE void four_side_by_side(uint32_t *to, int64_t apart, uint32_t rows[4][PACKED_STEPS + VF], int64_t steps)
 {
-    int64_t i = 0;
+    int64_t s = 0;
 #if defined(__AVX512F__)
-    for (; i + 16 <= steps; i += 16) {
-        const __m512i x = _mm512_loadu_si512(a + i), y = _mm512_loadu_si512(b + i), z = _mm512_loadu_si512(c + i), w = _mm512_loadu_si512(d + i);
-        const __m512i low = _mm512_unpacklo_epi32(x, y), high = _mm512_unpackhi_epi32(x, y), low2 = _mm512_unpacklo_epi32(z, w), high2 = _mm512_unpackhi_epi32(z, w);
-        const __m512i s0 = _mm512_unpacklo_epi64(low, low2), s1 = _mm512_unpackhi_epi64(low, low2), s2 = _mm512_unpacklo_epi64(high, high2), s3 = _mm512_unpackhi_epi64(high, high2);
-        const __m512i s01 = _mm512_shuffle_i32x4(s0, s1, 0x44), s23 = _mm512_shuffle_i32x4(s2, s3, 0x44), t01 = _mm512_shuffle_i32x4(s0, s1, 0xee), t23 = _mm512_shuffle_i32x4(s2, s3, 0xee);
-        _mm512_storeu_si512(to + 4 * i, _mm512_shuffle_i32x4(s01, s23, 0x88));
-        _mm512_storeu_si512(to + 4 * i + 16, _mm512_shuffle_i32x4(s01, s23, 0xdd));
-        _mm512_storeu_si512(to + 4 * i + 32, _mm512_shuffle_i32x4(t01, t23, 0x88));
-        _mm512_storeu_si512(to + 4 * i + 48, _mm512_shuffle_i32x4(t01, t23, 0xdd));
+    for (; s + 16 <= steps; s += 16) {
+        __m512i x[4], four[4];                                          /* four[i]: of steps i, i + 4, i + 8 and i + 12 */
+        for (int r = 0; r < 4; ++r) x[r] = _mm512_loadu_si512(rows[r] + s);
+        const __m512i low01 = _mm512_unpacklo_epi32(x[0], x[1]), high01 = _mm512_unpackhi_epi32(x[0], x[1]);
+        const __m512i low23 = _mm512_unpacklo_epi32(x[2], x[3]), high23 = _mm512_unpackhi_epi32(x[2], x[3]);
+        four[0] = _mm512_unpacklo_epi64(low01, low23), four[1] = _mm512_unpackhi_epi64(low01, low23);
+        four[2] = _mm512_unpacklo_epi64(high01, high23), four[3] = _mm512_unpackhi_epi64(high01, high23);
+        for (int i = 0; i < 4; ++i) {
+            uint32_t *const at = to + (s + i) * apart;
+            _mm_storeu_si128((void *)at, _mm512_castsi512_si128(four[i]));
+            _mm_storeu_si128((void *)(at + 4 * apart), _mm512_extracti32x4_epi32(four[i], 1));
+            _mm_storeu_si128((void *)(at + 8 * apart), _mm512_extracti32x4_epi32(four[i], 2));
+            _mm_storeu_si128((void *)(at + 12 * apart), _mm512_extracti32x4_epi32(four[i], 3));
+        }
     }
 #endif
-    for (; i < steps; ++i) to[4 * i] = a[i], to[4 * i + 1] = b[i], to[4 * i + 2] = c[i], to[4 * i + 3] = d[i];
+    for (; s < steps; ++s)
+        for (int r = 0; r < 4; ++r) to[s * apart + r] = rows[r][s];
 }
 
 static void strip(const struct packed_cpu_args *cpu, const packed_item *item, int64_t s)
@@ -328,7 +335,7 @@ static void strip(const struct packed_cpu_args *cpu, const packed_item *item, in
     for (int64_t k = 0; k < a->depth; k += some) {
         const int64_t   n = packed_least(some, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
         uint32_t *const to = strips_of(cpu, item, k, steps, first);
-        uint32_t        rows[4][PACKED_STEPS + VF];                     /* four for those that are laid side by side at once */
+        uint32_t        rows[4][PACKED_STEPS + VF];
         for (int64_t r = 0; r < high; ++r) {
             uint32_t *const row = rows[r % 4];
             row_to_steps(cpu, a->input, item->b * a->input_batch + (item->m + first + r) * a->input_stride + k, n, by[r], row);
@@ -337,11 +344,12 @@ static void strip(const struct packed_cpu_args *cpu, const packed_item *item, in
                 memset(to + r * pitch + steps, 0, (size_t)(pitch - steps) * 4);
             } else if (high == 1) {
                 memcpy(to, row, (size_t)steps * 4);
-            } else if (high != 4) {
+            } else if (r >= high - high % 4) {
                 for (int64_t i = 0; i < steps; ++i) to[i * high + r] = row[i];
+            } else if (r % 4 == 3) {
+                four_side_by_side(to + r - 3, high, rows, steps);
             }
         }
-        if (high == 4 && !cpu->tiles) four_side_by_side(to, rows[0], rows[1], rows[2], rows[3], steps);
     }
 }
 
