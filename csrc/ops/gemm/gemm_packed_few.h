@@ -143,6 +143,7 @@ SGK_INLINE void few(weight_format f, int rows, int blocks, const few_product *p)
                 if (!turned) few_step(f, &tables, b, from, u + 2 * b);
                 __builtin_prefetch(from + FEW_AHEAD);
                 if (bytes > 64) __builtin_prefetch(from + FEW_AHEAD + 64);
+                if (f == WEIGHT_BF16 && rows == 4) __builtin_prefetch(from + FEW_AHEAD / 2), __builtin_prefetch(from + FEW_AHEAD / 2 + 64);     /* again, as linear does */
             }
             if (turned) e2m1_blocks(tables.e2m1, w, w + p->block_bytes, u);
             #pragma GCC unroll 4
