@@ -21,8 +21,11 @@
 
 enum { KEYS = ATTENTION_KEYS,
        TILE_VECS = VF == 8 ? 2 : 4,         /* AVX2 has 16 registers, the others 32 */
-       AHEAD = 16384,                   /* decode: bytes between what is asked for and what is used, */
-       FAR   = 32 };                    /* and rows until one whose page is looked up meanwhile */
+       AHEAD       = 16384,             /* decode: bytes between what is asked for and what is used, */
+       FAR         = 32,                /* and rows until one whose page is looked up meanwhile; */
+       AGAIN       = 4,                 /* pieces between a request and the same once more, */
+       AGAIN_ROWS  = 4,                 /* under up to so many rows, */
+       AGAIN_BYTES = 256 };             /* with so many bytes of a key and more: others are bound by products */
 
 #define LOG2_E 1.44269504f
 #define LN_2   0.693147181f
@@ -195,34 +198,37 @@ SGK_INLINE vf soft_capped(vf x, float cap)
 
 /* Vector i of q's row r is at q[(i * rows + r) * VF]: f32, or where pairs are multiplied bf16, codes in the order of e4m3_widen(). */
 typedef struct {
-    int64_t rows, dim, dim_v;
-    int64_t k_step, v_step;                     /* from head to head in elements */
-    float   scale[ATTENTION_ROWS];              /* of each head */
-    bool    once;                               /* no cache keeps keys and values */
+    int64_t     rows, dim, dim_v;
+    int64_t     k_step, v_step;                     /* from head to head in elements */
+    float       scale[ATTENTION_ROWS];              /* of each head */
+    bool        once;                               /* no cache keeps keys and values */
+    bool        twice;                          /* every line is asked for twice: a processor that has no room for a request drops it */
+    const char *again;                          /* what is asked for once more during the next products, or NULL */
 #if defined(__AVX512BF16__)
     e4m3_tables e4m3;
 #endif
 } few_rows;
 
-/* Asks for lines of the `bytes` bytes at soon + offset: the i-th part of n; bytes, i and n are constants. Requests right behind each other get in each other's way. */
-SGK_INLINE void ask(const bool once, const char *soon, int64_t offset, const int64_t bytes, const int i, const int n)
+/* Asks for lines of the `bytes` bytes at soon + offset, and at again + offset unless that is NULL: the i-th part of n; bytes, i and n are constants. Requests right behind each other get in each other's way. */
+SGK_INLINE void ask(const bool once, const char *soon, const char *again, int64_t offset, const int64_t bytes, const int i, const int n)
 {
     const int64_t lines = (bytes + 63) / 64;
     if (!soon || (bytes < 64 && offset % 64)) return;
     for (int64_t line = lines * i / n; line < lines * (i + 1) / n; ++line) {
         if (once) __builtin_prefetch(soon + offset + 64 * line, 0, 0);
         else __builtin_prefetch(soon + offset + 64 * line);
+        if (again) __builtin_prefetch(again + offset + 64 * line, 0, 0);
     }
 }
 
 /* The same, all of them and not between anything. */
 SGK_INLINE void ask_now(const bool once, const char *from, int64_t bytes)
 {
-    for (int64_t i = 0; i < bytes; i += 64) ask(once, from + i, 0, 64, 0, 1);
+    for (int64_t i = 0; i < bytes; i += 64) ask(once, from + i, NULL, 0, 64, 0, 1);
 }
 
 /* Scores of `rows` rows, a constant, with four keys whose elements begin at `offset`; meanwhile as many bytes from `soon` on are asked for. */
-SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale)
+SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, const char *again, float scale)
 {
     vf            total[DOT_ROWS(SGK_E4M3)][4];
     const int64_t step = f->rows * VF, dim = f->dim;
@@ -239,7 +245,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores
             __m512bh x[4];
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) {
-                if (rows < 4) ask(once, soon, 8 * d, 256, j, 4);
+                if (rows < 4) ask(once, soon, again, 8 * d, 256, j, 4);
                 x[j] = (__m512bh)(dim - d >= 32 ? _mm512_loadu_si512(k[j] + d) : _mm512_zextsi256_si512(_mm256_loadu_si256((const void *)(k[j] + d))));
             }
 #pragma GCC unroll 7
@@ -247,7 +253,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores
                 const __m512bh y = (__m512bh)_mm512_loadu_ps(q + r * VF);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; ++j) total[r][j] = _mm512_dpbf16_ps(total[r][j], y, x[j]);
-                if (rows >= 4) ask(once, soon, 8 * d, 256, r, rows);
+                if (rows >= 4) ask(once, soon, again, 8 * d, 256, r, rows);
             }
         }
     } else if (t == SGK_E4M3) {
@@ -262,7 +268,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores
                     total[r][j] = _mm512_dpbf16_ps(total[r][j], (__m512bh)_mm512_loadu_ps(q + r * VF), (__m512bh)x[0]);
                     total[r][j] = _mm512_dpbf16_ps(total[r][j], (__m512bh)_mm512_loadu_ps(q + step + r * VF), (__m512bh)x[1]);
                 }
-                ask(once, soon, 4 * d, 256, j, 4);
+                ask(once, soon, again, 4 * d, 256, j, 4);
             }
         }
     } else
@@ -271,7 +277,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores
             vf k[4];
 #pragma GCC unroll 4
             for (int j = 0; j < 4; ++j) {
-                if (rows < 4) ask(once, soon, 4 * size_of(t) * d, 4 * size_of(t) * VF, j, 4);
+                if (rows < 4) ask(once, soon, again, 4 * size_of(t) * d, 4 * size_of(t) * VF, j, 4);
                 k[j] = vf_load(t, key[j], offset + d);
             }
 #pragma GCC unroll 7
@@ -279,7 +285,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores
                 const vf x = vf_load_f32(q + r * VF);
 #pragma GCC unroll 4
                 for (int j = 0; j < 4; ++j) total[r][j] = vf_fma(x, k[j], total[r][j]);
-                if (rows >= 4) ask(once, soon, 4 * size_of(t) * d, 4 * size_of(t) * VF, r, rows);
+                if (rows >= 4) ask(once, soon, again, 4 * size_of(t) * d, 4 * size_of(t) * VF, r, rows);
             }
         }
 #pragma GCC unroll 7
@@ -289,7 +295,7 @@ SGK_INLINE void dots(sgk_dtype t, const int rows, const bool once, float *scores
 /* The same under heads [h, end). */
 SGK_INLINE void dots_of_heads(sgk_dtype t, const int rows, const bool once, float *scores, const float *q, const few_rows *f, const void *const *key, const char *const *soon, int64_t h, int64_t end)
 {
-    for (; h < end; ++h, scores += f->rows * KEYS, q += f->rows * f->dim) dots(t, rows, once, scores, q, f, key, h * f->k_step, soon[h], f->scale[h]);
+    for (; h < end; ++h, scores += f->rows * KEYS, q += f->rows * f->dim) dots(t, rows, once, scores, q, f, key, h * f->k_step, soon[h], NULL, f->scale[h]);
 }
 
 /* One function for each format and number of rows, so that each has the registers to itself. With e4m3, where time goes to products, it takes all heads of four keys; the others take
@@ -300,7 +306,12 @@ typedef void dots_of_heads_fn(float *scores, const float *q, const few_rows *f, 
 #define DOTS(name, t, rows) \
     static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale) \
     { \
-        dots(t, rows, f->once, scores, q, f, key, offset, soon, scale); \
+        dots(t, rows, f->once, scores, q, f, key, offset, soon, NULL, scale); \
+    }
+#define DOTS_AGAIN(name, t, rows) \
+    static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, int64_t offset, const char *soon, float scale) \
+    { \
+        dots(t, rows, true, scores, q, f, key, offset, soon, f->again, scale); \
     }
 #define DOTS_OF_HEADS(name, t, rows) \
     static __attribute__((noinline)) void name##_##rows(float *scores, const float *q, const few_rows *f, const void *const *key, const char *const *soon, int64_t h, int64_t end) \
@@ -319,11 +330,17 @@ typedef void dots_of_heads_fn(float *scores, const float *q, const few_rows *f, 
     DOTS_TO_4(make, name, t) \
     static type *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
+#define DOTS_ALL_AGAIN(name, t) \
+    DOTS_TO_4(DOTS_AGAIN, name, t) \
+    static dots_fn *const name[AGAIN_ROWS] = { name##_1, name##_2, name##_3, name##_4 };
 /* clang-format on */
 DOTS_ALL(DOTS, dots_fn, dots_f32, SGK_F32)
 DOTS_ALL(DOTS, dots_fn, dots_f16, SGK_F16)
 DOTS_ALL(DOTS, dots_fn, dots_bf16, SGK_BF16)
 DOTS_ALL(DOTS_OF_HEADS, dots_of_heads_fn, dots_e4m3, SGK_E4M3)
+DOTS_ALL_AGAIN(dots_f32_again, SGK_F32)
+DOTS_ALL_AGAIN(dots_f16_again, SGK_F16)
+DOTS_ALL_AGAIN(dots_bf16_again, SGK_BF16)
 
 static const char *const nothing[ATTENTION_ROWS];               /* in place of what is asked for */
 
@@ -337,8 +354,10 @@ SGK_INLINE int64_t dot_rows(sgk_dtype t, int64_t left)
 /* Scores of four keys with all rows. */
 SGK_INLINE void score_few(sgk_dtype t, const few_rows *f, float *scores, const float *q, const void *const *key, int64_t offset, const char *soon, float scale)
 {
-    dots_fn *const *const with = t == SGK_F32 ? dots_f32 : t == SGK_F16 ? dots_f16
-                                                                        : dots_bf16;
+    dots_fn *const *with = t == SGK_F32 ? dots_f32 : t == SGK_F16 ? dots_f16
+                                                                  : dots_bf16;
+    if (f->again) with = t == SGK_F32 ? dots_f32_again : t == SGK_F16 ? dots_f16_again
+                                                                      : dots_bf16_again;
     for (int64_t left = f->rows, rows; left > 0; left -= rows, scores += rows * KEYS, q += rows * VF, soon = NULL) {
         rows = dot_rows(t, left);
         with[rows - 1](scores, q, f, key, offset, soon, scale);
@@ -362,8 +381,10 @@ typedef struct {
 } rows_ahead;
 
 typedef struct {
-    rows_ahead now, more;
-    int32_t    piece;                           /* the next one */
+    rows_ahead  now, more;
+    int32_t     piece;                           /* the next one */
+    const char *given[AGAIN];                   /* the last ones, in turn */
+    uint32_t    turn;
 } ahead;
 
 SGK_INLINE rows_ahead rows_of(const void *const *row, int32_t rows, int32_t heads, int64_t step, int64_t bytes)
@@ -373,7 +394,7 @@ SGK_INLINE rows_ahead rows_of(const void *const *row, int32_t rows, int32_t head
 }
 
 /* Where the next four heads' begin, to be asked for between products; what does not lie side by side is asked for here, and NULL is returned. */
-SGK_INLINE const char *next_pieces(ahead *a, const few_rows *f)
+SGK_INLINE const char *find_pieces(ahead *a, const few_rows *f)
 {
     const char *piece[4];
     int64_t     bytes = 0;
@@ -397,6 +418,14 @@ SGK_INLINE const char *next_pieces(ahead *a, const few_rows *f)
     if (aside) return piece[0];
     for (int i = 0; i < 4; ++i) ask_now(f->once, piece[i], bytes);
     return NULL;
+}
+
+/* The same, and what was found AGAIN pieces before, to be asked for once more. */
+SGK_INLINE const char *next_pieces(ahead *a, few_rows *f)
+{
+    const char *soon = find_pieces(a, f);
+    if (f->twice) f->again = a->given[a->turn % AGAIN], a->given[a->turn++ % AGAIN] = soon;
+    return soon;
 }
 
 /* Turns scores into 2^(score - most), keeps most, sum and out up to date. Keys [first, first + keys). With pairs, the powers of two
@@ -462,7 +491,7 @@ SGK_INLINE bool value_in_pairs(sgk_dtype t, int64_t dim_v) { return PAIRS(t) && 
 
 /* out += p values of four keys in columns [d, end), `vecs` vectors, a constant, at a time. In pairs the rows of two keys lie side by side in the sum. */
 SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const bool pairs, const bool once, float *out, const float *p, const few_rows *f, const char *const *value, const char *soon,
-                              int64_t d, int64_t end)
+                              const char *again, int64_t d, int64_t end)
 {
     const int64_t size = size_of(t), dim_v = f->dim_v;
     (void)pairs;
@@ -480,7 +509,7 @@ SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const
                 __m512i w[4];
 #pragma GCC unroll 2
                 for (int v = 0; v < vecs; v += 2) {
-                    if (rows < 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j + v / 2, 4);
+                    if (rows < 4) ask(once, soon, again, 4 * size * d, 4 * size * VF * vecs, j + v / 2, 4);
                     value_pairs(t, f, value[j] + (d + 16 * v) * size, value[j + 1] + (d + 16 * v) * size, w + v);
                 }
 #pragma GCC unroll 8
@@ -488,7 +517,7 @@ SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const
                     const __m512bh e = (__m512bh)_mm512_set1_ps(p[r * KEYS + j / 2]);   /* a pair */
 #pragma GCC unroll 4
                     for (int v = 0; v < vecs; ++v) total[r * vecs + v] = _mm512_dpbf16_ps(total[r * vecs + v], e, (__m512bh)w[v]);
-                    if (rows >= 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j / 2 * rows + r, 2 * rows);
+                    if (rows >= 4) ask(once, soon, again, 4 * size * d, 4 * size * VF * vecs, j / 2 * rows + r, 2 * rows);
                 }
             }
         } else
@@ -498,7 +527,7 @@ SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const
                 vf w[4];
 #pragma GCC unroll 4
                 for (int v = 0; v < vecs; ++v) {
-                    if (rows < 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j * vecs + v, 4 * vecs);
+                    if (rows < 4) ask(once, soon, again, 4 * size * d, 4 * size * VF * vecs, j * vecs + v, 4 * vecs);
                     w[v] = vf_load(t, value[j], d + VF * v);
                 }
 #pragma GCC unroll 8
@@ -506,7 +535,7 @@ SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const
                     const vf e = vf_set(p[r * KEYS + j]);
 #pragma GCC unroll 4
                     for (int v = 0; v < vecs; ++v) total[r * vecs + v] = vf_fma(w[v], e, total[r * vecs + v]);
-                    if (rows >= 4) ask(once, soon, 4 * size * d, 4 * size * VF * vecs, j * rows + r, 4 * rows);
+                    if (rows >= 4) ask(once, soon, again, 4 * size * d, 4 * size * VF * vecs, j * rows + r, 4 * rows);
                 }
             }
         to = out + d;
@@ -517,22 +546,22 @@ SGK_INLINE void weigh_columns(sgk_dtype t, const int rows, const int vecs, const
     }
 }
 
-SGK_INLINE void weigh(sgk_dtype t, const int rows, const bool pairs, const bool once, float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon)
+SGK_INLINE void weigh(sgk_dtype t, const int rows, const bool pairs, const bool once, float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon, const char *again)
 {
     const char   *row[4];
     const int64_t dim_v = f->dim_v;
     const int     vecs = VF == 8 || rows > 4 ? 2 : 4, rest = pairs ? 2 : 1;
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) row[j] = (const char *)value[j] + offset * size_of(t);
-    weigh_columns(t, rows, vecs, pairs, once, out, p, f, row, soon, 0, dim_v);
-    if (dim_v % (VF * vecs)) weigh_columns(t, rows, rest, pairs, once, out, p, f, row, soon, dim_v - dim_v % (VF * vecs), dim_v);
+    weigh_columns(t, rows, vecs, pairs, once, out, p, f, row, soon, again, 0, dim_v);
+    if (dim_v % (VF * vecs)) weigh_columns(t, rows, rest, pairs, once, out, p, f, row, soon, again, dim_v - dim_v % (VF * vecs), dim_v);
 }
 
 /* The same under heads [h, end). */
 SGK_INLINE void weigh_heads(sgk_dtype t, const int rows, const bool pairs, const bool once, float *out, const float *p, const few_rows *f, const void *const *value, const char *const *soon,
                             int64_t h, int64_t end)
 {
-    for (; h < end; ++h, out += f->rows * f->dim_v, p += f->rows * KEYS) weigh(t, rows, pairs, once, out, p, f, value, h * f->v_step, soon[h]);
+    for (; h < end; ++h, out += f->rows * f->dim_v, p += f->rows * KEYS) weigh(t, rows, pairs, once, out, p, f, value, h * f->v_step, soon[h], NULL);
 }
 
 typedef void weigh_heads_fn(float *out, const float *p, const few_rows *f, const void *const *value, const char *const *soon, int64_t h, int64_t end);
@@ -541,7 +570,12 @@ typedef void weigh_fn(float *out, const float *p, const few_rows *f, const void 
 #define WEIGH(name, t, pairs, rows) \
     static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon) \
     { \
-        weigh(t, rows, pairs, f->once, out, p, f, value, offset, soon); \
+        weigh(t, rows, pairs, f->once, out, p, f, value, offset, soon, NULL); \
+    }
+#define WEIGH_AGAIN(name, t, pairs, rows) \
+    static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, int64_t offset, const char *soon) \
+    { \
+        weigh(t, rows, pairs, true, out, p, f, value, offset, soon, f->again); \
     }
 #define WEIGH_HEADS(name, t, pairs, rows) \
     static __attribute__((noinline)) void name##_##rows(float *out, const float *p, const few_rows *f, const void *const *value, const char *const *soon, int64_t h, int64_t end) \
@@ -560,15 +594,22 @@ typedef void weigh_fn(float *out, const float *p, const few_rows *f, const void 
     WEIGH_TO_4(make, name, t, pairs) \
     static type *const name[] = { name##_1, name##_2, name##_3, name##_4 };
 #endif
+#define WEIGH_ALL_AGAIN(name, t, pairs) \
+    WEIGH_TO_4(WEIGH_AGAIN, name, t, pairs) \
+    static weigh_fn *const name[AGAIN_ROWS] = { name##_1, name##_2, name##_3, name##_4 };
 /* clang-format on */
 enum { WEIGH_ROWS = VF == 16 ? 8 : 4 };
 WEIGH_ALL(WEIGH, weigh_fn, weigh_f32, SGK_F32, false)
 WEIGH_ALL(WEIGH, weigh_fn, weigh_f16, SGK_F16, false)
 WEIGH_ALL(WEIGH, weigh_fn, weigh_bf16, SGK_BF16, false)
 WEIGH_ALL(WEIGH_HEADS, weigh_heads_fn, weigh_e4m3, SGK_E4M3, false)
+WEIGH_ALL_AGAIN(weigh_f32_again, SGK_F32, false)
+WEIGH_ALL_AGAIN(weigh_f16_again, SGK_F16, false)
+WEIGH_ALL_AGAIN(weigh_bf16_again, SGK_BF16, false)
 #if defined(__AVX512BF16__)
 WEIGH_ALL(WEIGH, weigh_fn, weigh_bf16_pairs, SGK_BF16, true)
 WEIGH_ALL(WEIGH_HEADS, weigh_heads_fn, weigh_e4m3_pairs, SGK_E4M3, true)
+WEIGH_ALL_AGAIN(weigh_bf16_pairs_again, SGK_BF16, true)
 #endif
 
 /* The rows of four values under a head, of which the first `keys` are there: nothing else is read, and offset is 0. */
@@ -585,8 +626,10 @@ SGK_INLINE void weigh_few(sgk_dtype t, const few_rows *f, float *out, const floa
     const void      *some[4];
     weigh_fn *const *with = t == SGK_F32 ? weigh_f32 : t == SGK_F16 ? weigh_f16
                                                                     : weigh_bf16;
+    if (f->again) with = t == SGK_F32 ? weigh_f32_again : t == SGK_F16 ? weigh_f16_again
+                                                                       : weigh_bf16_again;
 #if defined(__AVX512BF16__)
-    if (value_in_pairs(t, f->dim_v)) with = weigh_bf16_pairs;
+    if (value_in_pairs(t, f->dim_v)) with = f->again ? weigh_bf16_pairs_again : weigh_bf16_pairs;
 #endif
     if (keys < 4) value = padded(some, t, value, offset, keys), offset = 0;
     for (int64_t left = f->rows, rows; left > 0; left -= rows, out += rows * f->dim_v, p += rows * KEYS, soon = NULL) {
@@ -779,6 +822,7 @@ SGK_INLINE void attend_few(sgk_dtype t, const piece *p, int32_t heads, bool once
     const int64_t                q_step = p->rows * (int64_t)p->dim, out_step = p->rows * (int64_t)p->dim_v, score_step = p->rows * (int64_t)KEYS;     /* from head to head */
     const bool                   pairs = value_in_pairs(t, p->dim_v);
     few_rows                     f     = { .rows = p->rows, .dim = a->dim, .dim_v = a->dim_v, .k_step = a->k_head_stride, .v_step = a->v_head_stride, .once = once };
+    f.twice                            = once && t != SGK_E4M3 && p->rows <= AGAIN_ROWS && k_bytes >= AGAIN_BYTES;
 #if defined(__AVX512BF16__)
     if (t == SGK_E4M3) f.e4m3 = e4m3_to_bf16();
 #endif

@@ -25,7 +25,7 @@ enum { TILE_ROWS = VF == 8 ? 3 : 6 };                           /* AVX2 has 16 r
 enum { TILE_COLUMNS       = 4,
        GROUP_ROWS         = 24,                                      /* a multiple of TILE_ROWS */
        GROUP_COLUMNS      = 8,
-       AHEAD_BYTES        = 512,
+       AHEAD_BYTES        = 1024,
        STREAM_AHEAD_BYTES = 8192,
        STREAM_ROWS        = 4,
        STREAM_ROWS_F32    = 2 };                                     /* rows of input; with four the tiles read weights faster, 43 GB/s beside 32 */
@@ -149,6 +149,7 @@ SGK_INLINE void column(sgk_dtype t, int rows, const char *x, int64_t x_bytes, co
         for (int64_t i = k; i < whole; i += step) {
             const vf u = load_step(t, w, i);
             __builtin_prefetch(w + i * size + STREAM_AHEAD_BYTES);
+            if (rows == 4) __builtin_prefetch(w + i * size + STREAM_AHEAD_BYTES / 2);     /* what four rows leave no time for is dropped: once more */
             #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) v[r] = multiply_add(t, load_step(t, x + r * x_bytes, i), u, v[r]);
         }

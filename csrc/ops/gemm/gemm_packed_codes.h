@@ -31,12 +31,12 @@ SGK_INLINE __m512i e2m1_pairs(__m512i table, const void *from)
 }
 
 /* 16 scales of mxfp4: powers of two by their exponents. */
-SGK_INLINE vf e8m0_lanes(const void *from)
+SGK_INLINE vf e8m0_of(__m512i code)
 {
-    const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128(from)), number = _mm512_slli_epi32(code, 23);
-    const __m512i some = _mm512_mask_mov_epi32(number, _mm512_testn_epi32_mask(code, code), _mm512_set1_epi32(0x00400000));
-    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(some, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255)), _mm512_set1_epi32(0x7fc00000)));
+    const __m512i number = _mm512_max_epu32(_mm512_slli_epi32(code, 23), _mm512_set1_epi32(0x00400000));
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(number, _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(255)), _mm512_set1_epi32(0x7fc00000)));
 }
+SGK_INLINE vf e8m0_lanes(const void *from) { return e8m0_of(_mm512_cvtepu8_epi32(_mm_loadu_si128(from))); }
 #endif
 
 #endif

@@ -296,6 +296,31 @@ static uint32_t *strips_of(const struct packed_cpu_args *cpu, const packed_item 
     return cpu->strips + before + rows * (k / cpu->chunk) * packed_pitch(cpu, steps_of(cpu, cpu->chunk)) + first * packed_pitch(cpu, steps);
 }
 
+/* to[s * apart + r] = rows[r][s] for four rows. */
+SGK_INLINE void four_side_by_side(uint32_t *to, int64_t apart, uint32_t rows[4][PACKED_STEPS + VF], int64_t steps)
+{
+    int64_t s = 0;
+#if defined(__AVX512F__)
+    for (; s + 16 <= steps; s += 16) {
+        __m512i x[4], four[4];                                          /* four[i]: of steps i, i + 4, i + 8 and i + 12 */
+        for (int r = 0; r < 4; ++r) x[r] = _mm512_loadu_si512(rows[r] + s);
+        const __m512i low01 = _mm512_unpacklo_epi32(x[0], x[1]), high01 = _mm512_unpackhi_epi32(x[0], x[1]);
+        const __m512i low23 = _mm512_unpacklo_epi32(x[2], x[3]), high23 = _mm512_unpackhi_epi32(x[2], x[3]);
+        four[0] = _mm512_unpacklo_epi64(low01, low23), four[1] = _mm512_unpackhi_epi64(low01, low23);
+        four[2] = _mm512_unpacklo_epi64(high01, high23), four[3] = _mm512_unpackhi_epi64(high01, high23);
+        for (int i = 0; i < 4; ++i) {
+            uint32_t *const at = to + (s + i) * apart;
+            _mm_storeu_si128((void *)at, _mm512_castsi512_si128(four[i]));
+            _mm_storeu_si128((void *)(at + 4 * apart), _mm512_extracti32x4_epi32(four[i], 1));
+            _mm_storeu_si128((void *)(at + 8 * apart), _mm512_extracti32x4_epi32(four[i], 2));
+            _mm_storeu_si128((void *)(at + 12 * apart), _mm512_extracti32x4_epi32(four[i], 3));
+        }
+    }
+#endif
+    for (; s < steps; ++s)
+        for (int r = 0; r < 4; ++r) to[s * apart + r] = rows[r][s];
+}
+
 static void strip(const struct packed_cpu_args *cpu, const packed_item *item, int64_t s)
 {
     const struct packed_args *a     = &cpu->a;
@@ -305,19 +330,24 @@ static void strip(const struct packed_cpu_args *cpu, const packed_item *item, in
         const int64_t row = item->m + first + r;
         by[r]             = quantiser(a, item->b * a->input_batch + row * a->input_stride, &cpu->row_scale[item->b * a->rows + row]);
     }
-    for (int64_t k = 0; k < a->depth; k += cpu->chunk) {
-        const int64_t   n = packed_least(cpu->chunk, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
+    /* The chunks of a lone strip lie one behind the other: short ones are done together. */
+    const int64_t together = PACKED_STEPS / steps_of(cpu, cpu->chunk), some = !cpu->tiles && high == item->rows && together > 1 ? together * cpu->chunk : cpu->chunk;
+    for (int64_t k = 0; k < a->depth; k += some) {
+        const int64_t   n = packed_least(some, a->depth - k), steps = steps_of(cpu, n), pitch = packed_pitch(cpu, steps);
         uint32_t *const to = strips_of(cpu, item, k, steps, first);
+        uint32_t        rows[4][PACKED_STEPS + VF];
         for (int64_t r = 0; r < high; ++r) {
-            uint32_t row[PACKED_STEPS + VF];
+            uint32_t *const row = rows[r % 4];
             row_to_steps(cpu, a->input, item->b * a->input_batch + (item->m + first + r) * a->input_stride + k, n, by[r], row);
             if (cpu->tiles) {
                 memcpy(to + r * pitch, row, (size_t)steps * 4);
                 memset(to + r * pitch + steps, 0, (size_t)(pitch - steps) * 4);
             } else if (high == 1) {
                 memcpy(to, row, (size_t)steps * 4);
-            } else {
+            } else if (r >= high - high % 4) {
                 for (int64_t i = 0; i < steps; ++i) to[i * high + r] = row[i];
+            } else if (r % 4 == 3) {
+                four_side_by_side(to + r - 3, high, rows, steps);
             }
         }
     }

@@ -26,11 +26,59 @@ SGK_INLINE packed_way few_way(weight_format f) { return f == WEIGHT_I8 || f == W
 SGK_INLINE int64_t few_step_bytes(weight_format f) { return f == WEIGHT_MXFP4 ? 32 : f == WEIGHT_E4M3 || f == WEIGHT_INT4 ? 64
                                                                                                                           : 128; }
 
+/* f32 lanes: sum += the products of pairs of bf16. Not the intrinsic: GCC 12 copies every sum twice around it, and spills some. */
+SGK_INLINE __m512i pairs_dot(__m512i sum, __m512i x, __m512i w)
+{
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
+
 /* What a step is decoded by. */
 typedef struct {
     e4m3_tables e4m3;
     __m512i     e2m1, less[2][2];                       /* less: the zeros of int4, of each block */
 } few_tables;
+
+/*
+ * mxfp4 of two blocks: 32 bytes of each to pairs of bf16, in four vectors. Shifts and unpacking run beside the products, so that only the four looks at the table take
+ * turns with them. Within 16 columns vector 0 has columns 0, 2, 4, 6, vector 1 has 8, 10, 12, 14, vectors 2 and 3 those behind them; quarters 0 and 1 are of one block,
+ * 2 and 3 of the other.
+ */
+SGK_INLINE __m512i e2m1_load(const void *first, const void *second)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(first)), _mm256_loadu_si256(second), 1);
+}
+SGK_INLINE void e2m1_blocks(__m512i table, const char *first, const char *second, __m512i to[4])
+{
+    const __m512i b        = e2m1_load(first, second);
+    const __m512i even_low = _mm512_permutexvar_epi16(b, table), even_high = _mm512_permutexvar_epi16(_mm512_srli_epi16(b, 4), table);
+    const __m512i odd_low = _mm512_permutexvar_epi16(_mm512_srli_epi16(b, 8), table), odd_high = _mm512_permutexvar_epi16(_mm512_srli_epi16(b, 12), table);
+    to[0] = _mm512_unpacklo_epi16(even_low, even_high), to[1] = _mm512_unpackhi_epi16(even_low, even_high);
+    to[2] = _mm512_unpacklo_epi16(odd_low, odd_high), to[3] = _mm512_unpackhi_epi16(odd_low, odd_high);
+}
+
+/* Their scales in the same order. */
+SGK_INLINE void e8m0_blocks(const uint8_t *first, const uint8_t *second, vf to[4])
+{
+    const __m512i b = e2m1_load(first, second), even = _mm512_and_si512(b, _mm512_set1_epi16(255)), odd = _mm512_srli_epi16(b, 8), zero = _mm512_setzero_si512();
+    to[0] = e8m0_of(_mm512_unpacklo_epi16(even, zero)), to[1] = e8m0_of(_mm512_unpackhi_epi16(even, zero));
+    to[2] = e8m0_of(_mm512_unpacklo_epi16(odd, zero)), to[3] = e8m0_of(_mm512_unpackhi_epi16(odd, zero));
+}
+
+/* Sums of 64 columns from that order to their own. */
+SGK_INLINE void e2m1_put_in_order(float *sums)
+{
+    vf v[4], quarter[4];
+    for (int i = 0; i < 4; ++i) v[i] = vf_load_f32(sums + i * VF);
+    quarter[0] = _mm512_unpacklo_ps(v[0], v[2]), quarter[1] = _mm512_unpackhi_ps(v[0], v[2]);
+    quarter[2] = _mm512_unpacklo_ps(v[1], v[3]), quarter[3] = _mm512_unpackhi_ps(v[1], v[3]);
+    for (int i = 0; i < 2; ++i) {
+        const vf low  = i ? _mm512_shuffle_f32x4(quarter[0], quarter[1], 0xee) : _mm512_shuffle_f32x4(quarter[0], quarter[1], 0x44);
+        const vf high = i ? _mm512_shuffle_f32x4(quarter[2], quarter[3], 0xee) : _mm512_shuffle_f32x4(quarter[2], quarter[3], 0x44);
+        vf_store_f32(sums + 2 * i * VF, _mm512_shuffle_f32x4(low, high, 0x88));
+        vf_store_f32(sums + (2 * i + 1) * VF, _mm512_shuffle_f32x4(low, high, 0xdd));
+    }
+}
 
 SGK_INLINE void few_step(weight_format f, const few_tables *t, int block, const char *w, __m512i to[2])
 {
@@ -63,17 +111,19 @@ SGK_INLINE vf few_scale(weight_format f, const struct packed_args *a, int64_t n,
 
 SGK_INLINE void few(weight_format f, int rows, int blocks, const few_product *p)
 {
-    const packed_way          way    = few_way(f);
-    const struct packed_args *a      = p->a;
-    const bool                scaled = f == WEIGHT_INT4 || f == WEIGHT_MXFP4 || (f == WEIGHT_E4M3 && a->scale);
-    const int64_t             groups = scaled ? packed_ceil(a->depth, a->group_k) : 1, bytes = few_step_bytes(f);
-    const uint32_t           *x = p->x;
-    const char               *w = p->w;
+    const packed_way          way     = few_way(f);
+    const struct packed_args *a       = p->a;
+    const bool                scaled  = f == WEIGHT_INT4 || f == WEIGHT_MXFP4 || (f == WEIGHT_E4M3 && a->scale);
+    const int64_t             group_k = f == WEIGHT_MXFP4 ? MXFP4_GROUP : a->group_k, chunk = f == WEIGHT_MXFP4 ? MXFP4_GROUP / 2 : p->chunk;
+    const int64_t             groups = scaled ? packed_ceil(a->depth, group_k) : 1, bytes = few_step_bytes(f);
+    const uint32_t           *x      = p->x;
+    const char               *w      = p->w;
+    const bool                turned = f == WEIGHT_MXFP4 && blocks == 2;
     few_tables                tables;
     if (f == WEIGHT_E4M3) tables.e4m3 = e4m3_to_bf16();
     if (f == WEIGHT_MXFP4) tables.e2m1 = e2m1_to_bf16();
-    for (int64_t first = 0; first < p->steps; first += p->chunk) {
-        const int64_t g = scaled ? first * packed_step(way) / a->group_k : 0, steps = packed_least(p->chunk, p->steps - first);
+    for (int64_t first = 0; first < p->steps; first += chunk) {
+        const int64_t g = scaled ? first * packed_step(way) / group_k : 0, steps = f == WEIGHT_MXFP4 ? chunk : packed_least(chunk, p->steps - first);
         if (f == WEIGHT_INT4)
             #pragma GCC unroll 2
             for (int b = 0; b < blocks; ++b) {
@@ -90,23 +140,34 @@ SGK_INLINE void few(weight_format f, int rows, int blocks, const few_product *p)
             #pragma GCC unroll 2
             for (int b = 0; b < blocks; ++b) {
                 const char *const from = w + b * p->block_bytes;
-                few_step(f, &tables, b, from, u + 2 * b);
+                if (!turned) few_step(f, &tables, b, from, u + 2 * b);
                 __builtin_prefetch(from + FEW_AHEAD);
                 if (bytes > 64) __builtin_prefetch(from + FEW_AHEAD + 64);
+                if (f == WEIGHT_BF16 && rows == 4) __builtin_prefetch(from + FEW_AHEAD / 2), __builtin_prefetch(from + FEW_AHEAD / 2 + 64);     /* again, as linear does */
             }
+            if (turned) e2m1_blocks(tables.e2m1, w, w + p->block_bytes, u);
             #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
                 const __m512i each = quads_set(x[r]);
                 #pragma GCC unroll 4
                 for (int v = 0; v < 2 * blocks; ++v)
-                    sum[r][v] = way == BY_I8 ? quads_dot(sum[r][v], each, u[v])
-                                             : _mm512_castps_si512(dot_f32(way, _mm512_castsi512_ps(sum[r][v]), _mm512_castsi512_ps(each), _mm512_castsi512_ps(u[v])));
+                    sum[r][v] = way == BY_I8     ? quads_dot(sum[r][v], each, u[v])
+                                : way == BY_BF16 ? pairs_dot(sum[r][v], each, u[v])
+                                                 : _mm512_castps_si512(vf_fma(_mm512_castsi512_ps(each), _mm512_castsi512_ps(u[v]), _mm512_castsi512_ps(sum[r][v])));
             }
+        }
+        vf scales[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
+        if (turned) {
+            const uint8_t *const of = (const uint8_t *)a->scale + p->n * groups + g * PACKED_BLOCK;
+            e8m0_blocks(of, of + PACKED_BLOCK * groups, scales);
+        } else if (scaled) {
+            #pragma GCC unroll 4
+            for (int v = 0; v < 2 * blocks; ++v) scales[v] = few_scale(f, a, p->n + v * VF, groups, g);
         }
         #pragma GCC unroll 4
         for (int v = 0; v < 2 * blocks; ++v) {
             const int64_t at    = v * VF;
-            const vf      scale = scaled ? few_scale(f, a, p->n + at, groups, g) : vf_zero();
+            const vf      scale = scales[v];
             #pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
                 float *const to = p->sums + r * p->stride + at;
@@ -123,6 +184,8 @@ SGK_INLINE void few(weight_format f, int rows, int blocks, const few_product *p)
         }
         if (f == WEIGHT_INT4) w += PACKED_BLOCK * 4;
     }
+    if (turned)
+        for (int r = 0; r < rows; ++r) e2m1_put_in_order(p->sums + r * p->stride);
 }
 
 typedef void few_fn(int64_t rows, int64_t blocks, const few_product *p);
