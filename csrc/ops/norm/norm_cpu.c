@@ -158,7 +158,7 @@ SGK_INLINE void write_step(sgk_dtype t, int form, bool stream, const struct norm
 enum { AHEAD = 8192 };                                  /* bytes that are asked for in time */
 
 /* Layer norms of one input go two rows ahead. With an addition rows would no longer stay in the first-level cache. */
-#define FAR_AHEAD(form) ((form) == NORM_LAYER)
+#define TWO_AHEAD(form) ((form) == NORM_LAYER)
 
 /* Where rows begin: the one that is written, the next one, the one that is added up, and two of which the end and the begin are asked for. */
 typedef struct { places now, next, ahead, later[2]; } rows_under_way;
@@ -172,7 +172,7 @@ SGK_INLINE void write_steps(sgk_dtype t, int form, bool stream, bool more, const
             vf_prefetch2(t, a->input, soon.in + d);
             if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, soon.other + d);
             add_step(t, form, a, r->ahead, d, s);
-            if (FAR_AHEAD(form)) add_square_step(t, form, a, r->next, d, next_mean, squares);
+            if (TWO_AHEAD(form)) add_square_step(t, form, a, r->next, d, next_mean, squares);
         }
         write_step(t, form, stream, a, r->now, d, mean, scale);
     }
@@ -191,7 +191,7 @@ SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, bool more, const s
     for (int64_t d = whole; d < a->dim; d += VF) {
         if (more) {
             add_part(t, form, a, r->ahead, d, s);
-            if (FAR_AHEAD(form)) add_square_part(t, form, a, r->next, d, next_mean, squares);
+            if (TWO_AHEAD(form)) add_square_part(t, form, a, r->next, d, next_mean, squares);
         }
         write_part(t, form, a, r->now, d, a->dim - d < VF ? a->dim - d : VF, mean, scale);
     }
@@ -202,40 +202,41 @@ SGK_INLINE float scale_of(const struct norm_args *a, sums squares) { return 1 / 
 
 SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
 {
-    const int64_t  size = t == SGK_F32 ? 4 : 2, far = 1 + FAR_AHEAD(form) + AHEAD / size / a->dim, last = end - 1;
+    const int64_t  size = t == SGK_F32 ? 4 : 2, far = 1 + TWO_AHEAD(form) + AHEAD / size / a->dim, last = end - 1;
     const bool     lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride[0] * size)) % 64 == 0 && a->middle == 1 && a->last == 1;
     const bool     stream = a->stream && lines;
     rows_under_way r      = { .next = places_of(a, begin) };
     sums           s = sums_of(t, form, a, r.next), squares = s;
     r.ahead = begin < last ? places_of(a, begin + 1) : r.next, r.later[1] = begin + far < end ? places_of(a, begin + far) : r.next;
     float next_mean = LAYERS(form) ? mean_of(a, s) : 0;
-    if (FAR_AHEAD(form)) squares = squares_of(t, form, a, r.next, vf_set(next_mean));
-    if (FAR_AHEAD(form) && begin < last) s = sums_of(t, form, a, r.ahead);
+    if (TWO_AHEAD(form)) squares = squares_of(t, form, a, r.next, vf_set(next_mean));
+    if (TWO_AHEAD(form) && begin < last) s = sums_of(t, form, a, r.ahead);
     for (int64_t i = begin; i < end; ++i) {
-        const int64_t ahead = i + 1 + FAR_AHEAD(form);
+        const int64_t ahead = i + 1 + TWO_AHEAD(form);
         r.now = r.next, r.later[0] = r.later[1];
-        r.next = FAR_AHEAD(form) ? r.ahead : r.next;
+        r.next = TWO_AHEAD(form) ? r.ahead : r.next;
         if (ahead < end) r.ahead = places_of(a, ahead);
-        if (!FAR_AHEAD(form)) r.next = r.ahead;
+        if (!TWO_AHEAD(form)) r.next = r.ahead;
         if (i + far + 1 < end) r.later[1] = places_of(a, i + far + 1);
         const float mean = next_mean;
-        if (LAYERS(form) && !FAR_AHEAD(form)) squares = squares_of(t, form, a, r.now, vf_set(mean));
+        if (LAYERS(form) && !TWO_AHEAD(form)) squares = squares_of(t, form, a, r.now, vf_set(mean));
         const float scale = scale_of(a, LAYERS(form) ? squares : s);
-        if (FAR_AHEAD(form)) next_mean = mean_of(a, s);
+        if (TWO_AHEAD(form)) next_mean = mean_of(a, s);
         if (i == last) write_row(t, form, false, false, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
         else if (stream) write_row(t, form, true, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
         else write_row(t, form, false, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
-        if (LAYERS(form) && !FAR_AHEAD(form)) next_mean = mean_of(a, s);
+        if (LAYERS(form) && !TWO_AHEAD(form)) next_mean = mean_of(a, s);
     }
     if (stream) vf_stream_end();
 }
 
-/* One tight loop for each format. No store can change the copy of the arguments. */
+/* One tight loop for each format; a head of 128 as a constant. No store can change the copy of the arguments. */
 #define FORM(name, form) \
     void SGK_CPU_FN(name)(const void *args, int64_t begin, int64_t end) \
     { \
-        const struct norm_args a = *(const struct norm_args *)args; \
-        if (a.dtype == SGK_F32) rows(SGK_F32, form, &a, begin, end); \
+        struct norm_args a = *(const struct norm_args *)args; \
+        if (form == NORM_RMS_GATED && a.dtype == SGK_BF16 && a.dim == 128) a.dim = 128, rows(SGK_BF16, form, &a, begin, end); \
+        else if (a.dtype == SGK_F32) rows(SGK_F32, form, &a, begin, end); \
         else if (a.dtype == SGK_F16) rows(SGK_F16, form, &a, begin, end); \
         else rows(SGK_BF16, form, &a, begin, end); \
     }
