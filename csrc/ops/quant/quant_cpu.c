@@ -94,7 +94,7 @@ void SGK_CPU_FN(quant_tensor_amax)(const void *args, int64_t begin, int64_t end)
 
 SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor_args *a, code_table *table, const code_scale *k, int64_t at, int64_t n)
 {
-    ask_for(t, a->input, at + 4 * PIECE, PIECE);
+    ask_for(t, a->input, at + 16 * PIECE, PIECE);
     if (t == SGK_BF16 && table && stream) codes_looked_up(true, table, k, a->q + at, a->input, at, n);
     else if (t == SGK_BF16 && table) codes_looked_up(false, table, k, a->q + at, a->input, at, n);
     else if (stream) codes_run(t, SGK_E4M3, true, k, a->q + at, a->input, at, n);
