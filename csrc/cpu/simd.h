@@ -466,27 +466,27 @@ SGK_INLINE void vf_sums8(const vf *v, float *sums)
 #endif
 }
 
-/* 2^t, within 4 units in the last place; 0 and infinity at the ends, NaN stays. */
-SGK_INLINE vf vf_exp2(vf t)
+/* 2^t, within 4 units in the last place, for the formats of 16 bits within 3e-6; 0 and infinity at the ends, NaN stays. */
+SGK_INLINE vf vf_exp2_for(sgk_dtype format, vf t)
 {
+    const bool half = format != SGK_F32;
 #if defined(__AVX512F__)
     const vf k = t, r = _mm512_reduce_ps(t, 9);         /* r = t less its floor, 0 for infinity; vf_pow2 takes the floor of k */
-    vf       p = vf_set(1.86713186e-3f);
-    p          = vf_fma(p, r, vf_set(9.01702537e-3f));
-    p          = vf_fma(p, r, vf_set(5.57999180e-2f));
-    p          = vf_fma(p, r, vf_set(2.40164448e-1f));
-    p          = vf_fma(p, r, vf_set(6.93151312e-1f));
+    vf       p = half ? vf_set(1.34266848e-2f) : vf_fma(vf_set(1.86713186e-3f), r, vf_set(9.01702537e-3f));
+    p          = vf_fma(p, r, vf_set(half ? 5.22424728e-2f : 5.57999180e-2f));
+    p          = vf_fma(p, r, vf_set(half ? 2.41280198e-1f : 2.40164448e-1f));
+    p          = vf_fma(p, r, vf_set(half ? 6.93044841e-1f : 6.93151312e-1f));
 #else
     const vf clamped = vf_max(vf_set(-152), vf_min(vf_set(129), t));    /* min and max give their second operand where one is NaN */
     const vf k = vf_round(clamped), r = vf_sub(clamped, k);
-    vf       p = vf_set(1.32647217e-3f);
-    p          = vf_fma(p, r, vf_set(9.67151361e-3f));
-    p          = vf_fma(p, r, vf_set(5.55073376e-2f));
-    p          = vf_fma(p, r, vf_set(2.40222421e-1f));
-    p          = vf_fma(p, r, vf_set(6.93146978e-1f));
+    vf       p = half ? vf_set(9.58285294e-3f) : vf_fma(vf_set(1.32647217e-3f), r, vf_set(9.67151361e-3f));
+    p          = vf_fma(p, r, vf_set(half ? 5.59064262e-2f : 5.55073376e-2f));
+    p          = vf_fma(p, r, vf_set(half ? 2.40240991e-1f : 2.40222421e-1f));
+    p          = vf_fma(p, r, vf_set(half ? 6.93124175e-1f : 6.93146978e-1f));
 #endif
     return vf_pow2(vf_fma(p, r, vf_set(1)), k);
 }
+SGK_INLINE vf vf_exp2(vf t) { return vf_exp2_for(SGK_F32, t); }
 
 /* The same step of n vectors, a constant of at most 8: then the next step finds its operands ready. */
 #define VF_EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)

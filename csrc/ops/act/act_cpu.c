@@ -17,38 +17,42 @@ SGK_INLINE void over_one_plus_exp2(sgk_dtype t, int n, vf *a, vf *x)
     a[i] = vf_div(vf_max(vf_set(-FLT_MAX), a[i]), x[i]);
 }
 
-/* See act.h. The smaller of 30 and NaN is NaN, its second operand. */
+/* See act.h; half of erfc, times |a|. The smaller of 30 and NaN is NaN, its second operand. */
 SGK_INLINE void gelu(bool half, int n, vf *a)
 {
     vf x[8], t[8], p[8];
     VF_EACH(i, n)
-    x[i] = vf_min(vf_set(30), vf_max(a[i], vf_sub(vf_zero(), a[i])));
+    x[i] = vf_min(vf_set(30), vf_abs(a[i]));
     VF_EACH(i, n)
     t[i] = vf_div(vf_set(1), vf_fma(vf_set(half ? ERFC_HALF_P : ERFC_P), x[i], vf_set(1)));
     VF_EACH(i, n)
-    p[i] = vf_set(half ? ERFC_HALF_4 : ERFC_8);
+    p[i] = vf_set(0.5f * (half ? ERFC_HALF_4 : ERFC_8));
     if (!half) {
         VF_EACH(i, n)
-        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_7));
+        p[i] = vf_fma(p[i], t[i], vf_set(0.5f * ERFC_7));
         VF_EACH(i, n)
-        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_6));
+        p[i] = vf_fma(p[i], t[i], vf_set(0.5f * ERFC_6));
         VF_EACH(i, n)
-        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_5));
+        p[i] = vf_fma(p[i], t[i], vf_set(0.5f * ERFC_5));
         VF_EACH(i, n)
-        p[i] = vf_fma(p[i], t[i], vf_set(ERFC_4));
+        p[i] = vf_fma(p[i], t[i], vf_set(0.5f * ERFC_4));
     }
     VF_EACH(i, n)
-    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_3 : ERFC_3));
+    p[i] = vf_fma(p[i], t[i], vf_set(0.5f * (half ? ERFC_HALF_3 : ERFC_3)));
     VF_EACH(i, n)
-    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_2 : ERFC_2));
+    p[i] = vf_fma(p[i], t[i], vf_set(0.5f * (half ? ERFC_HALF_2 : ERFC_2)));
     VF_EACH(i, n)
-    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_1 : ERFC_1));
+    p[i] = vf_fma(p[i], t[i], vf_set(0.5f * (half ? ERFC_HALF_1 : ERFC_1)));
     VF_EACH(i, n)
-    p[i] = vf_fma(p[i], t[i], vf_set(half ? ERFC_HALF_0 : ERFC_0));
+    p[i] = vf_fma(p[i], t[i], vf_set(0.5f * (half ? ERFC_HALF_0 : ERFC_0)));
     VF_EACH(i, n)
-    p[i] = vf_mul(vf_mul(p[i], t[i]), vf_exp2(vf_mul(vf_mul(vf_set(0.5f), x[i]), vf_mul(x[i], vf_set(-LOG2_E)))));
+    p[i] = vf_mul(p[i], t[i]);
     VF_EACH(i, n)
-    a[i] = vf_sub(vf_max(vf_zero(), a[i]), vf_mul(vf_mul(vf_set(0.5f), x[i]), p[i]));
+    t[i] = vf_mul(x[i], vf_mul(x[i], vf_set(-0.5f * LOG2_E)));
+    VF_EACH(i, n)
+    t[i] = vf_exp2_for(half ? SGK_BF16 : SGK_F32, t[i]);
+    VF_EACH(i, n)
+    a[i] = vf_fma(-x[i], vf_mul(p[i], t[i]), vf_max(vf_zero(), a[i]));
 }
 
 /* n vectors in place. */

@@ -97,9 +97,9 @@ SGK_INLINE void encode_times(bool stream, uint8_t *q, const float *x, int n, flo
 enum { TOGETHER = 8 };
 
 /* The head is rounded before it is rotated. */
-SGK_INLINE void q_head(bool stream, const struct dsv4_q_args *a, int64_t from, int64_t to, vf scale, const turns *r)
+SGK_INLINE void q_head(bool stream, int64_t dim, const struct dsv4_q_args *a, int64_t from, int64_t to, vf scale, const turns *r)
 {
-    const int64_t last = a->dim - DSV4_ROPE;
+    const int64_t last = dim - DSV4_ROPE;
     for (int64_t d = 0; d < last; d += 2 * VF) {
         vf x, y;
         vf_load_pairs(SGK_BF16, a->input, from + d, &x, &y);
@@ -115,17 +115,26 @@ SGK_INLINE void q_head(bool stream, const struct dsv4_q_args *a, int64_t from, i
     }
 }
 
-SGK_INLINE void q_tokens(bool stream, const struct dsv4_q_args *a, int64_t begin, int64_t end)
+/* The scale of a head is found while the one TOGETHER heads before it is written: so memory is read and written all the time. */
+SGK_INLINE void q_tokens(bool stream, int64_t dim, const struct dsv4_q_args *a, int64_t begin, int64_t end)
 {
-    turns r;
+    turns   r;
+    float   scale[TOGETHER];
+    int64_t token = begin, head = 0;                    /* of the next scale */
+    int     now = 0;
+    for (int i = 0; i < TOGETHER && token < end; ++i) {
+        scale[i] = scale_of(true, a->input, token * a->input_token + head * a->input_head, dim, a->eps);
+        if (++head == a->heads) head = 0, ++token;
+    }
     for (int64_t t = begin; t < end; ++t) {
         turns_make(&r, &a->rope, t);
-        for (int64_t first = 0; first < a->heads; first += TOGETHER) {
-            const int64_t last = first + TOGETHER < a->heads ? first + TOGETHER : a->heads;
-            float         scale[TOGETHER];
-            for (int64_t h = first; h < last; ++h) scale[h - first] = scale_of(true, a->input, t * a->input_token + h * a->input_head, a->dim, a->eps);
-            for (int64_t h = first; h < last; ++h)
-                q_head(stream, a, t * a->input_token + h * a->input_head, t * a->output_token + h * a->output_head, vf_set(scale[h - first]), &r);
+        for (int64_t h = 0; h < a->heads; ++h, now = (now + 1) % TOGETHER) {
+            const vf this = vf_set(scale[now]);
+            if (token < end) {
+                scale[now] = scale_of(true, a->input, token * a->input_token + head * a->input_head, dim, a->eps);
+                if (++head == a->heads) head = 0, ++token;
+            }
+            q_head(stream, dim, a, t * a->input_token + h * a->input_head, t * a->output_token + h * a->output_head, this, &r);
         }
     }
 }
@@ -135,10 +144,10 @@ void SGK_CPU_FN(dsv4_q)(const void *args, int64_t begin, int64_t end)
     const struct dsv4_q_args a     = *(const struct dsv4_q_args *)args;
     const bool               lines = ((uintptr_t)a.output | (uintptr_t)(2 * a.output_token) | (uintptr_t)(2 * a.output_head) | (uintptr_t)(2 * a.dim)) % 64 == 0;
     if (!lines || a.output == a.input || !sgk_cpu_streams(a.output, a.tokens * a.heads, 2 * a.dim, 2)) {
-        q_tokens(false, &a, begin, end);
+        a.dim == 128 ? q_tokens(false, 128, &a, begin, end) : q_tokens(false, a.dim, &a, begin, end);
         return;
     }
-    q_tokens(true, &a, begin, end);
+    a.dim == 128 ? q_tokens(true, 128, &a, begin, end) : q_tokens(true, a.dim, &a, begin, end);
     vf_stream_end();
 }
 

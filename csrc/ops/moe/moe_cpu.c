@@ -33,13 +33,14 @@ SGK_INLINE int64_t term_row(const struct moe_sum_args *a, int64_t token, int64_t
 }
 
 enum { WIDE  = 8,                                       /* vectors that are added up side by side */
-       AHEAD = 1024 };                                  /* bytes of a row that are asked for in time */
+       AHEAD = 1024,                                    /* bytes of a row that are asked for in time */
+       FAR   = 1536 };                                  /* the same of what comes from memory */
 
 /* WIDE VF elements; each has its own chain of terms. As many of what comes next in each row are asked for. */
-SGK_INLINE void sum_wide(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t soon)
+SGK_INLINE void sum_wide(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t token, int64_t d, int64_t soon, int64_t far)
 {
-    const int64_t out = token * a->output_stride + d, most = AHEAD / (t == SGK_F32 ? 4 : 2), far = most < a->dim ? most : a->dim;
-    const vf      s = vf_set(a->scale);
+    const int64_t out = token * a->output_stride + d;
+    const vf      s   = vf_set(a->scale);
     vf            sum[WIDE], x, y;
     VF_EACH(i, WIDE)
     sum[i] = vf_zero();
@@ -72,14 +73,14 @@ SGK_INLINE void sum_part(sgk_dtype t, const struct moe_sum_args *a, int64_t toke
     else vf_store_part(t, a->output, token * a->output_stride + d, n, sum);
 }
 
-SGK_INLINE void moe_sum_blocks(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t begin, int64_t end)
+SGK_INLINE void moe_sum_blocks(sgk_dtype t, bool stream, const struct moe_sum_args *a, int64_t begin, int64_t end, int64_t ahead)
 {
-    const int64_t blocks = (a->dim + MOE_BLOCK - 1) / MOE_BLOCK;
+    const int64_t blocks = (a->dim + MOE_BLOCK - 1) / MOE_BLOCK, most = ahead / (t == SGK_F32 ? 4 : 2), far = most < a->dim ? most : a->dim;
     for (int64_t n = begin; n < end; ++n) {
         const int64_t token = n / blocks, first = n % blocks * MOE_BLOCK, last = first + MOE_BLOCK < a->dim ? first + MOE_BLOCK : a->dim;
         const int64_t soon = token + 1 < a->tokens ? token + 1 : token;
         int64_t       d    = first;
-        for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, stream, a, token, d, soon);
+        for (; d + WIDE * VF <= last; d += WIDE * VF) sum_wide(t, stream, a, token, d, soon, far);
         for (; d < last; d += VF) sum_part(t, a, token, d, last - d < VF ? last - d : VF);
     }
 }
@@ -132,14 +133,15 @@ SGK_INLINE void moe_sum_runs(sgk_dtype t, bool stream, const struct moe_sum_args
 
 SGK_INLINE void moe_sum_of(sgk_dtype t, const struct moe_sum_args *a, int64_t begin, int64_t end)
 {
-    const int64_t size   = t == SGK_F32 ? 4 : 2;
-    const bool    lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride * size)) % 64 == 0;
-    const bool    runs   = !a->permutation && a->terms > 0 && sgk_cpu_streams(a->input, a->tokens * a->terms, a->dim * size, 1);
+    const int64_t size  = t == SGK_F32 ? 4 : 2;
+    const bool    lines = ((uintptr_t)a->output | (uintptr_t)(a->output_stride * size)) % 64 == 0;
+    const bool    far = sgk_cpu_streams(a->input, a->tokens * a->terms, a->dim * size, 1), runs = far && !a->permutation && a->terms > 0;
+    const int64_t ahead  = far ? FAR : AHEAD;
     const bool    stream = lines && sgk_cpu_streams(a->output, a->tokens, a->dim * size, size);
     if (stream && runs) moe_sum_runs(t, true, a, begin, end);
-    else if (stream) moe_sum_blocks(t, true, a, begin, end);
+    else if (stream) moe_sum_blocks(t, true, a, begin, end, ahead);
     else if (runs) moe_sum_runs(t, false, a, begin, end);
-    else moe_sum_blocks(t, false, a, begin, end);
+    else moe_sum_blocks(t, false, a, begin, end, ahead);
     if (stream) vf_stream_end();
 }
 

@@ -70,26 +70,30 @@ SGK_INLINE sums sums_of(sgk_dtype t, int form, const struct norm_args *a, places
     return s;
 }
 
-/* Of x - mean; the lanes behind the row are 0 and must stay so. */
-SGK_INLINE float sum_of_squares(sgk_dtype t, int form, const struct norm_args *a, places at, float mean)
+/* The same of squares of x - mean. */
+SGK_INLINE void add_square_step(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, vf mean, sums *s)
 {
-    const vf m = vf_set(mean);
-    sums     s = { vf_zero(), vf_zero() };
-    int64_t  d = 0;
-    for (; d + STEP <= a->dim; d += STEP) {
-        vf x, y;
-        values(t, form, a, at, d, &x, &y);
-        x = vf_sub(x, m), y = vf_sub(y, m);
-        s.a = vf_fma(x, x, s.a), s.b = vf_fma(y, y, s.b);
-    }
-    for (; d < a->dim; d += VF) {
-        const int64_t n = a->dim - d < VF ? a->dim - d : VF;
-        float         means[VF];
-        vf_store_f32(means, m);
-        const vf x = vf_sub(value(t, form, a, at, d, n), load(SGK_F32, means, 0, n));
-        s.a        = vf_fma(x, x, s.a);
-    }
-    return vf_sum(vf_add(s.a, s.b));
+    vf x, y;
+    values(t, form, a, at, d, &x, &y);
+    x = vf_sub(x, mean), y = vf_sub(y, mean);
+    s->a = vf_fma(x, x, s->a), s->b = vf_fma(y, y, s->b);
+}
+/* The lanes behind the row are 0 and must stay so. */
+SGK_INLINE void add_square_part(sgk_dtype t, int form, const struct norm_args *a, places at, int64_t d, vf mean, sums *s)
+{
+    const int64_t n = a->dim - d < VF ? a->dim - d : VF;
+    float         means[VF];
+    vf_store_f32(means, mean);
+    const vf x = vf_sub(value(t, form, a, at, d, n), load(SGK_F32, means, 0, n));
+    s->a       = vf_fma(x, x, s->a);
+}
+SGK_INLINE sums squares_of(sgk_dtype t, int form, const struct norm_args *a, places at, vf mean)
+{
+    sums    s = { vf_zero(), vf_zero() };
+    int64_t d = 0;
+    for (; d + STEP <= a->dim; d += STEP) add_square_step(t, form, a, at, d, mean, &s);
+    for (; d < a->dim; d += VF) add_square_part(t, form, a, at, d, mean, &s);
+    return s;
 }
 
 /* n vectors of g, a weight, times silu of the gate. */
@@ -151,58 +155,88 @@ SGK_INLINE void write_step(sgk_dtype t, int form, bool stream, const struct norm
     vf_store_pairs(t, stream, a->output, at.out + d, u, v);
 }
 
-enum { AHEAD = 2048 };                                  /* elements that are asked for in time, of f32; of others twice as many */
+enum { AHEAD = 8192 };                                  /* bytes that are asked for in time */
+
+/* Layer norms of one input go two rows ahead. With an addition rows would no longer stay in the first-level cache. */
+#define TWO_AHEAD(form) ((form) == NORM_LAYER)
+
+/* Where rows begin: the one that is written, the next one, the one that is added up, and two of which the end and the begin are asked for. */
+typedef struct { places now, next, ahead, later[2]; } rows_under_way;
+
+/* Steps [first, last) of write_row(); what is asked for begins at `soon`. */
+SGK_INLINE void write_steps(sgk_dtype t, int form, bool stream, bool more, const struct norm_args *a, const rows_under_way *r, places soon, int64_t first, int64_t last, vf mean, vf scale,
+                            vf next_mean, sums *s, sums *squares)
+{
+    for (int64_t d = first; d < last; d += STEP) {
+        if (more) {
+            vf_prefetch2(t, a->input, soon.in + d);
+            if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, soon.other + d);
+            add_step(t, form, a, r->ahead, d, s);
+            if (TWO_AHEAD(form)) add_square_step(t, form, a, r->next, d, next_mean, squares);
+        }
+        write_step(t, form, stream, a, r->now, d, mean, scale);
+    }
+}
 
 /*
- * Writes a row and, with `more`, adds up the next one, whose sums it gives: so memory is read and written all the time, and each element once. What
- * comes later is asked for, in the next row or in row `later`.
+ * Writes a row and, with `more`, adds up the next one, or the one behind it and the squares of the next one: so memory is read and written all the time, and each element once.
  */
-SGK_INLINE sums write_row(sgk_dtype t, int form, bool stream, bool more, const struct norm_args *a, places at, places next, places later, vf mean, vf scale)
+SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, bool more, const struct norm_args *a, const rows_under_way *r, vf mean, vf scale, vf next_mean, sums *s, sums *squares)
 {
-    const int64_t most = (t == SGK_F32 ? 1 : 2) * AHEAD, far = a->dim < most ? a->dim : most;
-    sums          s = { vf_zero(), vf_zero() };
-    int64_t       d = 0;
-    for (; d + STEP <= a->dim; d += STEP) {
+    const int64_t far = AHEAD / (t == SGK_F32 ? 4 : 2) % a->dim, whole = a->dim - a->dim % STEP, turn = more ? (a->dim - far) / STEP * STEP : 0;
+    const places  soon[2] = { { r->later[0].in + far, 0, r->later[0].other + far }, { r->later[1].in + far - a->dim, 0, r->later[1].other + far - a->dim } };
+    *s = *squares = (sums){ vf_zero(), vf_zero() };
+    if (turn) write_steps(t, form, stream, more, a, r, soon[0], 0, turn, mean, scale, next_mean, s, squares);
+    if (turn < whole) write_steps(t, form, stream, more, a, r, soon[1], turn, whole, mean, scale, next_mean, s, squares);
+    for (int64_t d = whole; d < a->dim; d += VF) {
         if (more) {
-            const int64_t ahead = d + far < a->dim ? d + far : d + far - a->dim;
-            vf_prefetch2(t, a->input, (d + far < a->dim ? next.in : later.in) + ahead);
-            if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, (d + far < a->dim ? next.other : later.other) + ahead);
-            add_step(t, form, a, next, d, &s);
+            add_part(t, form, a, r->ahead, d, s);
+            if (TWO_AHEAD(form)) add_square_part(t, form, a, r->next, d, next_mean, squares);
         }
-        write_step(t, form, stream, a, at, d, mean, scale);
+        write_part(t, form, a, r->now, d, a->dim - d < VF ? a->dim - d : VF, mean, scale);
     }
-    for (; d < a->dim; d += VF) {
-        if (more) add_part(t, form, a, next, d, &s);
-        write_part(t, form, a, at, d, a->dim - d < VF ? a->dim - d : VF, mean, scale);
-    }
-    return s;
 }
+
+SGK_INLINE float mean_of(const struct norm_args *a, sums s) { return vf_sum(vf_add(s.a, s.b)) / (float)a->dim; }
+SGK_INLINE float scale_of(const struct norm_args *a, sums squares) { return 1 / sqrtf(mean_of(a, squares) + a->eps); }
 
 SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
 {
-    const int64_t far = a->dim < AHEAD ? AHEAD / a->dim : 1, size = t == SGK_F32 ? 4 : 2;
-    const bool    lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride[0] * size)) % 64 == 0 && a->middle == 1 && a->last == 1;
-    const bool    stream = a->stream && lines;
-    places        at = places_of(a, begin), next = at;
-    sums          s = sums_of(t, form, a, at);
-    for (int64_t i = begin; i < end; ++i, at = next) {
-        const places later = i + 1 + far < end ? places_of(a, i + 1 + far) : at;
-        const float  sum = vf_sum(vf_add(s.a, s.b)), mean = LAYERS(form) ? sum / (float)a->dim : 0;
-        const float  squares = LAYERS(form) ? sum_of_squares(t, form, a, at, mean) : sum, scale = 1 / sqrtf(squares / (float)a->dim + a->eps);
-        if (i + 1 < end) next = places_of(a, i + 1);
-        if (i + 1 == end) write_row(t, form, false, false, a, at, next, later, vf_set(mean), vf_set(scale));
-        else if (stream) s = write_row(t, form, true, true, a, at, next, later, vf_set(mean), vf_set(scale));
-        else s = write_row(t, form, false, true, a, at, next, later, vf_set(mean), vf_set(scale));
+    const int64_t  size = t == SGK_F32 ? 4 : 2, far = 1 + TWO_AHEAD(form) + AHEAD / size / a->dim, last = end - 1;
+    const bool     lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride[0] * size)) % 64 == 0 && a->middle == 1 && a->last == 1;
+    const bool     stream = a->stream && lines;
+    rows_under_way r      = { .next = places_of(a, begin) };
+    sums           s = sums_of(t, form, a, r.next), squares = s;
+    r.ahead = begin < last ? places_of(a, begin + 1) : r.next, r.later[1] = begin + far < end ? places_of(a, begin + far) : r.next;
+    float next_mean = LAYERS(form) ? mean_of(a, s) : 0;
+    if (TWO_AHEAD(form)) squares = squares_of(t, form, a, r.next, vf_set(next_mean));
+    if (TWO_AHEAD(form) && begin < last) s = sums_of(t, form, a, r.ahead);
+    for (int64_t i = begin; i < end; ++i) {
+        const int64_t ahead = i + 1 + TWO_AHEAD(form);
+        r.now = r.next, r.later[0] = r.later[1];
+        r.next = TWO_AHEAD(form) ? r.ahead : r.next;
+        if (ahead < end) r.ahead = places_of(a, ahead);
+        if (!TWO_AHEAD(form)) r.next = r.ahead;
+        if (i + far + 1 < end) r.later[1] = places_of(a, i + far + 1);
+        const float mean = next_mean;
+        if (LAYERS(form) && !TWO_AHEAD(form)) squares = squares_of(t, form, a, r.now, vf_set(mean));
+        const float scale = scale_of(a, LAYERS(form) ? squares : s);
+        if (TWO_AHEAD(form)) next_mean = mean_of(a, s);
+        if (i == last) write_row(t, form, false, false, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
+        else if (stream) write_row(t, form, true, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
+        else write_row(t, form, false, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
+        if (LAYERS(form) && !TWO_AHEAD(form)) next_mean = mean_of(a, s);
     }
     if (stream) vf_stream_end();
 }
 
-/* One tight loop for each format. No store can change the copy of the arguments. */
+/* One tight loop for each format; a head of 128 as a constant. No store can change the copy of the arguments. */
 #define FORM(name, form) \
     void SGK_CPU_FN(name)(const void *args, int64_t begin, int64_t end) \
     { \
-        const struct norm_args a = *(const struct norm_args *)args; \
-        if (a.dtype == SGK_F32) rows(SGK_F32, form, &a, begin, end); \
+        struct norm_args a = *(const struct norm_args *)args; \
+        if (form == NORM_RMS_GATED && a.dtype == SGK_BF16 && a.dim == 128) a.dim = 128, rows(SGK_BF16, form, &a, begin, end); \
+        else if (a.dtype == SGK_F32) rows(SGK_F32, form, &a, begin, end); \
         else if (a.dtype == SGK_F16) rows(SGK_F16, form, &a, begin, end); \
         else rows(SGK_BF16, form, &a, begin, end); \
     }

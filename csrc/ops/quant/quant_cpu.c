@@ -94,7 +94,7 @@ void SGK_CPU_FN(quant_tensor_amax)(const void *args, int64_t begin, int64_t end)
 
 SGK_INLINE void tensor_piece(sgk_dtype t, bool stream, const struct quant_tensor_args *a, code_table *table, const code_scale *k, int64_t at, int64_t n)
 {
-    ask_for(t, a->input, at + 4 * PIECE, PIECE);
+    ask_for(t, a->input, at + 16 * PIECE, PIECE);
     if (t == SGK_BF16 && table && stream) codes_looked_up(true, table, k, a->q + at, a->input, at, n);
     else if (t == SGK_BF16 && table) codes_looked_up(false, table, k, a->q + at, a->input, at, n);
     else if (stream) codes_run(t, SGK_E4M3, true, k, a->q + at, a->input, at, n);
@@ -266,11 +266,6 @@ typedef struct {
 } batch;
 
 #if defined(__AVX512VBMI__)
-static void encode_rest(bool stream, const struct quant_groups_args *a, float most, uint8_t *q, const uint16_t *x)
-{
-    const struct quant_scaling s = quant_group_scaling(most, a);
-    encode_bf16(stream, true, a, &s, q, x, 0, 64);
-}
 SGK_INLINE bool batches_look_up(const struct quant_groups_args *a)
 {
     const bool may = lookup_takes(a);
@@ -285,8 +280,8 @@ static __attribute__((noinline)) bool batch_find(const struct quant_groups_args 
 static __attribute__((noinline)) void batch_look_up(bool stream, const struct quant_groups_args *a, const batch *b)
 {
     const uint16_t *x = (const uint16_t *)b->from + b->at;
-    if (a->group == 128) lookup_encode(&b->found, stream, a, 128, b->q, x, b->count, encode_rest);
-    else lookup_encode(&b->found, stream, a, a->group, b->q, x, b->count, encode_rest);
+    if (a->group == 128) lookup_encode(&b->found, stream, a, 128, b->q, x, b->count);
+    else lookup_encode(&b->found, stream, a, a->group, b->q, x, b->count);
 }
 /*
  * i8 of version 1, where a scale is 1 / 127 of the largest, rounded: times its reciprocal. Quotients nearer to a whole number than a rounding are those that are one, and
@@ -440,23 +435,27 @@ SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_n
 /* Elements of the norm that are kept at a time. */
 enum { KEPT = 1024 };
 
-/* A group that is kept whole is normalised once, and its neighbours with it. */
-SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, vf scale)
+/* Groups that are kept whole are normalised once; the last ones that were begun and are not ended. */
+typedef struct {
+    _Alignas(64) float normed[2][KEPT];
+    batch batches[2];
+    int   now;
+} norm_batches;
+
+/* A row's last batch ends while the next row is under way. */
+SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, vf scale, norm_batches *kept)
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
-    _Alignas(64) float              normed[2][KEPT];
-    batch                           batches[2] = { { .count = 0 }, { .count = 0 } };
-    int                             now        = 0;
-    for (int64_t j = 0, count; j < a->groups; j += count, now = !now) {
-        batch *b = &batches[now];
+    for (int64_t j = 0, count; j < a->groups; j += count) {
+        batch *b = &kept->batches[kept->now];
         count    = a->groups - j < most ? a->groups - j : most;
-        *b       = (batch){ .from = normed[now], .q = a->q + row * a->q_stride + j * a->group, .place = row * a->s_row, .j = j, .count = (int)count };
-        normalise(t, add, true, n, normed[now], row, j * a->group, count * a->group, scale);
+        b->from = kept->normed[kept->now], b->q = a->q + row * a->q_stride + j * a->group, b->at = 0, b->place = row * a->s_row, b->j = j, b->count = (int)count;
+        normalise(t, add, true, n, kept->normed[kept->now], row, j * a->group, count * a->group, scale);
         batch_begin(a, may_look_up, b);
-        batch_end(t, stream, a, &batches[!now]);
+        kept->now = !kept->now;
+        if (j) batch_end(t, stream, a, &kept->batches[kept->now]);
     }
-    batch_end(t, stream, a, &batches[!now]);
 }
 
 SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t row, vf scale)
@@ -487,6 +486,8 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
     const bool                      lines       = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0;
     const bool                      stream      = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     const bool                      may_look_up = batches_look_up(a);
+    norm_batches                    kept;
+    kept.now = 0, kept.batches[0].count = kept.batches[1].count = 0, kept.batches[1].looked_up = false;
     for (int64_t row = begin; row < end; ++row) {
         vf      sum[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
         int64_t d      = 0;
@@ -501,9 +502,11 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
             sum[0]     = vf_fma(x, x, sum[0]);
         }
         const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
+        batch_end(t, stream, a, &kept.batches[!kept.now]);
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
-        else norm_short_groups(t, add, stream, may_look_up, n, row, scale);
+        else norm_short_groups(t, add, stream, may_look_up, n, row, scale, &kept);
     }
+    batch_end(t, stream, a, &kept.batches[!kept.now]);
     if (stream) vf_stream_end();
 }
 

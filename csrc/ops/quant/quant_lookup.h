@@ -14,14 +14,19 @@ enum { LOOKED_UP = 8 };                                 /* groups at a time */
 
 typedef struct {
     _Alignas(64) uint8_t codes[129][128];               /* [m][b]: of 1.b where the largest is 1.m * 2^8; [128]: where the scale is 1 */
-    int32_t smalls[128];                   /* how many of them stand for less than 1 */
+    int32_t  smalls[128]; /* how many of them stand for less than 1, less those that stand for 2 or more */
+    uint16_t begins[129][8];                            /* the first magnitudes of codes 1 to 8, the subnormal ones and the first that is none */
 } lookup_tables;
 static lookup_tables lookup[2];                         /* of versions 1 and 2 */
 
 static void lookup_make(void)
 {
-    uint16_t x[128];
+    enum { BINADES = 6,
+           FIRST   = 116 };                             /* exponents of bf16, with their bias, where such codes begin */
+    uint16_t x[128], low[BINADES * 128];
+    uint8_t  q[BINADES * 128];
     for (int i = 0; i < 128; ++i) x[i] = (uint16_t)(0x3f80 + i);
+    for (int i = 0; i < BINADES * 128; ++i) low[i] = (uint16_t)((FIRST << 7) + i);
     for (int version = 1; version <= 2; ++version) {
         lookup_tables *t = &lookup[version - 1];
         for (int m = 0; m <= 128; ++m) {
@@ -29,15 +34,22 @@ static void lookup_make(void)
             const struct quant_scaling     s     = quant_group_scaling(m == 128 ? 448 : 256 + 2 * (float)m, &a);
             const code_scale               scale = { m == 128 ? 1 : s.by, -448, 448, s.divide, CODES_WITHIN, false };
             codes_run(SGK_BF16, SGK_E4M3, false, &scale, t->codes[m], x, 0, 128);
-            for (int i = 0; i < 128 && m < 128; ++i) t->smalls[m] += t->codes[m][i] < 0x38;
+            if (m < 128) t->smalls[m] = -128;
+            for (int i = 0; i < 128 && m < 128; ++i) t->smalls[m] += (t->codes[m][i] < 0x38) + (t->codes[m][i] < 0x40);
+            codes_run(SGK_BF16, SGK_E4M3, false, &scale, q, low, 0, BINADES * 128);
+            for (int code = 1, i = 0; code <= 8; ++code) {
+                while (q[i] < code) ++i;
+                t->begins[m][code - 1] = low[i];
+            }
         }
     }
 }
 
 typedef struct {                                        /* of groups: */
-    float   most[LOOKED_UP], scale[LOOKED_UP];
+    float   scale[LOOKED_UP];
     int32_t exponent[LOOKED_UP];                        /* of the scale, where it is a power of two */
     int32_t table[LOOKED_UP], bias[LOOKED_UP], least[LOOKED_UP];
+    int32_t above[LOOKED_UP];                           /* how far magnitudes are above those in `begins` */
 } lookup_batch;
 
 /* Before anything is looked up. */
@@ -105,26 +117,41 @@ SGK_INLINE bool lookup_find(lookup_batch *l, const struct quant_groups_args *a, 
         table = _mm256_and_si256(most, _mm256_set1_epi32(127));
         below = _mm256_i32gather_epi32(t->smalls, table, 4);
     }
-    _mm256_storeu_ps(l->most, value), _mm256_storeu_ps(l->scale, s);
+    _mm256_storeu_ps(l->scale, s);
     _mm256_storeu_si256((void *)l->exponent, _mm256_sub_epi32(from, _mm256_set1_epi32(127)));
-    _mm256_storeu_si256((void *)l->table, _mm256_slli_epi32(table, 7));
+    _mm256_storeu_si256((void *)l->table, table);
+    _mm256_storeu_si256((void *)l->above, _mm256_slli_epi32(_mm256_sub_epi32(from, _mm256_set1_epi32(127)), 7));
     _mm256_storeu_si256((void *)l->bias, _mm256_slli_epi32(_mm256_sub_epi32(_mm256_setzero_si256(), from), 3));
     _mm256_storeu_si256((void *)l->least, _mm256_add_epi32(_mm256_slli_epi32(_mm256_sub_epi32(from, _mm256_set1_epi32(6)), 7), below));
     return true;
 }
 
-/* `rest` encodes 64 elements of a group of that largest magnitude, some of which are too small for the table. */
-SGK_INLINE void lookup_encode(const lookup_batch *l, bool stream, const struct quant_groups_args *a, int64_t group, uint8_t *q, const uint16_t *x, int count,
-                              void (*rest)(bool stream, const struct quant_groups_args *a, float most, uint8_t *q, const uint16_t *x))
+/* 64 elements, some of which have subnormal codes: the magnitudes where those begin are counted. */
+static __attribute__((noinline)) __m512i lookup_smalls(const code_table *k, const uint16_t *begins, int above, __m512i a, __m512i b)
 {
-    const uint8_t *tables = lookup[a->version - 1].codes[0];
+    const __m512i magnitude = _mm512_set1_epi16(0x7fff), least = _mm512_set1_epi16((short)k->least), one = _mm512_set1_epi16(1);
+    const __m512i u = _mm512_and_si512(a, magnitude), v = _mm512_and_si512(b, magnitude);
+    __m512i       m = _mm512_setzero_si512(), n = m;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+        const __m512i first = _mm512_set1_epi16((short)(begins[i] + above));
+        m = _mm512_mask_add_epi16(m, _mm512_cmpge_epu16_mask(u, first), m, one), n = _mm512_mask_add_epi16(n, _mm512_cmpge_epu16_mask(v, first), n, one);
+    }
+    const __mmask64 smalls = (__mmask64)_mm512_cmplt_epu16_mask(v, least) << 32 | _mm512_cmplt_epu16_mask(u, least);
+    return code_signed(a, b, _mm512_mask_mov_epi8(code_table_codes(k, u, v), smalls, code_lower_bytes(m, n)));
+}
+
+SGK_INLINE void lookup_encode(const lookup_batch *l, bool stream, const struct quant_groups_args *a, int64_t group, uint8_t *q, const uint16_t *x, int count)
+{
+    const lookup_tables *t = &lookup[a->version - 1];
     for (int g = 0; g < count; ++g) {
-        const uint8_t   *codes = tables + l->table[g];
+        const uint8_t   *codes = t->codes[l->table[g]];
         const code_table k     = { .low = _mm512_load_si512(codes), .high = _mm512_load_si512(codes + 64), .bias = _mm512_set1_epi8((char)l->bias[g]), .least = (uint16_t)l->least[g] };
         for (int64_t i = 0; i < group; i += 64, q += 64, x += 64) {
-            __m512i all;
-            if (code_table_look_up(&k, true, _mm512_loadu_si512(x), _mm512_loadu_si512(x + 32), &all)) codes_64_store(stream, q, all);
-            else rest(stream, a, l->most[g], q, x);
+            const __m512i u = _mm512_loadu_si512(x), v = _mm512_loadu_si512(x + 32);
+            __m512i       all;
+            if (!code_table_look_up(&k, true, u, v, &all)) all = lookup_smalls(&k, t->begins[l->table[g]], l->above[g], u, v);
+            codes_64_store(stream, q, all);
         }
     }
 }

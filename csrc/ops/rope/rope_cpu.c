@@ -115,20 +115,41 @@ SGK_INLINE void rotate_neighbours(sgk_dtype t, const void *from, int64_t x, void
 SGK_INLINE int64_t place(const struct rope_heads *h, int64_t outer, int64_t inner) { return outer * h->outer_stride + inner * h->inner_stride; }
 
 /* Asks for the rotating elements of a head. */
-SGK_INLINE void ask_for(sgk_dtype t, const struct rope_args *a, const void *data, int64_t x)
+SGK_INLINE void ask_for(sgk_dtype t, int64_t rot_dim, const void *data, int64_t x)
 {
-    for (int64_t i = 0; i < a->rot_dim; i += 2 * VF) vf_prefetch2(t, data, x + i);
+    for (int64_t i = 0; i < rot_dim; i += 2 * VF) vf_prefetch2(t, data, x + i);
 }
 
-/* Pairs [first, first + count) of every head; those of the token that begins at `next` are asked for. */
-SGK_INLINE void rotate_heads(sgk_dtype t, const struct rope_args *a, const struct rope_heads *from, const struct rope_heads *to, int32_t heads,
-                             int64_t outer, int64_t inner, int64_t next, int64_t first, int64_t count, const rope_angles *w)
+/* A token's keys and values on their way to the buffers: where they begin, and how many heads of first the keys, then the values are stored. */
+typedef struct {
+    bool    stream;
+    int64_t k, v, k_to, v_to;
+    int32_t done;
+} storing;
+
+SGK_INLINE void store_head(sgk_dtype t, const struct rope_args *a, storing *s)
 {
+    const int64_t            size = t == SGK_F32 ? 4 : 2;
+    const bool               is_k = s->done < a->k_heads;
+    const struct rope_heads *from = is_k ? &a->k_out : &a->v, *to = is_k ? &a->k_buffer : &a->v_buffer;
+    const int64_t            n    = is_k ? s->done : s->done - a->k_heads;
+    const char              *head = (const char *)from->data + ((is_k ? s->k : s->v) + n * from->head_stride) * size;
+    copy_row((char *)to->data + ((is_k ? s->k_to : s->v_to) + n * to->head_stride) * size, head, a->head_size * size, s->stream, head + from->inner_stride * size);
+    ++s->done;
+}
+
+/* Pairs [first, first + count) of every head; those of the token that begins at `next` are asked for. Between the heads a part of what is to be stored is. */
+SGK_INLINE void rotate_heads(sgk_dtype t, int64_t rot_dim, bool is_neox, const struct rope_args *a, const struct rope_heads *from, const struct rope_heads *to, int32_t heads,
+                             int64_t outer, int64_t inner, int64_t next, int64_t first, int64_t count, const rope_angles *w, storing *beside)
+{
+    int32_t due = 0;
     for (int64_t n = 0; n < heads; ++n) {
         const int64_t x = place(from, outer, inner) + n * from->head_stride, out = place(to, outer, inner) + n * to->head_stride;
-        if (first == 0) ask_for(t, a, from->data, next + n * from->head_stride);
-        if (a->is_neox) rotate_halves(t, from->data, x + first, to->data, out + first, count, a->rot_dim / 2, w);
+        if (first == 0) ask_for(t, rot_dim, from->data, next + n * from->head_stride);
+        if (is_neox) rotate_halves(t, from->data, x + first, to->data, out + first, count, rot_dim / 2, w);
         else rotate_neighbours(t, from->data, x + 2 * first, to->data, out + 2 * first, count, w);
+        if (!beside) continue;
+        for (due += 2 * a->k_heads; due >= heads; due -= heads) store_head(t, a, beside);
     }
 }
 
@@ -143,10 +164,11 @@ SGK_INLINE void copy_heads(sgk_dtype t, bool stream, const struct rope_heads *fr
     }
 }
 
-SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_args *a, int64_t begin, int64_t end)
+SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, int64_t rot_dim, bool is_neox, const struct rope_args *a, int64_t begin, int64_t end)
 {
-    const int64_t half = a->rot_dim / 2, planes = a->sections ? 3 : 1, size = t == SGK_F32 ? 4 : 2, kept = 2 * a->k_heads * a->head_size * size;
-    const bool    stream = a->k_buffer.data && kept > 0 && sgk_cpu_streams(a->k_buffer.data, a->tokens, kept, 1);
+    const int64_t half = rot_dim / 2, planes = a->sections ? 3 : 1, size = t == SGK_F32 ? 4 : 2, kept = 2 * a->k_heads * a->head_size * size;
+    const bool    stores = a->k_buffer.data, stream = stores && kept > 0 && sgk_cpu_streams(a->k_buffer.data, a->tokens, kept, 1);
+    storing       s = { .done = 0 };
     rope_angles   w;
     for (int64_t token = begin; token < end; ++token) {
         const int64_t outer = token / a->inner, inner = token % a->inner, next = token + 1 < end ? token + 1 : token;
@@ -155,34 +177,42 @@ SGK_INLINE void rope_tokens(sgk_dtype t, sgk_dtype angles, const struct rope_arg
         for (int64_t p = 0; a->positions && p < planes; ++p)
             row[p] = load_index(a->positions, p * a->plane_stride + outer * a->positions_outer_stride + inner * a->positions_inner_stride,
                                 a->positions_wide ? SGK_I64 : SGK_I32);
+        if (a->rest && a->k_out.data != a->k.data)
+            copy_heads(t, false, &a->k, place(&a->k, outer, inner) + rot_dim, &a->k_out, place(&a->k_out, outer, inner) + rot_dim, a->k_heads, a->rest);
+        if (stores) {
+            const int64_t slot      = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+            const int64_t next_slot = load_index(a->slots, next * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
+            copy_page_soon((char *)a->k_buffer.data + next_slot * a->k_buffer.inner_stride * size, kept / 2);
+            copy_page_soon((char *)a->v_buffer.data + next_slot * a->v_buffer.inner_stride * size, kept / 2);
+            s = (storing){ stream, place(&a->k_out, outer, inner), place(&a->v, outer, inner), slot * a->k_buffer.inner_stride, slot * a->v_buffer.inner_stride, 0 };
+        }
         for (int64_t first = 0; first < half; first += PAIRS) {
             const int64_t count = half - first < PAIRS ? half - first : PAIRS;
             widen(t, angles, a, row, first, count, &w);
-            rotate_heads(t, a, &a->q, &a->q_out, a->q_heads, outer, inner, next_q, first, count, &w);
-            rotate_heads(t, a, &a->k, &a->k_out, a->k_heads, outer, inner, next_k, first, count, &w);
+            rotate_heads(t, rot_dim, is_neox, a, &a->k, &a->k_out, a->k_heads, outer, inner, next_k, first, count, &w, NULL);
+            rotate_heads(t, rot_dim, is_neox, a, &a->q, &a->q_out, a->q_heads, outer, inner, next_q, first, count, &w, stores && first + count == half ? &s : NULL);
         }
         if (a->rest && a->q_out.data != a->q.data)
-            copy_heads(t, false, &a->q, place(&a->q, outer, inner) + a->rot_dim, &a->q_out, place(&a->q_out, outer, inner) + a->rot_dim, a->q_heads, a->rest);
-        if (a->rest && a->k_out.data != a->k.data)
-            copy_heads(t, false, &a->k, place(&a->k, outer, inner) + a->rot_dim, &a->k_out, place(&a->k_out, outer, inner) + a->rot_dim, a->k_heads, a->rest);
-        if (!a->k_buffer.data) continue;
-        const int64_t slot      = load_index(a->slots, token * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
-        const int64_t next_slot = load_index(a->slots, next * a->slot_stride, a->slots_wide ? SGK_I64 : SGK_I32);
-        copy_page_soon((char *)a->k_buffer.data + next_slot * a->k_buffer.inner_stride * size, kept / 2);
-        copy_page_soon((char *)a->v_buffer.data + next_slot * a->v_buffer.inner_stride * size, kept / 2);
-        copy_heads(t, stream, &a->k_out, place(&a->k_out, outer, inner), &a->k_buffer, slot * a->k_buffer.inner_stride, a->k_heads, a->head_size);
-        copy_heads(t, stream, &a->v, place(&a->v, outer, inner), &a->v_buffer, slot * a->v_buffer.inner_stride, a->k_heads, a->head_size);
+            copy_heads(t, false, &a->q, place(&a->q, outer, inner) + rot_dim, &a->q_out, place(&a->q_out, outer, inner) + rot_dim, a->q_heads, a->rest);
+        while (stores && s.done < 2 * a->k_heads) store_head(t, a, &s);
     }
     if (stream) vf_stream_end();
+}
+
+/* Heads of 128 as a constant. */
+SGK_INLINE void rope_of(sgk_dtype t, sgk_dtype angles, const struct rope_args *a, int64_t begin, int64_t end)
+{
+    if (t == SGK_BF16 && a->rot_dim == 128 && a->is_neox) rope_tokens(t, angles, 128, true, a, begin, end);
+    else rope_tokens(t, angles, a->rot_dim, a->is_neox, a, begin, end);
 }
 
 /* No store can change the copy of the arguments. */
 void SGK_CPU_FN(rope)(const void *args, int64_t begin, int64_t end)
 {
     const struct rope_args a = *(const struct rope_args *)args;
-    if (a.dtype == SGK_F32) rope_tokens(SGK_F32, SGK_F32, &a, begin, end);
-    else if (a.dtype == SGK_F16 && a.angles == SGK_F16) rope_tokens(SGK_F16, SGK_F16, &a, begin, end);
-    else if (a.dtype == SGK_F16) rope_tokens(SGK_F16, SGK_F32, &a, begin, end);
-    else if (a.angles == SGK_BF16) rope_tokens(SGK_BF16, SGK_BF16, &a, begin, end);
-    else rope_tokens(SGK_BF16, SGK_F32, &a, begin, end);
+    if (a.dtype == SGK_F32) rope_of(SGK_F32, SGK_F32, &a, begin, end);
+    else if (a.dtype == SGK_F16 && a.angles == SGK_F16) rope_of(SGK_F16, SGK_F16, &a, begin, end);
+    else if (a.dtype == SGK_F16) rope_of(SGK_F16, SGK_F32, &a, begin, end);
+    else if (a.angles == SGK_BF16) rope_of(SGK_BF16, SGK_BF16, &a, begin, end);
+    else rope_of(SGK_BF16, SGK_F32, &a, begin, end);
 }
