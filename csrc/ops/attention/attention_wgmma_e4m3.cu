@@ -15,11 +15,16 @@
  *   DIM, DIM_V    head sizes up to here, a multiple of 32; 64 or 128
  *   KEYS          keys in a tile: 128
  *   OFFSET        at most 8
+ *   N             64 or 128: keys or columns in a product
+ *   SHARE         a weight is much where it is more than one in so many of its row's sum; 0: none is
+ *   AHEAD         1: the next piece's first scores start before a piece's results leave, which do so 16 bytes a thread; 0: behind them, 8 bytes a thread
  *   EARLY         1: a tile's values and the next one's keys are waited for before its weights are made; 0: behind them
  *   others        as in attention_wgmma
  *
- * Weights of tiles that all rows see whole are made over the base as it is, without maxima; where a row's are too large for e4m3, its base moves and they are
- * made anew.
+ * Weights of tiles that all rows see whole are made over the base as it is, without maxima. Where one of a row's is too large for e4m3, or would be much of the
+ * row's whole sum, the row's base moves and they are made anew: the largest is a power of two then, which is not rounded, and what rounding costs is that of
+ * the others. That is asked of codes, with what a thread knew when it asked last: no instruction more where nothing is large. After a tile whose largest weight
+ * was much, the next one's maxima are looked for at once. Without SHARE a base moves where a weight is too large for e4m3 alone.
  *
  * Shared memory, in slabs of [rows][128] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS], v as it comes [STAGES][KEYS], v transposed
  * [STAGES][DIM_V]. Queries are kept in registers.
@@ -39,6 +44,30 @@ DEVICE void pack(uint32_t (&weight)[KEYS / 32][4], const float (&s)[KEYS / 2])
             const float x[4]  = { s[first], s[first + 1], s[first + 4], s[first + 5] };
             weight[i][e]      = e4m3x4(x);
         }
+}
+
+/*
+ * How much of a thread's sum of a row, with a weight in it, that weight may be. A row's whole sum is guessed: a thread has a quarter of the columns, and `tile` is
+ * the last of those seen, so the other weights come to 4 all / seen times what the thread has of them.
+ *
+ *     SHARE weight = weight + (sum - weight) 4 all / seen     <=>     weight = sum 4 all / ((SHARE - 1) seen + 4 all)
+ */
+DEVICE float share_of(const work *w, int tile)
+{
+    const float all = 4.f / (SHARE - 1) * (float)(w->high - w->low), seen = (float)(w->high - tile);
+    float       inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(seen + all));
+    return all * inverse;
+}
+
+/* What makes four codes negative that are larger than a row's weights may be. The largest of all saturates, so it is none of them. */
+DEVICE uint32_t room_of(float sum, float share) { return 0x7f7f7f7f - (e4m3x2(fminf(sum * share, 416.f), 0) & 0xff) * 0x01010101; }
+DEVICE bool fit(const uint32_t (&weight)[KEYS / 32][4], int r, uint32_t room)
+{
+    uint32_t over = 0;
+    #pragma unroll
+    for (int i = 0; i < KEYS / 32; ++i) over |= (weight[i][r] + room) | (weight[i][r + 2] + room);
+    return !(over & 0x80808080);
 }
 
 /* Results of 64 rows over a part of the keys; rows without a key there have a sum of 0. A thread has four neighbouring columns of each 16. */
@@ -65,7 +94,10 @@ DEVICE void put_part(const attention_wgmma_args *p, const work *w, const float (
     }
 }
 
-/* Results of 64 rows; rows without a key have a sum of 0. */
+/* Four neighbouring columns of a row. */
+#define PIECE(x) make_uint2(pack2((x)[0] * inverse, (x)[4] * inverse, (const T *)0), pack2((x)[1] * inverse, (x)[5] * inverse, (const T *)0))
+
+/* Results of 64 rows; rows without a key have a sum of 0. By all threads of a warp. */
 DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[DIM_V / 2], const float (&most)[2], const float (&sums)[2])
 {
     const int             t = thread();
@@ -85,12 +117,28 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
         if (inside && t % 4 == 0 && a->softmax_lse)
             a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] =
                 sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
-        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + t % 4 * 4;
-        #pragma unroll
-        for (int c = 0; c < DIM_V / 16; ++c) {
-            const float *x = o + 8 * c + 2 * r;
-            if (inside && 16 * c + t % 4 * 4 < a->dim_v)
-                *(uint2 *)(to + 16 * c) = make_uint2(pack2(x[0] * inverse, x[4] * inverse, (const T *)0), pack2(x[1] * inverse, x[5] * inverse, (const T *)0));
+        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + (AHEAD ? 0 : t % 4 * 4);
+        if (AHEAD) {
+            /* Two threads exchange pieces of neighbouring chunks, so that each has 16 bytes of one: half as many stores. */
+            #pragma unroll
+            for (int c = 0; c < DIM_V / 16; c += 2) {
+                uint2 own[2];
+                #pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    const float *x = o + 8 * (c + e) + 2 * r;
+                    own[e]         = PIECE(x);
+                }
+                const int   odd = t & 1, column = 16 * (c + odd) + t % 4 / 2 * 8;
+                const uint2 sent = odd ? own[0] : own[1], kept = odd ? own[1] : own[0];
+                const uint2 got = make_uint2(__shfl_xor_sync(~0u, sent.x, 1), __shfl_xor_sync(~0u, sent.y, 1));
+                if (inside && column < a->dim_v) *(uint4 *)(to + column) = odd ? make_uint4(got.x, got.y, kept.x, kept.y) : make_uint4(kept.x, kept.y, got.x, got.y);
+            }
+        } else {
+            #pragma unroll
+            for (int c = 0; c < DIM_V / 16; ++c) {
+                const float *x = o + 8 * c + 2 * r;
+                if (inside && 16 * c + t % 4 * 4 < a->dim_v) *(uint2 *)(to + 16 * c) = PIECE(x);
+            }
         }
     }
 }
@@ -112,6 +160,7 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
     } while (0)
 
 DEVICE float (&half_of(float (&x)[64], int h))[32] { return *(float (*)[32])(x + 32 * h); }
+DEVICE float (&product_of(float (&x)[64], int h)) [N / 2] { return *(float (*)[N / 2])(x + N / 2 * h); }
 
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
@@ -125,26 +174,31 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     uint32_t              q[DIM / 32][4], weight[KEYS / 32][4];
     uint32_t              n = 0;                            /* tiles before this one */
 
-#define PART (64 * 128 / 16)                                /* 64 of a tile's keys, or of the columns of values, in a descriptor */
+#define PART (N * 128 / 16)                                 /* N of a tile's keys, or of the columns of values, in a descriptor */
 #define TIMES_KEYS(h, n) \
     do { \
         const uint32_t keys_ = k_places + STAGE(n) * (K_BYTES / 16) + (h) * PART; \
         wgmma_fence(); \
-        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) wgmma_held(half_of(s, h), q[d], operand(keys_ + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const e4m3 *)0); \
+        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) wgmma_held(product_of(s, h), q[d], operand(keys_ + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const e4m3 *)0); \
         wgmma_commit(); \
     } while (0)
-/* 64 columns, to one half of s */
+#define START_KEYS() \
+    do { \
+        TIMES_KEYS(0, n); \
+        if (KEYS > N) TIMES_KEYS(1, n); \
+    } while (0)
+/* N columns, to as much of s */
 #define TIMES_VALUES(c) \
     do { \
         const uint32_t values_ = v_places + STAGE(n) * (T_BYTES / 16) + (c) * PART; \
         wgmma_fence(); \
-        _Pragma("unroll") for (int i = 0; i < KEYS / 32; ++i) wgmma_held(half_of(s, c), weight[i], operand(values_ + i * WGMMA_STEP), i > 0, (const e4m3 *)0); \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 32; ++i) wgmma_held(product_of(s, c), weight[i], operand(values_ + i * WGMMA_STEP), i > 0, (const e4m3 *)0); \
         wgmma_commit(); \
     } while (0)
 #define ADD(c) \
     do { \
-        wgmma_pin(half_of(s, c)); \
-        _Pragma("unroll") for (int i = 0; i < 32; ++i) o[32 * (c) + i] += half_of(s, c)[i]; \
+        wgmma_pin(product_of(s, c)); \
+        _Pragma("unroll") for (int i = 0; i < N / 2; ++i) o[N / 2 * (c) + i] += product_of(s, c)[i]; \
     } while (0)
 #define WEIGH(h) \
     do { \
@@ -158,25 +212,40 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 more[r][e & 1] += x[e]; \
             } \
             weight[i / 4][i % 4] = e4m3x4(x); \
-            over[r] |= weight[i / 4][i % 4] + 0x02020202; \
+            over[r] |= weight[i / 4][i % 4] + (SHARE ? room[r] : 0x02020202); \
         } \
     } while (0)
 
     if (turn == GROUPS) named_announce(TURN, 256);
-    for (int count = 0;; ++count) {
-        const work *w = queries_of(count);
+    const work *w;
+    int         from, to, tile, low;
+    float       scale;
+    if (AHEAD) {
+        w = queries_of(0);
         if (uniform((uint32_t)w->n) >> 31) return;
-        int   from, to, tile, low;
-        float scale, most[2] = { -INF, -INF }, sum[2] = { 0, 0 }, base[2] = { 0, 0 }, factor[2];
-        bool  speculates = false;                           /* there is a base */
         TAKE_UP();
-        #pragma unroll
-        for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
         mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
-        TIMES_KEYS(0, n);
-        TIMES_KEYS(1, n);
+        START_KEYS();
         wgmma_wait(0);
         wgmma_pin(s);
+    }
+    for (int count = 0;; ++count) {
+        float    most[2] = { -INF, -INF }, sum[2] = { 0, 0 }, base[2] = { 0, 0 }, factor[2];
+        uint32_t room[2]    = { 0x80808080, 0x80808080 };   /* no base: no code fits */
+        bool     speculates = false;                        /* there is a base, and the last tile's weights were not much */
+        if (!AHEAD) {
+            w = queries_of(count);
+            if (uniform((uint32_t)w->n) >> 31) return;
+            TAKE_UP();
+        }
+        #pragma unroll
+        for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
+        if (!AHEAD) {
+            mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
+            START_KEYS();
+            wgmma_wait(0);
+            wgmma_pin(s);
+        }
         #pragma unroll 1
         for (;;) {
             --tile;
@@ -190,18 +259,31 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 uint32_t over[2]    = { 0, 0 };
                 /* Copies: with the sum, the assembler starts exponentials when fewer of their arguments are there. */
                 const float from_base[2] = { base[0] + 0.f, base[1] + 0.f };
-                wgmma_wait(1);
+                wgmma_wait(KEYS / N - 1);
                 wgmma_pin(half_of(s, 0));
                 WEIGH(0);
-                /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials. */
-                asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(AT(nowhere, 0)) : "memory");
-                wgmma_wait(0);
+                if (KEYS > N) {
+                    /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials. */
+                    asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(AT(nowhere, 0)) : "memory");
+                    wgmma_wait(0);
+                }
                 wgmma_pin(half_of(s, 1));
                 GIVE_BACK(AT(k_empty, STAGE(n)));
                 WEIGH(1);
-                fits[0] = !(over[0] & 0x80808080) && most[0] != -INF, fits[1] = !(over[1] & 0x80808080) && most[1] != -INF;
-                all = __all_sync(~0u, fits[0] && fits[1]);
+                if (SHARE) all = __all_sync(~0u, !((over[0] | over[1]) & 0x80808080));
                 if (all) sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
+                else {
+                    if (SHARE) {
+                        const float share = share_of(w, tile);
+                        #pragma unroll
+                        for (int r = 0; r < 2; ++r) {
+                            if (most[r] != -INF) room[r] = room_of(sum[r] + (more[r][0] + more[r][1]), share);
+                            fits[r] = fit(weight, r, room[r]);
+                        }
+                    } else fits[0] = !(over[0] & 0x80808080) && most[0] != -INF, fits[1] = !(over[1] & 0x80808080) && most[1] != -INF;
+                    all = __all_sync(~0u, fits[0] && fits[1]);
+                    if (all) sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
+                }
             } else {
                 wgmma_wait(0);
                 wgmma_pin(s);
@@ -219,37 +301,61 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 #pragma unroll
                 for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
                 pack(weight, s);
-                speculates = true;
+                bool much = false;
+                if (SHARE) {
+                    const float share = share_of(w, tile);
+                    #pragma unroll
+                    for (int r = 0; r < 2; ++r)
+                        if (most[r] != -INF) room[r] = room_of(sum[r], share), much |= factor[r] < 1 && (room[r] + ((OFFSET + 7) << 3) & 0x80);
+                }
+                speculates = !SHARE || !__any_sync(~0u, much);
             }
             if (!EARLY) mbarrier_wait(AT(t_full, STAGE(n)), LAP(n));
             if (tile == low) break;
             if (!EARLY) mbarrier_wait(AT(k_full, STAGE(n + 1)), LAP(n + 1));
             named_sync(turn, 256);
             TIMES_VALUES(0);
-            if (DIM_V > 64) TIMES_VALUES(1);
-            wgmma_wait(DIM_V / 64 - 1);
+            if (DIM_V > N) TIMES_VALUES(1);
+            wgmma_wait(DIM_V / N - 1);
             ADD(0);
             TIMES_KEYS(0, n + 1);
-            if (DIM_V > 64) {
+            if (DIM_V > N) {
                 wgmma_wait(1);
                 ADD(1);
             }
             GIVE_BACK(AT(t_empty, STAGE(n)));
-            TIMES_KEYS(1, n + 1);
+            if (KEYS > N) TIMES_KEYS(1, n + 1);
             named_announce(next_turn, 256);
             ++n;
         }
         named_sync(turn, 256);
         TIMES_VALUES(0);
-        if (DIM_V > 64) TIMES_VALUES(1);
+        if (DIM_V > N) TIMES_VALUES(1);
         named_announce(next_turn, 256);
         wgmma_wait(0);
         ADD(0);
-        if (DIM_V > 64) ADD(1);
+        if (DIM_V > N) ADD(1);
         GIVE_BACK(AT(t_empty, STAGE(n)));
         ++n;
-        if (a->splits > 1) put_part(p, w, o, most, sum);
-        else put(p, w, o, most, sum);
+        if (AHEAD) {
+            /* The next piece's first scores start before the results leave; behind the last piece of anything, for nothing. */
+            const work *done   = w;
+            w                  = queries_of(count + 1);
+            const bool goes_on = !(uniform((uint32_t)w->n) >> 31);
+            if (goes_on) {
+                TAKE_UP();
+                mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
+            }
+            START_KEYS();
+            if (a->splits > 1) put_part(p, done, o, most, sum);
+            else put(p, done, o, most, sum);
+            wgmma_wait(0);
+            wgmma_pin(s);
+            if (!goes_on) return;
+        } else {
+            if (a->splits > 1) put_part(p, w, o, most, sum);
+            else put(p, w, o, most, sum);
+        }
     }
 }
 
