@@ -69,20 +69,24 @@ scaled_wgmma_build scaled_wgmma_builds[SCALED_WGMMA_BUILDS] = {
     CHAINS(0, SGK_BF16, 755, 1350),
     CHAINS(1, SGK_F16, 755, 1350),
 };
-#define FEW(integers, type, wide, bn, ways, stages) \
-    { SGK_KERNEL("gemm/gemm_scaled_few.cu", "scaled_few", "-DINTEGERS=" #integers " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages, SGK_ARCH_90A), \
-      type, bn * wide, wide, ways, stages }
+#define FEW(integers, type, high, wide, bn, ways, stages) \
+    { SGK_KERNEL("gemm/gemm_scaled_few.cu", "scaled_few", "-DINTEGERS=" #integers " -DHIGH=" #high " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages, SGK_ARCH_90A), \
+      type, 64 * high, bn * wide, high * wide, ways, stages }
 scaled_few_build scaled_few_builds[SCALED_FEW_BUILDS] = {
-    FEW(0, SGK_E4M3, 1,  32, 4, 16),
-    FEW(0, SGK_E4M3, 1,  48, 4, 12),
-    FEW(0, SGK_E4M3, 1,  56, 4, 12),
-    FEW(0, SGK_E4M3, 1,  64, 4, 12),
-    FEW(0, SGK_E4M3, 1,  96, 2, 10),
-    FEW(0, SGK_E4M3, 2,  56, 2, 10),
-    FEW(1, SGK_I8, 1,  32, 4, 16),
-    FEW(1, SGK_I8, 1,  48, 4, 12),
-    FEW(1, SGK_I8, 1,  64, 4, 12),
-    FEW(1, SGK_I8, 1, 112, 2,  8),
+    FEW(0, SGK_E4M3, 1, 1,  32, 4, 16),
+    FEW(0, SGK_E4M3, 1, 1,  48, 4, 12),
+    FEW(0, SGK_E4M3, 1, 1,  56, 4, 12),
+    FEW(0, SGK_E4M3, 1, 1,  64, 4, 12),
+    FEW(0, SGK_E4M3, 1, 1,  96, 2, 10),
+    FEW(0, SGK_E4M3, 1, 2,  56, 2, 10),
+    FEW(0, SGK_E4M3, 2, 1,  64, 2,  8),
+    FEW(0, SGK_E4M3, 2, 2,  56, 1,  6),
+    FEW(1, SGK_I8, 1, 1,  32, 4, 16),
+    FEW(1, SGK_I8, 1, 1,  48, 4, 12),
+    FEW(1, SGK_I8, 1, 1,  64, 4, 12),
+    FEW(1, SGK_I8, 1, 1, 112, 2,  8),
+    FEW(1, SGK_I8, 2, 1,  64, 2,  8),
+    FEW(1, SGK_I8, 2, 1, 112, 2,  6),
 };
 /* clang-format on */
 
@@ -277,25 +281,31 @@ typedef struct {
     int               split;
 } few_plan;
 
-enum { FEW_ROWS = 64,                   /* of a tile */
-       MOST_FEW = 128 };
-static int64_t few_high(const struct scaled_args *a) { return least(ceil_div(a->rows, 8) * 8, FEW_ROWS); }
+enum { MOST_FEW = 128 };
+static int64_t few_high(const scaled_few_build *b, const struct scaled_args *a) { return least(ceil_div(a->rows, 8) * 8, b->rows); }
+
+/* Two blocks with a tile have room for sums of half of it. */
+static int64_t few_bytes(const scaled_few_build *b, int split)
+{
+    return b->stages * ((b->rows + b->columns) * 128 + 16) + (b->rows + b->columns) * 4 + 16 + (split > 1 ? b->rows * b->columns * 2 : 0);
+}
 
 /* Where that form is the faster one, of the rows, depths and tiles that were timed beside the others. */
 static bool few_wins(const struct scaled_args *a, const few_plan *plan, int64_t steps)
 {
     const scaled_few_build *b        = plan->build;
     const bool              integers = b->dtype == SGK_I8;
-    if (a->rows > FEW_ROWS) return steps >= (integers && b->columns > 64 ? 128 : 32);
+    if (b->rows > 64) return steps >= 16;
+    if (a->rows > b->rows) return steps >= (integers && b->columns > 64 ? 128 : 32);
     if (b->columns == 32 && plan->split == 1 && a->rows <= 16) return steps >= 96;
     return !(integers && b->columns == 64 && a->rows > 16);
 }
 
 /*
  * For few rows, and where every tile has a multiprocessor: the least time by a model, in nanoseconds, of what memory takes, a block's operands and a block's
- * slabs, and of adding up where K is in two shares.
+ * slabs, and of adding up where K is in two shares, or of tiles one above the other. Its numbers are fitted to times of 8 shapes on an H200.
  */
-static few_plan choose_few(const struct scaled_args *a, int multiprocessors)
+static few_plan choose_few(const struct scaled_args *a, const sgk_cuda_device *device)
 {
     few_plan      best       = { 0 };
     double        least_time = 0;
@@ -304,14 +314,15 @@ static few_plan choose_few(const struct scaled_args *a, int multiprocessors)
     if (a->batch != 1 || a->rows > MOST_FEW || a->input_dtype != a->weight_dtype) return best;
     for (int i = 0; i < SCALED_FEW_BUILDS; ++i) {
         scaled_few_build *b     = &scaled_few_builds[i];
-        const int64_t     tiles = ceil_div(a->columns, b->columns) * ceil_div(a->rows, FEW_ROWS);
-        if (b->dtype != a->input_dtype) continue;
-        for (int split = 1; split <= (a->rows > FEW_ROWS ? 1 : 2) && split <= steps && tiles * split <= multiprocessors; ++split) {
+        const int64_t     tiles = ceil_div(a->columns, b->columns) * ceil_div(a->rows, b->rows);
+        if (b->dtype != a->input_dtype || (b->rows > 64 && a->rows <= 64)) continue;
+        for (int split = 1; split <= (a->rows > b->rows ? 1 : 2) && split <= steps && tiles * split <= device->multiprocessors; ++split) {
+            if (few_bytes(b, split) > device->shared_memory_per_block) continue;
             const int64_t share    = ceil_div(steps, split);
-            const double  read     = (double)(share * SCALED_WGMMA_DEPTH * (few_high(a) + b->columns)) / 112.0;
+            const double  read     = (double)(share * SCALED_WGMMA_DEPTH * (few_high(b, a) + b->columns)) / 112.0;
             const double  multiply = (double)ceil_div(share, b->ways) * 480.0, busy = read > multiply ? read : multiply;
             const double  most = busy > memory ? busy : memory;
-            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0);
+            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0) + (a->rows > b->rows ? 1000 : 0);
             if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;
         }
     }
@@ -334,7 +345,7 @@ static sgk_tensor_map slabs_of(sgk_dtype dtype, const void *data, int64_t depth,
 
 static sgk_status launch_few(const char *op, scaled_few_build *b, int split, int ordinal, const sgk_exec *exec, const struct scaled_args *a)
 {
-    const int64_t          steps = ceil_div(a->depth, SCALED_WGMMA_DEPTH), high = few_high(a);
+    const int64_t          steps = ceil_div(a->depth, SCALED_WGMMA_DEPTH), high = few_high(b, a);
     struct scaled_few_args f = {
         .s        = *a,
         .high     = (int32_t)high,
@@ -342,14 +353,15 @@ static sgk_status launch_few(const char *op, scaled_few_build *b, int split, int
         .share    = (int32_t)ceil_div(steps, split),
         .split    = split,
         .in_fours = a->out_dtype != SGK_F32 && a->columns % 4 == 0 && (uintptr_t)a->out % 8 == 0 && (a->rows <= 1 || a->out_stride % 4 == 0),
+        .once     = a->rows <= b->rows,
     };
     const sgk_tensor_map input = slabs_of(a->input_dtype, a->input, a->depth, a->rows, a->input_stride, high), weight = slabs_of(a->weight_dtype, a->weight, a->depth, a->columns, a->weight_stride, b->columns);
     SGK_TRY(sgk_cuda_tensor_map(op, "mat_a", &input, &f.first));
     SGK_TRY(sgk_cuda_tensor_map(op, "mat_b", &weight, &f.second));
     const sgk_launch shape = {
-        .grid          = { split, ceil_div(a->rows, FEW_ROWS), ceil_div(a->columns, b->columns) },
+        .grid          = { split, ceil_div(a->rows, b->rows), ceil_div(a->columns, b->columns) },
         .block         = { 128u * (unsigned)(b->parts * b->ways) + 32 },
-        .shared_memory = (unsigned)(b->stages * ((FEW_ROWS + b->columns) * 128 + 16) + (FEW_ROWS + b->columns) * 4),
+        .shared_memory = (unsigned)few_bytes(b, split),
         .cluster       = split > 1 ? (unsigned)split : 0,
     };
     if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cuda, %s %s %s, K in %d", op, b->kernel.file, b->kernel.entry, b->kernel.defines, split);
@@ -362,7 +374,7 @@ static sgk_status scaled_on_gpu(const char *op, const struct scaled_args *a, int
     SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
     const bool batch_invariant = sgk_exec_batch_invariant(exec), pieces = in_pieces(a), wgmma = sgk_kernel_fits(&scaled_wgmma_builds[0].kernel, device);
     if (wgmma && pieces && wgmma_takes(a)) {
-        const few_plan few = batch_invariant ? (few_plan){ 0 } : choose_few(a, device->multiprocessors);
+        const few_plan few = batch_invariant ? (few_plan){ 0 } : choose_few(a, device);
         if (few.build) return launch_few(op, few.build, few.split, ordinal, exec, a);
         const wgmma_plan plan = choose_wgmma(a, batch_invariant, device->multiprocessors);
         if (plan.build) return launch_wgmma(op, &plan, batch_invariant ? " (batch invariant)" : "", ordinal, device->multiprocessors, exec, a);

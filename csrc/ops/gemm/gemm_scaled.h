@@ -38,6 +38,7 @@ struct scaled_few_args {
     int32_t            steps, share;                /* slabs of 128 in K: all, and at most of a block */
     int32_t            split;                       /* blocks of a cluster: each has a share of K */
     int32_t            in_fours;                    /* four columns of out are 8 aligned bytes */
+    int32_t            once;                        /* no other tile reads the same weight */
 };
 
 /* gemm_scaled_chains.cu: its tile, and its shared memory in bytes, pieces of 128 rows by 128 in K first; the warpgroups have results and scales of their own. */
@@ -81,7 +82,7 @@ enum {
 /* Every build of gemm_scaled.cu, of gemm_scaled_wgmma.cu and gemm_scaled_chains.cu, and of gemm_scaled_few.cu, for gemm_kernels[]. */
 enum { SCALED_MMA_BUILDS   = 11,
        SCALED_WGMMA_BUILDS = 22,
-       SCALED_FEW_BUILDS   = 10 };
+       SCALED_FEW_BUILDS   = 14 };
 typedef struct {
     sgk_kernel kernel;
     int        kind, bm, bn, bk, warps, stages, efficiency;
@@ -98,7 +99,7 @@ typedef struct {
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        columns, parts, ways, stages;
+    int        rows, columns, parts, ways, stages;
 } scaled_few_build;
 extern scaled_few_build   scaled_few_builds[SCALED_FEW_BUILDS];
 extern scaled_mma_build   scaled_mma_builds[SCALED_MMA_BUILDS];

@@ -234,6 +234,9 @@ void check_scaled(void)
         { 100, 4104, 1168 },
         { 128, 6152, 528 },
         { 66, 136, 2304 },
+        { 66, 4104, 4368 },                     /* tiles of 128 rows: 64 columns with K in two shares, and in one, and 112 columns */
+        { 122, 8392, 2064 },
+        { 90, 14344, 2064 },
         { 24, 25608, 16 },
         { 40, 25608, 16 },                      /* more columns than that form takes */
     };

@@ -4,20 +4,22 @@
  * the blocks of a cluster share K.
  *
  *   INTEGERS 1: s8, summed in 32 bits over all of K; 0: e4m3, whose sums of every slab are added to f32 sums in registers (wgmma8.cuh)
- *   WIDE     parts of BN columns (rows of weight): the tile is 64 x BN WIDE, and a part is a warpgroup's
- *   WAYS     times WIDE warpgroups multiply
+ *   HIGH     parts of 64 rows of input, WIDE  parts of BN columns (rows of weight): the tile is 64 HIGH x BN WIDE, and a part of either is a warpgroup's
+ *   WAYS     times HIGH x WIDE warpgroups multiply
  *   STAGES   slabs in the ring, a multiple of WAYS: a part of it always has the same readers, and they miss no lap
  *
  * One thread starts copies (TMA). Of input only rows that there are (`high`, a multiple of 8) are copied; the rest of a part is what lies there, and nobody looks
  * at what comes of it. Sums are added in the order of the ways, then of the blocks. M K elements read for each tile (from L2), N K once for 64 rows, 2 M N K
  * operations: bound by memory.
  *
- * Shared memory: slabs [STAGES] of input [64][128], weight [BN WIDE][128]; scales of rows and columns; barriers. The sums of all ways are laid over the slabs:
- * [WAYS][64][PITCH].
+ * Shared memory: slabs [STAGES] of input [64 HIGH][128], weight [BN WIDE][128]; scales of rows and columns; barriers; with split > 1 sums that other blocks
+ * send. The sums of all ways are laid over the slabs: [WAYS][64 HIGH][PITCH].
  */
 #include "barrier.cuh"
+#include "cluster_push.cuh"
 #include "cp_async.cuh"
 #include "gemm_scaled.cuh"
+#include "l2_policy.cuh"
 #include "launch.cuh"
 #include "ring.cuh"
 #include "tma.cuh"
@@ -30,13 +32,15 @@ typedef int sum;
 typedef e4m3  T;
 typedef float sum;
 #endif
-#define ROWS        64
+#define ROWS        (64 * HIGH)
 #define COLUMNS     (BN * WIDE)
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + COLUMNS) * 128)
-#define MULTIPLIERS (128 * WIDE * WAYS)                 /* threads; behind them a warp that copies */
+#define PARTS       (HIGH * WIDE)
+#define MULTIPLIERS (128 * PARTS * WAYS)                /* threads; behind them a warp that copies */
 #define SCALES      (STAGES * SLAB_BYTES)               /* where scales begin, */
-#define BARRIERS    (SCALES + (ROWS + COLUMNS) * 4)     /* and barriers */
+#define BARRIERS    (SCALES + (ROWS + COLUMNS) * 4)     /* barriers, */
+#define INBOX       (BARRIERS + STAGES * 16 + 16)       /* and sums from other blocks: [split - 1][this block's items][4] */
 #define PITCH       (COLUMNS % 16 ? COLUMNS : COLUMNS + 8)      /* of a row of sums: no bank is met twice */
 
 #if STAGES % WAYS || WAYS * ROWS * PITCH * 4 > STAGES * SLAB_BYTES
@@ -52,71 +56,106 @@ DEVICE sums sums_at(float4 f)
     return { f.x, f.y, f.z, f.w };
 #endif
 }
+DEVICE float4 floats_of(sums s)
+{
+#if INTEGERS
+    return make_float4(__int_as_float(s.v[0]), __int_as_float(s.v[1]), __int_as_float(s.v[2]), __int_as_float(s.v[3]));
+#else
+    return make_float4(s.v[0], s.v[1], s.v[2], s.v[3]);
+#endif
+}
 DEVICE void add(sums *a, sums b)
 {
     #pragma unroll
     for (int i = 0; i < 4; ++i) a->v[i] += b.v[i];
 }
 
-/* Four columns of a row, the first a multiple of 4; `row` and `columns`: their scales. */
+/* Four columns of a row, the first a multiple of 4; `row` and `columns`: their scales. Little code: every instruction of a short kernel comes from memory. */
 DEVICE void put4(const scaled_few_args *a, int64_t m, int64_t n, sums v, float row, const float *columns)
 {
     const scaled_args *s = &a->s;
     if (n >= s->columns) return;
     float y[4];
     #pragma unroll
-    for (int i = 0; i < 4; ++i) y[i] = (float)v.v[i] * columns[i] * row + scaled_bias(s, n + i);
-    if (a->in_fours) *(uint2 *)((uint16_t *)s->out + m * s->out_stride + n) = make_uint2(scaled_pack(s, y[0], y[1]), scaled_pack(s, y[2], y[3]));
-    else {
-        #pragma unroll
-        for (int i = 0; i < 4; ++i) scaled_store(s, s->out, m, n + i, y[i]);
+    for (int i = 0; i < 4; ++i) y[i] = (float)v.v[i] * columns[i] * row;
+    if (__builtin_expect(s->bias != NULL, 0)) {
+        #pragma unroll 1
+        for (int i = 0; i < 4; ++i) {
+            const float b = scaled_bias(s, n + i);
+            #pragma unroll
+            for (int j = 0; j < 4; ++j) y[j] += j == i ? b : 0;
+        }
     }
+    if (__builtin_expect(a->in_fours, 1)) {
+        *(uint2 *)((uint16_t *)s->out + m * s->out_stride + n) = make_uint2(scaled_pack(s, y[0], y[1]), scaled_pack(s, y[2], y[3]));
+    } else {
+        #pragma unroll 1
+        for (int i = 0; i < 4; ++i) scaled_store(s, s->out, m, n + i, i == 0 ? y[0] : i == 1 ? y[1]
+                                                                                  : i == 2   ? y[2]
+                                                                                             : y[3]);
+    }
+}
+
+/* An item: four columns of a row, of the sums of all ways. */
+DEVICE sums item(const float *shares, int r, int c)
+{
+    sums total = sums_at(*(const float4 *)(shares + r * PITCH + c));
+    #pragma unroll
+    for (int w = 1; w < WAYS; ++w) add(&total, sums_at(*(const float4 *)(shares + (w * ROWS + r) * PITCH + c)));
+    return total;
 }
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void scaled_few(const __grid_constant__ scaled_few_args a)
 {
     extern __shared__ __align__(1024) uint8_t memory[];
-    const uint32_t                            base = uniform(shared_address(memory)), full = base + BARRIERS, empty = full + STAGES * 8;
+    const uint32_t                            base = uniform(shared_address(memory)), full = base + BARRIERS, empty = full + STAGES * 8, received = empty + STAGES * 8;
     const int                                 group = (int)uniform(threadIdx.x / 128), t = threadIdx.x % 128, lane = t % 32;
     const int                                 slice = (int)blockIdx.x, m = (int)blockIdx.y * ROWS, n = (int)blockIdx.z * COLUMNS;
     const int                                 from = slice * a.share, to = from + a.share < a.steps ? from + a.share : a.steps;
+    const int                                 rows = (int)a.s.rows - m < ROWS ? (int)a.s.rows - m : ROWS, count = rows * (COLUMNS / 4);
 
-    if (threadIdx.x >= MULTIPLIERS) {                   /* the first copies need not wait for anybody */
-        if (lane == 0) open_ring(&a.first, &a.second, full, empty, 1, 4 * WIDE);
+    if (__builtin_expect(threadIdx.x >= MULTIPLIERS, 1)) { /* the first copies need not wait for anybody */
+        if (lane == 0) {
+            open_ring(&a.first, &a.second, full, empty, 1, 4 * PARTS);
+            if (a.split > 1) {
+                mbarrier_init(received, 1);
+                mbarrier_init_done();
+                mbarrier_expect(received, (uint32_t)((count - slice + 1) / 2 * 16));
+            }
+        }
         __threadfence_block();
         __syncwarp();
+        if (a.split > 1) cluster_begin();
         named_announce(2, MULTIPLIERS + 32);
         pdl_wait();
         if (lane == 0) {
-            int      stage = 0;
-            uint32_t lap   = 0;
+            const uint64_t policy = l2_policy(a.once);
+            int            stage  = 0;
+            uint32_t       lap    = 1;
+            #pragma unroll 1
             for (int k = from; k < to; ++k) {
                 const uint32_t arrived = full + stage * 8, slab = base + stage * SLAB_BYTES;
-                mbarrier_wait(empty + stage * 8, lap ^ 1);
+                mbarrier_wait(empty + stage * 8, lap);
                 mbarrier_expect(arrived, (uint32_t)(a.high + COLUMNS) * 128);
-                tma_load2(slab + FIRST_BYTES, &a.second, k * 128, n, arrived);
+                tma_load2_hint(slab + FIRST_BYTES, &a.second, k * 128, n, arrived, policy);
                 tma_load2(slab, &a.first, k * 128, m, arrived);
                 if (++stage == STAGES) stage = 0, lap ^= 1;
             }
-            if (a.split == 1) pdl_release();
-        }
-        __syncwarp();
-        if (a.split > 1) {
-            cluster_sync();
-            cluster_sync();
+            pdl_release();
         }
         return;
     }
+    if (a.split > 1) cluster_begin();
     named_sync(2, MULTIPLIERS + 32);
     pdl_wait();
 
     for (int i = (int)threadIdx.x; i < ROWS + COLUMNS; i += MULTIPLIERS) {
-        const int64_t at = i < ROWS ? m + i : n + i - ROWS, count = i < ROWS ? a.s.rows : a.s.columns;
+        const int64_t at = i < ROWS ? m + i : n + i - ROWS, all = i < ROWS ? a.s.rows : a.s.columns;
         const float  *from_ = i < ROWS ? a.s.input_scales : a.s.weight_scales;
-        cp_async4(base + SCALES + i * 4, from_ + (at < count ? at : 0) * (i < ROWS ? a.s.input_scale_step : a.s.weight_scale_step), true);
+        cp_async4(base + SCALES + i * 4, from_ + (at < all ? at : 0) * (i < ROWS ? a.s.input_scale_step : a.s.weight_scale_step), true);
     }
 
-    const int way = group / WIDE, wide = group % WIDE, row = t / 32 * 16 + lane / 4;
+    const int way = group / PARTS, high = group % HIGH, wide = group / HIGH % WIDE, row = high * 64 + t / 32 * 16 + lane / 4;
     sum       part[BN / 2] = { 0 };
 #if !INTEGERS
     sum d[BN / 2];
@@ -127,7 +166,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void scaled_few(con
     uint32_t lap   = 0;
     for (int k = from + way; k < to; k += WAYS) {
         const uint32_t slab = base + stage * SLAB_BYTES;
-        const uint64_t x = wgmma_operand(slab), y = wgmma_operand(slab + FIRST_BYTES + wide * (BN * 128));
+        const uint64_t x = wgmma_operand(slab + high * 8192), y = wgmma_operand(slab + FIRST_BYTES + wide * (BN * 128));
         mbarrier_wait(full + stage * 8, lap);
         wgmma_pin(part);
         wgmma_fence();
@@ -161,27 +200,23 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void scaled_few(con
     }
     named_sync(1, MULTIPLIERS);
 
-    const int rows = (int)a.s.rows - m < ROWS ? (int)a.s.rows - m : ROWS, count = rows * (COLUMNS / 4);
     #pragma unroll 1
-    for (int i = (int)threadIdx.x; i < count; i += MULTIPLIERS) {
-        const int r = i / (COLUMNS / 4), c = i % (COLUMNS / 4) * 4;
-        float4   *place = (float4 *)(shares + r * PITCH + c);
-        sums      total = sums_at(*place);
-        #pragma unroll
-        for (int w = 1; w < WAYS; ++w) add(&total, sums_at(*(const float4 *)(shares + (w * ROWS + r) * PITCH + c)));
-        if (a.split > 1) *(sums *)place = total;
-        else put4(&a, m + r, n + c, total, scales[r], scales + ROWS + c);
+    for (int rest = a.split - 1; rest >= 0; --rest) {   /* with two blocks every second item is the other one's, and is sent */
+        const int step = a.split, first = (step - 1) * (rest ? 1 - slice : slice);
+        if (step > 1) {
+            if (rest) cluster_await();
+            else mbarrier_wait_published(received, 0);
+        }
+        #pragma unroll 1
+        for (int i = first + step * (int)threadIdx.x; i < count; i += step * MULTIPLIERS) {
+            const int r = i / (COLUMNS / 4), c = i % (COLUMNS / 4) * 4;
+            sums      total = item(shares, r, c);
+            if (rest) {
+                cluster_push4(base + INBOX + i / 2 * 16, received, (uint32_t)(1 - slice), floats_of(total));
+                continue;
+            }
+            if (step > 1) add(&total, sums_at(*(const float4 *)(memory + INBOX + i / 2 * 16)));
+            put4(&a, m + r, n + c, total, scales[r], scales + ROWS + c);
+        }
     }
-    if (a.split == 1) return;
-    cluster_sync();
-    #pragma unroll 1
-    for (int i = slice + (int)threadIdx.x * a.split; i < count; i += MULTIPLIERS * a.split) {
-        const int      r = i / (COLUMNS / 4), c = i % (COLUMNS / 4) * 4;
-        const uint32_t place = base + (uint32_t)(r * PITCH + c) * 4;
-        sums           total = sums_at(cluster_load4(place, 0));
-        for (int s = 1; s < a.split; ++s) add(&total, sums_at(cluster_load4(place, (uint32_t)s)));
-        put4(&a, m + r, n + c, total, scales[r], scales + ROWS + c);
-    }
-    cluster_sync();                                     /* a block's shared memory is the cluster's until all are done */
-    pdl_release();
 }

@@ -68,21 +68,21 @@ static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int wide, grou
     WIDE(1, 112, 6, 1, 395, 1000),
 };
 
-#define FEW(high, wide, bn, ways, stages, above)                                                                                                         \
-    { SGK_KERNEL("grouped/grouped_few.cu", "grouped_few", "-DHIGH=" #high " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages, SGK_ARCH_90A), \
-      64 * high, bn * wide, high * wide, ways, stages, above }
+#define FEW(high, wide, bn, ways, stages, scalers, above)                                                                                                         \
+    { SGK_KERNEL("grouped/grouped_few.cu", "grouped_few", "-DHIGH=" #high " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages " -DSCALERS=" #scalers, SGK_ARCH_90A), \
+      64 * high, bn * wide, high * wide, ways, stages, scalers, above }
 /* `above`: also with tiles one above the other. */
-static struct few_build { sgk_kernel kernel; int rows, columns, parts, ways, stages; bool above; } few_builds[] = {
-    FEW(1, 1,  32, 4, 16, 0),
-    FEW(1, 1,  48, 4, 12, 0),
-    FEW(1, 1,  56, 4, 12, 0),
-    FEW(1, 1,  64, 4, 12, 1),
-    FEW(1, 2,  56, 2, 10, 0),
-    FEW(1, 3,  64, 1,  7, 0),
-    FEW(2, 1,  32, 2, 10, 0),
-    FEW(2, 1,  48, 2,  8, 0),
-    FEW(2, 1,  64, 2,  8, 0),
-    FEW(1, 1, 112, 2,  8, 1),
+static struct few_build { sgk_kernel kernel; int rows, columns, parts, ways, stages, scalers; bool above; } few_builds[] = {
+    FEW(1, 1,  32, 4, 16, 2, 0),
+    FEW(1, 1,  48, 4, 12, 2, 0),
+    FEW(1, 1,  56, 4, 12, 2, 0),
+    FEW(1, 1,  64, 4, 12, 2, 1),
+    FEW(1, 2,  56, 2, 10, 2, 0),
+    FEW(1, 3,  64, 1,  7, 2, 0),
+    FEW(2, 1,  32, 2, 10, 2, 0),
+    FEW(2, 1,  48, 2,  8, 2, 0),
+    FEW(2, 1,  64, 2,  8, 2, 0),
+    FEW(1, 1, 112, 2,  8, 2, 1),
 };
 /* clang-format on */
 
@@ -283,12 +283,18 @@ static int64_t few_high(const struct few_build *b, const struct grouped_args *a)
 
 enum { FEW_ROWS = 128 };
 
+/* Two blocks with a tile have room for sums of half of it. */
+static int64_t few_bytes(const struct few_build *b, int split)
+{
+    return b->stages * ((b->rows + b->columns) * 128 + (b->rows + 4) * 4 + 16) + 16 + (split > 1 ? b->rows * b->columns * 2 : 0);
+}
+
 /*
  * For few rows, and where every tile has a multiprocessor: the least time by a model, in nanoseconds, of what memory takes, a block's
- * operands and a block's slabs, and of adding up where K is in two shares. Its numbers are fitted to 71 times on an H200. A block has one tile: beyond
+ * operands and a block's slabs, and of adding up where K is in two shares. Its numbers are fitted to 90 times on an H200. A block has one tile: beyond
  * that, tiles of blocks that stay are faster (choose_wgmma).
  */
-static few_plan choose_few(const struct grouped_args *a, int multiprocessors)
+static few_plan choose_few(const struct grouped_args *a, const sgk_cuda_device *device)
 {
     few_plan      best       = { 0 };
     double        least_time = 0;
@@ -298,12 +304,13 @@ static few_plan choose_few(const struct grouped_args *a, int multiprocessors)
         struct few_build *b     = &few_builds[i];
         const int64_t     tiles = ceil_div(a->columns, b->columns) * ceil_div(a->rows, b->rows);
         if (a->rows > (b->above ? FEW_ROWS : b->rows)) continue;
-        for (int split = 1; split <= (a->rows > b->rows ? 1 : 2) && split <= steps && tiles * split <= multiprocessors; ++split) {
+        for (int split = 1; split <= (a->rows > b->rows ? 1 : 2) && split <= steps && tiles * split <= device->multiprocessors; ++split) {
+            if (few_bytes(b, split) > device->shared_memory_per_block) continue;
             const int64_t share    = ceil_div(steps, split);
             const double  read     = (double)(share * GROUPED_BLOCK * (few_high(b, a) + b->columns)) / 112.0;
             const double  multiply = (double)ceil_div(share, b->ways) * 500.0, busy = read > multiply ? read : multiply;
             const double  most = busy > memory ? busy : memory;
-            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0) + (a->rows > b->rows ? 50 : 0);
+            const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 400.0 + 0.1 * (double)(a->rows * b->columns) : 0) + (a->rows > b->rows ? 50 : 0);
             if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;
         }
     }
@@ -336,14 +343,15 @@ static sgk_status launch_few(const char *op, few_plan plan, int ordinal, const s
         .share    = (int32_t)ceil_div(steps, plan.split),
         .split    = plan.split,
         .in_fours = a->out_dtype != SGK_F32 && a->columns % 4 == 0 && sgk_in_pieces_of(8, a->out, a->out_stride, a->out_dtype),
+        .once     = a->rows <= b->rows,
     };
     const sgk_tensor_map of_a = slabs_of(a->a, a->depth, a->rows, a->a_stride, high), of_b = slabs_of(a->b, a->depth, a->columns, a->b_stride, b->columns);
     SGK_TRY(sgk_cuda_tensor_map(op, "a", &of_a, &f.first));
     SGK_TRY(sgk_cuda_tensor_map(op, "b", &of_b, &f.second));
     const sgk_launch shape = {
         .grid          = { plan.split, ceil_div(a->rows, b->rows), ceil_div(a->columns, b->columns) },
-        .block         = { 128u * (unsigned)(b->parts * b->ways) + 64 },
-        .shared_memory = (unsigned)(b->stages * ((b->rows + b->columns) * 128 + (b->rows + 4) * 4 + 16)),
+        .block         = { 128u * (unsigned)(b->parts * b->ways) + 32u * (unsigned)(1 + b->scalers) },
+        .shared_memory = (unsigned)few_bytes(b, plan.split),
         .cluster       = plan.split > 1 ? (unsigned)plan.split : 0,
     };
     if (sgk_log_wanted(exec)) sgk_log(exec, "%s: cuda, %s %s %s, K in %d", op, b->kernel.file, b->kernel.entry, b->kernel.defines, plan.split);
@@ -360,7 +368,7 @@ static sgk_status run_on_gpu(const char *op, const struct grouped_args *a, int64
     const bool wgmma           = sgk_kernel_fits(&wgmma_builds[0].kernel, device);
     if (wgmma && wgmma_takes(a, pieces, device)) {
         if (a->form == GROUPED_ONE && a->scaling == GROUPED_BLOCKS && !batch_invariant) {
-            const few_plan few = choose_few(a, device->multiprocessors);
+            const few_plan few = choose_few(a, device);
             if (few.build) return launch_few(op, few, ordinal, exec, a);
         }
         const wgmma_plan plan = choose_wgmma(a, expected, batch_invariant, device);

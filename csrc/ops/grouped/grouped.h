@@ -73,6 +73,7 @@ struct grouped_few_args {
     int32_t             steps, share;               /* slabs of 128 in K: all, and at most of a block */
     int32_t             split;                      /* blocks of a cluster: each has a share of K */
     int32_t             in_fours;                   /* four columns of out are 8 aligned bytes */
+    int32_t             once;                       /* no other tile reads the same b */
 };
 
 /* The CPU: an item is a run of GROUPED_CPU_COLUMNS columns of GROUPED_CPU_ROWS rows of one group. */

@@ -297,6 +297,7 @@ void check_grouped(void)
         { 100, 4104, 1168 },                    /* few rows: tiles one above the other */
         { 128, 6152, 528 },
         { 128, 6344, 2832 },
+        { 66, 4104, 4368 },                     /* tiles of 128 rows, K in two shares */
         { 3, 12688, 784 },
         { 60, 12688, 16 },
     };

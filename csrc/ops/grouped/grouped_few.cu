@@ -6,17 +6,20 @@
  *   HIGH     parts of 64 rows of a, WIDE  parts of BN columns (rows of b): the tile is 64 HIGH x BN WIDE, and a part of either is a warpgroup's
  *   WAYS     times HIGH x WIDE warpgroups multiply
  *   STAGES   slabs in the ring, a multiple of WAYS: a part of it always has the same readers, and they miss no lap
+ *   SCALERS  warps that copy scales
  *
- * One thread starts copies of operands (TMA), the next warp copies scales, of any layout (cp.async): both arrive at the stage's barrier. Of a
+ * One thread starts copies of operands (TMA), SCALERS warps copy scales, of any layout (cp.async), of slabs in turn: both arrive at the stage's barrier. Of a
  * only rows that there are (`high`, a multiple of 8) are copied; the rest of a part is what lies there, and nobody looks at what comes of it.
  * Sums are added in the order of the ways, then of the blocks. M K elements read for each tile (from L2), N K once, 2 M N K operations: bound by memory.
  *
- * Shared memory: slabs [STAGES] of a [64 HIGH][128 bytes], b [BN WIDE][128 bytes]; scales [STAGES] of rows, blocks of columns; barriers. The sums
- * of all ways are laid over the slabs: [WAYS][64 HIGH][PITCH].
+ * Shared memory: slabs [STAGES] of a [64 HIGH][128 bytes], b [BN WIDE][128 bytes]; scales [STAGES] of rows, blocks of columns; barriers; with
+ * split > 1 sums that the other block sends. The sums of all ways are laid over the slabs: [WAYS][64 HIGH][PITCH].
  */
 #include "barrier.cuh"
+#include "cluster_push.cuh"
 #include "cp_async.cuh"
 #include "grouped_promote.cuh"
+#include "l2_policy.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
 #include "ring.cuh"
@@ -28,10 +31,11 @@
 #define FIRST_BYTES (ROWS * 128)
 #define SLAB_BYTES  ((ROWS + COLUMNS) * 128)
 #define PARTS       (HIGH * WIDE)
-#define MULTIPLIERS (128 * PARTS * WAYS)                /* threads; behind them a warp for each kind of copy */
+#define MULTIPLIERS (128 * PARTS * WAYS)                /* threads; behind them warps that copy */
 #define SLAB_SCALES (ROWS + 4)                          /* of rows, then of blocks of columns */
 #define SCALES      (STAGES * SLAB_BYTES)               /* where scales begin, */
-#define BARRIERS    (SCALES + STAGES * SLAB_SCALES * 4) /* and barriers */
+#define BARRIERS    (SCALES + STAGES * SLAB_SCALES * 4) /* barriers, */
+#define INBOX       (BARRIERS + STAGES * 16 + 16)       /* and sums of the other block: [this block's items][4] */
 #define PITCH       (COLUMNS % 16 ? COLUMNS : COLUMNS + 8)      /* of a row of sums: no bank is met twice */
 
 #if STAGES % WAYS || WAYS * ROWS * PITCH * 4 > STAGES * SLAB_BYTES
@@ -43,44 +47,47 @@
 /* One thread. */
 DEVICE void copy_operands(const grouped_few_args *a, uint32_t base, uint32_t full, uint32_t empty, int m, int n, int from, int to)
 {
-    int      stage = 0;
-    uint32_t lap   = 0;
+    const uint64_t policy = l2_policy(a->once);
+    int            stage  = 0;
+    uint32_t       lap    = 1;
+    #pragma unroll 1
     for (int k = from; k < to; ++k) {
         const uint32_t arrived = full + stage * 8, slab = base + stage * SLAB_BYTES;
-        mbarrier_wait(empty + stage * 8, lap ^ 1);
+        mbarrier_wait(empty + stage * 8, lap);
         mbarrier_expect(arrived, (uint32_t)(a->high + COLUMNS) * 128);
-        tma_load2(slab + FIRST_BYTES, &a->second, k * GROUPED_BLOCK, n, arrived);
+        tma_load2_hint(slab + FIRST_BYTES, &a->second, k * GROUPED_BLOCK, n, arrived, policy);
         tma_load2(slab, &a->first, k * GROUPED_BLOCK, m, arrived);
         if (++stage == STAGES) stage = 0, lap ^= 1;
     }
 }
 
-/* One warp. Rows and columns that there are not have somebody else's. */
-DEVICE void copy_scales(const grouped_few_args *a, uint32_t base, uint32_t full, uint32_t empty, int m, int n, int from, int to)
+/* A warp of SCALERS. Rows and columns that there are not have somebody else's. */
+DEVICE void copy_scales(const grouped_few_args *a, uint32_t base, uint32_t full, uint32_t empty, int m, int n, int from, int to, int warp)
 {
     const grouped_args *g    = &a->g;
     const int           lane = threadIdx.x % 32;
     const int64_t       last = (g->columns - 1) / GROUPED_BLOCK, column = n / GROUPED_BLOCK + lane;
-    const float        *sb = (const float *)g->sb + (column < last ? column : last) * g->sb_block + from * g->sb_step, *sa[ROWS / 32];
+    const float        *sb = (const float *)g->sb + (column < last ? column : last) * g->sb_block + (from + warp) * g->sb_step, *sa[ROWS / 32];
     #pragma unroll
     for (int i = 0; i < ROWS / 32; ++i) {
         const int64_t row = m + 32 * i + lane < g->rows ? m + 32 * i + lane : 0;
-        sa[i]             = (const float *)g->sa + row * g->sa_row + from * g->sa_step;
+        sa[i]             = (const float *)g->sa + row * g->sa_row + (from + warp) * g->sa_step;
     }
-    int      stage = 0;
+    int      stage = warp;
     uint32_t lap   = 0;
-    for (int k = from; k < to; ++k) {
+    for (int k = from + warp; k < to; k += SCALERS) {
         const uint32_t rows = base + SCALES + stage * (SLAB_SCALES * 4) + lane * 4;
         mbarrier_wait(empty + stage * 8, lap ^ 1);
         #pragma unroll
         for (int i = 0; i < ROWS / 32; ++i) {
             cp_async4(rows + i * 128, sa[i], true);
-            sa[i] += g->sa_step;
+            sa[i] += SCALERS * g->sa_step;
         }
         if (lane < 4) cp_async4(rows + ROWS * 4, sb, true);
-        sb += g->sb_step;
+        sb += SCALERS * g->sb_step;
         cp_async_arrive(full + stage * 8);
-        if (++stage == STAGES) stage = 0, lap ^= 1;
+        stage += SCALERS;
+        if (stage >= STAGES) stage -= STAGES, lap ^= 1;
     }
 }
 
@@ -92,50 +99,66 @@ DEVICE void put4(const grouped_few_args *a, int64_t m, int64_t n, float4 v)
     const grouped_args *g  = &a->g;
     const int64_t       to = m * g->out_stride + n;
     if (n >= g->columns) return;
-    if (a->in_fours) {
+    if (__builtin_expect(a->in_fours, 1)) {
         const bool half                     = g->out_dtype == SGK_F16;
         *(uint2 *)((uint16_t *)g->out + to) = half ? make_uint2(pack_f16x2(v.x, v.y), pack_f16x2(v.z, v.w)) : make_uint2(pack_bf16x2(v.x, v.y), pack_bf16x2(v.z, v.w));
         return;
     }
-    const float values[4] = { v.x, v.y, v.z, v.w };
-    #pragma unroll
+    #pragma unroll 1
     for (int i = 0; i < 4; ++i) {
+        const float x = i == 0 ? v.x : i == 1 ? v.y
+                                   : i == 2   ? v.z
+                                              : v.w;
         if (n + i >= g->columns) break;
-        if (g->out_dtype == SGK_F32) ((float *)g->out)[to + i] = values[i];
-        else if (g->out_dtype == SGK_F16) from_f32((f16 *)g->out + to + i, values[i]);
-        else from_f32((bf16 *)g->out + to + i, values[i]);
+        if (g->out_dtype == SGK_F32) ((float *)g->out)[to + i] = x;
+        else if (g->out_dtype == SGK_F16) from_f32((f16 *)g->out + to + i, x);
+        else from_f32((bf16 *)g->out + to + i, x);
     }
 }
 
 DEVICE void add(float4 *sum, float4 v) { sum->x += v.x, sum->y += v.y, sum->z += v.z, sum->w += v.w; }
 
-extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few(const __grid_constant__ grouped_few_args a)
+/* An item: four columns of a row, of the sums of all ways. */
+DEVICE float4 item(const float *shares, int r, int c)
+{
+    float4 total = *(const float4 *)(shares + r * PITCH + c);
+    #pragma unroll
+    for (int w = 1; w < WAYS; ++w) add(&total, *(const float4 *)(shares + (w * ROWS + r) * PITCH + c));
+    return total;
+}
+
+extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32 + 32 * SCALERS, 1) void grouped_few(const __grid_constant__ grouped_few_args a)
 {
     extern __shared__ __align__(1024) uint8_t memory[];
-    const uint32_t                            base = uniform(shared_address(memory)), full = base + BARRIERS, empty = full + STAGES * 8;
+    const uint32_t                            base = uniform(shared_address(memory)), full = base + BARRIERS, empty = full + STAGES * 8, received = empty + STAGES * 8;
     const int                                 group = (int)uniform(threadIdx.x / 128), t = threadIdx.x % 128, lane = t % 32;
     const int                                 slice = (int)blockIdx.x, m = (int)blockIdx.y * ROWS, n = (int)blockIdx.z * COLUMNS;
     const int                                 from = slice * a.share, to = from + a.share < a.steps ? from + a.share : a.steps;
+    const int                                 rows = (int)a.g.rows - m < ROWS ? (int)a.g.rows - m : ROWS, count = rows * (COLUMNS / 4);
 
     if (threadIdx.x / 32 == MULTIPLIERS / 32) {         /* the first copies need not wait for anybody */
-        if (lane == 0) open_ring(&a.first, &a.second, full, empty, 33, 4 * PARTS);
+        if (lane == 0) {
+            open_ring(&a.first, &a.second, full, empty, 33, 128 * PARTS);
+            if (a.split > 1) {
+                mbarrier_init(received, 1);
+                mbarrier_init_done();
+                mbarrier_expect(received, (uint32_t)((count - slice + 1) / 2 * 16));
+            }
+        }
         __threadfence_block();
         __syncwarp();
-        named_announce(2, MULTIPLIERS + 64);
+        if (a.split > 1) cluster_begin();
+        named_announce(2, MULTIPLIERS + 32 + 32 * SCALERS);
     } else {
-        named_sync(2, MULTIPLIERS + 64);
+        if (a.split > 1) cluster_begin();
+        named_sync(2, MULTIPLIERS + 32 + 32 * SCALERS);
     }
     pdl_wait();
 
     if (threadIdx.x >= MULTIPLIERS) {
         if (t == 0) copy_operands(&a, base, full, empty, m, n, from, to);
-        if (t >= 32) copy_scales(&a, base, full, empty, m, n, from, to);
-        if (t == 0 && a.split == 1) pdl_release();
-        __syncwarp();
-        if (a.split > 1) {
-            cluster_sync();
-            cluster_sync();
-        }
+        if (t >= 32) copy_scales(&a, base, full, empty, m, n, from, to, t / 32 - 1);
+        if (t == 0) pdl_release();
         return;
     }
 
@@ -160,8 +183,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few(co
         const slab_scales own = { rows[row], rows[row + 8], columns[0], columns[SEGMENT == BN ? 0 : 1] };
         wgmma_wait(0);
         wgmma_pin(part);
-        __syncwarp();                                   /* all lanes have read their scales */
-        if (lane == 0) mbarrier_arrive(empty + stage * 8);
+        mbarrier_arrive(empty + stage * 8);             /* every lane: each has read its scales */
         promote(sum, part, &own, cut);
         stage += WAYS;
         if (stage >= STAGES) stage = way, lap ^= 1;
@@ -177,26 +199,23 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few(co
     }
     named_sync(1, MULTIPLIERS);
 
-    const int rows = (int)a.g.rows - m < ROWS ? (int)a.g.rows - m : ROWS, count = rows * (COLUMNS / 4);
     #pragma unroll 1
-    for (int i = (int)threadIdx.x; i < count; i += MULTIPLIERS) {
-        const int r = i / (COLUMNS / 4), c = i % (COLUMNS / 4) * 4;
-        float4   *place = (float4 *)(shares + r * PITCH + c), total = *place;
-        #pragma unroll
-        for (int w = 1; w < WAYS; ++w) add(&total, *(const float4 *)(shares + (w * ROWS + r) * PITCH + c));
-        if (a.split > 1) *place = total;
-        else put4(&a, m + r, n + c, total);
+    for (int rest = a.split - 1; rest >= 0; --rest) {   /* with two blocks every second item is the other one's, and is sent */
+        const int step = a.split, first = (step - 1) * (rest ? 1 - slice : slice);
+        if (step > 1) {
+            if (rest) cluster_await();
+            else mbarrier_wait_published(received, 0);
+        }
+        #pragma unroll 1
+        for (int i = first + step * (int)threadIdx.x; i < count; i += step * MULTIPLIERS) {
+            const int r = i / (COLUMNS / 4), c = i % (COLUMNS / 4) * 4;
+            float4    total = item(shares, r, c);
+            if (rest) {
+                cluster_push4(base + INBOX + i / 2 * 16, received, (uint32_t)(1 - slice), total);
+                continue;
+            }
+            if (step > 1) add(&total, *(const float4 *)(memory + INBOX + i / 2 * 16));
+            put4(&a, m + r, n + c, total);
+        }
     }
-    if (a.split == 1) return;
-    cluster_sync();
-    #pragma unroll 1
-    for (int i = slice + (int)threadIdx.x * a.split; i < count; i += MULTIPLIERS * a.split) {
-        const int      r = i / (COLUMNS / 4), c = i % (COLUMNS / 4) * 4;
-        const uint32_t place = base + (uint32_t)(r * PITCH + c) * 4;
-        float4         total = cluster_load4(place, 0);
-        for (int s = 1; s < a.split; ++s) add(&total, cluster_load4(place, (uint32_t)s));
-        put4(&a, m + r, n + c, total);
-    }
-    cluster_sync();                                     /* a block's shared memory is the cluster's until all are done */
-    pdl_release();
 }
