@@ -136,6 +136,7 @@ static scaled_mma_build *choose_mma(const struct scaled_args *a, bool pieces, bo
 /* ---- sm_90a ------------------------------------------------------------------------------------------------------------ */
 
 enum { SPLIT_TIME    = 6000,       /* what a share of K adds, nanoseconds */
+       HALF_TIME     = 370,        /* by so much a slab half of a tile of chains is faster */
        FEWEST_BLOCKS = 2048 };     /* up to so much K tiles of chains go to as few blocks as need the same rounds: these stay together longer */
 typedef struct {
     scaled_wgmma_build *build;
@@ -194,6 +195,13 @@ static int64_t steps_of(const scaled_wgmma_build *b, const struct scaled_args *a
     return b->chains && steps < 2 ? 2 : steps;
 }
 
+/* Tiles of chains that would leave half of the multiprocessors idle in the last round: their halves are shared out. */
+static int64_t rest_in_halves(const scaled_wgmma_build *b, int64_t all, int multiprocessors)
+{
+    const int64_t rest = all % multiprocessors;
+    return b->chains && 2 * rest <= multiprocessors ? rest : 0;
+}
+
 static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const char *why, int ordinal, int multiprocessors, const sgk_exec *exec,
                                const struct scaled_args *a)
 {
@@ -218,12 +226,14 @@ static sgk_status launch_wgmma(const char *op, const wgmma_plan *plan, const cha
     if (w.by_tma) SGK_TRY(sgk_cuda_tensor_map(op, "out", &out, &w.result));
 
     /* A cluster that splits K has one tile; lone blocks walk through theirs. The last KiB aligns the slabs. */
-    const int64_t    all    = (int64_t)w.first_tiles * w.second_tiles * a->batch;
-    const bool       fewest = b->chains && a->depth <= FEWEST_BLOCKS;
+    const int64_t all = (int64_t)w.first_tiles * w.second_tiles * a->batch, rest = rest_in_halves(b, all, multiprocessors);
+    const bool    fewest = b->chains && a->depth <= FEWEST_BLOCKS;
+    w.whole = (int32_t)(all - rest), w.halves = (int32_t)(2 * rest);
     const int        memory = b->stages * b->slabs * (b->rows + b->bn) * 128 + b->groups * b->buffers * 64 * chunk * 2 + 1024;
     const sgk_launch shape  = {
-        .grid          = { split > 1 ? all * split : fewest ? ceil_div(all, ceil_div(all, multiprocessors))
-                                                            : least(all, multiprocessors) },
+        .grid          = { split > 1 ? all * split : rest ? least(w.whole + w.halves, multiprocessors)
+                                                 : fewest ? ceil_div(all, ceil_div(all, multiprocessors))
+                                                          : least(all, multiprocessors) },
         .block         = { 128u * (unsigned)(b->groups + 1) },
         .shared_memory = (unsigned)(b->chains ? CHAINS_MEMORY : memory),
         .cluster       = split > 1 ? (unsigned)split : 0,
@@ -266,7 +276,8 @@ static wgmma_plan choose_wgmma(const struct scaled_args *a, bool batch_invariant
         for (int split = 1; split <= 2 && split <= steps; ++split) {
             if (split > 1 && (b->turns || b->chains || all * split > multiprocessors)) break;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
-            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * b->slab + b->end) + (split > 1 ? SPLIT_TIME : 0);
+            const double  halves = rest_in_halves(b, all, multiprocessors) ? (double)steps * HALF_TIME : 0;
+            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * b->slab + b->end) + (split > 1 ? SPLIT_TIME : 0) - halves;
             const double  time   = busy > memory ? busy + memory / 8 : memory + busy / 8;
             if (!best.build || time < least_time) best = (wgmma_plan){ b, split }, least_time = time;
         }

@@ -27,6 +27,7 @@ struct scaled_wgmma_args {
     int32_t            steps;                       /* parts of the ring in K */
     int32_t            split;                       /* blocks of a cluster: each has a share of K; above 1 a cluster has one tile */
     int32_t            by_tma;                      /* out is f16 or bf16 and in 16-byte pieces */
+    int32_t            whole, halves;               /* chains: tiles, and halves of those behind them */
 };
 enum { SCALED_WGMMA_DEPTH = 128 };
 
@@ -41,7 +42,7 @@ struct scaled_few_args {
     int32_t            once;                        /* no other tile reads the same weight */
 };
 
-/* gemm_scaled_chains.cu: its tile, and its shared memory in bytes, pieces of 128 rows by 128 in K first; the warpgroups have results and scales of their own. */
+/* gemm_scaled_chains.cu: its tile, and its shared memory in bytes, pieces of 128 rows by 128 in K first; the warpgroups have results of their own. */
 enum {
     CHAINS_ROWS          = 256,
     CHAINS_COLUMNS       = 128,
@@ -51,10 +52,13 @@ enum {
     CHAINS_PIECE         = 128 * 128,
     CHAINS_RESULTS       = CHAINS_PIECES * CHAINS_PIECE,                /* where results begin: [64][128] of 16 bits, */
     CHAINS_RESULTS_BYTES = 64 * 128 * 2,
-    CHAINS_SCALES        = CHAINS_RESULTS + 2 * CHAINS_RESULTS_BYTES,   /* scales: [2][64] of rows and [128] of columns, */
-    CHAINS_SCALES_COUNT  = 2 * 64 + CHAINS_COLUMNS,
-    CHAINS_BARRIERS      = CHAINS_SCALES + 2 * CHAINS_SCALES_COUNT * 4, /* and barriers: full and empty ones of all pieces */
-    CHAINS_MEMORY        = CHAINS_BARRIERS + 2 * CHAINS_PIECES * 8,
+    CHAINS_ROW_SCALES    = CHAINS_RESULTS + 2 * CHAINS_RESULTS_BYTES,   /* scales of rows, */
+    CHAINS_COLUMN_SCALES = CHAINS_ROW_SCALES + CHAINS_ROWS * 4,         /* of columns, */
+    CHAINS_BIASES        = CHAINS_COLUMN_SCALES + CHAINS_COLUMNS * 4,   /* their biases, */
+    CHAINS_BARRIERS      = CHAINS_BIASES + CHAINS_COLUMNS * 4,          /* barriers: full and empty ones of all pieces, */
+    CHAINS_SCALES_FULL   = CHAINS_BARRIERS + 2 * CHAINS_PIECES * 8,     /* and of the scales */
+    CHAINS_SCALES_EMPTY  = CHAINS_SCALES_FULL + 8,
+    CHAINS_MEMORY        = CHAINS_SCALES_EMPTY + 8,
 };
 
 /* The CPU's work is cut into parts that share nothing; part p has the p-th piece of the scratch memory. */

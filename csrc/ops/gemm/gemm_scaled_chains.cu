@@ -1,7 +1,7 @@
 /*
  * out = input weight^T of e4m3 numbers, with scales, for many rows, on the matrix units of sm_90a: persistent blocks with tiles of 256 x 128, one
- * warpgroup that starts the copies (TMA) and two that multiply (wgmma), rings of pieces of 128 rows by 128 in K between them. A tile's results are
- * scaled and stored while products of the next tile are under way.
+ * warpgroup that copies and two that multiply (wgmma), rings of pieces of 128 rows by 128 in K between them. A tile's results are scaled while products of
+ * the next tile are under way.
  *
  *   F16  out is f16 (1) or bf16 (0)
  *
@@ -15,6 +15,9 @@
  * So a piece of weight is in two chains, one behind the other, and then leaves its ring; one of input is in one chain. The second warpgroup begins when the first
  * one has its first sums: one multiplies while the other adds.
  *
+ * Of the warpgroup that copies, one thread starts copies of operands (TMA), a warp fetches scales, and two see results off, one for each warpgroup that
+ * multiplies: what these do besides multiplying and adding is time in which their products are not under way.
+ *
  * Out is written in boxes of 64 x 64, and rows of input and weight are 16-byte aligned. M K + N K elements read, each once a tile that needs it (from L2),
  * 2 M N K operations: bound by the matrix units and by shared memory, which gives an instruction 64 + 128 rows of 32 bytes in the 64 clocks that it takes.
  *
@@ -27,6 +30,10 @@
 #include "tma.cuh"
 #include "wgmma8.cuh"
 
+#define BN    CHAINS_COLUMNS
+#define FREE  1                                 /* named barriers: + group: its place for results has been read, */
+#define READY 3                                 /* is filled */
+
 struct corner { int m, n, batch; };
 
 /* Down the first tiles in bands: what runs at one time shares both operands in L2. */
@@ -35,7 +42,19 @@ DEVICE corner tile(const scaled_wgmma_args *a, int id)
     const int in_batch = a->first_tiles * a->second_tiles, in_band = a->band * a->second_tiles, batch = id / in_batch;
     const int at = id % in_batch, top = at / in_band * a->band, rest = at % in_band;
     const int high = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
-    return { (top + rest % high) * CHAINS_ROWS, rest / high * CHAINS_COLUMNS, batch };
+    return { (top + rest % high) * CHAINS_ROWS, rest / high * BN, batch };
+}
+
+/*
+ * What a block has `id`-th: tiles, and behind them halves of those that do not fill another round, upper and lower, each of 128 rows and a block's last.
+ */
+DEVICE corner piece(const scaled_wgmma_args *a, int id)
+{
+    const int half = id - a->whole;
+    if (half < 0) return tile(a, id);
+    corner at = tile(a, a->whole + half / 2);
+    at.m += half % 2 * 128;
+    return at;
 }
 
 struct ring {
@@ -52,6 +71,7 @@ struct places {
     uint32_t base, full, empty;                 /* barriers: of weight, then of input */
     int      group, t;
     ring     weight, input, old_weight, old_input;
+    uint32_t lap;                               /* of scales */
 };
 
 DEVICE void wait_for(const places *p, int first, ring r) { mbarrier_wait(p->full + (first + r.stage) * 8, r.lap); }
@@ -64,7 +84,7 @@ DEVICE void give_weight(places *p) { give_back(p, 0, &p->old_weight, CHAINS_WEIG
 DEVICE void give_input(places *p) { give_back(p, CHAINS_WEIGHTS, &p->old_input, CHAINS_INPUTS); }
 
 /* part = or += the products of the next piece of input and this piece of weight. */
-DEVICE void multiply(float (&part)[64], places *p, int weight, bool add)
+DEVICE void multiply(float (&part)[BN / 2], places *p, int weight, bool add)
 {
     wait_for(p, CHAINS_WEIGHTS, p->input);
     const uint32_t second = p->base + weight * CHAINS_PIECE, first = p->base + (CHAINS_WEIGHTS + p->input.stage) * CHAINS_PIECE + p->group * (CHAINS_PIECE / 2);
@@ -76,26 +96,11 @@ DEVICE void multiply(float (&part)[64], places *p, int weight, bool add)
 }
 
 /* The same where the piece of weight is new, too. */
-DEVICE void multiply_new(float (&part)[64], places *p, bool add)
+DEVICE void multiply_new(float (&part)[BN / 2], places *p, bool add)
 {
     wait_for(p, 0, p->weight);
     multiply(part, p, p->weight.stage, add);
     advance(&p->weight, CHAINS_WEIGHTS);
-}
-
-/* Scales of `count` rows from row `at` on, of `rows`. */
-DEVICE void copy_scales(uint32_t to, const float *from, int64_t step, int at, int64_t rows, int count, int t)
-{
-    if (t < count) cp_async4(to + t * 4, from + (at + t < rows ? at + t : 0) * step, at + t < rows);
-}
-
-DEVICE void copy_tile_scales(const scaled_wgmma_args *a, const places *p, corner at)
-{
-    const uint32_t to = p->base + CHAINS_SCALES + p->group * (CHAINS_SCALES_COUNT * 4);
-    #pragma unroll
-    for (int block = 0; block < 2; ++block)
-        copy_scales(to + block * (64 * 4), a->s.input_scales, a->s.input_scale_step, at.m + block * 128 + p->group * 64, a->s.rows, 64, p->t);
-    copy_scales(to + 2 * 64 * 4, a->s.weight_scales, a->s.weight_scale_step, at.n, a->s.columns, CHAINS_COLUMNS, p->t);
 }
 
 #if F16
@@ -103,6 +108,59 @@ typedef f16 result;
 #else
 typedef bf16 result;
 #endif
+
+/*
+ * One warp: scales and biases of a block's tiles. Those of columns lie in the order in which a thread of a quad reads them: for each 16 columns two, and the two that are
+ * eight further.
+ */
+DEVICE void copy_scales(const scaled_wgmma_args *a, const places *p, int begin, int tiles, int stride)
+{
+    const int lane = p->t % 32;
+    uint32_t  lap  = 1;
+    for (int id = begin; id < tiles; id += stride, lap ^= 1) {
+        const corner at = piece(a, id);
+        mbarrier_wait(p->base + CHAINS_SCALES_EMPTY, lap);
+        #pragma unroll 2
+        for (int i = lane; i < CHAINS_ROWS; i += 32) {
+            const bool there = at.m + i < a->s.rows;
+            cp_async4(p->base + CHAINS_ROW_SCALES + i * 4, a->s.input_scales + (there ? at.m + i : 0) * a->s.input_scale_step, there);
+        }
+        #pragma unroll 2
+        for (int i = lane; i < BN; i += 32) {
+            const bool there = at.n + i < a->s.columns;
+            const int  place = i / 16 * 16 + i % 8 / 2 * 4 + i % 16 / 8 * 2 + i % 2;
+            cp_async4(p->base + CHAINS_COLUMN_SCALES + place * 4, a->s.weight_scales + (there ? at.n + i : 0) * a->s.weight_scale_step, there);
+            if (a->s.bias) {
+                const float b = there ? to_f32(((const result *)a->s.bias)[at.n + i]) : 0;
+                asm volatile("st.shared.f32 [%0], %1;" ::"r"(p->base + CHAINS_BIASES + place * 4), "f"(b) : "memory");
+            }
+        }
+        cp_async_arrive(p->base + CHAINS_SCALES_FULL);
+        mbarrier_arrive(p->base + CHAINS_SCALES_FULL);
+    }
+}
+
+/* A warp for each group that multiplies: its results leave. */
+DEVICE void send(const scaled_wgmma_args *a, const places *p, int group, int begin, int tiles, int stride)
+{
+    const uint32_t place = p->base + CHAINS_RESULTS + group * CHAINS_RESULTS_BYTES;
+    for (int id = begin; id < tiles; id += stride) {
+        const corner at = piece(a, id);
+        for (int block = 0; block < (id < a->whole ? 2 : 1); ++block) {
+            const int m = at.m + block * 128 + group * 64;
+            named_announce(FREE + group, 128 + 32);
+            named_sync(READY + group, 128 + 32);
+            if (p->t % 32 == 0) {
+                tma_store3(&a->result, at.n, m, at.batch, place);
+                tma_store3(&a->result, at.n + 64, m, at.batch, place + 8192);
+                tma_store_commit();
+                tma_store_wait_read(0);
+            }
+            __syncwarp();
+        }
+    }
+}
+
 DEVICE uint32_t pack(float lo, float hi) { return F16 ? pack_f16x2(lo, hi) : pack_bf16x2(lo, hi); }
 
 /* Scales: where these are read, the compiler does not read them earlier, into registers that it has not. */
@@ -112,72 +170,63 @@ DEVICE float shared_load(uint32_t from)
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
     return v;
 }
-DEVICE float2 shared_load2(uint32_t from)
+DEVICE float4 shared_load4(uint32_t from)
 {
-    float2 v;
-    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from) : "memory");
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
     return v;
 }
 
-/* Results of a block, by way of shared memory. The tile's scales are there, or on their way. */
-DEVICE void store(const scaled_wgmma_args *a, const places *p, const float (&d)[64], corner at, int block)
+/* Results of a block leave, the `last` of a tile or not. */
+DEVICE void store(const scaled_wgmma_args *a, places *p, const float (&d)[BN / 2], int block, bool last)
 {
-    const int      lane = p->t % 32, warp = p->t / 32, c = lane % 4 * 2;
-    const int      m = at.m + block * 128 + p->group * 64, rest = (int)a->s.columns - at.n - c;
-    const result  *bias   = (const result *)a->s.bias + at.n + c;
-    const uint32_t scales = p->base + CHAINS_SCALES + p->group * (CHAINS_SCALES_COUNT * 4);
-    const uint32_t rows = scales + (block * 64 + 16 * warp + lane / 4) * 4, columns = scales + (2 * 64 + c) * 4;
-    const uint32_t place = p->base + CHAINS_RESULTS + p->group * CHAINS_RESULTS_BYTES, to = place + (16 * warp + lane % 16) * 128;
-    cp_async_wait_all();
-    if (p->t == 0) tma_store_wait_read(0);
-    named_sync(1 + p->group, 128);
+    const int      lane = p->t % 32, warp = p->t / 32;
+    const uint32_t rows = p->base + CHAINS_ROW_SCALES + (block * 128 + p->group * 64 + 16 * warp + lane / 4) * 4, columns = p->base + CHAINS_COLUMN_SCALES + lane % 4 * 16;
+    const uint32_t to = p->base + CHAINS_RESULTS + p->group * CHAINS_RESULTS_BYTES + (16 * warp + lane % 16) * 128;
+    if (block == 0) mbarrier_wait(p->base + CHAINS_SCALES_FULL, p->lap);
     const float low = shared_load(rows), high = shared_load(rows + 32);
-    float2      by[2] = { shared_load2(columns), shared_load2(columns + 32) };
+    float4      by[3] = { shared_load4(columns), shared_load4(columns + 64) };
+    named_sync(FREE + p->group, 128 + 32);
     #pragma unroll
     for (int j = 0; j < 8; ++j) {
-        const float2 s = by[0], u = by[1];
-        if (j < 7) by[0] = shared_load2(columns + 64 * (j + 1)), by[1] = shared_load2(columns + 64 * (j + 1) + 32);     /* their latency passes meanwhile */
+        const float4 s = by[j % 3];
+        if (j < 6) by[(j + 2) % 3] = shared_load4(columns + 64 * (j + 2));      /* while products read shared memory its latency is long */
         float y[8];
-        #pragma unroll
-        for (int i = 0; i < 8; ++i) y[i] = d[8 * j + i];
-        y[0] = y[0] * s.x * low, y[1] = y[1] * s.y * low, y[2] = y[2] * s.x * high, y[3] = y[3] * s.y * high;
-        y[4] = y[4] * u.x * low, y[5] = y[5] * u.y * low, y[6] = y[6] * u.x * high, y[7] = y[7] * u.y * high;
+        y[0] = d[8 * j] * s.x * low, y[1] = d[8 * j + 1] * s.y * low, y[2] = d[8 * j + 2] * s.x * high, y[3] = d[8 * j + 3] * s.y * high;
+        y[4] = d[8 * j + 4] * s.z * low, y[5] = d[8 * j + 5] * s.w * low, y[6] = d[8 * j + 6] * s.z * high, y[7] = d[8 * j + 7] * s.w * high;
         if (a->s.bias) {
-            const bool  left = 16 * j < rest, right = 16 * j + 8 < rest;
-            const float b0 = left ? to_f32(bias[16 * j]) : 0, b1 = left ? to_f32(bias[16 * j + 1]) : 0, b2 = right ? to_f32(bias[16 * j + 8]) : 0,
-                        b3 = right ? to_f32(bias[16 * j + 9]) : 0;
-            y[0] += b0, y[1] += b1, y[2] += b0, y[3] += b1, y[4] += b2, y[5] += b3, y[6] += b2, y[7] += b3;
+            const float4 b = shared_load4(columns + (CHAINS_BIASES - CHAINS_COLUMN_SCALES) + 64 * j);
+            y[0] += b.x, y[1] += b.y, y[2] += b.x, y[3] += b.y, y[4] += b.z, y[5] += b.w, y[6] += b.z, y[7] += b.w;
         }
         const int piece = (2 * j % 8 + lane / 16) ^ (lane & 7);
         stmatrix_x4(to + j / 4 * 8192 + piece * 16, pack(y[0], y[1]), pack(y[2], y[3]), pack(y[4], y[5]), pack(y[6], y[7]));
     }
     async_fence();
-    named_sync(1 + p->group, 128);
-    if (p->t == 0) {
-        tma_store3(&a->result, at.n, m, at.batch, place);
-        tma_store3(&a->result, at.n + 64, m, at.batch, place + 8192);
-        tma_store_commit();
+    if (last) {
+        mbarrier_arrive(p->base + CHAINS_SCALES_EMPTY);
+        p->lap ^= 1;
     }
+    named_announce(READY + p->group, 128 + 32);
 }
 
-DEVICE void zero(float (&d)[64])
+DEVICE void zero(float (&d)[BN / 2])
 {
     #pragma unroll
-    for (int i = 0; i < 64; ++i) d[i] = 0;
+    for (int i = 0; i < BN / 2; ++i) d[i] = 0;
 }
 
-DEVICE void add(float (&d)[64], float (&part)[64])
+DEVICE void add(float (&d)[BN / 2], float (&part)[BN / 2])
 {
     wgmma_pin(part);
     #pragma unroll
-    for (int i = 0; i < 64; ++i) d[i] += part[i];
+    for (int i = 0; i < BN / 2; ++i) d[i] += part[i];
 }
 
 /*
  * A block's chain begins: the pieces of weight that end the other block's chain, and then the next one, if there is `more`. `old` is a constant, 1 or 2: so
  * many were in the other chain. Pieces of the last two products are given back when it ends.
  */
-DEVICE void begin_chain(float (&part)[64], places *p, int old, bool more)
+DEVICE void begin_chain(float (&part)[BN / 2], places *p, int old, bool more)
 {
     wgmma_fence();
     multiply(part, p, p->old_weight.stage, false);
@@ -192,7 +241,7 @@ DEVICE void begin_chain(float (&part)[64], places *p, int old, bool more)
 }
 
 /* `two`: there are two products to wait for; `first`, `last`: the piece of weight of the first one, of the last or only one, leaves its ring. */
-DEVICE void end_chain(float (&d)[64], float (&part)[64], places *p, bool two, bool first, bool last)
+DEVICE void end_chain(float (&d)[BN / 2], float (&part)[BN / 2], places *p, bool two, bool first, bool last)
 {
     if (two) {
         wgmma_wait(1);
@@ -219,8 +268,15 @@ DEVICE void copy(const places *p, int first, ring *r, int count, const sgk_tma_m
 DEVICE void copy_operands(const scaled_wgmma_args *a, places *p, int begin, int tiles, int stride)
 {
     for (int id = begin; id < tiles; id += stride) {
-        const corner at    = tile(a, id);
+        const corner at    = piece(a, id);
         const int    steps = a->steps;
+        if (id >= a->whole) {
+            for (int k = 0; k < steps; ++k) {
+                copy(p, 0, &p->weight, CHAINS_WEIGHTS, &a->second, k, at.n, at.batch);
+                copy(p, CHAINS_WEIGHTS, &p->input, CHAINS_INPUTS, &a->first, k, at.m, at.batch);
+            }
+            return;
+        }
         for (int chain = 0, from = 0, to = 0; from < steps; ++chain) {
             const int row = at.m + chain % 2 * 128, next = to + (chain == 0 ? 2 : 1);
             for (int k = from; k < to; ++k) copy(p, CHAINS_WEIGHTS, &p->input, CHAINS_INPUTS, &a->first, k, row, at.batch);
@@ -238,8 +294,8 @@ extern "C" __global__ __launch_bounds__(384, 1) void scaled_chains(const __grid_
     extern __shared__ __align__(1024) uint8_t memory[];
     const uint32_t                            base  = shared_address(memory);
     const int                                 group = (int)uniform(threadIdx.x / 128), begin = (int)blockIdx.x, stride = (int)gridDim.x;
-    const int                                 tiles = a.first_tiles * a.second_tiles * (int)a.s.batch;
-    places                                    p     = { base, base + CHAINS_BARRIERS, base + CHAINS_BARRIERS + CHAINS_PIECES * 8, group, (int)threadIdx.x % 128, {}, {}, {}, {} };
+    const int                                 tiles = a.whole + a.halves;
+    places                                    p     = { base, base + CHAINS_BARRIERS, base + CHAINS_BARRIERS + CHAINS_PIECES * 8, group, (int)threadIdx.x % 128, {}, {}, {}, {}, 0 };
 
     if (threadIdx.x == 256) {
         tma_prefetch_map(&a.first);
@@ -249,45 +305,66 @@ extern "C" __global__ __launch_bounds__(384, 1) void scaled_chains(const __grid_
             mbarrier_init(p.full + s * 8, 1);
             mbarrier_init(p.empty + s * 8, 8);
         }
+        mbarrier_init(base + CHAINS_SCALES_FULL, 64);
+        mbarrier_init(base + CHAINS_SCALES_EMPTY, 256);
         mbarrier_init_done();
     }
-    if (group < 2) {
-        named_sync(3, 256 + 32);
+    if (group < 2 || p.t / 32 == 1) {
+        named_sync(5, 256 + 64);
     } else if (p.t < 32) {                      /* the first copies need not wait for anybody */
         __threadfence_block();
         __syncwarp();
-        named_announce(3, 256 + 32);
+        named_announce(5, 256 + 64);
     }
     pdl_wait();
 
     if (group == 2) {
         registers_give(40);
+        const int warp = (int)uniform(p.t / 32);
         if (p.t == 0) {
             copy_operands(&a, &p, begin, tiles, stride);
             tma_prefetch_map(&a.result);
             pdl_release();
         }
+        if (warp == 1) copy_scales(&a, &p, begin, tiles, stride);
+        if (warp >= 2) send(&a, &p, warp - 2, begin, tiles, stride);
         return;
     }
 
     registers_take(232);
     const int last = a.steps - 1;               /* chain of a tile: the first one takes two pieces of weight, each later one a new one, the last one none */
-    corner    at   = { 0, 0, 0 };
-    float     d[2][64], part[64];
-    if (group == 1) named_sync(4, 256);
+    float     d[2][BN / 2], part[BN / 2];
+    if (group == 1) named_sync(6, 256);
+    bool half = false;
     for (int id = begin; id < tiles; id += stride) {
+        half = id >= a.whole;
         wgmma_fence();
         multiply_new(part, &p, false);
         multiply_new(part, &p, true);
-        if (id != begin) store(&a, &p, d[0], at, 0);                        /* of the tile before */
+        if (id != begin) store(&a, &p, d[0], 0, false);                     /* of the tile before */
         zero(d[0]);
-        end_chain(d[0], part, &p, true, false, false);
-        if (group == 0 && id == begin) named_announce(4, 256);
-        begin_chain(part, &p, 2, last > 1);
-        if (id != begin) store(&a, &p, d[1], at, 1);
+        end_chain(d[0], part, &p, true, half, half);
+        if (group == 0 && id == begin) named_announce(6, 256);
+        if (half) {
+            wgmma_fence();
+            if (last > 1) multiply_new(part, &p, false);
+            if (last > 2) multiply_new(part, &p, true);
+        } else {
+            begin_chain(part, &p, 2, last > 1);
+        }
+        if (id != begin) store(&a, &p, d[1], 1, true);
         zero(d[1]);
-        at = tile(&a, id);
-        copy_tile_scales(&a, &p, at);
+        if (half) {
+            if (last > 1) end_chain(d[0], part, &p, last > 2, true, true);
+            #pragma unroll 1
+            for (int k = 4; k <= last; k += 2) {
+                wgmma_fence();
+                multiply_new(part, &p, false);
+                if (k < last) multiply_new(part, &p, true);
+                end_chain(d[0], part, &p, k < last, true, true);
+            }
+            break;
+        }
         end_chain(d[1], part, &p, true, true, last == 1);
         #pragma unroll 1
         for (int k = 2; k <= last; k += 2) {
@@ -299,7 +376,6 @@ extern "C" __global__ __launch_bounds__(384, 1) void scaled_chains(const __grid_
             }
         }
     }
-    #pragma unroll
-    for (int block = 0; block < 2; ++block) store(&a, &p, d[block], at, block);
-    if (p.t == 0) tma_store_wait_read(0);
+    store(&a, &p, d[0], 0, false);
+    if (!half) store(&a, &p, d[1], 1, true);
 }
