@@ -331,7 +331,7 @@ static few_plan choose_few(const struct scaled_args *a, const sgk_cuda_device *d
             if (few_bytes(b, split) > device->shared_memory_per_block) continue;
             const int64_t share    = ceil_div(steps, split);
             const double  read     = (double)(share * SCALED_WGMMA_DEPTH * (few_high(b, a) + b->columns)) / 112.0;
-            const double  multiply = (double)ceil_div(share, b->ways) * 480.0, busy = read > multiply ? read : multiply;
+            const double  multiply = (double)ceil_div(share, b->ways) * (b->ways > 1 ? 480.0 : 420.0), busy = read > multiply ? read : multiply;
             const double  most = busy > memory ? busy : memory;
             const double  time = most + (memory + read + multiply - most) / 8 + (split > 1 ? 800.0 + 0.2 * (double)(a->rows * b->columns) : 0) + (a->rows > b->rows ? 1000 : 0);
             if (!best.build || time < least_time) best = (few_plan){ b, split }, least_time = time;

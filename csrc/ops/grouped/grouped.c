@@ -68,21 +68,24 @@ static struct wgmma_build { sgk_kernel kernel; bool scaled, swap; int wide, grou
     WIDE(1, 112, 6, 1, 395, 1000),
 };
 
-#define FEW(high, wide, bn, ways, stages, scalers, above)                                                                                                         \
-    { SGK_KERNEL("grouped/grouped_few.cu", "grouped_few", "-DHIGH=" #high " -DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages " -DSCALERS=" #scalers, SGK_ARCH_90A), \
-      64 * high, bn * wide, high * wide, ways, stages, scalers, above }
+#define FEW(high, bn, ways, stages, above)                                                                                                            \
+    { SGK_KERNEL("grouped/grouped_few.cu", "grouped_few", "-DHIGH=" #high " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages " -DSCALERS=2", SGK_ARCH_90A), \
+      64 * high, bn, high, ways, stages, 2, above }
+#define FEW_WIDE(wide, bn, ways, stages, above)                                                                                                        \
+    { SGK_KERNEL("grouped/grouped_few_wide.cu", "grouped_few_wide", "-DWIDE=" #wide " -DBN=" #bn " -DWAYS=" #ways " -DSTAGES=" #stages, SGK_ARCH_90A), \
+      64, bn * wide, wide, ways, stages, 1, above }
 /* `above`: also with tiles one above the other. */
 static struct few_build { sgk_kernel kernel; int rows, columns, parts, ways, stages, scalers; bool above; } few_builds[] = {
-    FEW(1, 1,  32, 4, 16, 2, 0),
-    FEW(1, 1,  48, 4, 12, 2, 0),
-    FEW(1, 1,  56, 4, 12, 2, 0),
-    FEW(1, 1,  64, 4, 12, 2, 1),
-    FEW(1, 2,  56, 2, 10, 2, 0),
-    FEW(1, 3,  64, 1,  7, 2, 0),
-    FEW(2, 1,  32, 2, 10, 2, 0),
-    FEW(2, 1,  48, 2,  8, 2, 0),
-    FEW(2, 1,  64, 2,  8, 2, 0),
-    FEW(1, 1, 112, 2,  8, 2, 1),
+    FEW(1,  32, 4, 16, 0),
+    FEW(1,  48, 4, 12, 0),
+    FEW(1,  56, 4, 12, 0),
+    FEW(1,  64, 4, 12, 1),
+    FEW_WIDE(2,  56, 2, 10, 0),
+    FEW_WIDE(3,  64, 1,  7, 0),
+    FEW(2,  32, 2, 10, 0),
+    FEW(2,  48, 2,  8, 0),
+    FEW(2,  64, 2,  8, 0),
+    FEW_WIDE(1, 112, 2,  8, 1),
 };
 /* clang-format on */
 

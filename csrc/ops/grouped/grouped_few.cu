@@ -3,8 +3,8 @@
  * needs longer for a slab (128 in K: four instructions, wait, add up) than memory does, so K is shared by WAYS of them, which take slabs in turn.
  * A block has one tile; with split > 1 also the blocks of a cluster share K.
  *
- *   HIGH     parts of 64 rows of a, WIDE  parts of BN columns (rows of b): the tile is 64 HIGH x BN WIDE, and a part of either is a warpgroup's
- *   WAYS     times HIGH x WIDE warpgroups multiply
+ *   HIGH     parts of 64 rows of a, each a warpgroup's; the tile is 64 HIGH x BN (columns: rows of b)
+ *   WAYS     times HIGH warpgroups multiply
  *   STAGES   slabs in the ring, a multiple of WAYS: a part of it always has the same readers, and they miss no lap
  *   SCALERS  warps that copy scales
  *
@@ -12,7 +12,7 @@
  * only rows that there are (`high`, a multiple of 8) are copied; the rest of a part is what lies there, and nobody looks at what comes of it.
  * Sums are added in the order of the ways, then of the blocks. M K elements read for each tile (from L2), N K once, 2 M N K operations: bound by memory.
  *
- * Shared memory: slabs [STAGES] of a [64 HIGH][128 bytes], b [BN WIDE][128 bytes]; scales [STAGES] of rows, blocks of columns; barriers; with
+ * Shared memory: slabs [STAGES] of a [64 HIGH][128 bytes], b [BN][128 bytes]; scales [STAGES] of rows, blocks of columns; barriers; with
  * split > 1 sums that the other block sends. The sums of all ways are laid over the slabs: [WAYS][64 HIGH][PITCH].
  */
 #include "barrier.cuh"
@@ -27,16 +27,14 @@
 #include "wgmma8.cuh"
 
 #define ROWS        (64 * HIGH)
-#define COLUMNS     (BN * WIDE)
 #define FIRST_BYTES (ROWS * 128)
-#define SLAB_BYTES  ((ROWS + COLUMNS) * 128)
-#define PARTS       (HIGH * WIDE)
-#define MULTIPLIERS (128 * PARTS * WAYS)                /* threads; behind them warps that copy */
+#define SLAB_BYTES  ((ROWS + BN) * 128)
+#define MULTIPLIERS (128 * HIGH * WAYS)                 /* threads; behind them warps that copy */
 #define SLAB_SCALES (ROWS + 4)                          /* of rows, then of blocks of columns */
 #define SCALES      (STAGES * SLAB_BYTES)               /* where scales begin, */
 #define BARRIERS    (SCALES + STAGES * SLAB_SCALES * 4) /* barriers, */
 #define INBOX       (BARRIERS + STAGES * 16 + 16)       /* and sums of the other block: [this block's items][4] */
-#define PITCH       (COLUMNS % 16 ? COLUMNS : COLUMNS + 8)      /* of a row of sums: no bank is met twice */
+#define PITCH       (BN % 16 ? BN : BN + 8)             /* of a row of sums: no bank is met twice */
 
 #if STAGES % WAYS || WAYS * ROWS * PITCH * 4 > STAGES * SLAB_BYTES
 #error "the macros do not fit each other"
@@ -54,7 +52,7 @@ DEVICE void copy_operands(const grouped_few_args *a, uint32_t base, uint32_t ful
     for (int k = from; k < to; ++k) {
         const uint32_t arrived = full + stage * 8, slab = base + stage * SLAB_BYTES;
         mbarrier_wait(empty + stage * 8, lap);
-        mbarrier_expect(arrived, (uint32_t)(a->high + COLUMNS) * 128);
+        mbarrier_expect(arrived, (uint32_t)(a->high + BN) * 128);
         tma_load2_hint(slab + FIRST_BYTES, &a->second, k * GROUPED_BLOCK, n, arrived, policy);
         tma_load2(slab, &a->first, k * GROUPED_BLOCK, m, arrived);
         if (++stage == STAGES) stage = 0, lap ^= 1;
@@ -132,13 +130,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32 + 32 * SCALERS, 1) void
     extern __shared__ __align__(1024) uint8_t memory[];
     const uint32_t                            base = uniform(shared_address(memory)), full = base + BARRIERS, empty = full + STAGES * 8, received = empty + STAGES * 8;
     const int                                 group = (int)uniform(threadIdx.x / 128), t = threadIdx.x % 128, lane = t % 32;
-    const int                                 slice = (int)blockIdx.x, m = (int)blockIdx.y * ROWS, n = (int)blockIdx.z * COLUMNS;
+    const int                                 slice = (int)blockIdx.x, m = (int)blockIdx.y * ROWS, n = (int)blockIdx.z * BN;
     const int                                 from = slice * a.share, to = from + a.share < a.steps ? from + a.share : a.steps;
-    const int                                 rows = (int)a.g.rows - m < ROWS ? (int)a.g.rows - m : ROWS, count = rows * (COLUMNS / 4);
+    const int                                 rows = (int)a.g.rows - m < ROWS ? (int)a.g.rows - m : ROWS, count = rows * (BN / 4);
 
     if (threadIdx.x / 32 == MULTIPLIERS / 32) {         /* the first copies need not wait for anybody */
         if (lane == 0) {
-            open_ring(&a.first, &a.second, full, empty, 33, 128 * PARTS);
+            open_ring(&a.first, &a.second, full, empty, 33, 128 * HIGH);
             if (a.split > 1) {
                 mbarrier_init(received, 1);
                 mbarrier_init_done();
@@ -162,8 +160,8 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32 + 32 * SCALERS, 1) void
         return;
     }
 
-    const int    way = group / PARTS, high = group % HIGH, wide = group / HIGH % WIDE;
-    const int    row = high * 64 + t / 32 * 16 + lane / 4, left = n + wide * BN, block = left / GROUPED_BLOCK - n / GROUPED_BLOCK, cut = GROUPED_BLOCK - left % GROUPED_BLOCK;
+    const int    way = group / HIGH, high = group % HIGH;
+    const int    row = high * 64 + t / 32 * 16 + lane / 4, cut = GROUPED_BLOCK - n % GROUPED_BLOCK;
     const float *scales = (const float *)(memory + SCALES);
     float        sum[BN / 2], part[BN / 2] = { 0 };
     #pragma unroll
@@ -172,14 +170,14 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32 + 32 * SCALERS, 1) void
     uint32_t lap   = 0;
     for (int k = from + way; k < to; k += WAYS) {
         const uint32_t slab = base + stage * SLAB_BYTES;
-        const uint64_t x = wgmma_operand(slab + high * 8192), y = wgmma_operand(slab + FIRST_BYTES + wide * (BN * 128));
+        const uint64_t x = wgmma_operand(slab + high * 8192), y = wgmma_operand(slab + FIRST_BYTES);
         mbarrier_wait(full + stage * 8, lap);
         wgmma_pin(part);
         wgmma_fence();
         #pragma unroll
         for (int i = 0; i < 4; ++i) wgmma(part, x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const e4m3 *)0, (const e4m3 *)0);
         wgmma_commit();
-        const float      *rows = scales + stage * SLAB_SCALES, *columns = rows + ROWS + block;
+        const float      *rows = scales + stage * SLAB_SCALES, *columns = rows + ROWS;
         const slab_scales own = { rows[row], rows[row + 8], columns[0], columns[SEGMENT == BN ? 0 : 1] };
         wgmma_wait(0);
         wgmma_pin(part);
@@ -191,7 +189,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32 + 32 * SCALERS, 1) void
 
     float *const shares = (float *)memory;
     named_sync(1, MULTIPLIERS);                         /* nobody reads slabs any more, and none is on its way */
-    float *const own = shares + (way * ROWS + row) * PITCH + wide * BN + lane % 4 * 2;
+    float *const own = shares + (way * ROWS + row) * PITCH + lane % 4 * 2;
     #pragma unroll
     for (int j = 0; j < BN / 8; ++j) {
         *(float2 *)(own + 8 * j)             = make_float2(sum[4 * j], sum[4 * j + 1]);
@@ -208,7 +206,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32 + 32 * SCALERS, 1) void
         }
         #pragma unroll 1
         for (int i = first + step * (int)threadIdx.x; i < count; i += step * MULTIPLIERS) {
-            const int r = i / (COLUMNS / 4), c = i % (COLUMNS / 4) * 4;
+            const int r = i / (BN / 4), c = i % (BN / 4) * 4;
             float4    total = item(shares, r, c);
             if (rest) {
                 cluster_push4(base + INBOX + i / 2 * 16, received, (uint32_t)(1 - slice), total);
