@@ -37,7 +37,7 @@ def sanitizer(tool, check, jobs, *more):
 
 
 # Kernels in which racecheck reports accesses that are in order all the same (HACKING.md says which and why).
-RACES_EXPLAINED = {"grouped_few_wide", "grouped_wgmma", "grouped_wide"}
+RACES_EXPLAINED = {"grouped_wgmma", "grouped_wide"}
 
 
 def races(lines):

@@ -1,6 +1,6 @@
 /*
- * grouped_few.cu for tiles of 112 and 192 columns, which are faster this way: one warp copies scales, one lane of a warp gives a slab back,
- * weights stay in L2, loops are unrolled, and blocks that share K read each other's sums. A tile is 64 x BN WIDE, and a part of BN columns is a warpgroup's.
+ * grouped_few.cu for tiles of 112 and 192 columns, which are faster this way: one warp copies scales, weights stay in L2, loops are
+ * unrolled, and blocks that share K read each other's sums. A tile is 64 x BN WIDE, and a part of BN columns is a warpgroup's.
  *
  * Shared memory: slabs [STAGES] of a [64][128 bytes], b [BN WIDE][128 bytes]; scales [STAGES] of rows, blocks of columns; barriers. The sums
  * of all ways are laid over the slabs: [WAYS][64][PITCH].
@@ -108,7 +108,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few_wi
     const int                                 from = slice * a.share, to = from + a.share < a.steps ? from + a.share : a.steps;
 
     if (threadIdx.x / 32 == MULTIPLIERS / 32) {         /* the first copies need not wait for anybody */
-        if (lane == 0) open_ring(&a.first, &a.second, full, empty, 33, 4 * WIDE);
+        if (lane == 0) open_ring(&a.first, &a.second, full, empty, 33, 128 * WIDE);
         __threadfence_block();
         __syncwarp();
         named_announce(2, MULTIPLIERS + 64);
@@ -150,8 +150,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 64, 1) void grouped_few_wi
         const slab_scales own = { rows[row], rows[row + 8], columns[0], columns[SEGMENT == BN ? 0 : 1] };
         wgmma_wait(0);
         wgmma_pin(part);
-        __syncwarp();                                   /* all lanes have read their scales */
-        if (lane == 0) mbarrier_arrive(empty + stage * 8);
+        mbarrier_arrive(empty + stage * 8);             /* every lane: each has read its scales */
         promote(sum, part, &own, cut);
         stage += WAYS;
         if (stage >= STAGES) stage = way, lap ^= 1;
