@@ -75,15 +75,14 @@ extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_
 /* attention_wgmma.c: many queries on sm_90a. */
 extern const attention_form attention_wgmma;
 
-enum { ATTENTION_WGMMA_BUILDS       = 21,
+enum { ATTENTION_WGMMA_BUILDS       = 31,
        ATTENTION_WGMMA_QUERIES      = 17,   /* at least so many queries times the heads that share a key head go to it */
        ATTENTION_WGMMA_QUERIES_E4M3 = 33,   /* of e4m3, so many queries */
        ATTENTION_L2_SHARE           = 40 }; /* percent of L2 for keys and values that blocks share at a time */
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        dim, dim_v, groups, keys, stages, q_places;
-    bool       gather;
+    int        dim, dim_v, groups, keys, stages, q_places, pages;
 } attention_wgmma_build;
 typedef struct { sgk_kernel kernel; } attention_order_build;
 extern attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];

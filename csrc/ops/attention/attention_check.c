@@ -427,6 +427,8 @@ static void check_long(sgk_dtype dtype)
         check_shape("long", &t);
         t.page_size = i % 2 ? 1 : 12;
         check_shape("long", &t);
+        t = s, t.cache = PAGED, t.page_size = 8, t.causal = true, t.keys = 603;         /* more tiles than are looked up at once */
+        check_shape("long", &t);
     }
     if (dtype == SGK_F16) return;
     static const int pages[] = { 1, 3, 8, 24, 64, 128, 256 };

@@ -5,20 +5,25 @@
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, stages, q_places, gather, speculate, turns, give, take)                                        \
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, stages, q_places, pages, speculate, turns, give, take)                                         \
     { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups              \
-                 " -DKEYS=" #keys " -DSTAGES=" #stages " -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DSPECULATE=" #speculate " -DTURNS=" #turns  \
-                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, q_places, gather }
+                 " -DKEYS=" #keys " -DSTAGES=" #stages " -DQ_PLACES=" #q_places " -DPAGES=" #pages " -DSPECULATE=" #speculate " -DTURNS=" #turns    \
+                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, q_places, pages }
 #define WGMMAS(type, dtype)                                          \
     WGMMA(type, dtype,  64,  64, 3,  96, 4, 2, 0, 1, 1, 32, 160),    \
     WGMMA(type, dtype,  96,  96, 2, 128, 2, 2, 0, 1, 1, 24, 240),    \
     WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 0, 1, 1, 24, 240),    \
     WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 0, 0, 1, 24, 240),    \
     WGMMA(type, dtype, 256, 256, 2,  80, 2, 1, 0, 0, 0, 24, 240),    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 4, 2, 1, 1, 1, 56, 224),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 1, 1, 1, 56, 224),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 1, 0, 1, 56, 224),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 2, 1, 1, 0, 1, 56, 224)
+    WGMMA(type, dtype,  64,  64, 3,  96, 4, 2, 1, 1, 1, 32, 160),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 2, 2, 1, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 1, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 1, 0, 1, 24, 240),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 2, 1, 1, 0, 0, 24, 240),    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 4, 2, 2, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 2, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 2, 0, 1, 56, 224),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 2, 1, 2, 0, 1, 56, 224)
 /* Head size 64 is 13 % slower where bases move for shares and results leave in pieces of 16 bytes. */
 #define E4M3(dim, dim_v, stages, n, share, ahead, early)                                                                                            \
     { SGK_KERNEL("attention/attention_wgmma_e4m3.cu", "attention_wgmma_e4m3", "-DT=bf16 -DE4M3=1 -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=2"      \
@@ -36,11 +41,14 @@ attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/atte
 /* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
 static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
 
+/* PAGES of the build for a call; of e4m3 one takes calls with and without a page table. */
+static int pages_of(const struct attention_args *a) { return scattered(a) ? 2 : a->page_size && a->dtype != SGK_E4M3; }
+
 static const attention_wgmma_build *build_of(const struct attention_args *a)
 {
     for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
         const attention_wgmma_build *b = &attention_wgmma_builds[i];
-        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
+        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->pages == pages_of(a)) return b;
     }
     return NULL;
 }
