@@ -106,6 +106,14 @@ int64_t attention_rotate_queries(attention_call *c);
 /* Writes k_new and v_new of sequence n into the cache; rotates those and q where asked. */
 void attention_append_rows(const struct attention_append_args *b, int32_t n);
 
+/* Whether pieces of 16 bytes of a cache can be counted in 32 bits. */
+static inline bool attention_places_fit(const struct attention_args *a, int64_t batch_stride, int64_t row_stride)
+{
+    const int64_t rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size
+                                                                     : a->max_k;
+    return ((a->kv_batches ? a->kv_batches - 1 : 0) * batch_stride + rows * row_stride) * sgk_dtype_size(a->dtype) / 16 < UINT32_MAX;
+}
+
 static inline int32_t attention_at_most(int64_t x, int64_t most) { return (int32_t)(x < most ? x : most); }
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 

@@ -14,7 +14,7 @@
  *   Q_PLACES      pieces of work whose queries have a place in shared memory: 2 where the next ones come while these are in use, and results leave
  *                 through the place; 1 where there is no room for that: a piece's last product is done before the next one's first is started
  *   PAGES         0: keys and values in boxes (TMA); 1: in boxes of calls with a page table, looked up for many tiles at once; 2: row by row (cp.async),
- *                 for pages that have no whole boxes
+ *                 for pages that have no whole boxes, by four warps that share each tile; 3: so too, by two for keys and two for values
  *   SPECULATE     1: weights of tiles that all rows see whole are made over the base as it is, without maxima, and anew where they do not fit;
  *                 0: with maxima, but the base moves only where weights would be large
  *   TURNS         1: the warpgroups take turns in starting products, so that one's weights meet the others' products; 0: they start as they come
@@ -28,7 +28,9 @@
  */
 #include "attention_wgmma.cuh"
 #include "wgmma.cuh"
-#if PAGES == 2
+#if PAGES == 3
+#include "attention_wgmma_pairs.cuh"
+#elif PAGES == 2
 #include "attention_wgmma_rows.cuh"
 #else
 #include "attention_wgmma_boxes.cuh"
