@@ -75,15 +75,14 @@ extern attention_decode_combine_build attention_decode_combine_builds[ATTENTION_
 /* attention_wgmma.c: many queries on sm_90a. */
 extern const attention_form attention_wgmma;
 
-enum { ATTENTION_WGMMA_BUILDS       = 21,
+enum { ATTENTION_WGMMA_BUILDS       = 31,
        ATTENTION_WGMMA_QUERIES      = 17,   /* at least so many queries times the heads that share a key head go to it */
        ATTENTION_WGMMA_QUERIES_E4M3 = 33,   /* of e4m3, so many queries */
        ATTENTION_L2_SHARE           = 40 }; /* percent of L2 for keys and values that blocks share at a time */
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        dim, dim_v, groups, keys, stages, q_places;
-    bool       gather;
+    int        dim, dim_v, groups, keys, stages, q_places, pages;
 } attention_wgmma_build;
 typedef struct { sgk_kernel kernel; } attention_order_build;
 extern attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];
@@ -106,6 +105,14 @@ sgk_status attention_combine_parts(const attention_call *c);      /* the second 
 int64_t attention_rotate_queries(attention_call *c);
 /* Writes k_new and v_new of sequence n into the cache; rotates those and q where asked. */
 void attention_append_rows(const struct attention_append_args *b, int32_t n);
+
+/* Whether pieces of 16 bytes of a cache can be counted in 32 bits. */
+static inline bool attention_places_fit(const struct attention_args *a, int64_t batch_stride, int64_t row_stride)
+{
+    const int64_t rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size
+                                                                     : a->max_k;
+    return ((a->kv_batches ? a->kv_batches - 1 : 0) * batch_stride + rows * row_stride) * sgk_dtype_size(a->dtype) / 16 < UINT32_MAX;
+}
 
 static inline int32_t attention_at_most(int64_t x, int64_t most) { return (int32_t)(x < most ? x : most); }
 #define COUNT(array) (sizeof(array) / sizeof *(array))

@@ -415,7 +415,7 @@ static void check_builds(sgk_dtype dtype)
 static void check_long(sgk_dtype dtype)
 {
     if (!check_on_gpu() && (check_small || dtype != SGK_BF16)) return;          /* the CPU has one version for all of it */
-    static const int64_t sizes[][2] = { { 64, 64 }, { 96, 96 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 72, 40 }, { 168, 120 } };
+    static const int64_t sizes[][2] = { { 64, 64 }, { 96, 96 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 72, 40 }, { 168, 120 }, { 232, 200 } };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
         const shape s = { .dtype = dtype, .heads = 2, .kv_heads = 1, .dim = sizes[i][0], .dim_v = sizes[i][1], .batch = 2, .queries = 200, .keys = 203, .lse = true, .left = -1, .right = -1, .margin = 1000, .descales = dtype == SGK_E4M3 };
         shape       t = s;
@@ -426,6 +426,8 @@ static void check_long(sgk_dtype dtype)
         t = s, t.cache = PAGED, t.page_size = 16, t.left = 60, t.right = 9;
         check_shape("long", &t);
         t.page_size = i % 2 ? 1 : 12;
+        check_shape("long", &t);
+        t = s, t.cache = PAGED, t.page_size = 8, t.causal = true, t.keys = 603;         /* more tiles than are looked up at once */
         check_shape("long", &t);
     }
     if (dtype == SGK_F16) return;

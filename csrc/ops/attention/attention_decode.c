@@ -62,14 +62,6 @@ static bool plain(const struct attention_args *a)
            !a->max_new && a->window_left >= ATTENTION_NO_LIMIT && a->window_right >= 0 && !a->chunk && !a->top_left && a->softcap == 0;
 }
 
-/* Pieces of 16 bytes are counted in 32 bits. */
-static bool places_fit(const struct attention_args *a, int64_t batch_stride, int64_t row_stride)
-{
-    const int64_t rows = a->cu_seqlens_k ? a->total_k : a->page_size ? a->page_size
-                                                                     : a->max_k;
-    return ((a->kv_batches ? a->kv_batches - 1 : 0) * batch_stride + rows * row_stride) * sgk_dtype_size(a->dtype) / 16 < UINT32_MAX;
-}
-
 static const char *passes(const attention_call *c)
 {
     const struct attention_args *a = &c->a;
@@ -82,7 +74,7 @@ static const char *passes(const attention_call *c)
     if (c->o.num_splits) return "num_splits given";
     if (!attention_in_pieces(a, 16) || !attention_rows_in_pieces(a->out, a->out_batch_stride, a->out_row_stride, a->out_head_stride, a->out_dtype, 16)) return "q, k, v or out not in 16-byte pieces";
     if ((int64_t)a->batch * a->kv_heads * (a->max_k / 16 + 1) > INT32_MAX / 4) return "too many keys";
-    if (!places_fit(a, a->k_batch_stride, a->k_row_stride) || !places_fit(a, a->v_batch_stride, a->v_row_stride)) return "a cache of more than 64 GB";
+    if (!attention_places_fit(a, a->k_batch_stride, a->k_row_stride) || !attention_places_fit(a, a->v_batch_stride, a->v_row_stride)) return "a cache of more than 64 GB";
     return build_of(c, 0, NULL) ? NULL : "no build for this head size on this device";
 }
 

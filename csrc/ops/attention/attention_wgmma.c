@@ -5,20 +5,25 @@
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
 /* clang-format off */
-#define WGMMA(type, dtype, dim, dim_v, groups, keys, stages, q_places, gather, speculate, turns, give, take)                                        \
+#define WGMMA(type, dtype, dim, dim_v, groups, keys, stages, q_places, pages, speculate, turns, give, take)                                         \
     { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups              \
-                 " -DKEYS=" #keys " -DSTAGES=" #stages " -DQ_PLACES=" #q_places " -DGATHER=" #gather " -DSPECULATE=" #speculate " -DTURNS=" #turns  \
-                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, q_places, gather }
+                 " -DKEYS=" #keys " -DSTAGES=" #stages " -DQ_PLACES=" #q_places " -DPAGES=" #pages " -DSPECULATE=" #speculate " -DTURNS=" #turns    \
+                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, q_places, pages }
 #define WGMMAS(type, dtype)                                          \
     WGMMA(type, dtype,  64,  64, 3,  96, 4, 2, 0, 1, 1, 32, 160),    \
     WGMMA(type, dtype,  96,  96, 2, 128, 2, 2, 0, 1, 1, 24, 240),    \
     WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 0, 1, 1, 24, 240),    \
     WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 0, 0, 1, 24, 240),    \
     WGMMA(type, dtype, 256, 256, 2,  80, 2, 1, 0, 0, 0, 24, 240),    \
-    WGMMA(type, dtype,  64,  64, 2, 128, 4, 2, 1, 1, 1, 56, 224),    \
-    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 1, 1, 1, 56, 224),    \
-    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 1, 0, 1, 56, 224),    \
-    WGMMA(type, dtype, 256, 256, 2,  64, 2, 1, 1, 0, 1, 56, 224)
+    WGMMA(type, dtype,  64,  64, 3,  96, 4, 2, 1, 1, 1, 32, 160),    \
+    WGMMA(type, dtype,  96,  96, 2, 128, 2, 2, 1, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 1, 1, 1, 24, 240),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 1, 0, 1, 24, 240),    \
+    WGMMA(type, dtype, 256, 256, 2,  80, 2, 1, 1, 0, 0, 24, 240),    \
+    WGMMA(type, dtype,  64,  64, 2, 128, 4, 2, 3, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 2, 1, 1, 56, 224),    \
+    WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 2, 0, 1, 56, 224),    \
+    WGMMA(type, dtype, 256, 256, 2,  64, 2, 1, 3, 0, 1, 56, 224)
 /* Head size 64 is 13 % slower where bases move for shares and results leave in pieces of 16 bytes. */
 #define E4M3(dim, dim_v, stages, n, share, ahead, early)                                                                                            \
     { SGK_KERNEL("attention/attention_wgmma_e4m3.cu", "attention_wgmma_e4m3", "-DT=bf16 -DE4M3=1 -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=2"      \
@@ -36,11 +41,18 @@ attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/atte
 /* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
 static bool scattered(const struct attention_args *a) { return a->page_size && (a->leftpad_k || a->page_size % 8); }
 
+/* Whether a build's PAGES suit a call. Those of e4m3 take calls with and without a page table. */
+static bool suits(int pages, const struct attention_args *a)
+{
+    if (scattered(a)) return pages > 1;
+    return pages == (a->page_size && a->dtype != SGK_E4M3);
+}
+
 static const attention_wgmma_build *build_of(const struct attention_args *a)
 {
     for (size_t i = 0; i < COUNT(attention_wgmma_builds); ++i) {
         const attention_wgmma_build *b = &attention_wgmma_builds[i];
-        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && b->gather == scattered(a)) return b;
+        if (b->dtype == a->dtype && a->dim <= b->dim && a->dim_v <= b->dim_v && suits(b->pages, a)) return b;
     }
     return NULL;
 }
@@ -62,6 +74,8 @@ static const char *wgmma_passes(const attention_call *c)
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
     if (!build_of(a)) return "head sizes, or such in scattered pages";
+    if (build_of(a)->pages == 3 && !(attention_places_fit(a, a->k_batch_stride, a->k_row_stride) && attention_places_fit(a, a->v_batch_stride, a->v_row_stride)))
+        return "a cache of more than 64 GB in scattered pages";
     if (a->dim % 8 || a->dim_v % 8) return "a head size that is no multiple of 8";       /* results leave in pieces of 8, which would pass a row's end */
     if (!(a->scale > 0)) return "softmax_scale not positive";
     if (a->max_k == 0 || a->kv_batches == 0 || (a->cu_seqlens_q && a->total_q == 0)) return "no keys or no queries";

@@ -13,7 +13,8 @@
  *   STAGES        tiles of keys, and of values, on their way
  *   Q_PLACES      pieces of work whose queries have a place in shared memory: 2 where the next ones come while these are in use, and results leave
  *                 through the place; 1 where there is no room for that: a piece's last product is done before the next one's first is started
- *   GATHER        1: keys and values row by row (cp.async), for pages that have no whole boxes; 0: in boxes (TMA)
+ *   PAGES         0: keys and values in boxes (TMA); 1: in boxes of calls with a page table, looked up for many tiles at once; 2: row by row (cp.async),
+ *                 for pages that have no whole boxes, by four warps that share each tile; 3: so too, by two for keys and two for values
  *   SPECULATE     1: weights of tiles that all rows see whole are made over the base as it is, without maxima, and anew where they do not fit;
  *                 0: with maxima, but the base moves only where weights would be large
  *   TURNS         1: the warpgroups take turns in starting products, so that one's weights meet the others' products; 0: they start as they come
@@ -27,7 +28,9 @@
  */
 #include "attention_wgmma.cuh"
 #include "wgmma.cuh"
-#if GATHER
+#if PAGES == 3
+#include "attention_wgmma_pairs.cuh"
+#elif PAGES == 2
 #include "attention_wgmma_rows.cuh"
 #else
 #include "attention_wgmma_boxes.cuh"
@@ -174,7 +177,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     do { \
         mbarrier_wait(AT(k_full, STAGE(n)), LAP(n)); \
         mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1)); \
-        if (GATHER) async_fence(); \
+        if (PAGES == 2) async_fence(); \
         wgmma_fence(); \
         if (TURNS) named_sync(turn, 256); \
         _Pragma("unroll") for (int d = 0; d < DIM / 16; ++d) TIMES_K(d); \
@@ -243,7 +246,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     queries = place_of_k(Q_PLACE(0));
     if (TURNS && turn == GROUPS) named_announce(TURN, 256);
     mbarrier_wait(AT(k_full, 0), 0);
-    if (GATHER) async_fence();
+    if (PAGES == 2) async_fence();
     wgmma_fence();
     #pragma unroll
     for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
@@ -322,7 +325,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         /* The only place for queries is not filled again before the last product with them is done: results leave meanwhile. */
         if (ends) {
             mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1));
-            if (GATHER) async_fence();
+            if (PAGES == 2) async_fence();
             wgmma_fence();
             #pragma unroll
             for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i);
@@ -339,7 +342,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 break;
             }
             mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
-            if (GATHER) async_fence();
+            if (PAGES == 2) async_fence();
             wgmma_fence();
             #pragma unroll
             for (int d = 0; d < DIM / 16; ++d) TIMES_K(d);
@@ -428,7 +431,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     }
 #if Q_PLACES == 2
     mbarrier_wait(AT(v_full, STAGE(n - 1)), LAP(n - 1));
-    if (GATHER) async_fence();
+    if (PAGES == 2) async_fence();
     wgmma_fence();
     #pragma unroll
     for (int i = 0; i < KEYS / 16; ++i) TIMES_V(weight, i);

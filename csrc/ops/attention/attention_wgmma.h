@@ -32,7 +32,7 @@ struct attention_wgmma_args {
     int32_t                units;                           /* each with all tiles: key heads; order null: heads, or key heads where joined, of all sequences */
     int32_t                at_once;                         /* units that share L2 */
     int32_t                blocks, joined_blocks;           /* joined_blocks of them begin with joined pieces, where there are any */
-    int32_t                box_rows;                        /* divides a tile of keys and, with pages, a page; GATHER does not use it */
+    int32_t                box_rows;                        /* divides a tile of keys and, with pages, a page; rows of pages do not use it */
     int32_t                tile_rows, tile_keys;
     float                  scale;                           /* of scores in powers of two, after the cap */
     float                  cap_inner, cap_outer;            /* 0: no cap; else a score is outer * (1 - 2 / (1 + 2^(inner * product))) */

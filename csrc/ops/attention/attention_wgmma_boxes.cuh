@@ -6,12 +6,34 @@
 #include "attention_wgmma.cuh"
 
 #define ARRIVALS 1
+#ifndef PAGES
+#define PAGES 0
+#endif
 
 DEVICE void load_box(uint32_t to, const sgk_tma_map *map, int slabs, place at, int head, uint32_t arrived)
 {
     for (int s = 0; s < slabs; ++s) tma_load4(to + s * KV_SLAB, map, s * ACROSS, at.row, head, at.batch, arrived);
 }
 
+/* The last values of a sequence: those behind its end must be zeros, since zero times NaN is NaN, so the tile is put together from boxes of 8 rows and
+ * of one. */
+DEVICE void load_last_v(const attention_wgmma_args *p, const work *w, int first, uint32_t to, uint32_t arrived, int lane)
+{
+    const attention_args *a       = &p->a;
+    const place           outside = { 0, a->kv_batches };
+    if (lane < KEYS / 8) {
+        const int slot = first + 8 * lane;
+        if (slot + 8 <= w->sk || slot >= w->sk)
+            load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, w->kv_head, arrived);
+    }
+    const int slot = (w->sk & ~7) + lane;
+    if (w->sk & 7 && lane < 8)
+        load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, w->kv_head, arrived);
+}
+
+#if PAGES == 1
+#include "attention_wgmma_pages.cuh"
+#else
 enum { EARLY_PAGES = !E4M3 };       /* pages are looked up while the stage is waited for; with e4m3, where one warp brings all, when it is free */
 
 /* A tile of keys or values; lanes share the boxes. */
@@ -44,16 +66,13 @@ DEVICE void load_k(const attention_wgmma_args *p, const work *w, int tile, uint3
     advance(r);
 }
 
-/* Values behind the end of the sequence must be zeros, since zero times NaN is NaN: there the tile is put together from boxes of 8 rows
- * and of one. */
 DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint32_t base, ring *r, int lane)
 {
-    const attention_args *a  = &p->a;
-    const uint32_t        to = base + r->stage * V_BYTES, arrived = shared_address(&bar.v_full[r->stage]);
-    const int             first = tile * KEYS;
-    const bool            whole = first + KEYS <= w->sk;
-    const int             row   = whole ? lane * p->box_rows : KEYS;
-    const place           at    = box_of(p, w, tile, row);
+    const uint32_t to = base + r->stage * V_BYTES, arrived = shared_address(&bar.v_full[r->stage]);
+    const int      first = tile * KEYS;
+    const bool     whole = first + KEYS <= w->sk;
+    const int      row   = whole ? lane * p->box_rows : KEYS;
+    const place    at    = box_of(p, w, tile, row);
     mbarrier_wait(shared_address(&bar.v_empty[r->stage]), r->lap ^ 1);
     if (lane == 0) mbarrier_expect(arrived, V_BYTES);
     __syncwarp();
@@ -61,26 +80,9 @@ DEVICE void load_v(const attention_wgmma_args *p, const work *w, int tile, uint3
         if (!EARLY_PAGES) load_boxes(p, &p->v, w, tile, to, V_SLABS, arrived, lane);
         else if (row < KEYS) load_box(to + row * 128, &p->v, V_SLABS, at, w->kv_head, arrived);
     } else {
-        const place outside = { 0, a->kv_batches };
-        if (lane < KEYS / 8) {
-            const int slot = first + 8 * lane;
-            if (slot + 8 <= w->sk || slot >= w->sk)
-                load_box(to + lane * 1024, &p->v8, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, w->kv_head, arrived);
-        }
-        const int slot = (w->sk & ~7) + lane;
-        if (w->sk & 7 && lane < 8)
-            load_box(to + (slot - first) * 128, &p->v1, V_SLABS, slot < w->sk ? place_of(a, w, slot) : outside, w->kv_head, arrived);
+        load_last_v(p, w, first, to, arrived, lane);
     }
     advance(r);
-}
-
-DEVICE void copy_queries(const attention_wgmma_args *p, uint32_t base, int lane)
-{
-    for (int count = 0;; ++count) {
-        const work *w = work_of(count);
-        copy_q(p, w, base, count, lane);
-        if (w->n < 0) return;
-    }
 }
 
 DEVICE void copy_k(const attention_wgmma_args *p, uint32_t base, int lane)
@@ -100,6 +102,16 @@ DEVICE void copy_v(const attention_wgmma_args *p, uint32_t base, int lane)
         const work *w = work_of(count);
         if (w->n < 0) return;
         for (int tile = w->high - 1; tile >= w->low; --tile) load_v(p, w, tile, base + Q_PLACES * Q_BYTES + STAGES * K_BYTES, &v, lane);
+    }
+}
+#endif
+
+DEVICE void copy_queries(const attention_wgmma_args *p, uint32_t base, int lane)
+{
+    for (int count = 0;; ++count) {
+        const work *w = work_of(count);
+        copy_q(p, w, base, count, lane);
+        if (w->n < 0) return;
     }
 }
 
