@@ -1,4 +1,4 @@
-/* How long L2 keeps what a copy brings (sm_90). */
+/* How long L2 keeps what a copy brings (sm_80, by TMA sm_90). */
 #pragma once
 #include "cuda/tma_map.h"
 #include "types.cuh"
@@ -23,10 +23,4 @@ DEVICE uint64_t l2_policy(bool first)
 DEVICE void tma_load2_hint(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier, uint64_t policy)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy) : "memory");
-}
-
-/* tma_store3 of tma.cuh, with such a policy. */
-DEVICE void tma_store3_hint(const sgk_tma_map *map, int x, int y, int z, uint32_t from, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group.L2::cache_hint [%0, {%1, %2, %3}], [%4], %5;" ::"l"(map), "r"(x), "r"(y), "r"(z), "r"(from), "l"(policy) : "memory");
 }

@@ -29,6 +29,7 @@
 #include "attention_score.cuh"
 #include "cluster_push.cuh"
 #include "cp_async.cuh"
+#include "l2_policy.cuh"
 #include "launch.cuh"
 #include "math.cuh"
 #include "mma.cuh"
@@ -170,14 +171,7 @@ DEVICE rows_of_keys rows_of(const attention_decode_args *d, const share *w, int 
  * a loop: for a copy with a policy whose place in shared memory is then partly in a uniform register, ptxas 12.9 assigns no register and takes UR0 and UR1,
  * which is no instruction. */
 #define READ_ONCE (__CUDA_ARCH__ == 900 && HOLD_Q)
-DEVICE uint64_t read_once(void)
-{
-    uint64_t policy = 0;
-#if READ_ONCE
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-#endif
-    return policy;
-}
+DEVICE uint64_t read_once(void) { return READ_ONCE ? l2_evict_first() : 0; }
 DEVICE void copy16(uint32_t to, const void *from, bool inside, uint64_t policy)
 {
 #if READ_ONCE

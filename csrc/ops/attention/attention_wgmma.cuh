@@ -192,6 +192,13 @@ DEVICE place place_of(const attention_args *a, const work *w, int slot)
     return at;
 }
 
+/* The page of a place where lanes look up rows: what (2^32 - 1) / page_size gives is right or one too small. */
+DEVICE int page_of(const attention_args *a, uint32_t inverse, int place)
+{
+    const uint32_t page = __umulhi((uint32_t)place, inverse), size = (uint32_t)a->page_size;
+    return (int)((uint32_t)place - page * size >= size ? page + 1 : page);
+}
+
 /* The piece of work that follows `id`. With counters a block goes on with the kind it had, joined or not, and takes the other when that kind is
  * used up. Without them forth and back, so that the blocks with the longest work of a round get the shortest of the next. */
 DEVICE int id_behind(const attention_wgmma_args *p, int id)

@@ -15,13 +15,6 @@
 /* Where rows of a tile begin, in pieces of 16 bytes behind the head's first row. */
 __shared__ __align__(16) uint32_t places[2 * COPIERS][SHARE];
 
-/* place / page_size: what the inverse gives is right or one too small. */
-DEVICE int page_of(const attention_args *a, uint32_t inverse, int place)
-{
-    const uint32_t page = __umulhi((uint32_t)place, inverse), size = (uint32_t)a->page_size;
-    return (int)((uint32_t)place - page * size >= size ? page + 1 : page);
-}
-
 /* Keys or values. */
 struct tensor {
     const T *data;

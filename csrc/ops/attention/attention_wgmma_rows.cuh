@@ -20,13 +20,6 @@ struct share {
     int      page;
 };
 
-/* place / page_size: what the inverse gives is right or one too small. */
-DEVICE int page_of(const attention_args *a, uint32_t inverse, int place)
-{
-    const uint32_t page = __umulhi((uint32_t)place, inverse), size = (uint32_t)a->page_size;
-    return (int)((uint32_t)place - page * size >= size ? page + 1 : page);
-}
-
 DEVICE void ask(const attention_args *a, const work *w, share *m, int tile, int lane)
 {
     const int slot = tile * KEYS + m->first + lane;

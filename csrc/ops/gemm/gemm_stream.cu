@@ -18,6 +18,7 @@
 #include "cluster.cuh"
 #include "cp_async.cuh"
 #include "gemm.cuh"
+#include "l2_policy.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
 #if __CUDA_ARCH__ >= 900
@@ -54,11 +55,10 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, 1) void linear_stream(const 
     int            left = each * (last - first);                                /* slabs to copy */
 
     if (slices > 1) cluster_arrive();
-    uint64_t policy;                                                            /* weights are read once: they leave L2 first */
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    int      n = first * COLUMNS + row, k = k_first;                           /* what is copied next */
-    const T *w = (const T *)a.weight + n * a.weight_stride + k, *x = (const T *)a.input + row * a.input_stride + k;
-    uint32_t at = base;
+    const uint64_t policy = l2_evict_first();                                   /* weights are read once: they leave L2 first */
+    int            n = first * COLUMNS + row, k = k_first;                      /* what is copied next */
+    const T       *w = (const T *)a.weight + n * a.weight_stride + k, *x = (const T *)a.input + row * a.input_stride + k;
+    uint32_t       at = base;
 #if __CUDA_ARCH__ >= 900
     /* The kernel before this one may still run: weights are not its result, and may come as far as L2. */
     const int begin = (int)(slabs * slice / slices) * 64, bytes = ((int)a.depth - begin < (STAGES - 1) * WARPS * 64 ? (int)a.depth - begin : (STAGES - 1) * WARPS * 64) * 2;

@@ -24,6 +24,7 @@
 #include "cluster_push.cuh"
 #include "cp_async.cuh"
 #include "gemm.cuh"
+#include "l2_policy.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
 #include "tma.cuh"
@@ -253,18 +254,6 @@ DEVICE void load(const linear_wgmma_args *a, const sgk_tma_map *map, int x, int6
 }
 
 #if LEAN
-DEVICE uint64_t l2_evict_first(void)
-{
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
-DEVICE void tma_load2_hint(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy) : "memory");
-}
-
 /* Of the weight alone, which leaves L2 before what other blocks read again. */
 DEVICE void load_weight(const linear_wgmma_args *a, int x, corner at, uint32_t to, uint32_t arrived, uint64_t policy)
 {
