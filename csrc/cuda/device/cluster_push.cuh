@@ -2,7 +2,7 @@
  * Numbers sent to another block's shared memory (sm_90). They arrive at an mbarrier there, which lies at the same address as this block's and expects
  * their bytes: no fence, and no block waits for what it has sent.
  *
- *     one thread: mbarrier_init(barrier, 1), mbarrier_init_done(), mbarrier_expect(barrier, bytes);
+ *     one thread: open_inbox(barrier, pieces of 16 bytes);
  *     cluster_begin(), cluster_await();                       all blocks' barriers are there
  *     cluster_push4(&x, barrier, rank, v);
  *     mbarrier_wait(barrier, 0);                              what was sent here has come
@@ -12,6 +12,13 @@
 
 /* The first half of cluster_sync() where nothing but mbarriers was written: without its fence of all memory. */
 DEVICE void cluster_begin(void) { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+
+DEVICE void open_inbox(uint32_t barrier, int pieces)
+{
+    mbarrier_init(barrier, 1);
+    mbarrier_init_done();
+    mbarrier_expect(barrier, (uint32_t)pieces * 16);
+}
 
 DEVICE void cluster_push4(uint32_t address, uint32_t barrier, uint32_t rank, float4 v)
 {

@@ -117,11 +117,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void scaled_few(con
     if (__builtin_expect(threadIdx.x >= MULTIPLIERS, 1)) { /* the first copies need not wait for anybody */
         if (lane == 0) {
             open_ring(&a.first, &a.second, full, empty, 1, 4 * PARTS);
-            if (a.split > 1) {
-                mbarrier_init(received, 1);
-                mbarrier_init_done();
-                mbarrier_expect(received, (uint32_t)((count - slice + 1) / 2 * 16));
-            }
+            if (a.split > 1) open_inbox(received, (count - slice + 1) / 2);
         }
         __threadfence_block();
         __syncwarp();
