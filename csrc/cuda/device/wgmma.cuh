@@ -24,6 +24,8 @@
  * rows to the next 8. A step of 32 bytes in K (16 elements of 16 bits) adds 2; a slab has four.
  */
 DEVICE uint64_t wgmma_operand(uint32_t address) { return 1ull << 62 | 64ull << 32 | 1ull << 16 | (address & 0x3ffff) >> 4; }
+/* The same of its low word, where that is counted up. */
+DEVICE uint64_t wgmma_operand_of(uint32_t low) { return (uint64_t)0x40000040 << 32 | low; }
 enum { WGMMA_STEP = 2 };
 
 /* B of wgmma_held_t: slabs of [K][128 bytes], N along the 128 bytes, each `slab` bytes. A step of 16 in K adds 128. */

@@ -170,8 +170,8 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
         if (__builtin_expect(a->splits > 1, 0)) put_part(p, work, o, most, sum, scale); \
         else put(p, work, o, most, sum, scale); \
     } while (0)
-#define TIMES_K(d)         wgmma(s, operand(queries + d / 4 * (Q_SLAB / 16) + d % 4 * WGMMA_STEP), operand(keys + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const T *)0)
-#define TIMES_V(weight, i) wgmma_held_t(o, (weight)[i], operand(values + (i) * WGMMA_STEP_T), true, (const T *)0)
+#define TIMES_K(d)         wgmma(s, wgmma_operand_of(queries + d / 4 * (Q_SLAB / 16) + d % 4 * WGMMA_STEP), wgmma_operand_of(keys + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const T *)0)
+#define TIMES_V(weight, i) wgmma_held_t(o, (weight)[i], wgmma_operand_of(values + (i) * WGMMA_STEP_T), true, (const T *)0)
 /* Waits for tile n of keys and the values before it; all that the first product needs is there before the turn comes. */
 #define PRODUCTS(weight) \
     do { \

@@ -8,6 +8,7 @@
 #include "cp_async.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
+#include "ring.cuh"
 #include "tma.cuh"
 
 #ifndef E4M3
@@ -63,16 +64,6 @@ enum { at_k_full  = 0,
        at_t_full  = at_nowhere + 1,
        at_t_empty = at_t_full + STAGES };
 __shared__ barriers bar;
-
-/* A place in a ring of stages, and the parity of its lap. */
-struct ring {
-    int      stage;
-    uint32_t lap;
-};
-DEVICE void advance(ring *r)
-{
-    if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
-}
 
 DEVICE float ex2(float x)
 {
@@ -508,8 +499,6 @@ DEVICE float quad_sum(float sum)
 
 /* The lower half of an operand's descriptor, which alone differs: an address and what does not depend on it. */
 DEVICE uint32_t place_of_k(uint32_t address) { return 1u << 16 | address >> 4; }
-DEVICE uint64_t operand(uint32_t low) { return 0x40000040ull << 32 | low; }
-
 #define AT(name, i) (barrier + (uint32_t)(at_##name + (i)) * 8)
 #define STAGE(n)    ((n) % STAGES)
 #define LAP(n)      ((n) / STAGES & 1)

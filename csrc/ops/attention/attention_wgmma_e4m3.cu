@@ -179,7 +179,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     do { \
         const uint32_t keys_ = k_places + STAGE(n) * (K_BYTES / 16) + (h) * PART; \
         wgmma_fence(); \
-        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) wgmma_held(product_of(s, h), q[d], operand(keys_ + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const e4m3 *)0); \
+        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) wgmma_held(product_of(s, h), q[d], wgmma_operand_of(keys_ + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const e4m3 *)0); \
         wgmma_commit(); \
     } while (0)
 #define START_KEYS() \
@@ -192,7 +192,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
     do { \
         const uint32_t values_ = v_places + STAGE(n) * (T_BYTES / 16) + (c) * PART; \
         wgmma_fence(); \
-        _Pragma("unroll") for (int i = 0; i < KEYS / 32; ++i) wgmma_held(product_of(s, c), weight[i], operand(values_ + i * WGMMA_STEP), i > 0, (const e4m3 *)0); \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 32; ++i) wgmma_held(product_of(s, c), weight[i], wgmma_operand_of(values_ + i * WGMMA_STEP), i > 0, (const e4m3 *)0); \
         wgmma_commit(); \
     } while (0)
 #define ADD(c) \

@@ -18,6 +18,7 @@
 #include "gemm.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
+#include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
 
@@ -44,20 +45,10 @@ DEVICE corner tile(const linear_wgmma_args *a, int id)
     return { (top + rest % high) * ROWS, rest / high * BN, product };
 }
 
-/* A part of the ring. */
-struct place {
-    int      stage;
-    uint32_t lap;
-};
-DEVICE void advance(place *p)
-{
-    if (++p->stage == STAGES) p->stage = 0, p->lap ^= 1;
-}
-
 /* One thread. */
 DEVICE void copy_operands(const linear_wgmma_args *a, uint32_t base, uint32_t full, uint32_t empty, int begin, int stride)
 {
-    place p = { 0, 0 };
+    ring p = { 0, 0 };
     for (int id = begin; id < a->tiles; id += stride) {
         const corner at = tile(a, id);
         for (int k = 0; k < a->share; ++k, advance(&p)) {
@@ -80,16 +71,14 @@ DEVICE void copy_operands(const linear_wgmma_args *a, uint32_t base, uint32_t fu
 struct places {
     uint32_t full, empty, input, weight;        /* operands as low words of descriptors, of the ring's first stage */
     int      group, t;
-    place    next, old;                         /* what is multiplied next, what is given back next */
+    ring     next, old;                         /* what is multiplied next, what is given back next */
 };
-
-DEVICE uint64_t operand(uint32_t low) { return (uint64_t)0x40000040 << 32 | low; }
 
 /* d = or += the products of the next slab; `first`, a constant: of a tile. */
 DEVICE void multiply(float (&d)[BN / 2], places *p, bool first)
 {
     const uint32_t offset = p->next.stage * (STAGE_BYTES / 16);
-    const uint64_t x = operand(p->input + offset), y = operand(p->weight + offset);
+    const uint64_t x = wgmma_operand_of(p->input + offset), y = wgmma_operand_of(p->weight + offset);
     mbarrier_wait(p->full + p->next.stage * 8, p->next.lap);
     wgmma_pin(d);
     wgmma_fence();

@@ -31,6 +31,7 @@
 #include "grouped_promote.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
+#include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma8.cuh"
 
@@ -190,15 +191,6 @@ DEVICE void add_shares(const grouped_wgmma_args *a, corner at, int slice, uint32
 #endif
 
 /* ---- the roles --------------------------------------------------------------------------------------------------------- */
-
-struct ring {
-    int      stage;
-    uint32_t lap;
-};
-DEVICE void advance(ring *r)
-{
-    if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
-}
 
 /* One thread: operands by TMA. */
 DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint32_t base, uint32_t full, uint32_t empty, int begin, int tiles, int stride, int from, int to, int rank)

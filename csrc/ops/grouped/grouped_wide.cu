@@ -20,6 +20,7 @@
  */
 #include "cp_async.cuh"
 #include "launch.cuh"
+#include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma8.cuh"
 
@@ -40,16 +41,6 @@
 
 #include "grouped_promote.cuh"
 #include "grouped_tiles.cuh"
-
-/* The part of the ring that is next. */
-struct ring {
-    int      stage;
-    uint32_t lap;
-};
-DEVICE void advance(ring *r)
-{
-    if (++r->stage == STAGES) r->stage = 0, r->lap ^= 1;
-}
 
 /* One thread: operands by TMA. */
 DEVICE void copy_operands(const grouped_wgmma_args *a, const int *lengths, uint32_t base, uint32_t full, uint32_t empty, int begin, int tiles, int stride, int rank)
@@ -159,8 +150,6 @@ struct places {
     bool           ready;                               /* what comes next has been seen to be there */
 };
 
-DEVICE uint64_t operand(uint32_t low) { return (uint64_t)0x40000040 << 32 | low; }
-
 DEVICE bool mbarrier_ended(uint32_t barrier, uint32_t parity)
 {
     uint32_t ended;
@@ -179,7 +168,7 @@ DEVICE void multiply(const grouped_wgmma_args *a, float (&d)[WIDE][BN / 2], floa
     #pragma unroll
     for (int b = 0; b < WIDE; ++b) {
         const uint32_t barrier = (p->r.stage * WIDE + b) * 8;
-        const uint64_t x = operand(p->first + p->offset), y = operand(p->second + p->offset + b * (B_BYTES / 16));
+        const uint64_t x = wgmma_operand_of(p->first + p->offset), y = wgmma_operand_of(p->second + p->offset + b * (B_BYTES / 16));
         if (!p->ready) mbarrier_wait(p->full + barrier, p->r.lap);
         wgmma_pin(part);
         wgmma_fence();
