@@ -43,36 +43,52 @@ class Meter:
 
 
 class DecodeGraphs:
-    """The decode step recorded as CUDA graphs, for batches of powers of two. A graph replays fixed addresses: its inputs are static buffers."""
+    """The decode step and the choice of the likeliest tokens recorded as CUDA graphs, for batches of powers of two. A graph replays fixed
+    addresses: its inputs are static buffers, all but the page table in one piece that is filled by one copy."""
 
     def __init__(self, model, cache, max_batch, table_width):
         self.sizes = [1 << i for i in range((max_batch - 1).bit_length() + 1)]
         most, ints, pool = self.sizes[-1], dict(dtype=torch.int32, device=model.device), None
-        tokens, positions, slots = torch.zeros(3, most, dtype=torch.int64, device=model.device)
-        starts, lengths, table = torch.arange(most + 1, **ints), torch.ones(most, **ints), torch.zeros(most, table_width, **ints)
+        starts, table = torch.arange(most + 1, **ints), torch.zeros(most, table_width, **ints)
         self.recorded, self.table = {}, None
         for n in reversed(self.sizes):      # the largest first: the smaller ones fit into its memory pool
-            batch = Batch(tokens[:n], positions[:n], slots[:n], starts[:n + 1], lengths[:n], table[:n], max_seqlen_q=1)
-            model.forward(batch, cache)
+            inputs = torch.zeros(7 * n, **ints)
+            host = torch.empty_like(inputs, device="cpu", pin_memory=True)
+            tokens, positions, slots, lengths = self.parts(inputs, n)
+            lengths.fill_(1)
+            batch = Batch(tokens, positions, slots, starts[:n + 1], lengths, table[:n], max_seqlen_q=1)
+            likeliest(model.forward(batch, cache))
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 logits = model.forward(batch, cache)
+                tokens = likeliest(logits)
             pool = graph.pool()
-            self.recorded[n] = graph, batch, logits
+            self.recorded[n] = graph, inputs, host, table[:n], logits, tokens
+
+    @staticmethod
+    def parts(inputs, n):
+        """Tokens, positions and slots as int64, lengths as int32."""
+        return *inputs[:6 * n].view(torch.int64).view(3, n), inputs[6 * n:]
 
     def padding(self, count):
         """How many rows a batch lacks of the next recorded size."""
         return next(size for size in self.sizes if size >= count) - count
 
     def run(self, batch):
-        graph, static, logits = self.recorded[len(batch.tokens)]
-        for name in ("tokens", "positions", "slots", "cache_seqlens"):
-            getattr(static, name).copy_(getattr(batch, name))
+        """Logits and the likeliest tokens of a batch in host memory."""
+        graph, inputs, host, table, logits, tokens = self.recorded[len(batch.tokens)]
+        for part, value in zip(self.parts(host, len(batch.tokens)), (batch.tokens, batch.positions, batch.slots, batch.cache_seqlens)):
+            part.copy_(value)
+        inputs.copy_(host, non_blocking=True)
         if batch.page_table is not self.table:
             self.table = batch.page_table
-            static.page_table.copy_(self.table)
+            table.copy_(self.table)
         graph.replay()
-        return logits
+        return logits, tokens
+
+
+def likeliest(logits):
+    return top_k_top_p_sampling_from_probs(softmax(logits, 0.0), 1, 1.0, seed=torch.zeros(1, dtype=torch.int64, device=logits.device))
 
 
 class Engine:
@@ -112,13 +128,13 @@ class Engine:
         if not work:
             work, meter, graphs = [(request, range(request.cached, request.cached + 1)) for request in self.running], self.decode, self.graphs
         if graphs:
-            logits = graphs.run(self.make_batch(work + [(PADDING, range(1))] * graphs.padding(len(work))))
+            logits, tokens = graphs.run(self.make_batch(work + [(PADDING, range(1))] * graphs.padding(len(work))))
         else:
-            logits = self.model.forward(self.make_batch(work).to(self.model.device), self.cache)
+            logits, tokens = self.model.forward(self.make_batch(work).to(self.model.device), self.cache), None
         for request, span in work:
             request.cached = span.stop
         served = [request for request, _ in work if not request.prefilling]
-        for request, token in zip(served, self.sample(served, logits)):
+        for request, token in zip(served, self.sample(served, logits, tokens)):
             self.give(request, token)
         meter.tokens += sum(len(span) for _, span in work)
         meter.seconds += time.perf_counter() - start
@@ -158,11 +174,14 @@ class Engine:
                      None if len(rows) == len(tokens) else torch.tensor(rows, dtype=torch.int64))
 
     @torch.inference_mode()
-    def sample(self, requests, logits):
+    def sample(self, requests, logits, tokens):
+        """A token of each request; `tokens` are the likeliest ones, where they are known."""
         if not requests:
             return []
         temperatures = [request.temperature for request in requests]
-        probs = softmax(logits[:len(requests)], torch.tensor(temperatures, device=logits.device) if any(temperatures) else 0.0)
+        if not any(temperatures):
+            return (likeliest(logits) if tokens is None else tokens)[:len(requests)].tolist()
+        probs = softmax(logits[:len(requests)], torch.tensor(temperatures, device=logits.device))
         tokens = top_k_top_p_sampling_from_probs(probs, 1, 1.0)
         for i, request in enumerate(requests):
             if request.temperature > 0:

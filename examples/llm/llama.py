@@ -12,9 +12,8 @@ from types import SimpleNamespace
 
 import torch
 from safetensors import safe_open
-from sgl_kernel import fused_add_rmsnorm, linear, rmsnorm, rotary_embedding, silu_and_mul
+from sgl_kernel import FusedSetKVBufferArg, apply_rope_with_cos_sin_cache_inplace, fused_add_rmsnorm, linear, rmsnorm, silu_and_mul
 from sgl_kernel.flash_attn import flash_attn_with_kvcache
-from sgl_kernel.memory import set_kv_buffer_kernel
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 ROPE_FACTORS = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
@@ -154,7 +153,7 @@ class Model:
         self.embedding = self.load({"model.embed_tokens.weight": c.vocab}, c.hidden)
         self.head = self.embedding if c.tied else self.load({"lm_head.weight": c.vocab}, c.hidden)
         self.final_norm = self.load({"model.norm.weight": c.hidden})
-        self.rope = rope_table(c).to(self.device, self.dtype)
+        self.rope = rope_table(c).to(self.device)
         self.layers = []
         for prefix in (f"model.layers.{i}." for i in range(c.layers)):
             attention, mlp, q, kv = prefix + "self_attn.", prefix + "mlp.", c.heads * c.head_dim, c.kv_heads * c.head_dim
@@ -191,17 +190,16 @@ class Model:
     @torch.inference_mode()
     def forward(self, batch, cache):
         """Logits [r, vocab] of the wanted tokens; keys and values of all new tokens go into the cache."""
-        c = self.config
+        c, kv = self.config, self.config.kv_heads * self.config.head_dim
         next_norms = [layer.attention_norm for layer in self.layers[1:]] + [self.final_norm]
         residual = self.embedding[batch.tokens]
         x = rmsnorm(residual, self.layers[0].attention_norm, c.eps)
         for layer, next_norm, (keys, values) in zip(self.layers, next_norms, cache):
-            qkv = linear(x, *layer.qkv).view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
-            q, k, v = qkv.split([c.heads, c.kv_heads, c.kv_heads], dim=1)
-            rotary_embedding(batch.positions, q, k, c.head_dim, self.rope)
-            set_kv_buffer_kernel(keys.flatten(0, 1), values.flatten(0, 1), batch.slots, k, v)
+            q, k, v = linear(x, *layer.qkv).split([c.heads * c.head_dim, kv, kv], dim=1)
+            store = FusedSetKVBufferArg(v, keys.view(-1, kv), values.view(-1, kv), None, None, batch.slots)
+            apply_rope_with_cos_sin_cache_inplace(batch.positions, q, k, c.head_dim, self.rope, fused_set_kv_buffer_arg=store)
             attended = flash_attn_with_kvcache(
-                q, keys, values, cache_seqlens=batch.cache_seqlens, page_table=batch.page_table,
+                q.unflatten(1, (c.heads, c.head_dim)), keys, values, cache_seqlens=batch.cache_seqlens, page_table=batch.page_table,
                 cu_seqlens_q=batch.cu_seqlens_q, max_seqlen_q=batch.max_seqlen_q, causal=True)
             x = linear(attended.flatten(1), *layer.output)
             fused_add_rmsnorm(x, residual, layer.mlp_norm, c.eps)
