@@ -134,7 +134,7 @@ void print_family(int family, int level, int cases, int failed, double seconds);
 /* ---- figures (bench.c) ------------------------------------------------------------------------------------------- */
 double clock_now(void);                     /* seconds */
 bool bench_ceilings(const char *text);    /* "cpu:COPY,READ,MATRIX" or "cuda:...", in bytes and operations a second */
-extern size_t bench_least;                  /* bytes: cases with smaller tensors are checked, not timed */
+extern size_t bench_least;                  /* bytes: cases with smaller tensors are left out */
 void bench_start(void);
 bool bench_more(void);                    /* another call is wanted */
 void bench_called(void);

@@ -169,7 +169,7 @@ static void run_levels(void)
 static void report_what_is_missing(unsigned have)
 {
     const check_level *gpu = &levels[LEVELS - 1];
-    if (only_count || versions_wanted) return;
+    if (only_count || versions_wanted || bench_least) return;
     if ((!any_level_asked || level_asked[LEVELS - 1]) && level_present(gpu, have)) level = gpu, gpu_report_rows();
     if (!check_once) report_missing_checks();
 }
@@ -189,7 +189,7 @@ static void usage(FILE *f)
                "  --once           as many cases as reach every build for the GPU, beside the reference and a second time, no more: for racecheck\n"
                "  --exhaustive     number formats: all 2^32 patterns (minutes)\n"
                "  --bench          figures, and the large shapes\n"
-               "  --bench-from=MB  figures of cases whose tensors take at least so much\n"
+               "  --bench-from=MB  figures of cases whose tensors take at least so much, and no other cases\n"
                "  --large          instead of all this, tensors of more than 2^31 and 2^32 elements (on the GPU, unless --level says otherwise: 30 GB)\n"
                "  --ceilings=DEVICE:COPY,READ,MATRIX   what another library reached on cpu or cuda, bytes and bf16 operations a second\n"
                "  --list           operators and their number of cases\n"
@@ -326,7 +326,7 @@ int sgk_check_main(int argc, char **argv)
         case EXHAUSTIVE: check_exhaustive = true; break;
         case BENCH:      check_benching = true; break;
         case LARGE:      large_only = true; break;
-        case BENCH_FROM: bench_least = (size_t)number("bench-from", optarg) << 20; break;
+        case BENCH_FROM: bench_least = (size_t)number("bench-from", optarg) << 20, check_benching = true; break;
         case CEILINGS:
             if (bench_ceilings(optarg)) break;
             fprintf(stderr, "sgk-check: --ceilings=%s is not cpu: or cuda: and three numbers\n", optarg);

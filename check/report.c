@@ -58,9 +58,9 @@ bool wanted(const char *case_label)
     return false;
 }
 
-/* With --once call.c says which cases run, and counts them. */
+/* With --once and --bench-from call.c says which cases run, and counts them. */
 static bool counted;
-static bool dealt_later(void) { return check_once && level && level->gpu; }
+static bool dealt_later(void) { return (check_once && level && level->gpu) || bench_least; }
 
 void count_case(void)
 {
