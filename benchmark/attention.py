@@ -152,17 +152,18 @@ def measure(c, libraries, rounds, milliseconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", action="append", metavar="NAME=PATH", help="a folder for PYTHONPATH; may be repeated. The first one is compared with the others")
+    parser.add_argument("--library", action="append", metavar="NAME=FOLDER[,VARIABLE=VALUE...]",
+                        help="the folder that holds sgl_kernel, and its environment; may be repeated. The first one is compared with the others")
     parser.add_argument("--no-cudnn", action="store_true")
     parser.add_argument("--only", action="append", default=[], help="cases whose name contains it; may be repeated")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--milliseconds", type=float, default=20, help="of one library's turn in a round")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--worker", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=["sgl_kernel", "cudnn"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         return serve(Worker(arguments.worker))
-    libraries = [Library(name, folder, name) for name, folder in (text.split("=", 1) for text in arguments.library or ["ours="])]
+    libraries = [Library.given(text, "sgl_kernel") for text in arguments.library or ["ours="]]
     if not arguments.no_cudnn:
         libraries.append(Library("cudnn", "", "cudnn"))
     results = []

@@ -76,7 +76,8 @@ class Worker:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", action="append", metavar="NAME=PATH", help="folder that holds sgl_kernel; the first one is compared with the others")
+    parser.add_argument("--library", action="append", metavar="NAME=FOLDER[,VARIABLE=VALUE...]",
+                        help="the folder that holds sgl_kernel, and its environment; the first one is compared with the others")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=argparse.FileType("w"))
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -86,7 +87,7 @@ def main():
     import torch
     if not torch.cuda.is_available():
         sys.exit("attention_decode.py: torch sees no GPU")
-    libraries = [Library(*given.split("=", 1)) for given in arguments.library or ["ours=python"]]
+    libraries = [Library.given(text) for text in arguments.library or ["ours=python"]]
     rows = []
     for case in CASES:
         facts = {library.name: library.ask("prepare", case) for library in libraries}

@@ -33,6 +33,13 @@ class Library:
         self.process = subprocess.Popen([sys.executable, os.path.abspath(sys.argv[0]), "--worker", *options],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment | variables)
 
+    @classmethod
+    def given(cls, text, *options):
+        """What an option --library says: NAME=FOLDER[,VARIABLE=VALUE...]."""
+        name, place = text.split("=", 1)
+        folder, *variables = place.split(",")
+        return cls(name, folder, *options, **dict(variable.split("=", 1) for variable in variables))
+
     def ask(self, *request):
         """What that method of the worker returns: ask("time", 3) is `worker.time(3)`."""
         self.process.stdin.write(json.dumps(request) + "\n")

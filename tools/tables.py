@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import re
+import statistics
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -107,20 +108,109 @@ def comparison():
 def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
-    for kind, table in (("linear", linear_table), ("llm", llm_table), ("llm_large", llm_large_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
+    for kind, table in (("linear", linear_table), ("linear_invariant", linear_invariant_table), ("dsv3", dsv3_table), ("scaled_mm", scaled_mm_table), ("block_mm", block_mm_table),
+                        ("attention", attention_table), ("attention_decode", attention_decode_table), ("llm", llm_table), ("llm_large", llm_large_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
                         ("attention_cpu", attention_cpu_table), ("bench", bench_table)):
         for device, result in results(kind):
             lines += [f"**{device}**, {result['date']}, commit {result['commit']}."] + table(result[kind])
     return lines[:-1] or ["No results yet."]
 
 
+RATIO = "a ratio above 1 says that ours is faster"
+
+
+def table(head, rows):
+    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"] + ["| " + " | ".join(row) + " |" for row in rows] + [""]
+
+
+def number(value, form):
+    return "" if value is None else format(value, form)
+
+
+def digest(groups):
+    """Geometric means and the least of ratios: {group: [{rival: ratio}]}, and beside each product's best rival where there are several."""
+    rivals = list(dict.fromkeys(name for ratios in groups.values() for ratio in ratios for name in ratio))
+    best = ["the best of them"] if len(rivals) > 1 else []
+    rows = []
+    for group, ratios in groups.items():
+        row = [group]
+        for of in [[ratio[name] for ratio in ratios if name in ratio] for name in rivals] + [[min(ratio.values()) for ratio in ratios]] * len(best):
+            row += [f"{statistics.geometric_mean(of):.3f}", f"{min(of):.3f}"] if of else ["", ""]
+        rows.append(row)
+    return table(["geometric mean of ratios, and the least"] + [cell for name in rivals + best for cell in (name, "least")], rows)
+
+
+def grouped(rows, name):
+    groups = {}
+    for row in rows:
+        groups.setdefault(name(row), []).append(row["ratio"] if isinstance(row["ratio"], dict) else {"torch": row["ratio"]})
+    return groups
+
+
 def linear_table(linear):
-    lines = [f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; a ratio above 1 says that ours is faster.", ""]
-    lines += ["| M | N | K | ours, us | TFLOP/s | TB/s of weights | torch, us | ratio |", "|---|---|---|---|---|---|---|---|"]
-    for row in linear["rows"]:
-        lines.append(f"| {row['rows']} | {row['columns']} | {row['depth']} | {row['us']['ours']:.1f} | {row['teraflops']['ours']:.0f} | "
-                     f"{row['weight_terabytes_per_second']['ours']:.2f} | {row['us']['torch']:.1f} | {row['ratio']:.3f} |")
-    return lines + [""]
+    return ([f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; {RATIO}.", ""]
+            + digest(grouped(linear["rows"], lambda row: f"{row['rows']} rows"))
+            + table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio"],
+                    [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
+                      f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{row['us']['torch']:.1f}", f"{row['ratio']:.3f}"] for row in linear["rows"]]))
+
+
+def linear_invariant_table(linear):
+    return (["`benchmark/linear.py --batch-invariant`: tiles and splits from N and K alone, in a run of its own.", ""]
+            + digest(grouped(linear["rows"], lambda row: f"{row['rows']} rows")))
+
+
+def dsv3_table(rows):
+    names = list(rows[0]["us"])
+    return ([f"`benchmark/dsv3.py`: nodes of a graph, weights from memory; {RATIO}.", ""]
+            + table(["operator", "tokens"] + [f"{name}, us" for name in names] + [f"ratio, {name}" for name in names[1:]],
+                    [[row["operator"], f"{row['tokens']}"] + [f"{row['us'][name]:.2f}" for name in names] + [f"{row['ratio'][name]:.3f}" for name in names[1:]] for row in rows]))
+
+
+def scaled_mm_table(mm):
+    rivals = {"peer": "sglang-kernel", "torch fast": "torch, fast sums", "torch": "torch, exact sums"}
+    rows = [{**row, "ratio": {rivals[name]: ratio for name, ratio in row["long"]["ratio"].items()}} for row in mm["rows"]]
+    names = [name for key, name in rivals.items() if any(key in row["long"]["ratio"] for row in mm["rows"])]
+    ratios = {name: key for key, name in rivals.items()}
+    return ([f"`benchmark/scaled_mm.py`: `fp8_scaled_mm` and `int8_scaled_mm`, a scale a row and a column, out in bf16, {mm['rounds']} paired rounds, weights from memory, turns of some milliseconds; "
+             f"*short*: single graphs with pauses between them, beside sglang-kernel. Errors are relative, beside f64. {RATIO.capitalize()}.", ""]
+            + digest(grouped(rows, lambda row: f"{row['kind']}, {row['rows']} rows"))
+            + table(["numbers", "M", "N", "K", "ours, us", "TFLOP/s"] + [f"ratio, {name}" for name in names] + ["short", "error", "error of sglang-kernel"],
+                    [[row["kind"], f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['long']['us']['ours']:.1f}",
+                      f"{2e-6 * row['rows'] * row['columns'] * row['depth'] / row['long']['us']['ours']:.0f}"]
+                     + [number(row["long"]["ratio"].get(ratios[name]), ".3f") for name in names]
+                     + [number(row["short"]["ratio"].get("peer"), ".3f"), f"{row['errors']['ours']:.5f}", number(row["errors"].get("peer"), ".5f")] for row in mm["rows"]]))
+
+
+def block_mm_table(mm):
+    names = list(dict.fromkeys(name for row in mm["rows"] for name in row["ratio"]))
+
+    def product(row):
+        return f"{row['rows']} rows" if row["kind"] == "dense" else "groups"
+    return ([f"`benchmark/block_mm.py`: 8-bit floats with scales of 1 x 128 by 128 x 128, {mm['rounds']} paired rounds; torch is cuBLASLt. {RATIO.capitalize()}.", ""]
+            + digest(grouped(mm["rows"], product))
+            + table(["kind", "groups x M", "N", "K", "ours, us", "TFLOP/s"] + [f"ratio, {name}" for name in names],
+                    [[row["kind"], f"{row['groups']} x {row['rows']}" if row["groups"] else f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['us']['ours']:.1f}",
+                      f"{row['teraflops']['ours']:.0f}"] + [number(row["ratio"].get(name), ".3f") for name in names] for row in mm["rows"]]))
+
+
+def attention_table(attention):
+    rows = [row for row in attention["rows"] if "us" in row]
+    names = list(dict.fromkeys(name for row in rows for name in row["ratio"]))
+    return ([f"`benchmark/attention.py`: many queries, {attention['rounds']} paired rounds; a case is batch x length and heads:key heads, head size 128 and bf16 where nothing else is said. {RATIO.capitalize()}.", ""]
+            + table(["case", "ours, us", "TFLOP/s"] + [f"ratio, {name}" for name in names],
+                    [[row["case"]["name"], f"{row['us']['ours']:.0f}", f"{row['teraflops']['ours']:.0f}"] + [number(row["ratio"].get(name), ".3f") for name in names] for row in rows]))
+
+
+def attention_decode_table(decode):
+    names = list(dict.fromkeys(name for row in decode["rows"] for name in row["ratio"]))
+    rows = []
+    for row in decode["rows"]:
+        batch, context, heads, kv_heads, dim, page, dtype = row["case"]
+        rows.append([f"{batch} x {context}, {heads}:{kv_heads} x {dim}", f"{page}", dtype, f"{row['us']['ours']:.1f}", f"{row['bytes'] / row['us']['ours'] / 1e6:.2f}"]
+                    + [number(row["ratio"].get(name), ".3f") for name in names])
+    return ([f"`benchmark/attention_decode.py`: one query a sequence, nodes of a graph, keys and values from memory, {decode['rounds']} paired rounds. {RATIO.capitalize()}.", ""]
+            + table(["batch x keys, heads x size", "page", "format", "ours, us", "TB/s"] + [f"ratio, {name}" for name in names], rows))
 
 
 def bench_table(bench):
