@@ -4,7 +4,8 @@
     python benchmark/linear.py --json out.json
 
 Each figure is the time of one call as a node of a CUDA graph, the median over rounds in which the two take turns; the ratio is the median
-of the ratios of paired rounds, above 1 where ours is faster. Calls take copies of input and weight in turn, so that weights come from
+of the ratios of paired rounds, above 1 where ours is faster. Long rounds last some milliseconds, so that power limits large products as it does
+in a server; short ones are a single graph after a pause. Calls take copies of input and weight in turn, so that weights come from
 memory, not from the L2 cache. Inputs are random normal numbers; results are compared before any is timed. With --pdl ours use programmatic
 dependent launch (torch's have no such switch); with --batch-invariant their schedules depend on N and K alone, which shows what that costs.
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import statistics
+import time
 
 import torch
 from library import microseconds
@@ -41,7 +43,7 @@ def capture(call, sets, nodes):
     return graph
 
 
-def measure(rows, columns, depth, rounds, pool):
+def measure(rows, columns, depth, arguments, pool):
     """The operands are pieces of the pool of random numbers: each call's another one."""
     import sgl_kernel
     cache = torch.cuda.get_device_properties(0).L2_cache_size
@@ -58,23 +60,30 @@ def measure(rows, columns, depth, rounds, pool):
     expected = x.float() @ w[some].float().t()
     error = ((sgl_kernel.linear(x, w)[:, some].float() - expected).norm() / expected.norm()).item()
     graphs = {name: capture(call, sets, nodes) for name, call in calls.items()}
-    times = {name: [] for name in calls}
-    for i in range(rounds + 1):
-        for name in sorted(calls, reverse=bool(i % 2)):
-            us = microseconds(graphs[name].replay, nodes)
-            if i:
-                times[name].append(us)
-    us = {name: statistics.median(t) for name, t in times.items()}
-    return {"rows": rows, "columns": columns, "depth": depth, "error": error, "us": us,
-            "ratio": statistics.median(theirs / ours for ours, theirs in zip(times["ours"], times["torch"])),
-            "teraflops": {name: 2e-6 * rows * columns * depth / t for name, t in us.items()},
-            "weight_terabytes_per_second": {name: 2e-6 * columns * depth / t for name, t in us.items()}}
+    result = {"rows": rows, "columns": columns, "depth": depth, "error": error}
+    seconds = max(rows * 2e-15, 5e-13) * columns * depth
+    for length in ("long", "short"):
+        replays = max(1, round(arguments.milliseconds * 1e-3 / (nodes * seconds))) if length == "long" else 1
+        times = {name: [] for name in calls}
+        for i in range(arguments.rounds + 1):
+            for name in sorted(calls, reverse=bool(i % 2)):
+                if length == "short":
+                    time.sleep(arguments.rest)
+                us = microseconds(lambda: [graphs[name].replay() for _ in range(replays)], nodes * replays)
+                if i:
+                    times[name].append(us)
+        result[length] = {"us": {name: statistics.median(t) for name, t in times.items()}, "ratio": statistics.median(theirs / ours for ours, theirs in zip(times["ours"], times["torch"]))}
+    us = result["long"]["us"]
+    return result | {"teraflops": {name: 2e-6 * rows * columns * depth / t for name, t in us.items()},
+                     "weight_terabytes_per_second": {name: 2e-6 * columns * depth / t for name, t in us.items()}}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--milliseconds", type=float, default=20, help="of a long round (default: 20)")
+    parser.add_argument("--rest", type=float, default=0.01, help="seconds before a short round (default: 0.01)")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["grid"], metavar="NAME", help=", ".join(SHAPES))
     parser.add_argument("--pdl", action="store_true")
     parser.add_argument("--batch-invariant", action="store_true")
@@ -92,12 +101,13 @@ def main():
         for columns, depth in shapes:
             if columns > VOCABULARY and rows > 512:
                 continue
-            r = measure(rows, columns, depth, arguments.rounds, pool)
+            r = measure(rows, columns, depth, arguments, pool)
             results.append(r)
-            print(f"{rows:5} x {columns:5} x {depth:5}: ours {r['us']['ours']:8.1f} us {r['teraflops']['ours']:4.0f} TFLOP/s {r['weight_terabytes_per_second']['ours']:5.2f} TB/s of weights, "
-                  f"torch {r['us']['torch']:8.1f} us, ratio {r['ratio']:.3f}, error {r['error']:.4f}", flush=True)
-        of_rows = [r["ratio"] for r in results if r["rows"] == rows]
-        print(f"{rows:5} rows: geomean {statistics.geometric_mean(of_rows):.3f}, least {min(of_rows):.3f}", flush=True)
+            print(f"{rows:5} x {columns:5} x {depth:5}: ours {r['long']['us']['ours']:8.1f} us {r['teraflops']['ours']:4.0f} TFLOP/s {r['weight_terabytes_per_second']['ours']:5.2f} TB/s of weights, "
+                  f"torch {r['long']['us']['torch']:8.1f} us, ratio {r['long']['ratio']:.3f}, short {r['short']['ratio']:.3f}, error {r['error']:.4f}", flush=True)
+        for length in ("long", "short"):
+            of_rows = [r[length]["ratio"] for r in results if r["rows"] == rows]
+            print(f"{rows:5} rows, {length}: geomean {statistics.geometric_mean(of_rows):.3f}, least {min(of_rows):.3f}", flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rounds": arguments.rounds, "pdl": arguments.pdl, "batch_invariant": arguments.batch_invariant, "rows": results}, file, indent=1)

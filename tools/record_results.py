@@ -4,10 +4,11 @@
 usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--llm-large LLM.json ...] [--comparison COMPARE.json] [--linear LINEAR.json]
                          [--linear-invariant LINEAR.json]
                          [--linear-cpu CPU.json] [--elementwise-cpu CPU.json] [--dsv3 DSV3.json] [--scaled-mm MM.json] [--block-mm MM.json]
-                         [--attention ATTENTION.json] [--attention-decode DECODE.json] [--attention-cpu CPU.json] [--tests TEST_GPU.json]
+                         [--attention ATTENTION.json] [--attention-decode DECODE.json] [--attention-cpu CPU.json]
+                         [--accuracy ERRORS.json] [--block-accuracy ERRORS.json] [--attention-accuracy ERRORS.json] [--tests TEST_GPU.json]
 
 BENCH.json is what `sgk-check --bench --json` wrote, COMPARE.json what `benchmark/elementwise.py --json` did, LLM.json what `benchmark/bench_llm.py` did (several with --random), TEST_GPU.json what tools/test_gpu.py did;
-LINEAR.json of --linear-invariant is with --batch-invariant; the others are from the benchmark of the same name.
+LINEAR.json of --linear-invariant is with --batch-invariant, ERRORS.json of --block-accuracy is of block_mm.py --accuracy; the others are from the benchmark of the same name.
 """
 import argparse
 import datetime
@@ -23,14 +24,14 @@ def device_of(result):
         return result["bench"]["gpu"] or "CPU " + result["bench"]["cpu"]
     if "comparison" in result:
         return result["comparison"]["ceilings"]["device"]
-    return next(result[name] for name in ("linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "tests") if name in result)["device"]
+    return next(result[name] for name in ("linear", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "accuracy", "block_accuracy", "attention_accuracy", "tests") if name in result)["device"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="what was built")
     parser.add_argument("--date", default=datetime.date.today().isoformat())
-    names = ("bench", "llm", "comparison", "linear", "linear_invariant", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "tests")
+    names = ("bench", "llm", "comparison", "linear", "linear_invariant", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "accuracy", "block_accuracy", "attention_accuracy", "tests")
     for name in names:
         parser.add_argument("--" + name.replace("_", "-"), type=argparse.FileType())
     parser.add_argument("--llm-large", type=argparse.FileType(), nargs="+")

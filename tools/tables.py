@@ -109,7 +109,8 @@ def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
     for kind, table in (("linear", linear_table), ("linear_invariant", linear_invariant_table), ("dsv3", dsv3_table), ("scaled_mm", scaled_mm_table), ("block_mm", block_mm_table),
-                        ("attention", attention_table), ("attention_decode", attention_decode_table), ("llm", llm_table), ("llm_large", llm_large_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
+                        ("attention", attention_table), ("attention_decode", attention_decode_table), ("llm", llm_table), ("llm_large", llm_large_table), ("accuracy", accuracy_table),
+                        ("block_accuracy", block_accuracy_table), ("attention_accuracy", attention_accuracy_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
                         ("attention_cpu", attention_cpu_table), ("bench", bench_table)):
         for device, result in results(kind):
             lines += [f"**{device}**, {result['date']}, commit {result['commit']}."] + table(result[kind])
@@ -127,10 +128,10 @@ def number(value, form):
     return "" if value is None else format(value, form)
 
 
-def digest(groups):
+def digest(groups, best=True):
     """Geometric means and the least of ratios: {group: [{rival: ratio}]}, and beside each product's best rival where there are several."""
     rivals = list(dict.fromkeys(name for ratios in groups.values() for ratio in ratios for name in ratio))
-    best = ["the best of them"] if len(rivals) > 1 else []
+    best = ["the best of them"] if best and len(rivals) > 1 else []
     rows = []
     for group, ratios in groups.items():
         row = [group]
@@ -143,21 +144,30 @@ def digest(groups):
 def grouped(rows, name):
     groups = {}
     for row in rows:
-        groups.setdefault(name(row), []).append(row["ratio"] if isinstance(row["ratio"], dict) else {"torch": row["ratio"]})
+        groups.setdefault(name(row), []).append(row["ratio"])
     return groups
 
 
 def linear_table(linear):
-    return ([f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; {RATIO}.", ""]
-            + digest(grouped(linear["rows"], lambda row: f"{row['rows']} rows"))
-            + table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio"],
-                    [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
-                      f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{row['us']['torch']:.1f}", f"{row['ratio']:.3f}"] for row in linear["rows"]]))
+    def of(row, length):        # figures of before there were short rounds
+        return row.get(length) or (row if length == "long" else None)
+
+    groups = {}
+    for row in linear["rows"]:
+        groups.setdefault(f"{row['rows']} rows", []).append({name: of(row, length)["ratio"] for name, length in (("torch", "long"), ("torch, short", "short")) if of(row, length)})
+    return ([f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; *short*: single graphs with pauses between them. {RATIO.capitalize()}.", ""]
+            + digest(groups, best=False)
+            + table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio", "short"],
+                    [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{of(row, 'long')['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
+                      f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{of(row, 'long')['us']['torch']:.1f}", f"{of(row, 'long')['ratio']:.3f}",
+                      number(of(row, "short") and of(row, "short")["ratio"], ".3f")] for row in linear["rows"]]))
 
 
 def linear_invariant_table(linear):
-    return (["`benchmark/linear.py --batch-invariant`: tiles and splits from N and K alone, in a run of its own.", ""]
-            + digest(grouped(linear["rows"], lambda row: f"{row['rows']} rows")))
+    groups = {}
+    for row in linear["rows"]:
+        groups.setdefault(f"{row['rows']} rows", []).append({"torch": row["long"]["ratio"]})
+    return ["`benchmark/linear.py --batch-invariant`: tiles and splits from N and K alone, in a run of its own.", ""] + digest(groups)
 
 
 def dsv3_table(rows):
@@ -211,6 +221,34 @@ def attention_decode_table(decode):
                     + [number(row["ratio"].get(name), ".3f") for name in names])
     return ([f"`benchmark/attention_decode.py`: one query a sequence, nodes of a graph, keys and values from memory, {decode['rounds']} paired rounds. {RATIO.capitalize()}.", ""]
             + table(["batch x keys, heads x size", "page", "format", "ours, us", "TB/s"] + [f"ratio, {name}" for name in names], rows))
+
+
+def accuracy_table(accuracy):
+    """The largest ratio of root mean squares for each format and kind of data, over rows and depths."""
+    worst = {}
+    for row in accuracy["rows"]:
+        key = row["format"], row["data"]
+        if key not in worst or row["ratio"] > worst[key]["ratio"]:
+            worst[key] = row
+    other = "oneDNN" if accuracy["device"] == "cpu" else "cuBLASLt"
+    return ([f"`benchmark/accuracy.py --device {accuracy['device']}`: errors beside float64 in units of 2^-24 of the sum of magnitudes, torch {accuracy['torch']} ({other}) on the same data; of 1, 4 and 64 rows and "
+             "K of 128, 4096 and 65536 that with the largest ratio.", ""]
+            + table(["format", "data", "rows", "K", "ours, rms", f"{other}, rms", "ratio"],
+                    [[*key, f"{row['rows']}", f"{row['depth']}", f"{row['ours']['rms']:.4g}", f"{row['torch']['rms']:.4g}", f"{row['ratio']:.3f}"] for key, row in worst.items()]))
+
+
+def block_accuracy_table(mm):
+    names = list(dict.fromkeys(name for row in mm["accuracy"] for name in row["errors"]))
+    return (["`benchmark/block_mm.py --accuracy`: errors beside float64 in the same units, scales over 20 powers of two; torch is cuBLASLt.", ""]
+            + table(["data", "K"] + names, [["positive" if row["positive"] else "normal", f"{row['depth']}"] + [number(row["errors"].get(name), ".1f") for name in names] for row in mm["accuracy"]]))
+
+
+def attention_accuracy_table(accuracy):
+    names = list(dict.fromkeys(name for row in accuracy["rows"] for name in row["errors"]))
+    return (["`benchmark/attention_accuracy.py`: relative errors beside float64 on the data that it describes.", ""]
+            + table(["format", "head sizes", "data"] + names + [f"ours over {name}" for name in names[1:]],
+                    [[row["case"][0], f"{row['case'][1]}/{row['case'][2]}", row["case"][3]] + [number(row["errors"].get(name), ".5f") for name in names]
+                     + [number(row["ratio"].get(name), ".3f") for name in names[1:]] for row in accuracy["rows"]]))
 
 
 def bench_table(bench):
