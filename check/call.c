@@ -231,7 +231,7 @@ static bool reference_begin(void)
 {
     if (step) return false;
     in_reference = true;
-    sgk_cpu_mask(0);
+    sgk_cpu_mask(bench_least && level->gpu ? ~0u : 0);          /* large, and only to see whether what is timed is right */
     plain_exec();
     for (int i = 0; i < tensor_count; ++i) {
         tensor_restore(&tensors[i], tensors[i].ref, FILL_FIRST);
@@ -581,7 +581,7 @@ enum { PHASE_AGAIN = 4,
 /* --bench-from: of a case that is timed only what says that it is right, and its workspace. */
 static bool left_out(int phase)
 {
-    return bench_least && phase > PHASE_AGAIN && phases[phase].begin != query_begin && phases[phase].begin != bench_begin;
+    return bench_least && phase >= PHASE_AGAIN && phases[phase].begin != query_begin && phases[phase].begin != bench_begin;
 }
 
 static bool breaking(void) { return current >= 0 && current < PHASES && phases[current].begin == breaks_begin; }
