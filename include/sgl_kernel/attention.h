@@ -75,6 +75,9 @@ typedef struct sgk_flash_attn_options {
  * Head sizes that are no multiple of 8 are slow on the GPU. Sums are f32, p is rounded to the dtype (for e4m3 to f16, or with many queries to e4m3) on its way through the GPU's matrix units, and out is rounded once. On the CPU a
  * sequence's numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
  *
+ * Scratch memory on the GPU (see SGK_EXEC workspace_query): for parts of results and lists of work; with small pages and many queries also for keys
+ * and values of all places that page_table has room for, where those take at most 256 MiB.
+ *
  * On the CPU, and on the GPU with exec->check_indices, all index tensors are bounds-checked before anything is written. Otherwise
  * lengths are cut to what the tensors hold, and a page or cache row that does not exist reads as zeros and is never written.
  * @return SGK_OK, SGK_BAD_ARG, SGK_UNSUPPORTED, SGK_NO_DEVICE or SGK_FAILED; see sgk_last_error()

@@ -25,6 +25,7 @@ typedef struct attention_call {
     const void            *build;             /* row of the form's table */
     int                    rows, threads, tile; /* a block's rows and threads, a tile's keys */
     unsigned               shared_memory;
+    bool                   copies;            /* keys and values out of their pages first */
 } attention_call;
 
 /*
@@ -78,6 +79,9 @@ extern const attention_form attention_wgmma;
 enum { ATTENTION_WGMMA_BUILDS       = 31,
        ATTENTION_WGMMA_QUERIES      = 17,   /* at least so many queries times the heads that share a key head go to it */
        ATTENTION_WGMMA_QUERIES_E4M3 = 33,   /* of e4m3, so many queries */
+       ATTENTION_GATHER_MOST        = 256 << 20,        /* bytes of scratch memory for keys and values that are copied out of their pages */
+       ATTENTION_GATHER_SPEED       = 2500000,          /* copied at so many bytes a us, read and written, a little less than measured, so that even calls stay */
+       ATTENTION_GATHER_START       = 2,                /* besides so many us */
        ATTENTION_L2_SHARE           = 40 }; /* percent of L2 for keys and values that blocks share at a time */
 typedef struct {
     sgk_kernel kernel;
@@ -85,8 +89,10 @@ typedef struct {
     int        dim, dim_v, groups, keys, stages, q_places, pages;
 } attention_wgmma_build;
 typedef struct { sgk_kernel kernel; } attention_order_build;
-extern attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];
-extern attention_order_build attention_order_builds[1];
+typedef struct { sgk_kernel kernel; } attention_gather_build;
+extern attention_wgmma_build  attention_wgmma_builds[ATTENTION_WGMMA_BUILDS];
+extern attention_order_build  attention_order_builds[1];
+extern attention_gather_build attention_gather_builds[1];
 
 sgk_status attention_run_cpu(attention_call *c);
 sgk_status attention_run_cuda(attention_call *c);

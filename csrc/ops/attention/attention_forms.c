@@ -51,6 +51,7 @@ static format_build rotate_builds[] = {
 const sgk_kernel_table attention_kernels[] = {
     SGK_KERNEL_TABLE(attention_wgmma_builds),
     SGK_KERNEL_TABLE(attention_order_builds),
+    SGK_KERNEL_TABLE(attention_gather_builds),
     SGK_KERNEL_TABLE(attention_decode_builds),
     SGK_KERNEL_TABLE(attention_decode_combine_builds),
     SGK_KERNEL_TABLE(attention_mma_builds),

@@ -1,6 +1,7 @@
 /* Attention over many queries on the matrix units of sm_90a. */
 #include "attention_wgmma.h"
 #include "attention_call.h"
+#include "attention_gather.h"
 #include "cuda/tensor_map.h"
 
 /* The macros are explained in the kernel. A build takes head sizes up to its own; the first that does runs. */
@@ -36,6 +37,7 @@ attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS(
 };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
+attention_gather_build attention_gather_builds[1] = { { SGK_KERNEL("attention/attention_gather.cu", "attention_gather", "-DGATHER=1", SGK_ARCH_90A) } };
 /* clang-format on */
 
 /* Whether keys lie too scattered for boxes of at least 8 rows: in pages of other sizes, or moved by a left pad to anywhere in a page. */
@@ -57,6 +59,107 @@ static const attention_wgmma_build *build_of(const struct attention_args *a)
     return NULL;
 }
 
+/* Keys that one box brings: all of a tile, or as many as lie in one page. */
+static int box_rows(const struct attention_args *a, int keys)
+{
+    if (!a->page_size || a->page_size % keys == 0) return keys;
+    int rows = 1;
+    while (a->page_size % (2 * rows) == 0 && keys % (2 * rows) == 0) rows *= 2;
+    return rows;
+}
+
+static int64_t most_blocks(const attention_call *c) { return c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1; }
+
+/* ---- keys and values copied out of their pages first ----------------------------------------------------------------- */
+
+/* Of all places that the page table has room for. */
+static int64_t gathered_bytes(const struct attention_args *a, int dim) { return ((int64_t)a->batch * a->max_k * a->kv_heads * dim * sgk_dtype_size(a->dtype) + 255) / 256 * 256; }
+
+/*
+ * Whether that is faster with build b, by what was measured of both: boxes and rows of small pages keep up with the products less well than boxes of
+ * whole tiles. From sizes alone: lengths are on the device, so each sequence is taken to fill its row of the page table. Where it has fewer keys, both
+ * what copying costs and what it saves are less.
+ */
+static bool gathering_pays(const attention_call *c, const attention_wgmma_build *b)
+{
+    static const struct {
+        int    dim;
+        bool   e4m3;
+        double operations;                      /* without pages, a multiprocessor and us */
+        double longer[5];                       /* by how much pages make that: row by row, in boxes of 8, 16, 32 and 64 keys */
+    } speeds[] = {
+        { 64, false, 3.6e6, { 0.20, 0.10, 0.01 } },
+        { 128, false, 5.0e6, { 0.24, 0.40, 0.10 } },
+        { 192, false, 4.9e6, { 0.16, 0.35, 0.06 } },
+        { 256, false, 4.9e6, { 0.10, 0.30, 0.02 } },
+        { 64, true, 4.0e6, { 24 } }, /* row by row: the general form */
+        { 128, true, 6.2e6, { 24, 1, 0.45, 0.30, 0.16 } },
+        { 192, true, 5.5e6, { 24 } },
+    };
+    const struct attention_args *a     = &c->a;
+    const int                    box   = box_rows(a, b->keys);
+    size_t                       speed = 0, form = 1;
+    while (speeds[speed].e4m3 != (a->dtype == SGK_E4M3) || speeds[speed].dim < b->dim) ++speed;
+    while (form < COUNT(speeds->longer) && box != 4 << form) ++form;
+    if (scattered(a)) form = 0;
+    if (form == COUNT(speeds->longer)) return false;
+    const double queries = a->cu_seqlens_q ? (double)a->total_q / a->batch : a->max_q;
+    double       reach = (double)a->window_left + a->window_right + 1, keys = a->max_k;
+    if (a->chunk && reach > a->chunk) reach = a->chunk;
+    if (keys > queries + reach) keys = queries + reach;
+    double seen = keys;                         /* by a query, on the average */
+    if (a->window_right < queries) seen = keys > queries ? keys - queries / 2 : keys / 2;
+    if (seen > reach) seen = reach;
+    const double each = a->dim + a->dim_v, products = a->batch * queries * (seen + b->keys) * a->heads * 2 * each;
+    const double bytes = a->batch * keys * a->kv_heads * each * (double)sgk_dtype_size(a->dtype);
+    return products / (speeds[speed].operations * (double)most_blocks(c)) * speeds[speed].longer[form] > 2 * bytes / ATTENTION_GATHER_SPEED + ATTENTION_GATHER_START;
+}
+
+/* The call as it is when they are copied, but for where they lie. */
+static struct attention_args gathered(const struct attention_args *a)
+{
+    struct attention_args d = *a;
+    d.page_table = NULL, d.page_size = 0, d.kv_batches = a->batch;
+    d.k_head_stride = a->dim, d.k_row_stride = (int64_t)a->kv_heads * a->dim, d.k_batch_stride = a->max_k * d.k_row_stride;
+    d.v_head_stride = a->dim_v, d.v_row_stride = (int64_t)a->kv_heads * a->dim_v, d.v_batch_stride = a->max_k * d.v_row_stride;
+    return d;
+}
+
+static bool gathers(const attention_call *c)
+{
+    const struct attention_args *a    = &c->a;
+    const int64_t                size = sgk_dtype_size(a->dtype);
+    if (!a->page_size || a->dim * size % 16 || a->dim_v * size % 16) return false;
+    if ((double)a->batch * a->max_k * a->kv_heads * (a->dim + a->dim_v) * (double)size > ATTENTION_GATHER_MOST) return false;
+    const struct attention_args  dense = gathered(a);
+    const attention_wgmma_build *b     = build_of(&dense);
+    return b && gathering_pays(c, b);
+}
+
+static struct attention_gather_rows rows_of(const struct attention_args *a, const void *from, void *to, int dim, int64_t page, int64_t row, int64_t head)
+{
+    const int64_t                      size = sgk_dtype_size(a->dtype), to_row = a->kv_heads * dim * size;
+    const bool                         one = a->kv_heads == 1 || head == dim;
+    const struct attention_gather_rows r   = { from, to, page * size, row * size, head * size, a->max_k * to_row, to_row, one ? 1 : a->kv_heads,
+                                               (int32_t)(one ? to_row : dim * size) / 16 };
+    return r;
+}
+
+static sgk_status gather(const attention_call *c, const struct attention_args *a, const struct attention_args *d, bool overlap)
+{
+    attention_gather_build            *b = &attention_gather_builds[0];
+    const struct attention_gather_args g = {
+        .a         = *a,
+        .rows      = { rows_of(a, a->k, d->k, a->dim, a->k_batch_stride, a->k_row_stride, a->k_head_stride),
+                       rows_of(a, a->v, d->v, a->dim_v, a->v_batch_stride, a->v_row_stride, a->v_head_stride) },
+        .blocks    = (a->max_k + ATTENTION_GATHER_ROWS - 1) / ATTENTION_GATHER_ROWS,
+        .tile_keys = c->tile,
+    };
+    SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
+    const sgk_launch shape = { .grid = { (int64_t)g.blocks * a->batch * 2 }, .block = { ATTENTION_GATHER_THREADS }, .overlap = overlap };
+    return sgk_cuda_launch(c->op, &b->kernel, &shape, c->m.device.device_id, c->exec, &g, sizeof g);
+}
+
 /* Distances that the copy engine can have between rows, heads and batches. */
 static bool within_reach(int64_t x, int64_t y, int64_t z)
 {
@@ -73,8 +176,11 @@ static const char *wgmma_passes(const attention_call *c)
     if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
-    if (!build_of(a)) return "head sizes, or such in scattered pages";
-    if (build_of(a)->pages == 3 && !(attention_places_fit(a, a->k_batch_stride, a->k_row_stride) && attention_places_fit(a, a->v_batch_stride, a->v_row_stride)))
+    const bool                   copies = gathers(c);
+    const struct attention_args  dense  = gathered(a);
+    const attention_wgmma_build *b      = build_of(copies ? &dense : a);
+    if (!b) return "head sizes, or such in scattered pages";
+    if (b->pages == 3 && !(attention_places_fit(a, a->k_batch_stride, a->k_row_stride) && attention_places_fit(a, a->v_batch_stride, a->v_row_stride)))
         return "a cache of more than 64 GB in scattered pages";
     if (a->dim % 8 || a->dim_v % 8) return "a head size that is no multiple of 8";       /* results leave in pieces of 8, which would pass a row's end */
     if (!(a->scale > 0)) return "softmax_scale not positive";
@@ -106,7 +212,6 @@ static int32_t row_tiles(const attention_call *c)
 
 /* At most so many pieces of work, and how many run at a time. */
 static int64_t works(const attention_call *c) { return (int64_t)c->a.batch * (all_joined(c) ? c->a.kv_heads : c->a.heads) * row_tiles(c) * c->a.splits; }
-static int64_t most_blocks(const attention_call *c) { return c->device->multiprocessors > c->o.sm_margin ? c->device->multiprocessors - c->o.sm_margin : 1; }
 static int64_t blocks(const attention_call *c)
 {
     const int64_t most = most_blocks(c);
@@ -170,14 +275,16 @@ static int64_t list_bytes(const attention_call *c)
 static int64_t wgmma_plan(attention_call *c)
 {
     const struct attention_args *a = &c->a;
-    const attention_wgmma_build *b = build_of(a);
+    const struct attention_args  d = gathered(a);
+    c->copies                      = gathers(c);
+    const attention_wgmma_build *b = build_of(c->copies ? &d : a);
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
     const int across = 128 / (int)sgk_dtype_size(a->dtype), slabs = (b->dim + across - 1) / across, slabs_v = (b->dim_v + across - 1) / across;
     const int rows   = (b->q_places * c->rows + b->stages * b->keys) * slabs + b->stages * b->keys * slabs_v;
     const int turned = a->dtype == SGK_E4M3 ? b->stages * b->dim_v : 0;                 /* rows of transposed values */
     c->shared_memory = (unsigned)((rows + turned) * 128 + 1024);
     c->a.splits      = choose_splits(c);
-    return list_bytes(c) + attention_partial_bytes(a);
+    return (c->copies ? gathered_bytes(a, a->dim) + gathered_bytes(a, a->dim_v) : 0) + list_bytes(c) + attention_partial_bytes(a);
 }
 
 /* Boxes of 128 bytes of columns, so many rows and so many heads; the other way round rows and heads change places. A dimension of one element has any stride. */
@@ -217,15 +324,6 @@ static sgk_status make_maps(const attention_call *c, struct attention_wgmma_args
     return SGK_OK;
 }
 
-/* Keys that one box brings: all of a tile, or as many as lie in one page. */
-static int box_rows(const struct attention_args *a, int keys)
-{
-    if (!a->page_size || a->page_size % keys == 0) return keys;
-    int rows = 1;
-    while (a->page_size % (2 * rows) == 0 && keys % (2 * rows) == 0) rows *= 2;
-    return rows;
-}
-
 /* Units whose keys and values share L2. */
 static int32_t at_once(const attention_call *c)
 {
@@ -248,6 +346,12 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
     const attention_wgmma_build *b     = c->build;
     const struct attention_args *a     = &c->a;
     const float                  log2e = 1.4426950408889634f;
+    const struct attention_args  paged = *a;
+    if (c->copies) {
+        c->a   = gathered(&paged);
+        c->a.k = scratch, c->a.v = (char *)scratch + gathered_bytes(a, a->dim);
+        scratch = (char *)c->a.v + gathered_bytes(a, a->dim_v);
+    }
     attention_set_partials(&c->a, (char *)scratch + list_bytes(c));
     struct attention_wgmma_args w = {
         .a         = *a,
@@ -272,8 +376,9 @@ static sgk_status wgmma_run(attention_call *c, void *scratch)
         const sgk_launch one = { .grid = { 1 }, .block = { 1024 } };
         SGK_TRY(sgk_cuda_launch(c->op, &attention_order_builds[0].kernel, &one, c->m.device.device_id, c->exec, &w, sizeof w));
     }
+    if (c->copies) SGK_TRY(gather(c, &paged, a, asks(c)));
     SGK_LOG_BUILD(c->exec, c->op, &b->kernel, "");
-    const sgk_launch shape = { .grid = { blocks(c) }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory, .overlap = asks(c) };
+    const sgk_launch shape = { .grid = { blocks(c) }, .block = { (unsigned)c->threads }, .shared_memory = c->shared_memory, .overlap = asks(c) || c->copies };
     SGK_TRY(sgk_cuda_launch(c->op, &((attention_wgmma_build *)b)->kernel, &shape, c->m.device.device_id, c->exec, &w, sizeof w));
     return attention_combine_parts(c);
 }
