@@ -463,6 +463,31 @@ static void check_long(sgk_dtype dtype)
     if (!check_small) check_shape("long", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = 64, .batch = 6, .queries = 300, .keys = 300, .cache = PACKED, .packed_q = true, .lse = true, .left = -1, .right = -1, .causal = true });
 }
 
+/* Keys and values that are copied out of their pages first: with few multiprocessors that is so already where sequences are short. */
+static void check_gathered(sgk_dtype dtype)
+{
+    if (!check_on_gpu() && (check_small || dtype != SGK_BF16)) return;
+    static const int64_t sizes[][2] = { { 64, 64 }, { 128, 128 }, { 192, 128 }, { 256, 256 } };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+        const shape s = { .dtype = dtype, .heads = 6, .kv_heads = 2, .dim = sizes[i][0], .dim_v = sizes[i][1], .batch = 2, .queries = 300, .keys = 333, .cache = PAGED, .page_size = i % 2 ? 1 : 3, .lse = true, .left = -1, .right = -1, .causal = true, .margin = 1000, .descales = dtype == SGK_E4M3, .keep_arguments = i > 0 };
+        shape       t = s;
+        check_shape("gathered", &t);
+        t.page_size = 16, t.causal = false, t.packed_q = true, t.queries = 400, t.batch = 3;
+        check_shape("gathered", &t);
+        if (i != 1) continue;
+        t = s, t.leftpad = t.seqused_q = true, t.queries = 400, t.keys = 400, t.page_size = 12;
+        check_shape("gathered", &t);
+        t = s, t.left = 130, t.right = 40, t.causal = false, t.sinks = SGK_F32 + 1;
+        check_shape("gathered", &t);
+        t = s, t.chunk = 150, t.softcap = 20, t.queries = t.keys = 500;
+        check_shape("gathered", &t);
+        t = s, t.append = true, t.packed_new = true, t.same_lengths = true;
+        check_shape("gathered", &t);
+        t = s, t.splits = 3;
+        check_shape("gathered", &t);
+    }
+}
+
 /* Many queries in some sequences and few in others, whose heads are joined; every number of heads a key head, with and without rows left over. */
 static void check_joined(sgk_dtype dtype)
 {
@@ -631,6 +656,9 @@ void check_attention(void)
     check_long(SGK_F16);
     check_long(SGK_BF16);
     check_long(SGK_E4M3);
+    check_gathered(SGK_F16);
+    check_gathered(SGK_BF16);
+    check_gathered(SGK_E4M3);
     check_joined(SGK_F16);
     check_joined(SGK_BF16);
     check_joined(SGK_E4M3);
