@@ -40,6 +40,7 @@ struct scaled_few_args {
     int32_t            split;                       /* blocks of a cluster: each has a share of K */
     int32_t            in_fours;                    /* four columns of out are 8 aligned bytes */
     int32_t            once;                        /* no other tile reads the same weight */
+    int32_t            ahead;                       /* so many slabs of weight are asked for before the wait for the kernel before this one */
 };
 
 /* gemm_scaled_chains.cu: its tile, and its shared memory in bytes, pieces of 128 rows by 128 in K first; the warpgroups have results of their own. */

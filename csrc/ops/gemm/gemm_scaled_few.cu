@@ -96,6 +96,16 @@ DEVICE void put4(const scaled_few_args *a, int64_t m, int64_t n, sums v, float r
     }
 }
 
+/* The first slabs of weight come to L2, and a share of input. One thread, before the kernel before this one has ended. */
+DEVICE void fetch_ahead(const scaled_few_args *a, int m, int n, int from, int to)
+{
+    const int most = from + a->ahead < to ? from + a->ahead : to;
+    #pragma unroll 1
+    for (int k = from; k < most; ++k) tma_prefetch2(&a->second, k * 128, n);
+    if (a->ahead)
+        for (int k = from + (int)blockIdx.z; k < to; k += (int)gridDim.z) tma_prefetch2(&a->first, k * 128, m);
+}
+
 /* An item: four columns of a row, of the sums of all ways. */
 DEVICE sums item(const float *shares, int r, int c)
 {
@@ -142,6 +152,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void scaled_few(con
         return;
     }
     if (a.split > 1) cluster_begin();
+    if (threadIdx.x == 0) fetch_ahead(&a, m, n, from, to);
     named_sync(2, MULTIPLIERS + 32);
     pdl_wait();
 
