@@ -108,9 +108,27 @@ enum { WIDE_ROWS = 128 };
     WIDE(type, dtype, 256, 4),   \
     WIDE(type, dtype, 224, 4),   \
     WIDE(type, dtype, 192, 4),   \
-    WIDE(type, dtype, 160, 5)
+    WIDE(type, dtype, 176, 5),   \
+    WIDE(type, dtype, 160, 5),   \
+    WIDE(type, dtype, 136, 5)
 static struct wide_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages; } wide_builds[] = {
     WIDES("f16", SGK_F16), WIDES("bf16", SGK_BF16),
+};
+
+/* The macros are explained in the kernel. A cluster of `split` blocks has a tile of WIDE_ROWS rows of input and `bn` of the weight. */
+#define SHARE(type, dtype, bn, stages, split) \
+    { SGK_KERNEL("gemm/gemm_share.cu", "linear_share", "-DT=" type " -DBN=" #bn " -DSTAGES=" #stages " -DSPLIT=" #split, SGK_ARCH_90A), dtype, bn, stages, split }
+#define SHARES(type, dtype)          \
+    SHARE(type, dtype, 192, 4, 2),   \
+    SHARE(type, dtype, 128, 6, 2),   \
+    SHARE(type, dtype,  96, 7, 2),   \
+    SHARE(type, dtype,  64, 8, 2),   \
+    SHARE(type, dtype, 128, 5, 3),   \
+    SHARE(type, dtype,  64, 8, 3),   \
+    SHARE(type, dtype,  96, 6, 4),   \
+    SHARE(type, dtype,  64, 8, 4)
+static struct share_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages, split; } share_builds[] = {
+    SHARES("f16", SGK_F16), SHARES("bf16", SGK_BF16),
 };
 
 /* The last row of a format takes any strides, addresses and K. */
@@ -129,6 +147,7 @@ const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(mma_builds),
     SGK_KERNEL_TABLE(wgmma_builds),
     SGK_KERNEL_TABLE(wide_builds),
+    SGK_KERNEL_TABLE(share_builds),
     SGK_KERNEL_TABLE(simt_builds),
     SGK_KERNEL_TABLE(scaled_mma_builds),
     SGK_KERNEL_TABLE(scaled_wgmma_builds),
@@ -261,6 +280,20 @@ static bool wide_takes(const struct wide_build *b, const linear_call *c, const s
     return split == 1 && b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && operands_in_boxes(c, a) && out_in_boxes(a);
 }
 
+static bool share_takes(const struct share_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    return split == 1 && b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && a->batch == 1 && operands_in_boxes(c, a) && out_in_boxes(a) &&
+           ceil_div(a->depth, LINEAR_WGMMA_DEPTH) >= b->split;
+}
+
+/* Whether all its clusters run at once; how many an H200 holds was measured. */
+static bool share_fits(const struct share_build *b, const linear_call *c, const struct linear_args *a)
+{
+    const int multiprocessors = c->device->multiprocessors;
+    return tiles(a, WIDE_ROWS, b->bn) <= (b->split == 2 ? multiprocessors / 2 : b->split == 3 ? multiprocessors * 3 / 10
+                                                                                              : multiprocessors * 3 / 13);
+}
+
 /* `batch` matrices of `rows` rows, in boxes of `width` x `height` elements; a row or a matrix alone has any stride. */
 static sgk_tensor_map boxes(const struct linear_args *a, const void *data, int64_t columns, int64_t rows, int64_t stride, int64_t batch, int width, int height)
 {
@@ -382,6 +415,31 @@ static sgk_status launch_wide(const struct wide_build *b, const linear_call *c, 
     return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
 }
 
+static sgk_status launch_share(const struct share_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
+{
+    const int                steps = (int)ceil_div(a->depth, LINEAR_WGMMA_DEPTH), most = (b->bn / 8 + b->split - 1) / b->split;
+    struct linear_wgmma_args w = {
+        .l            = *a,
+        .first_tiles  = (int32_t)ceil_div(a->rows, WIDE_ROWS),
+        .second_tiles = (int32_t)ceil_div(a->columns, b->bn),
+        .share        = steps / b->split,
+        .rest         = steps % b->split,
+    };
+    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, WIDE_ROWS);
+    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->bn);
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, &w.first));
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, &w.second));
+    const sgk_launch shape = {
+        .grid          = { w.first_tiles * ceil_div(a->columns, b->bn) * b->split },
+        .block         = { 384 },
+        .shared_memory = (unsigned)(b->stages * ((WIDE_ROWS + b->bn) * 128 + 16) + (b->split - 1) * most * 256 * 16 + 8),
+        .cluster       = (unsigned)b->split,
+        .alone         = !a->early,
+    };
+    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
+    return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
+}
+
 /* The row of a table that this kernel is, or NULL. */
 #define ROW(builds, choice) \
     ((uintptr_t)(choice).kernel - (uintptr_t)(builds) < sizeof(builds) ? (void *)(choice).kernel : NULL)
@@ -396,6 +454,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     const struct mma_build    *m     = ROW(mma_builds, choice);
     const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
     const struct wide_build   *x     = ROW(wide_builds, choice);
+    const struct share_build  *q     = ROW(share_builds, choice);
     const struct simt_build   *f     = ROW(simt_builds, choice);
     const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
                                                                              : h   ? few_takes(h, c, a, choice.split)
@@ -403,6 +462,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
                                                                              : m   ? mma_takes(m, c, a, choice.split)
                                                                              : w   ? wgmma_takes(w, c, a, choice.split)
                                                                              : x   ? wide_takes(x, c, a, choice.split)
+                                                                             : q   ? share_takes(q, c, a, choice.split)
                                                                                    : f && simt_takes(f, c, a, choice.split);
     if (!legal || !run) return legal;
     if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
@@ -415,6 +475,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     if (m) *status = launch(c, choice, tiles(a, m->bm, m->bn), m->warps, (int64_t)m->stages * (m->bm + m->bn) * m->bk * 2, a);
     if (w) *status = launch_wgmma(w, c, choice, a);
     if (x) *status = launch_wide(x, c, choice, a);
+    if (q) *status = launch_share(q, c, choice, a);
     if (f) *status = launch(c, choice, tiles(a, 64, 64), 4, 0, a);
     return true;
 }
@@ -499,7 +560,8 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
  * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
  * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
  * not fill every part of the GPU. Where the kernel of wide tiles takes the call, the other one's wide tiles need not be looked at, and its
- * 128x128 ends as late as it does beside them. The batch-invariant choice does not look at M, and its tile is always the same.
+ * 128x128 ends as late as it does beside them; 136 and 176 columns gain in short runs alone, so they must save a round. Where the kernel whose
+ * tiles share K takes the call, no other need cut it. The batch-invariant choice does not look at M, and its tile is always the same.
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
 {
@@ -512,10 +574,22 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
         struct wide_build *b = &wide_builds[i];
         if (!wide_takes(b, c, a, 1)) continue;
         const double rounds = (double)ceil_div(ceil_div(rows, WIDE_ROWS) * ceil_div(a->columns, b->bn) * batch, multiprocessors);
-        const double busy = rounds * ((double)ceil_div(a->depth, LINEAR_WGMMA_DEPTH) * (b->bn * 2.75 + 8) + 2500), time = busy > memory ? busy + memory / 8 : memory + busy / 8;
+        const double busy   = rounds * ((double)ceil_div(a->depth, LINEAR_WGMMA_DEPTH) * (b->bn * 2.75 + 8) + 2500);
+        const double time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) * (b->bn % 32 ? 1.03 : 1);
         if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, 1 }, least_time = time;
     }
-    const bool wide = best.kernel != NULL;
+    const bool wide   = best.kernel != NULL;
+    bool       shared = false;
+    for (size_t i = 0; i < COUNT(share_builds) && rows > WIDE_ROWS; ++i) {
+        struct share_build *b = &share_builds[i];
+        if (!share_takes(b, c, a, 1) || !share_fits(b, c, a)) continue;
+        const double blocks = (double)(tiles(a, WIDE_ROWS, b->bn) * b->split), steps = (double)ceil_div(ceil_div(a->depth, LINEAR_WGMMA_DEPTH), b->split);
+        const double multiply = b->bn * 2.2 + 8, read = blocks * (WIDE_ROWS + b->bn) * 128 / 11800;
+        const double busy = steps * (multiply > read ? multiply : read) + 2300 + 250 * b->split + 18 * b->bn;
+        const double time = busy > memory ? busy + memory / 4 : memory + busy / 4;
+        if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, 1 }, least_time = time;
+        shared = true;
+    }
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
         if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && (b->lean || !b->swap || b->bn != 128 || b->rows != 128))) continue;
@@ -526,7 +600,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
         const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
         for (int split = 1; split <= 4 && split <= steps; ++split) {
             if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
-            if (!wgmma_takes(b, c, a, split) || (wide && split == 1 && !b->swap)) continue;
+            if (!wgmma_takes(b, c, a, split) || (wide && split == 1 && !b->swap) || (shared && split > 1)) continue;
             const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
             const int     end    = wide && split == 1 && b->rows * b->bn == 128 * 128 ? 1700 : 800;
             const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + end);
@@ -549,6 +623,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
 #define L(resident, rows, bn, split) (UINT32_C(6) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
 #define P(rows)                      (UINT32_C(7) << 28 | (uint32_t)(rows))
 #define X(bn)                        (UINT32_C(8) << 28 | (uint32_t)(bn))
+#define H(bn, split)                 (UINT32_C(9) << 28 | (uint32_t)(bn) << 8 | (uint32_t)(split))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
@@ -559,6 +634,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     const struct wide_build   *x = ROW(wide_builds, choice);
+    const struct share_build  *q = ROW(share_builds, choice);
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (h) snprintf(text, size, "F(%d, %d)", h->rows, h->warps);
@@ -567,6 +643,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     else if (w && w->lean) snprintf(text, size, "L(%d, %d, %d, %d)", w->resident, w->rows, w->bn, choice.split);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
     else if (x) snprintf(text, size, "X(%d)", x->bn);
+    else if (q) snprintf(text, size, "H(%d, %d)", q->bn, q->split);
     else snprintf(text, size, "0");
     return text;
 }
@@ -588,6 +665,8 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (pair_builds[i].dtype == dtype && token == P(pair_builds[i].rows)) return &pair_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wide_builds); ++i)
         if (wide_builds[i].dtype == dtype && token == X(wide_builds[i].bn)) return &wide_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(share_builds); ++i)
+        if (share_builds[i].dtype == dtype && token == H(share_builds[i].bn, share_builds[i].split)) return &share_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
         if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
@@ -622,10 +701,11 @@ static linear_choice choose_measured(const linear_call *c, const struct linear_a
         const double by = measured[i].columns == a->columns && measured[i].depth == a->depth ? 1 : apart(measured[i].columns, a->columns) * apart(measured[i].depth, a->depth);
         if (by <= nearest && measured[i].choice[r]) nearest = by, token = measured[i].choice[r];
     }
-    choice.kernel               = token ? kernel_of(token, a->dtype) : NULL;
-    choice.split                = (token >> 28 == 1 || token >> 28 == 4 || token >> 28 == 6) ? (int)(token & 31) : 1;
-    const struct few_build *few = ROW(few_builds, choice);
-    if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a))) {          /* it is for the neighbour's columns, not for these */
+    choice.kernel                   = token ? kernel_of(token, a->dtype) : NULL;
+    choice.split                    = (token >> 28 == 1 || token >> 28 == 4 || token >> 28 == 6) ? (int)(token & 31) : 1;
+    const struct few_build   *few   = ROW(few_builds, choice);
+    const struct share_build *share = ROW(share_builds, choice);
+    if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a)) || (share && !share_fits(share, c, a))) {          /* it is for the neighbour's columns, not for these */
         choice = choose_few(c, a);
         if (!choice.kernel) choice = choose_wgmma(c, a, false);
     }
@@ -642,7 +722,9 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct pair_build   *p = ROW(pair_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
+    const struct share_build  *q = ROW(share_builds, choice);
     if (ROW(wide_builds, choice)) return rows > WIDE_ROWS / 2;
+    if (q) return rows > WIDE_ROWS / 2 && ceil_div(rows, WIDE_ROWS) * ceil_div(columns, q->bn) * q->split <= MULTIPROCESSORS;
     if (v) return rows > v->rows / 2 && columns < 100000;
     if (h) return (h->rows < 2 * rows || h->rows == 8) && ceil_div(columns, LINEAR_FEW_COLUMNS) <= 4 * MULTIPROCESSORS;
     if (p) return (p->rows < 2 * rows || p->rows == 8) && ceil_div(columns, LINEAR_PAIR_COLUMNS) <= 4 * MULTIPROCESSORS;

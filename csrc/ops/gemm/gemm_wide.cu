@@ -22,6 +22,12 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
+#if BN == 136
+#define WGMMA_NAMES_68 WGMMA_NAMES_64 ", %64, %65, %66, %67"
+#define WGMMA_LIST_68  WGMMA_LIST_64, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67])
+WGMMA_BOTH(136, 68, 68, 69, 70)
+#endif
+
 #define GROUPS       2                                  /* warpgroups that multiply */
 #define ROWS         (64 * GROUPS)
 #define MULTIPLIERS  (128 * GROUPS)                     /* threads */
