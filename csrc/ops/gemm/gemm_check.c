@@ -372,7 +372,7 @@ void check_gemm(void)
             if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
             for (int64_t slabs = 3; slabs > 0 && !check_small; --slabs) check_linear_builds(t, t, 1040, 4232, 64 * slabs - 56, "gemm_wide");
             for (int64_t depth = 392; depth < 1200 && !check_small; depth += 632) check_linear_builds(t, t, 1040, 4232, depth, "gemm_share");      /* more clusters than fit at once */
-            check_linear_builds(t, t, 130, 200, 200, "gemm_share");
+            for (int64_t depth = 200; depth < 2100; depth += 1856) check_linear_builds(t, t, 130, 200, depth, "gemm_share");      /* once and several times through the ring */
             if (!check_small) check_linear_builds(t, t, 9, 17000, 136, "LEAN=1");
         }
         check_linear_batched(t, t, true, 3, 5, 7, 33, false);
