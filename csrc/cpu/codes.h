@@ -178,6 +178,38 @@ SGK_INLINE vi codes_join_vectors(vi a, vi b)
     return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
 #endif
 }
+#if defined(__AVX512VBMI__)
+/*
+ * Codes of x[0] to x[3] times `by`, for products that are 2^-120 of what is encoded, no NaN and not further beyond the ends than a rounding. Then the
+ * exponent is that of the code, subnormal codes are subnormal numbers, and the code is what the bits are above the twentieth: half of one is added
+ * and the rest cut off. In the middle between two codes that is right every second time: then an element of `least` becomes 0. With `exact` products
+ * in the middle become the even code. Quarter q has four codes of each vector's quarter q.
+ */
+SGK_INLINE vi codes_small(bool exact, const vf *x, vf by, vi *least)
+{
+    const vi upper  = _mm512_set_epi16(63, 61, 59, 57, 31, 29, 27, 25, 55, 53, 51, 49, 23, 21, 19, 17, 47, 45, 43, 41, 15, 13, 11, 9, 39, 37, 35, 33, 7, 5, 3, 1);
+    const vi lower  = _mm512_set_epi16(62, 60, 58, 56, 30, 28, 26, 24, 54, 52, 50, 48, 22, 20, 18, 16, 46, 44, 42, 40, 14, 12, 10, 8, 38, 36, 34, 32, 6, 4, 2, 0);
+    const vi fields = _mm512_set1_epi64(0x3828180834241404);                    /* four codes, then the bytes with their signs */
+    vi       two[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+        vi u = _mm512_castps_si512(vf_mul(x[2 * i], by)), v = _mm512_castps_si512(vf_mul(x[2 * i + 1], by));
+        if (exact) {
+            const vi one = vi_set(1), half = vi_set(0x7ffff);
+            u = _mm512_add_epi32(_mm512_add_epi32(u, half), _mm512_and_si512(_mm512_srli_epi32(u, 20), one));
+            v = _mm512_add_epi32(_mm512_add_epi32(v, half), _mm512_and_si512(_mm512_srli_epi32(v, 20), one));
+        }
+        vi halves = _mm512_permutex2var_epi16(u, upper, v);
+        if (!exact) {
+            halves = _mm512_add_epi16(halves, _mm512_set1_epi16(8));
+            *least = _mm512_min_epu16(*least, _mm512_ternarylogic_epi32(halves, _mm512_set1_epi16(15), _mm512_permutex2var_epi16(u, lower, v), 0xea));
+        }
+        two[i] = _mm512_multishift_epi64_epi8(fields, halves);
+    }
+    const vf a = _mm512_castsi512_ps(two[0]), b = _mm512_castsi512_ps(two[1]);
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)), _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)), 0xca);
+}
+#endif
 /* Codes of 64 numbers in the order of vf_load_pairs. */
 SGK_INLINE void codes_64_split(sgk_dtype code, bool stream, const code_scale *k, uint8_t *q, const float *x)
 {

@@ -196,7 +196,7 @@ void check_dsv4(void)
         if (!check_small || page_size % 3 == 1) check_k(check_small ? 5 : check_int(3, 90), page_size, NOTHING);
     for (int what = NOTHING; what <= OUTPUT; ++what) check_k(7, 4, (misplaced)what);
     check_k(0, 2, NOTHING);
-    for (int what = NOTHING; what <= OUTPUT; ++what) check_indexer(3, 5, SGK_E4M3, (misplaced)what);
+    for (int what = NOTHING; what <= OUTPUT; ++what) check_indexer(3, 5, SGK_E4M3, (misplaced)what), check_indexer(3, 8, SGK_E4M3, (misplaced)what);
     check_indexer(7, 3, SGK_U8, NOTHING);
     check_indexer(0, 3, SGK_I8, NOTHING);
     if (!check_small) check_indexer(check_int(10, 40), 64, SGK_E4M3, NOTHING);

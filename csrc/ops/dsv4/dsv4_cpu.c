@@ -235,11 +235,195 @@ SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int6
     }
 }
 
-/* Codes go through the caches: arithmetic would wait for what goes around them. */
+#if defined(__AVX512VBMI__) && defined(__AVX512BF16__)
+#define FOURS
+/*
+ * Four heads at once, one in each quarter of a vector: only the four neighbours of a quarter meet by shuffles, the other steps are sums of vectors, and
+ * the maxima, scales and quotients of the four are those of lanes. The numbers are 2^-60 of what they are, so that times the inverse of a scale, which is
+ * 2^-60 of what it is, they have the exponents of e4m3: see codes_small().
+ */
+enum { FOUR       = 4,
+       FOUR_PARTS = DSV4_INDEXER / FOUR,                /* vectors of the four: elements 4 i to 4 i + 3 of each */
+       FOUR_LINES = DSV4_INDEXER / (2 * VF),            /* vectors of bf16 of a head */
+       FOUR_AHEAD = 4096 };                             /* elements that are asked for in time */
+#define FOUR_SMALL 0x1p-60f
+
+/* Of the pairs of a token: what the first and the second are multiplied by for the sum of both when they are turned, and for the difference. */
+typedef struct { _Alignas(64) float sum[DSV4_ROPE / 2], less[DSV4_ROPE / 2]; } four_turns;
+
+SGK_INLINE void four_turns_make(four_turns *r, const struct dsv4_rope *rope, int64_t token)
+{
+    const float *f = turns_row(rope, token);
+    for (int i = 0; i < DSV4_ROPE / 2; i += VF) {
+        vf c, s;
+        vf_unzip(vf_load_f32(f + 2 * i), vf_load_f32(f + 2 * i + VF), &c, &s);
+        vf_store_f32(r->sum + i, vf_mul(vf_add(c, s), vf_set(FOUR_SMALL))), vf_store_f32(r->less + i, vf_mul(vf_sub(c, s), vf_set(FOUR_SMALL)));
+    }
+}
+
+/* Quarter j of vector i becomes quarter i of vector j. */
+SGK_INLINE void quarters_exchange(vi *v)
+{
+    const vi a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+    const vi c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    v[0] = _mm512_shuffle_i32x4(a, c, 0x88), v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    v[2] = _mm512_shuffle_i32x4(b, d, 0x88), v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+SGK_INLINE vf quarter_of(const float *p) { return _mm512_broadcast_f32x4(_mm_load_ps(p)); }
+
+/* Half of the elements of four heads, all but the last step. */
+SGK_INLINE void four_half(const uint16_t *p, int64_t stride, bool turns, const four_turns *r, vf *v)
+{
+#pragma GCC unroll 1
+    for (int j = 0; j < FOUR_LINES / 2; ++j) {                   /* as straight code it is slower: more than the registers would be under way */
+        vi w[FOUR];
+#pragma GCC unroll 4
+        for (int q = 0; q < FOUR; ++q) {
+            const uint16_t *line = p + q * stride + j * 2 * VF;
+            __builtin_prefetch(line + FOUR_AHEAD);
+            w[q] = _mm512_loadu_si512(line);
+        }
+        quarters_exchange(w);
+#pragma GCC unroll 4
+        for (int i = 0; i < FOUR; ++i) {
+            vf a, b;
+            if (turns) {
+                const vf sum = quarter_of(r->sum + 4 * (4 * j + i)), less = quarter_of(r->less + 4 * (4 * j + i));
+                const vf even = _mm512_castsi512_ps(_mm512_slli_epi32(w[i], 16)), odd = _mm512_castsi512_ps(_mm512_and_si512(w[i], vi_set((int)0xffff0000)));
+                a = vf_fma(even, sum, vf_mul(odd, less)), b = _mm512_fmsub_ps(even, less, vf_mul(odd, sum));
+            } else {
+                const vi ones = vi_set(0x21802180), signs = vi_set((int)0xa1802180);    /* 2^-60 in bf16, with a sign for the second of two */
+                a = _mm512_dpbf16_ps(vf_zero(), (__m512bh)w[i], (__m512bh)ones), b = _mm512_dpbf16_ps(vf_zero(), (__m512bh)w[i], (__m512bh)signs);
+            }
+#pragma GCC unroll 2
+            for (int step = 0; step < 2; ++step) {      /* the first and the second, the third and the fourth of a quarter meet; twice, as their places change */
+                const vf first = _mm512_shuffle_ps(a, b, 0x88), second = _mm512_shuffle_ps(a, b, 0xdd);
+                a = vf_add(first, second), b = vf_sub(first, second);
+            }
+            v[8 * j + 2 * i] = a, v[8 * j + 2 * i + 1] = b;
+        }
+    }
+    butterfly_step(16, v, 2), butterfly_step(16, v, 4), butterfly_step(16, v, 8);
+}
+
+/* The last step; returns the largest magnitude of each head, in all lanes of its quarter. Of a head with a number that is not finite no result is, and this is NaN or infinity. */
+SGK_INLINE vi four_meet(vf *x, const vf *v)
+{
+    enum { HALF = FOUR_PARTS / 2,
+           MOST = 11 };                                 /* of vrangeps: the larger magnitude */
+    vf      m, n;
+#pragma GCC unroll 16
+    for (int i = 0; i < HALF; ++i) {
+        const vf u = x[i], sum = vf_add(u, v[i]), less = butterfly_less(u, v[i]);
+        x[i] = sum, x[i + HALF] = less;
+        m = i ? _mm512_range_ps(m, sum, MOST) : sum, n = i ? _mm512_range_ps(n, less, MOST) : less;
+    }
+    m = _mm512_range_ps(m, n, MOST);
+    m = _mm512_range_ps(m, _mm512_permute_ps(m, 0xb1), MOST);
+    return _mm512_and_si512(_mm512_castps_si512(_mm512_range_ps(m, _mm512_permute_ps(m, 0x4e), MOST)), vi_set(F32_MAGNITUDE));
+}
+
+typedef struct {
+    vf      by, scale;
+    int64_t token, head;
+    bool    usual;                                      /* the heads have finite numbers of usual size */
+} four_heads;
+
+/* Half of the codes of four heads; without `exact` an element of *least becomes 0 where one of them may have to be an even one. */
+SGK_INLINE void four_codes(bool exact, bool stream, const struct dsv4_indexer_args *a, const four_heads *k, const vf *x, int half, vi *least)
+{
+    vi       c[FOUR];
+    uint8_t *to = a->codes + k->token * a->codes_token + k->head * a->codes_head + half * (DSV4_INDEXER / 2);
+    x += half * (FOUR_PARTS / 2);
+#pragma GCC unroll 4
+    for (int i = 0; i < FOUR; ++i) c[i] = codes_small(exact, x + FOUR * i, k->by, least);
+    quarters_exchange(c);
+#pragma GCC unroll 4
+    for (int i = 0; i < FOUR; ++i) codes_64_store(stream, to + i * a->codes_head, c[i]);
+}
+
+static __attribute__((noinline)) void four_exact(bool stream, const struct dsv4_indexer_args *a, const four_heads *k, const vf *x)
+{
+    for (int half = 0; half < 2; ++half) four_codes(true, stream, a, k, x, half, NULL);
+}
+
+static __attribute__((noinline)) void four_unusual(const struct dsv4_indexer_args *a, const four_heads *k)
+{
+    turns r;
+    turns_make_two(&r, &a->rope, k->token);
+    indexer_heads(a, k->token, k->head, FOUR, &r);
+}
+
+SGK_INLINE void four_weights(const struct dsv4_indexer_args *a, const four_heads *k)
+{
+    const uint16_t *weight = (const uint16_t *)a->weight + k->token * a->weight_token + k->head * a->weight_head;
+    float          *out    = a->weights_out + k->token * a->out_token + k->head * a->out_head;
+    const v4        scale  = (v4)_mm512_castps512_ps128(_mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), k->scale));
+    if (a->weight_head == 1 && a->out_head == 1) {
+        const v4 w = (v4)_mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const void *)weight)), 16);
+        v4_store(out, w * a->weight_scale * scale);
+    } else {
+        for (int q = 0; q < FOUR; ++q) out[q * a->out_head] = bf16_to_f32(weight[q * a->weight_head]) * a->weight_scale * scale[q];
+    }
+}
+
+/* Behind each half of a transform come half of the codes of the heads before it, whose maxima and quotients, a chain, are known by then. */
+SGK_INLINE void indexer_fours(bool stream, const struct dsv4_indexer_args *a, int64_t begin, int64_t end)
+{
+    vf         x[2][FOUR_PARTS];
+    const vf   root = vf_set(0.08838834764831845f);
+    four_heads k    = { .usual = false };
+    four_turns r;
+    int        now = 0;
+    for (int64_t t = begin; t < end; ++t) {
+        four_turns_make(&r, &a->rope, t);
+        turns_soon(&a->rope, t + 1 < end ? t + 1 : t);
+        for (int64_t h = 0; h < a->heads; h += FOUR, now ^= 1) {
+            const uint16_t *p     = (const uint16_t *)a->input + t * a->input_token + h * a->input_head;
+            vi              least = vi_set(-1);
+            vf              v[FOUR_PARTS / 2];
+            four_half(p, a->input_head, false, &r, v);
+#pragma GCC unroll 16
+            for (int i = 0; i < FOUR_PARTS / 2; ++i) x[now][i] = v[i];
+            if (k.usual) four_codes(false, stream, a, &k, x[now ^ 1], 0, &least);
+            four_half(p + DSV4_INDEXER / 2, a->input_head, true, &r, v);
+            const vi most = four_meet(x[now], v);
+            if (k.usual) {
+                four_codes(false, stream, a, &k, x[now ^ 1], 1, &least);
+                if (__builtin_expect(_mm512_testn_epi16_mask(least, least), 0)) four_exact(stream, a, &k, x[now ^ 1]);
+                four_weights(a, &k);
+            } else if (t > begin || h) {
+                four_unusual(a, &k);
+            }
+            const vf amax = vf_mul(vf_mul(_mm512_castsi512_ps(most), vf_set(1 / FOUR_SMALL)), root);
+            k.scale       = vf_div(vf_max(vf_set(DSV4_LEAST_AMAX), amax), vf_set(DSV4_MOST));
+            k.by          = vf_div(vf_mul(root, vf_set(FOUR_SMALL)), k.scale);
+            k.usual       = !_mm512_cmpge_epu32_mask(most, vi_set(0x3f800000));
+            k.token = t, k.head = h;
+        }
+    }
+    if (begin == end || !a->heads) return;
+    if (k.usual) four_exact(stream, a, &k, x[now ^ 1]), four_weights(a, &k);
+    else four_unusual(a, &k);
+}
+#endif
+
 void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
 {
     const struct dsv4_indexer_args a = *(const struct dsv4_indexer_args *)args;
     turns                          r;
+#if defined(FOURS)
+    if (a.heads % FOUR == 0) {
+        const bool     lines = ((uintptr_t)a.codes | (uintptr_t)a.codes_token | (uintptr_t)a.codes_head) % 64 == 0;
+        const unsigned flags = _mm_getcsr(), flushes = 0x8040;                  /* subnormal numbers would be zeros: they are codes here */
+        if (flags & flushes) _mm_setcsr(flags & ~flushes);
+        if (lines && sgk_cpu_streams(a.codes, a.tokens * a.heads, DSV4_INDEXER, 1)) indexer_fours(true, &a, begin, end), vf_stream_end();
+        else indexer_fours(false, &a, begin, end);
+        if (flags & flushes) _mm_setcsr(flags);
+        return;
+    }
+#endif
     for (int64_t t = begin; t < end; ++t) {
         turns_make_two(&r, &a.rope, t);
         turns_soon(&a.rope, t + 1 < end ? t + 1 : t);
