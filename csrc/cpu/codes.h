@@ -180,12 +180,33 @@ SGK_INLINE vi codes_join_vectors(vi a, vi b)
 }
 #if defined(__AVX512VBMI__)
 /*
- * Codes of x[0] to x[3] times `by`, for products that are 2^-120 of what is encoded, no NaN and not further beyond the ends than a rounding. Then the
- * exponent is that of the code, subnormal codes are subnormal numbers, and the code is what the bits are above the twentieth: half of one is added
- * and the rest cut off. In the middle between two codes that is right every second time: then an element of `least` becomes 0. With `exact` products
- * in the middle become the even code. Quarter q has four codes of each vector's quarter q.
+ * Codes by bits, of numbers x times `by` that are 2^-120 of what is encoded, no NaN and not further beyond the ends than a rounding. Then the exponent
+ * is that of the code, subnormal codes are subnormal numbers, and the code is what the bits are above the twentieth: half of one is added and the
+ * rest cut off. In the middle between two codes that is right every second time, so that is looked for: an element of *least becomes 0. Then all of it
+ * is done again with `exact`, where what is in the middle becomes the even code.
  */
-SGK_INLINE vi codes_small(bool exact, const vf *x, vf by, vi *least)
+SGK_INLINE vi codes_small_product(bool exact, vf x, vf by)
+{
+    const vi u = _mm512_castps_si512(vf_mul(x, by));
+    return exact ? _mm512_add_epi32(_mm512_add_epi32(u, vi_set(0x7ffff)), _mm512_and_si512(_mm512_srli_epi32(u, 20), vi_set(1))) : u;
+}
+SGK_INLINE vi codes_small_round(bool exact, vi halves) { return exact ? halves : _mm512_add_epi16(halves, _mm512_set1_epi16(8)); }
+
+/* Around them: subnormal numbers are not to be flushed to zero. */
+enum { CODES_FLUSHES = 0x8040 };                        /* MXCSR */
+SGK_INLINE unsigned codes_small_begin(void)
+{
+    const unsigned flags = _mm_getcsr();
+    if (flags & CODES_FLUSHES) _mm_setcsr(flags & ~(unsigned)CODES_FLUSHES);
+    return flags;
+}
+SGK_INLINE void codes_small_end(unsigned flags)
+{
+    if (flags & CODES_FLUSHES) _mm_setcsr(flags);
+}
+
+/* Of four vectors: quarter q has four codes of each vector's quarter q. */
+SGK_INLINE vi codes_small_quarters(bool exact, const vf *x, vf by, vi *least)
 {
     const vi upper  = _mm512_set_epi16(63, 61, 59, 57, 31, 29, 27, 25, 55, 53, 51, 49, 23, 21, 19, 17, 47, 45, 43, 41, 15, 13, 11, 9, 39, 37, 35, 33, 7, 5, 3, 1);
     const vi lower  = _mm512_set_epi16(62, 60, 58, 56, 30, 28, 26, 24, 54, 52, 50, 48, 22, 20, 18, 16, 46, 44, 42, 40, 14, 12, 10, 8, 38, 36, 34, 32, 6, 4, 2, 0);
@@ -193,21 +214,27 @@ SGK_INLINE vi codes_small(bool exact, const vf *x, vf by, vi *least)
     vi       two[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
-        vi u = _mm512_castps_si512(vf_mul(x[2 * i], by)), v = _mm512_castps_si512(vf_mul(x[2 * i + 1], by));
-        if (exact) {
-            const vi one = vi_set(1), half = vi_set(0x7ffff);
-            u = _mm512_add_epi32(_mm512_add_epi32(u, half), _mm512_and_si512(_mm512_srli_epi32(u, 20), one));
-            v = _mm512_add_epi32(_mm512_add_epi32(v, half), _mm512_and_si512(_mm512_srli_epi32(v, 20), one));
-        }
-        vi halves = _mm512_permutex2var_epi16(u, upper, v);
-        if (!exact) {
-            halves = _mm512_add_epi16(halves, _mm512_set1_epi16(8));
-            *least = _mm512_min_epu16(*least, _mm512_ternarylogic_epi32(halves, _mm512_set1_epi16(15), _mm512_permutex2var_epi16(u, lower, v), 0xea));
-        }
+        const vi u = codes_small_product(exact, x[2 * i], by), v = codes_small_product(exact, x[2 * i + 1], by);
+        const vi halves = codes_small_round(exact, _mm512_permutex2var_epi16(u, upper, v));
+        if (!exact) *least = _mm512_min_epu16(*least, _mm512_ternarylogic_epi32(halves, _mm512_set1_epi16(15), _mm512_permutex2var_epi16(u, lower, v), 0xea));
         two[i] = _mm512_multishift_epi64_epi8(fields, halves);
     }
     const vf a = _mm512_castsi512_ps(two[0]), b = _mm512_castsi512_ps(two[1]);
     return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)), _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)), 0xca);
+}
+
+/* Of 64 numbers in the order of vf_load_pairs. Here an element of *least with an even number becomes 0 wherever a low half is 0; few are, where the largest number has no code of its own. */
+SGK_INLINE vi codes_small_split(bool exact, const float *x, vf by, vi *least)
+{
+    const vi upper = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const vi odd   = _mm512_set1_epi16((short)0xff00);
+    const vi a = codes_small_product(exact, vf_load_f32(x), by), b = codes_small_product(exact, vf_load_f32(x + VF), by);
+    const vi c = codes_small_product(exact, vf_load_f32(x + 2 * VF), by), d = codes_small_product(exact, vf_load_f32(x + 3 * VF), by);
+    if (!exact) *least = _mm512_min_epu16(*least, _mm512_min_epu16(_mm512_min_epu16(a, b), _mm512_min_epu16(c, d)));
+    const vi evens = codes_small_round(exact, _mm512_permutex2var_epi16(a, upper, c)), odds = codes_small_round(exact, _mm512_permutex2var_epi16(b, upper, d));
+    const vi bits  = _mm512_ternarylogic_epi32(odd, _mm512_slli_epi16(odds, 4), _mm512_srli_epi16(evens, 4), 0xca);
+    const vi signs = _mm512_ternarylogic_epi32(odd, odds, _mm512_srli_epi16(evens, 8), 0xca);
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)0x80), signs, bits, 0xca);
 }
 #endif
 /* Codes of 64 numbers in the order of vf_load_pairs. */

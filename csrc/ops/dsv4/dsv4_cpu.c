@@ -193,16 +193,132 @@ SGK_INLINE void k_tokens(bool stream, const struct dsv4_k_args *a, int64_t begin
     }
 }
 
-void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
+#if defined(__AVX512VBMI__)
+/* The numbers are 2^-60 of what they are, as their inverse scales: see codes_small_product(). */
+#define K_SMALL 0x1p-60f
+enum { K_GROUPS = DSV4_K_CODES / DSV4_K_GROUP };
+
+typedef struct {
+    _Alignas(64) float x[DSV4_K_CODES], by[VF];
+    uint8_t *token, *scales;                  /* its places */
+    uint8_t  e[VF];
+    bool     usual;                           /* finite numbers of usual size */
+} k_small;
+
+/* In lane i the largest of m[i], i < 8, whose elements are no NaN and have no sign. */
+SGK_INLINE vi most8(const vi *m)
 {
-    const struct dsv4_k_args a     = *(const struct dsv4_k_args *)args;
-    const bool               lines = ((uintptr_t)a.cache | (uintptr_t)a.page_bytes) % 64 == 0;
-    if (!lines || !sgk_cpu_streams(a.cache, a.tokens, DSV4_TOKEN_BYTES, 1)) {
-        k_tokens(false, &a, begin, end);
+    vi      two[4], four[2];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) two[k] = vi_max(_mm512_shuffle_i32x4(m[2 * k], m[2 * k + 1], 0x44), _mm512_shuffle_i32x4(m[2 * k], m[2 * k + 1], 0xee));
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) four[k] = vi_max(_mm512_shuffle_i32x4(two[2 * k], two[2 * k + 1], 0x88), _mm512_shuffle_i32x4(two[2 * k], two[2 * k + 1], 0xdd));
+    const vi all = vi_max(_mm512_unpacklo_epi64(four[0], four[1]), _mm512_unpackhi_epi64(four[0], four[1]));
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 4, 8, 12, 2, 6, 10, 14), vi_max(all, _mm512_shuffle_epi32(all, 0xb1)));
+}
+
+static __attribute__((noinline)) void k_small_exact(bool stream, const k_small *k)
+{
+    for (int g = 0; g < K_GROUPS; ++g) codes_64_store(stream, k->token + g * DSV4_K_GROUP, codes_small_split(true, k->x + g * DSV4_K_GROUP, vf_set(k->by[g]), NULL));
+}
+
+static __attribute__((noinline)) void k_unusual(bool stream, const struct dsv4_k_args *a, int64_t t, float scale) { k_token(stream, a, t, t, vf_set(scale)); }
+
+/* Group by group: the numbers of token t, then the codes of `last`, whose scales are known by then. */
+SGK_INLINE void k_small_token(bool stream, const struct dsv4_k_args *a, int64_t t, int64_t ahead, float scale, const float *w, k_small *this, const k_small *last)
+{
+    enum { MOST = 11 };                                 /* of vrangeps: the larger magnitude */
+    const int64_t place = load_index(a->places, t * a->place_stride, a->places_wide ? SGK_I64 : SGK_I32), in_page = place & (a->page_size - 1);
+    uint8_t      *page  = a->cache + place / a->page_size * a->page_bytes;
+    const vf      small = vf_set(scale * K_SMALL);
+    vi            m[8], least = vi_set(-1);
+    turns         r;
+    turns_make_two(&r, &a->rope, t);
+    turns_soon(&a->rope, ahead);
+#pragma GCC unroll 1
+    for (int g = 0; g < K_GROUPS; ++g) {
+        vf v[4];
+#pragma GCC unroll 2
+        for (int i = 0; i < 4; i += 2) {
+            const int at = g * DSV4_K_GROUP + i * VF;
+            vf_prefetch2(SGK_BF16, a->kv, ahead * a->kv_stride + at);
+            load_two(a->kv, t * a->kv_stride + at, v + i);
+            v[i] = vf_mul(vf_mul(v[i], small), vf_load_f32(w + at)), v[i + 1] = vf_mul(vf_mul(v[i + 1], small), vf_load_f32(w + at + VF));
+            vf_store_f32(this->x + at, v[i]), vf_store_f32(this->x + at + VF, v[i + 1]);
+        }
+        m[g] = _mm512_castps_si512(_mm512_range_ps(_mm512_range_ps(v[0], v[1], MOST), _mm512_range_ps(v[2], v[3], MOST), MOST));
+        if (last->usual) codes_64_store(stream, last->token + g * DSV4_K_GROUP, codes_small_split(false, last->x + g * DSV4_K_GROUP, vf_set(last->by[g]), &least));
+    }
+    m[7] = m[6];
+    if (last->usual) {
+        if (__builtin_expect(_mm512_mask_testn_epi16_mask(0x55555555, least, least), 0)) k_small_exact(stream, last);
+        memcpy(last->scales, last->e, K_GROUPS);
+    }
+    const vi most = most8(m);
+    const vf s    = vf_div(vf_max(vf_set(DSV4_LEAST_AMAX), vf_mul(_mm512_castsi512_ps(most), vf_set(1 / K_SMALL))), vf_set(DSV4_MOST));
+    const vi e    = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(s), vi_set(0x7fffff)), 23);
+    vf_store_f32(this->by, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(vi_set(254 - 60), e), 23)));
+    codes_store(this->e, e);
+    this->token  = page + in_page * DSV4_TOKEN_BYTES;
+    this->scales = page + a->page_size * DSV4_TOKEN_BYTES + in_page * DSV4_SCALE_BYTES;
+    this->usual  = scale > 0 && scale < INFINITY && !_mm512_cmpge_epu32_mask(most, vi_set(0x3f800000));
+    if (!this->usual) {
+        k_unusual(stream, a, t, scale);
         return;
     }
-    k_tokens(true, &a, begin, end);
-    vf_stream_end();
+#pragma GCC unroll 2
+    for (int i = 0; i < TURNS; i += 2) {
+        const int at = DSV4_K_CODES + i * VF;
+        vf        v[2];
+        vf_prefetch2(SGK_BF16, a->kv, ahead * a->kv_stride + at);
+        load_two(a->kv, t * a->kv_stride + at, v);
+        v[0] = vf_mul(vf_mul(v[0], vf_set(scale)), vf_load_f32(w + at)), v[1] = vf_mul(vf_mul(v[1], vf_set(scale)), vf_load_f32(w + at + VF));
+        turn_two(v, &r, i);
+        store_two(stream, (uint16_t *)(void *)(this->token + DSV4_K_CODES) + i * VF, v[0], v[1]);
+    }
+}
+
+/* false, with nothing done, where a weight is not finite: there NaN may be anywhere. */
+SGK_INLINE bool k_small_tokens(bool stream, const struct dsv4_k_args *a, int64_t begin, int64_t end)
+{
+    enum { FAR = TOGETHER + TOGETHER / 2 };
+    _Alignas(64) float w[DSV4_K];
+    k_small            k[2];
+    vf                 nothing = vf_zero();
+    for (int d = 0; d < DSV4_K; d += 2 * VF) {
+        vf v[2];
+        load_two(a->weight, d, v);
+        vf_store_f32(w + d, v[0]), vf_store_f32(w + d + VF, v[1]);
+        nothing = vf_fma(v[0], vf_zero(), vf_fma(v[1], vf_zero(), nothing));
+    }
+    if (begin == end || vf_equal_mask(nothing, vf_zero()) != 0xffff) return begin == end;
+    k[(begin & 1) ^ 1].usual = false;
+    for (int64_t first = begin; first < end; first += TOGETHER) {
+        const int64_t last = first + TOGETHER < end ? first + TOGETHER : end;
+        float         scale[TOGETHER];
+        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(false, a->kv, t * a->kv_stride, DSV4_K, a->eps);
+        for (int64_t t = first; t < last; ++t) k_small_token(stream, a, t, t + FAR < end ? t + FAR : t, scale[t - first], w, &k[t & 1], &k[(t & 1) ^ 1]);
+    }
+    if (k[(end & 1) ^ 1].usual) k_small_exact(stream, &k[(end & 1) ^ 1]), memcpy(k[(end & 1) ^ 1].scales, k[(end & 1) ^ 1].e, K_GROUPS);
+    return true;
+}
+#endif
+
+void SGK_CPU_FN(dsv4_k)(const void *args, int64_t begin, int64_t end)
+{
+    const struct dsv4_k_args a      = *(const struct dsv4_k_args *)args;
+    const bool               lines  = ((uintptr_t)a.cache | (uintptr_t)a.page_bytes) % 64 == 0;
+    const bool               stream = lines && sgk_cpu_streams(a.cache, a.tokens, DSV4_TOKEN_BYTES, 1);
+#if defined(__AVX512VBMI__)
+    const unsigned flags = codes_small_begin();
+    const bool     done  = stream ? k_small_tokens(true, &a, begin, end) : k_small_tokens(false, &a, begin, end);
+    codes_small_end(flags);
+#else
+    const bool done = false;
+#endif
+    if (!done && stream) k_tokens(true, &a, begin, end);
+    else if (!done) k_tokens(false, &a, begin, end);
+    if (stream) vf_stream_end();
 }
 
 SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int64_t first, int count, const turns *r)
@@ -240,7 +356,7 @@ SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int6
 /*
  * Four heads at once, one in each quarter of a vector: only the four neighbours of a quarter meet by shuffles, the other steps are sums of vectors, and
  * the maxima, scales and quotients of the four are those of lanes. The numbers are 2^-60 of what they are, so that times the inverse of a scale, which is
- * 2^-60 of what it is, they have the exponents of e4m3: see codes_small().
+ * 2^-60 of what it is, they have the exponents of e4m3: see codes_small_product().
  */
 enum { FOUR       = 4,
        FOUR_PARTS = DSV4_INDEXER / FOUR,                /* vectors of the four: elements 4 i to 4 i + 3 of each */
@@ -337,7 +453,7 @@ SGK_INLINE void four_codes(bool exact, bool stream, const struct dsv4_indexer_ar
     uint8_t *to = a->codes + k->token * a->codes_token + k->head * a->codes_head + half * (DSV4_INDEXER / 2);
     x += half * (FOUR_PARTS / 2);
 #pragma GCC unroll 4
-    for (int i = 0; i < FOUR; ++i) c[i] = codes_small(exact, x + FOUR * i, k->by, least);
+    for (int i = 0; i < FOUR; ++i) c[i] = codes_small_quarters(exact, x + FOUR * i, k->by, least);
     quarters_exchange(c);
 #pragma GCC unroll 4
     for (int i = 0; i < FOUR; ++i) codes_64_store(stream, to + i * a->codes_head, c[i]);
@@ -416,11 +532,10 @@ void SGK_CPU_FN(dsv4_indexer)(const void *args, int64_t begin, int64_t end)
 #if defined(FOURS)
     if (a.heads % FOUR == 0) {
         const bool     lines = ((uintptr_t)a.codes | (uintptr_t)a.codes_token | (uintptr_t)a.codes_head) % 64 == 0;
-        const unsigned flags = _mm_getcsr(), flushes = 0x8040;                  /* subnormal numbers would be zeros: they are codes here */
-        if (flags & flushes) _mm_setcsr(flags & ~flushes);
+        const unsigned flags = codes_small_begin();
         if (lines && sgk_cpu_streams(a.codes, a.tokens * a.heads, DSV4_INDEXER, 1)) indexer_fours(true, &a, begin, end), vf_stream_end();
         else indexer_fours(false, &a, begin, end);
-        if (flags & flushes) _mm_setcsr(flags);
+        codes_small_end(flags);
         return;
     }
 #endif
