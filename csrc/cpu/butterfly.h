@@ -45,12 +45,39 @@ SGK_INLINE void butterfly_step(int count, vf *v, int h)
     }
 }
 
-/* `count` vectors meet; `lanes`: after the steps inside of them. With `pairs` two vectors that lie side by side are the evens and the odds of 2 VF elements: these meet first. */
+#if defined(__AVX512F__)
+enum { BUTTERFLY_ORDERS = true };                       /* pairs come out one half of 2 VF elements behind the other */
+
+/*
+ * The same of the evens and the odds of 2 VF elements, which have met. Half of one and half of the other change places in each step, so that what meets lies
+ * in two vectors: sums and differences go into all units, where a product with a sign goes into two, which shuffles between quarters need. At the end they are in order.
+ */
+SGK_INLINE void butterfly_lanes_of_pair(vf *a, vf *b)
+{
+#pragma GCC unroll 4
+    for (int step = 0; step < 4; ++step) {
+        const vf first  = step < 2 ? _mm512_shuffle_ps(*a, *b, 0x88) : _mm512_shuffle_f32x4(*a, *b, 0x88);
+        const vf second = step < 2 ? _mm512_shuffle_ps(*a, *b, 0xdd) : _mm512_shuffle_f32x4(*a, *b, 0xdd);
+        *a = vf_add(first, second), *b = vf_sub(first, second);
+    }
+}
+#else
+enum { BUTTERFLY_ORDERS = false };
+SGK_INLINE void butterfly_lanes_of_pair(vf *a, vf *b) { *a = butterfly_lanes(*a), *b = butterfly_lanes(*b); }
+#endif
+
+/*
+ * `count` vectors meet; `lanes`: after the steps inside of them. With `pairs` two vectors that lie side by side are the evens and the odds of 2 VF elements: these meet first,
+ * and with BUTTERFLY_ORDERS they are halves afterwards.
+ */
 SGK_INLINE void butterfly_vectors(int count, bool lanes, bool pairs, vf *v)
 {
     if (pairs) butterfly_step(count, v, 1);
 #pragma GCC unroll 16
-    for (int k = 0; lanes && k < count; ++k) v[k] = butterfly_lanes(v[k]);
+    for (int k = 0; k < count; k += 1 + pairs) {
+        if (lanes && pairs) butterfly_lanes_of_pair(&v[k], &v[k + 1]);
+        else if (lanes) v[k] = butterfly_lanes(v[k]);
+    }
     if (count > 1 && !pairs) butterfly_step(count, v, 1);
     if (count > 2) butterfly_step(count, v, 2);
     if (count > 4) butterfly_step(count, v, 4);
@@ -104,7 +131,7 @@ static __attribute__((noinline, unused)) int64_t butterflies_rest(bool but_one, 
 
 /*
  * Elements [0, n) at from[at] to x, which may be where they are, in parts of `size`, a power of two from VF on: every part is transformed. `pairs`, for parts
- * from 2 VF on and formats that vf_splits: x has the evens of every 2 VF elements, then the odds.
+ * from 2 VF on and formats that vf_splits: without BUTTERFLY_ORDERS x has the evens of every 2 VF elements, then the odds.
  */
 SGK_INLINE void butterflies(bool pairs, sgk_dtype t, const void *from, int64_t at, float *x, int64_t n, int64_t size)
 {

@@ -77,20 +77,21 @@ SGK_INLINE float scale_of(bool asks, const void *p, int64_t at, int64_t dim, flo
     return 1 / sqrtf(vf_sum(vf_add(s0, s1)) / (float)dim + eps);
 }
 
-/* n numbers, a multiple of 64. */
-SGK_INLINE void encode_known(bool stream, uint8_t *q, const float *x, int n, const code_scale *k)
+/* n numbers, a multiple of 64; `split`: as load_two() has them. */
+SGK_INLINE void encode_known(bool stream, bool split, uint8_t *q, const float *x, int n, const code_scale *k)
 {
 #if defined(__AVX512F__)
-    for (int i = 0; i < n; i += 64) codes_64_split(SGK_E4M3, stream, k, q + i, x + i);
-#else
-    codes_run(SGK_F32, SGK_E4M3, stream, k, q, x, 0, n);
+    for (int i = 0; split && i < n; i += 64) codes_64_split(SGK_E4M3, stream, k, q + i, x + i);
+    if (split) return;
 #endif
+    (void)split;
+    codes_run(SGK_F32, SGK_E4M3, stream, k, q, x, 0, n);
 }
-SGK_INLINE void encode_times(bool stream, uint8_t *q, const float *x, int n, float by, bool finite)
+SGK_INLINE void encode_times(bool stream, bool split, uint8_t *q, const float *x, int n, float by, bool finite)
 {
     const code_scale ends = { by, -DSV4_MOST, DSV4_MOST, false, CODES_ENDS, false }, within = { by, -DSV4_MOST, DSV4_MOST, false, CODES_WITHIN, false };
-    if (finite) encode_known(stream, q, x, n, &within);
-    else encode_known(stream, q, x, n, &ends);
+    if (finite) encode_known(stream, split, q, x, n, &within);
+    else encode_known(stream, split, q, x, n, &ends);
 }
 
 /* Heads, or tokens of one head, whose scales are found one beside the other before any is written: none waits for a root and a quotient. */
@@ -172,7 +173,7 @@ SGK_INLINE void k_token(bool stream, const struct dsv4_k_args *a, int64_t t, int
     }
     for (int g = 0; g < GROUPS; ++g) e[g] = dsv4_exponent(dsv4_scale(amax_run(SGK_F32, x + g * DSV4_K_GROUP, 0, DSV4_K_GROUP, &finite[g])));
     for (int g = 0; g < GROUPS; ++g) {
-        encode_times(stream, token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e[g]), finite[g]);
+        encode_times(stream, SPLIT, token + g * DSV4_K_GROUP, x + g * DSV4_K_GROUP, DSV4_K_GROUP, dsv4_inverse(e[g]), finite[g]);
         scales[g] = (uint8_t)e[g];
     }
     for (int i = 0; i < TURNS; i += 2) {
@@ -345,7 +346,7 @@ SGK_INLINE void indexer_heads(const struct dsv4_indexer_args *a, int64_t t, int6
     for (int n = 0; n < count; ++n) scale[n] = dsv4_scale(amax_run(SGK_F32, x[n], 0, DSV4_INDEXER, &finite[n]));
     for (int n = 0; n < count; ++n) {
         const int64_t h = first + n;
-        encode_times(false, a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
+        encode_times(false, SPLIT && !BUTTERFLY_ORDERS, a->codes + t * a->codes_token + h * a->codes_head, x[n], DSV4_INDEXER, 1 / scale[n], finite[n]);
         a->weights_out[t * a->out_token + h * a->out_head] =
             bf16_to_f32(((const uint16_t *)a->weight)[t * a->weight_token + h * a->weight_head]) * a->weight_scale * scale[n];
     }

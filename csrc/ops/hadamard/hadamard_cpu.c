@@ -1,4 +1,7 @@
 /* A row is transformed in f32 beside its place: first the power of two in every chunk, then the order across the chunks. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-slp-vectorize")           /* it would take the sums of fours apart: the order 28 is a tenth slower with it */
+#endif
 #include "hadamard.h"
 #include "cpu/butterfly.h"
 
@@ -47,16 +50,24 @@ SGK_INLINE void load(sgk_dtype t, float *x, const void *p, int64_t at, int64_t n
     for (; i < padded; i += VF) vf_store_f32(x + i, i < n ? vf_load_part(t, p, at + i, n - i) : vf_zero());
 }
 
-/* While a row is written the one at `next` is asked for. `pairs`: see butterflies(). */
+/* Whether transformed elements lie as vf_load_pairs has them. */
+SGK_INLINE bool split(sgk_dtype t) { return vf_splits(t) && !BUTTERFLY_ORDERS; }
+
+SGK_INLINE void store_two(sgk_dtype t, bool stream, bool pairs, void *p, int64_t at, vf a, vf b)
+{
+    if (pairs) vf_store_pairs(t, stream, p, at, a, b);
+    else if (stream) vf_stream2(t, p, at, a, b);
+    else vf_store2(t, p, at, a, b);
+}
+
+/* While a row is written the one at `next` is asked for. `pairs`: see split(). */
 SGK_INLINE void store(sgk_dtype t, bool stream, bool pairs, void *p, int64_t at, const float *x, int64_t n, vf scale, const void *from, int64_t next)
 {
     int64_t i = 0;
     for (; i + 2 * VF <= n; i += 2 * VF) {
         vf_prefetch2(t, from, next + i);
         const vf a = vf_mul(vf_load_f32(x + i), scale), b = vf_mul(vf_load_f32(x + i + VF), scale);
-        if (pairs) vf_store_pairs(t, stream, p, at + i, a, b);
-        else if (stream) vf_stream2(t, p, at + i, a, b);
-        else vf_store2(t, p, at + i, a, b);
+        store_two(t, stream, pairs, p, at + i, a, b);
     }
     for (; i + VF <= n; i += VF) vf_store(t, p, at + i, vf_mul(vf_load_f32(x + i), scale));
     if (i < n) vf_store_part(t, p, at + i, n - i, vf_mul(vf_load_f32(x + i), scale));
@@ -74,7 +85,7 @@ SGK_INLINE void last_piece(int count, sgk_dtype t, bool stream, void *p, int64_t
     for (int k = 0; k < count; ++k) {
         const vf u = vf_mul(a[k], scale), v = vf_mul(b[k], scale);
         vf_prefetch2(t, from, next + k * 2 * VF);
-        vf_store_pairs(t, stream, p, at + j + k * h, u, v);
+        store_two(t, stream, split(t), p, at + j + k * h, u, v);
     }
 }
 
@@ -131,7 +142,7 @@ SGK_INLINE void order_rows(sgk_dtype t, bool stream, const struct hadamard_args 
             const int64_t first = a->order * i / QUARTERS * part, last = a->order * (i + 1) / QUARTERS * part, done = pairs * i / steps * 2 * VF;
             if (row + 1 < end && i < QUARTERS) butterflies(vf_splits(t), t, a->x, from + first, next + first, last - first, part);
             else if (row + 1 < end) multiply_by(next + (i - QUARTERS) * VF, part);
-            if (row >= begin) store(t, stream, vf_splits(t), a->out, row * a->out_stride + done, now + done, pairs * (i + 1) / steps * 2 * VF - done, scale, a->x, ahead + done);
+            if (row >= begin) store(t, stream, split(t), a->out, row * a->out_stride + done, now + done, pairs * (i + 1) / steps * 2 * VF - done, scale, a->x, ahead + done);
         }
     }
 }
@@ -171,9 +182,9 @@ SGK_INLINE void rows(sgk_dtype t, const struct hadamard_args *a, int64_t begin, 
             butterflies(false, SGK_F32, x, 0, x, n, part);
         }
         for (int64_t i = 0; a->order > 1 && i < part; i += VF) multiplies[a->order](x + i, part);
-        if (stream && whole) store(t, true, vf_splits(t), a->out, to, x, a->dim, scale, a->x, next);
+        if (stream && whole) store(t, true, split(t), a->out, to, x, a->dim, scale, a->x, next);
         else if (stream) store(t, true, false, a->out, to, x, a->dim, scale, a->x, next);
-        else if (whole) store(t, false, vf_splits(t), a->out, to, x, a->dim, scale, a->x, next);
+        else if (whole) store(t, false, split(t), a->out, to, x, a->dim, scale, a->x, next);
         else if (part == chunk) store(t, false, false, a->out, to, x, a->dim, scale, a->x, next);
         for (int64_t c = 0; part > chunk && c < a->order; ++c)
             store(t, false, false, a->out, to + c * chunk, x + c * part, at_most(a->dim - c * chunk, chunk), scale, a->x, next + c * chunk);
