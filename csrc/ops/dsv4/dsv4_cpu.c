@@ -108,11 +108,11 @@ SGK_INLINE void q_head(bool stream, int64_t dim, const struct dsv4_q_args *a, in
     }
 #pragma GCC unroll 8
     for (int i = 0; i < TURNS; i += 2) {
-        const int64_t at = last + i * VF;
-        const vf      x = vf_mul(vf_load(SGK_BF16, a->input, from + at), scale), y = vf_mul(vf_load(SGK_BF16, a->input, from + at + VF), scale);
-        const vf      u = turned(vf_rounded_result(SGK_BF16, x), r, i), v = turned(vf_rounded_result(SGK_BF16, y), r, i + 1);
-        if (stream) vf_stream2(SGK_BF16, a->output, to + at, u, v);
-        else vf_store2(SGK_BF16, a->output, to + at, u, v);
+        vf v[2];
+        load_two(a->input, from + last + i * VF, v);
+        v[0] = vf_rounded_result(SGK_BF16, vf_mul(v[0], scale)), v[1] = vf_rounded_result(SGK_BF16, vf_mul(v[1], scale));
+        turn_two(v, r, i);
+        store_two(stream, (uint16_t *)a->output + to + last + i * VF, v[0], v[1]);
     }
 }
 
@@ -128,7 +128,7 @@ SGK_INLINE void q_tokens(bool stream, int64_t dim, const struct dsv4_q_args *a, 
         if (++head == a->heads) head = 0, ++token;
     }
     for (int64_t t = begin; t < end; ++t) {
-        turns_make(&r, &a->rope, t);
+        turns_make_two(&r, &a->rope, t);
         for (int64_t h = 0; h < a->heads; ++h, now = (now + 1) % TOGETHER) {
             const vf this = vf_set(scale[now]);
             if (token < end) {
