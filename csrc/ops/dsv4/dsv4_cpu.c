@@ -61,6 +61,7 @@ SGK_INLINE void turn_two(vf *x, const turns *r, int i)
 SGK_INLINE void store_two(bool stream, uint16_t *p, vf x, vf y)
 {
     if (SPLIT) vf_store_pairs(SGK_BF16, stream, p, 0, x, y);
+    else if (stream) vf_stream2(SGK_BF16, p, 0, x, y);
     else vf_store2(SGK_BF16, p, 0, x, y);
 }
 
