@@ -2,6 +2,8 @@
 #include "cpu/simd.h"
 #include "grammar.h"
 
+enum { AHEAD = 8192 };                                  /* bytes that are asked for in time */
+
 /* size is a constant at every call. */
 SGK_INLINE void store_under(int size, void *logits, uint32_t masked, uint32_t fill)
 {
@@ -31,7 +33,9 @@ SGK_INLINE void blocks_of(int size, const struct token_bitmask_args *a, int64_t 
         int64_t        j     = first;
         for (; j + 32 <= last; j += 32) {
             const uint32_t masked = ~(uint32_t)words[j / 32];
-            if (masked) store_under(size, line + j * size, masked, a->fill);
+            if (!masked) continue;
+            for (int i = 0; i < 32 * size; i += 64) __builtin_prefetch(line + j * size + AHEAD + i);        /* masked words are seldom alone */
+            store_under(size, line + j * size, masked, a->fill);
         }
         for (; j < last; ++j) {
             if ((uint32_t)words[j / 32] >> j % 32 & 1) continue;
