@@ -1,5 +1,5 @@
 /*
- * As wgmma8.cuh, for N = 64 and 128, with A in registers, four elements each:
+ * As wgmma8.cuh, for N = 64, 128 and 192, with A in registers, four elements each:
  *
  *     wgmma_held(d, a, b, add, (const e4m3 *)0);     d: float[N / 2], the 14 bits of wgmma8.cuh; with g and t as in wgmma.cuh
  *
@@ -18,4 +18,5 @@
     }
 WGMMA_HELD8(64, 32, 32, 33, 34, 35, 36, 37)
 WGMMA_HELD8(128, 64, 64, 65, 66, 67, 68, 69)
+WGMMA_HELD8(192, 96, 96, 97, 98, 99, 100, 101)
 /* clang-format on */

@@ -25,15 +25,14 @@
     WGMMA(type, dtype, 128, 128, 2, 128, 2, 2, 2, 1, 1, 56, 224),    \
     WGMMA(type, dtype, 192, 128, 2, 128, 2, 1, 2, 0, 1, 56, 224),    \
     WGMMA(type, dtype, 256, 256, 2,  64, 2, 1, 3, 0, 1, 56, 224)
-/* Head size 64 is 13 % slower where bases move for shares and results leave in pieces of 16 bytes. */
-#define E4M3(dim, dim_v, stages, n, share, ahead, early)                                                                                            \
+#define E4M3(dim, dim_v, keys, stages, v_stages, early)                                                                                             \
     { SGK_KERNEL("attention/attention_wgmma_e4m3.cu", "attention_wgmma_e4m3", "-DT=bf16 -DE4M3=1 -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=2"      \
-                 " -DKEYS=128 -DSTAGES=" #stages " -DQ_PLACES=1 -DN=" #n " -DOFFSET=4 -DSHARE=" #share " -DAHEAD=" #ahead " -DEARLY=" #early        \
-                 " -DGIVE=56 -DTAKE=224", SGK_ARCH_90A), SGK_E4M3, dim, dim_v, 2, 128, stages, 1, 0 }
+                 " -DKEYS=" #keys " -DSTAGES=" #stages " -DV_STAGES=" #v_stages " -DQ_PLACES=1 -DOFFSET=4 -DSHARE=16 -DEARLY=" #early               \
+                 " -DGIVE=56 -DTAKE=224", SGK_ARCH_90A), SGK_E4M3, dim, dim_v, 2, keys, stages, 1, 0, v_stages }
 attention_wgmma_build attention_wgmma_builds[ATTENTION_WGMMA_BUILDS] = { WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
-    E4M3( 64,  64, 4,  64,  0, 0, 0),
-    E4M3(128, 128, 4, 128, 16, 1, 1),
-    E4M3(192, 128, 2,  64, 16, 1, 0),
+    E4M3( 64,  64, 192, 4, 2, 1),
+    E4M3(128, 128, 128, 4, 4, 1),
+    E4M3(192, 128, 128, 2, 2, 0),
 };
 
 attention_order_build attention_order_builds[1] = { { SGK_KERNEL("attention/attention_order.cu", "attention_order", "-DORDER=1", SGK_ARCH_90A) } };
@@ -280,10 +279,11 @@ static int64_t wgmma_plan(attention_call *c)
     const attention_wgmma_build *b = build_of(c->copies ? &d : a);
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
     const int across = 128 / (int)sgk_dtype_size(a->dtype), slabs = (b->dim + across - 1) / across, slabs_v = (b->dim_v + across - 1) / across;
-    const int rows   = (b->q_places * c->rows + b->stages * b->keys) * slabs + b->stages * b->keys * slabs_v;
-    const int turned = a->dtype == SGK_E4M3 ? b->stages * b->dim_v : 0;                 /* rows of transposed values */
-    c->shared_memory = (unsigned)((rows + turned) * 128 + 1024);
-    c->a.splits      = choose_splits(c);
+    const int v_stages = b->v_stages ? b->v_stages : b->stages;
+    const int rows     = (b->q_places * c->rows + b->stages * b->keys) * slabs + v_stages * b->keys * slabs_v;
+    const int turned   = a->dtype == SGK_E4M3 ? b->stages * b->dim_v * b->keys : 0;       /* bytes of transposed values */
+    c->shared_memory   = (unsigned)(rows * 128 + turned + 1024);
+    c->a.splits        = choose_splits(c);
     return (c->copies ? gathered_bytes(a, a->dim) + gathered_bytes(a, a->dim_v) : 0) + list_bytes(c) + attention_partial_bytes(a);
 }
 

@@ -13,21 +13,20 @@
  *
  *   T             bf16: of the results
  *   DIM, DIM_V    head sizes up to here, a multiple of 32; 64 or 128
- *   KEYS          keys in a tile: 128
+ *   KEYS          keys in a tile: 128 or 192, at least DIM_V
+ *   V_STAGES      places for values as they come
  *   OFFSET        at most 8
- *   N             64 or 128: keys or columns in a product
- *   SHARE         a weight is much where it is more than one in so many of its row's sum; 0: none is
- *   AHEAD         1: the next piece's first scores start before a piece's results leave, which do so 16 bytes a thread; 0: behind them, 8 bytes a thread
+ *   SHARE         a weight is much where it is more than one in so many of its row's sum
  *   EARLY         1: a tile's values and the next one's keys are waited for before its weights are made; 0: behind them
  *   others        as in attention_wgmma
  *
  * Weights of tiles that all rows see whole are made over the base as it is, without maxima. Where one of a row's is too large for e4m3, or would be much of the
  * row's whole sum, the row's base moves and they are made anew: the largest is a power of two then, which is not rounded, and what rounding costs is that of
  * the others. That is asked of codes, with what a thread knew when it asked last: no instruction more where nothing is large. After a tile whose largest weight
- * was much, the next one's maxima are looked for at once. Without SHARE a base moves where a weight is too large for e4m3 alone.
+ * was much, the next one's maxima are looked for at once. The next piece's first scores start before a piece's results leave.
  *
- * Shared memory, in slabs of [rows][128] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS], v as it comes [STAGES][KEYS], v transposed
- * [STAGES][DIM_V]. Queries are kept in registers.
+ * Shared memory, in slabs of [rows][128] with the 128-byte swizzle: q [SLABS][64 GROUPS], k [STAGES][SLABS][KEYS], v as it comes [V_STAGES][KEYS], v transposed
+ * [STAGES][DIM_V], of 192 keys [STAGES][3][DIM_V][64] with the 64-byte swizzle. Queries are kept in registers.
  */
 #include "attention_wgmma.cuh"
 #include "quantise.cuh"
@@ -117,28 +116,20 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
         if (inside && t % 4 == 0 && a->softmax_lse)
             a->softmax_lse[w->n * a->lse_batch_stride + head * a->lse_head_stride + w->q_begin + query] =
                 sum == 0 ? a->empty_lse : (top + log2f(sum)) * 0.6931471805599453f;
-        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride + (AHEAD ? 0 : t % 4 * 4);
-        if (AHEAD) {
-            /* Two threads exchange pieces of neighbouring chunks, so that each has 16 bytes of one: half as many stores. */
+        T *to = (T *)a->out + w->n * a->out_batch_stride + (w->q_begin + query) * a->out_row_stride + head * a->out_head_stride;
+        /* Two threads exchange pieces of neighbouring chunks, so that each has 16 bytes of one: half as many stores. */
+        #pragma unroll
+        for (int c = 0; c < DIM_V / 16; c += 2) {
+            uint2 own[2];
             #pragma unroll
-            for (int c = 0; c < DIM_V / 16; c += 2) {
-                uint2 own[2];
-                #pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    const float *x = o + 8 * (c + e) + 2 * r;
-                    own[e]         = PIECE(x);
-                }
-                const int   odd = t & 1, column = 16 * (c + odd) + t % 4 / 2 * 8;
-                const uint2 sent = odd ? own[0] : own[1], kept = odd ? own[1] : own[0];
-                const uint2 got = make_uint2(__shfl_xor_sync(~0u, sent.x, 1), __shfl_xor_sync(~0u, sent.y, 1));
-                if (inside && column < a->dim_v) *(uint4 *)(to + column) = odd ? make_uint4(got.x, got.y, kept.x, kept.y) : make_uint4(kept.x, kept.y, got.x, got.y);
+            for (int e = 0; e < 2; ++e) {
+                const float *x = o + 8 * (c + e) + 2 * r;
+                own[e]         = PIECE(x);
             }
-        } else {
-            #pragma unroll
-            for (int c = 0; c < DIM_V / 16; ++c) {
-                const float *x = o + 8 * c + 2 * r;
-                if (inside && 16 * c + t % 4 * 4 < a->dim_v) *(uint2 *)(to + 16 * c) = PIECE(x);
-            }
+            const int   odd = t & 1, column = 16 * (c + odd) + t % 4 / 2 * 8;
+            const uint2 sent = odd ? own[0] : own[1], kept = odd ? own[1] : own[0];
+            const uint2 got = make_uint2(__shfl_xor_sync(~0u, sent.x, 1), __shfl_xor_sync(~0u, sent.y, 1));
+            if (inside && column < a->dim_v) *(uint4 *)(to + column) = odd ? make_uint4(got.x, got.y, kept.x, kept.y) : make_uint4(kept.x, kept.y, got.x, got.y);
         }
     }
 }
@@ -159,46 +150,39 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
         GIVE_BACK(AT(q_empty, 0)); \
     } while (0)
 
-DEVICE float (&half_of(float (&x)[64], int h))[32] { return *(float (*)[32])(x + 32 * h); }
-DEVICE float (&product_of(float (&x)[64], int h)) [N / 2] { return *(float (*)[N / 2])(x + N / 2 * h); }
+DEVICE float (&half_of(float (&x)[KEYS / 2], int h))[KEYS / 4] { return *(float (*)[KEYS / 4])(x + KEYS / 4 * h); }
+DEVICE float (&product_of(float (&x)[KEYS / 2])) [DIM_V / 2] { return *(float (*)[DIM_V / 2])x; }
 
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
-    static_assert(KEYS == 128 && DIM_V <= 128, "64 keys, or 64 columns, are a half of the registers that scores and products with values share");
+    static_assert(KEYS >= DIM_V, "products with values lie where scores were");
     const attention_args *a        = &p->a;
     const uint32_t        k_memory = memory + Q_BYTES, q_memory = uniform(memory + t / 128 * 8192), barrier = uniform(shared_address(&bar));
-    const uint32_t        k_places = uniform(place_of_k(k_memory)), v_places = uniform(place_of_k(k_memory + STAGES * (K_BYTES + V_BYTES)));
+    const uint32_t        k_places = uniform(place_of_k(k_memory)), v_places = uniform(place_of_k(k_memory + STAGES * K_BYTES + V_STAGES * V_BYTES));
     const bool            one = t % 32 == 0, capped = p->cap_inner > 0;
     const int             turn = TURN + t / 128, next_turn = turn == GROUPS ? TURN : turn + 1;
     float                 o[DIM_V / 2], s[KEYS / 2];
     uint32_t              q[DIM / 32][4], weight[KEYS / 32][4];
     uint32_t              n = 0;                            /* tiles before this one */
 
-#define PART (N * 128 / 16)                                 /* N of a tile's keys, or of the columns of values, in a descriptor */
-#define TIMES_KEYS(h, n) \
+#define START_KEYS(n) \
     do { \
-        const uint32_t keys_ = k_places + STAGE(n) * (K_BYTES / 16) + (h) * PART; \
+        const uint32_t keys_ = k_places + STAGE(n) * (K_BYTES / 16); \
         wgmma_fence(); \
-        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) wgmma_held(product_of(s, h), q[d], wgmma_operand_of(keys_ + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const e4m3 *)0); \
+        _Pragma("unroll") for (int d = 0; d < DIM / 32; ++d) wgmma_held(s, q[d], wgmma_operand_of(keys_ + d / 4 * (KV_SLAB / 16) + d % 4 * WGMMA_STEP), d > 0, (const e4m3 *)0); \
         wgmma_commit(); \
     } while (0)
-#define START_KEYS() \
+#define START_VALUES() \
     do { \
-        TIMES_KEYS(0, n); \
-        if (KEYS > N) TIMES_KEYS(1, n); \
-    } while (0)
-/* N columns, to as much of s */
-#define TIMES_VALUES(c) \
-    do { \
-        const uint32_t values_ = v_places + STAGE(n) * (T_BYTES / 16) + (c) * PART; \
+        const uint32_t values_ = v_places + STAGE(n) * (T_BYTES / 16); \
         wgmma_fence(); \
-        _Pragma("unroll") for (int i = 0; i < KEYS / 32; ++i) wgmma_held(product_of(s, c), weight[i], wgmma_operand_of(values_ + i * WGMMA_STEP), i > 0, (const e4m3 *)0); \
+        _Pragma("unroll") for (int i = 0; i < KEYS / 32; ++i) wgmma_held(product_of(s), weight[i], values_operand(values_, i), i > 0, (const e4m3 *)0); \
         wgmma_commit(); \
     } while (0)
-#define ADD(c) \
+#define ADD_VALUES() \
     do { \
-        wgmma_pin(product_of(s, c)); \
-        _Pragma("unroll") for (int i = 0; i < N / 2; ++i) o[N / 2 * (c) + i] += product_of(s, c)[i]; \
+        wgmma_pin(product_of(s)); \
+        _Pragma("unroll") for (int i = 0; i < DIM_V / 2; ++i) o[i] += product_of(s)[i]; \
     } while (0)
 #define WEIGH(h) \
     do { \
@@ -212,40 +196,26 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 more[r][e & 1] += x[e]; \
             } \
             weight[i / 4][i % 4] = e4m3x4(x); \
-            over[r] |= weight[i / 4][i % 4] + (SHARE ? room[r] : 0x02020202); \
+            over[r] |= weight[i / 4][i % 4] + room[r]; \
         } \
     } while (0)
 
     if (turn == GROUPS) named_announce(TURN, 256);
-    const work *w;
+    const work *w = queries_of(0);
     int         from, to, tile, low;
     float       scale;
-    if (AHEAD) {
-        w = queries_of(0);
-        if (uniform((uint32_t)w->n) >> 31) return;
-        TAKE_UP();
-        mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
-        START_KEYS();
-        wgmma_wait(0);
-        wgmma_pin(s);
-    }
+    if (uniform((uint32_t)w->n) >> 31) return;
+    TAKE_UP();
+    mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
+    START_KEYS(n);
+    wgmma_wait(0);
+    wgmma_pin(s);
     for (int count = 0;; ++count) {
         float    most[2] = { -INF, -INF }, sum[2] = { 0, 0 }, base[2] = { 0, 0 }, factor[2];
         uint32_t room[2]    = { 0x80808080, 0x80808080 };   /* no base: no code fits */
         bool     speculates = false;                        /* there is a base, and the last tile's weights were not much */
-        if (!AHEAD) {
-            w = queries_of(count);
-            if (uniform((uint32_t)w->n) >> 31) return;
-            TAKE_UP();
-        }
         #pragma unroll
         for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0;
-        if (!AHEAD) {
-            mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
-            START_KEYS();
-            wgmma_wait(0);
-            wgmma_pin(s);
-        }
         #pragma unroll 1
         for (;;) {
             --tile;
@@ -259,28 +229,21 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 uint32_t over[2]    = { 0, 0 };
                 /* Copies: with the sum, the assembler starts exponentials when fewer of their arguments are there. */
                 const float from_base[2] = { base[0] + 0.f, base[1] + 0.f };
-                wgmma_wait(KEYS / N - 1);
+                wgmma_wait(0);
                 wgmma_pin(half_of(s, 0));
                 WEIGH(0);
-                if (KEYS > N) {
-                    /* Never done: it holds the wait back until these weights are there, where the assembler would move it up, in front of the exponentials. */
-                    asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p st.shared.f32 [%1], %0;\n}" ::"f"((more[0][0] + more[0][1]) + (more[1][0] + more[1][1])), "r"(AT(nowhere, 0)) : "memory");
-                    wgmma_wait(0);
-                }
                 wgmma_pin(half_of(s, 1));
                 GIVE_BACK(AT(k_empty, STAGE(n)));
                 WEIGH(1);
-                if (SHARE) all = __all_sync(~0u, !((over[0] | over[1]) & 0x80808080));
+                all = __all_sync(~0u, !((over[0] | over[1]) & 0x80808080));
                 if (all) sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
                 else {
-                    if (SHARE) {
-                        const float share = share_of(w, tile);
-                        #pragma unroll
-                        for (int r = 0; r < 2; ++r) {
-                            if (most[r] != -INF) room[r] = room_of(sum[r] + (more[r][0] + more[r][1]), share);
-                            fits[r] = fit(weight, r, room[r]);
-                        }
-                    } else fits[0] = !(over[0] & 0x80808080) && most[0] != -INF, fits[1] = !(over[1] & 0x80808080) && most[1] != -INF;
+                    const float share = share_of(w, tile);
+                    #pragma unroll
+                    for (int r = 0; r < 2; ++r) {
+                        if (most[r] != -INF) room[r] = room_of(sum[r] + (more[r][0] + more[r][1]), share);
+                        fits[r] = fit(weight, r, room[r]);
+                    }
                     all = __all_sync(~0u, fits[0] && fits[1]);
                     if (all) sum[0] += more[0][0] + more[0][1], sum[1] += more[1][0] + more[1][1];
                 }
@@ -301,61 +264,46 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
                 #pragma unroll
                 for (int i = 0; i < DIM_V / 2; ++i) o[i] *= factor[i >> 1 & 1];
                 pack(weight, s);
-                bool much = false;
-                if (SHARE) {
-                    const float share = share_of(w, tile);
-                    #pragma unroll
-                    for (int r = 0; r < 2; ++r)
-                        if (most[r] != -INF) room[r] = room_of(sum[r], share), much |= factor[r] < 1 && (room[r] + ((OFFSET + 7) << 3) & 0x80);
-                }
-                speculates = !SHARE || !__any_sync(~0u, much);
+                bool        much  = false;
+                const float share = share_of(w, tile);
+                #pragma unroll
+                for (int r = 0; r < 2; ++r)
+                    if (most[r] != -INF) room[r] = room_of(sum[r], share), much |= factor[r] < 1 && (room[r] + ((OFFSET + 7) << 3) & 0x80);
+                speculates = !__any_sync(~0u, much);
             }
             if (!EARLY) mbarrier_wait(AT(t_full, STAGE(n)), LAP(n));
             if (tile == low) break;
             if (!EARLY) mbarrier_wait(AT(k_full, STAGE(n + 1)), LAP(n + 1));
             named_sync(turn, 256);
-            TIMES_VALUES(0);
-            if (DIM_V > N) TIMES_VALUES(1);
-            wgmma_wait(DIM_V / N - 1);
-            ADD(0);
-            TIMES_KEYS(0, n + 1);
-            if (DIM_V > N) {
-                wgmma_wait(1);
-                ADD(1);
-            }
+            START_VALUES();
+            wgmma_wait(0);
+            ADD_VALUES();
+            START_KEYS(n + 1);
             GIVE_BACK(AT(t_empty, STAGE(n)));
-            if (KEYS > N) TIMES_KEYS(1, n + 1);
             named_announce(next_turn, 256);
             ++n;
         }
         named_sync(turn, 256);
-        TIMES_VALUES(0);
-        if (DIM_V > N) TIMES_VALUES(1);
+        START_VALUES();
         named_announce(next_turn, 256);
         wgmma_wait(0);
-        ADD(0);
-        if (DIM_V > N) ADD(1);
+        ADD_VALUES();
         GIVE_BACK(AT(t_empty, STAGE(n)));
         ++n;
-        if (AHEAD) {
-            /* The next piece's first scores start before the results leave; behind the last piece of anything, for nothing. */
-            const work *done   = w;
-            w                  = queries_of(count + 1);
-            const bool goes_on = !(uniform((uint32_t)w->n) >> 31);
-            if (goes_on) {
-                TAKE_UP();
-                mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
-            }
-            START_KEYS();
-            if (a->splits > 1) put_part(p, done, o, most, sum);
-            else put(p, done, o, most, sum);
-            wgmma_wait(0);
-            wgmma_pin(s);
-            if (!goes_on) return;
-        } else {
-            if (a->splits > 1) put_part(p, w, o, most, sum);
-            else put(p, w, o, most, sum);
+        /* The next piece's first scores start before the results leave; behind the last piece of anything, for nothing. */
+        const work *done   = w;
+        w                  = queries_of(count + 1);
+        const bool goes_on = !(uniform((uint32_t)w->n) >> 31);
+        if (goes_on) {
+            TAKE_UP();
+            mbarrier_wait(AT(k_full, STAGE(n)), LAP(n));
         }
+        START_KEYS(n);
+        if (a->splits > 1) put_part(p, done, o, most, sum);
+        else put(p, done, o, most, sum);
+        wgmma_wait(0);
+        wgmma_pin(s);
+        if (!goes_on) return;
     }
 }
 

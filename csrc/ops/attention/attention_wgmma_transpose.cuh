@@ -11,9 +11,23 @@
 #include "attention_wgmma_boxes.cuh"
 
 #define TRANSPOSERS 2
-#define T_BYTES     (DIM_V * 128)
+#define T_BYTES     (DIM_V * KEYS)
+#define T_WIDTH     (KEYS == 128 ? 128 : 64)    /* bytes of keys in a slab of transposed values, and its swizzle */
 
-static_assert(KEYS == 128 && (DIM_V == 64 || DIM_V == 128), "one slab of keys, and one of columns, shared by two warps");
+static_assert(KEYS % T_WIDTH == 0 && (DIM_V == 64 || DIM_V == 128), "whole slabs of keys, and one of columns, shared by two warps");
+
+/* Descriptor of 32 keys' transposed values; of a tile's first by its low word. */
+DEVICE uint64_t values_operand(uint32_t tile, int i)
+{
+    const uint32_t low = tile + i / (T_WIDTH / 32) * (DIM_V * T_WIDTH / 16) + i % (T_WIDTH / 32) * WGMMA_STEP;
+    return T_WIDTH == 128 ? wgmma_operand_of(low) : (uint64_t)0x80000020 << 32 | low;
+}
+
+/* The ring of values as they come. */
+DEVICE void advance_v(ring *r)
+{
+    if (++r->stage == V_STAGES) r->stage = 0, r->lap ^= 1;
+}
 
 /* The warp's half of the columns. Lanes have a place of their own in the rows that they name to ldmatrix and stmatrix. */
 DEVICE void transpose_tile(uint32_t from, uint32_t to)
@@ -26,7 +40,7 @@ DEVICE void transpose_tile(uint32_t from, uint32_t to)
         for (int c = 0; c < PIECES; ++c) ldmatrix_x4_trans(x[c], (from ^ (c << 4)) + i * 4096);
         #pragma unroll
         for (int c = 0; c < PIECES; ++c)
-            stmatrix_x4((to ^ (i * 32)) + c * 2048, __byte_perm(x[c][0], x[c][1], 0x6420), __byte_perm(x[c][0], x[c][1], 0x7531),
+            stmatrix_x4((to ^ (i % (T_WIDTH / 32) * 32)) + i / (T_WIDTH / 32) * (DIM_V * T_WIDTH) + c * (16 * T_WIDTH), __byte_perm(x[c][0], x[c][1], 0x6420), __byte_perm(x[c][0], x[c][1], 0x7531),
                         __byte_perm(x[c][2], x[c][3], 0x6420), __byte_perm(x[c][2], x[c][3], 0x7531));
     }
 }
@@ -34,22 +48,25 @@ DEVICE void transpose_tile(uint32_t from, uint32_t to)
 DEVICE void transpose(uint32_t base, int half, int lane)
 {
     const uint32_t from = base + Q_BYTES + STAGES * K_BYTES + lane * 128 + (((half * (DIM_V / 32)) ^ (lane & 7)) << 4);
-    const uint32_t to   = base + Q_BYTES + STAGES * (K_BYTES + V_BYTES) + half * (DIM_V / 2 * 128) + lane % 16 * 128 + ((lane / 16 ^ (lane & 7)) << 4);
-    ring           r    = { 0, 0 };
+    const uint32_t to   = base + Q_BYTES + STAGES * K_BYTES + V_STAGES * V_BYTES + half * (DIM_V / 2 * T_WIDTH) + lane % 16 * T_WIDTH +
+                          ((lane / 16 ^ (T_WIDTH == 128 ? lane & 7 : lane >> 1 & 3)) << 4);
+    ring           r = { 0, 0 }, apart = { 0, 0 };
+    ring *const    v = V_STAGES == STAGES ? &r : &apart;
     for (int count = 0;; ++count) {
         const work *w = work_of(count);
         if (w->n < 0) return;
         for (int left = w->high - w->low; left > 0; --left) {
-            mbarrier_wait(shared_address(&bar.v_full[r.stage]), r.lap);
+            mbarrier_wait(shared_address(&bar.v_full[v->stage]), v->lap);
             mbarrier_wait(shared_address(&bar.t_empty[r.stage]), r.lap ^ 1);
-            transpose_tile(from + r.stage * V_BYTES, to + r.stage * T_BYTES);
+            transpose_tile(from + v->stage * V_BYTES, to + r.stage * T_BYTES);
             async_fence();
             __syncwarp();
             if (lane == 0) {
                 mbarrier_arrive(shared_address(&bar.t_full[r.stage]));
-                mbarrier_arrive(shared_address(&bar.v_empty[r.stage]));
+                mbarrier_arrive(shared_address(&bar.v_empty[v->stage]));
             }
             advance(&r);
+            if (V_STAGES != STAGES) advance_v(v);
         }
     }
 }
@@ -66,7 +83,9 @@ DEVICE void copy_all(const attention_wgmma_args *p, uint32_t base, int lane)
         for (int tile = w->high - 1; tile >= w->low; --tile) {
             load_k(p, w, tile, base + Q_BYTES, &k, lane);
             if (tile == w->high - 1) copy_q(p, w, base, count, lane);
-            load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &v, lane);
+            ring at = v;
+            load_v(p, w, tile, base + Q_BYTES + STAGES * K_BYTES, &at, lane);
+            advance_v(&v);
         }
     }
 }
