@@ -257,7 +257,7 @@ SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, in
 /* `count` groups at from[at], numbers j to j + count - 1 of a row; all their scales are found before any is encoded, so that none waits for the other. */
 enum { TOGETHER = 8 };
 typedef struct {
-    const void  *from;
+    const void  *from, *soon;                           /* soon: what is asked for while it is looked up, or NULL */
     uint8_t     *q;
     int64_t      at, place, j;
     int          count;
@@ -280,8 +280,8 @@ static __attribute__((noinline)) bool batch_find(const struct quant_groups_args 
 static __attribute__((noinline)) void batch_look_up(bool stream, const struct quant_groups_args *a, const batch *b)
 {
     const uint16_t *x = (const uint16_t *)b->from + b->at;
-    if (a->group == 128) lookup_encode(&b->found, stream, a, 128, b->q, x, b->count);
-    else lookup_encode(&b->found, stream, a, a->group, b->q, x, b->count);
+    if (a->group == 128) lookup_encode(&b->found, stream, a, 128, b->q, x, b->count, b->soon);
+    else lookup_encode(&b->found, stream, a, a->group, b->q, x, b->count, b->soon);
 }
 /*
  * i8 of version 1, where a scale is 1 / 127 of the largest, rounded: times its reciprocal. Quotients nearer to a whole number than a rounding are those that are one, and
@@ -349,8 +349,9 @@ SGK_INLINE void batch_end(sgk_dtype t, bool stream, const struct quant_groups_ar
 enum { FUSED = 128 };                                       /* elements of a fused group at most */
 SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
 {
-    enum { AHEAD = 2048 };                              /* elements that are asked for in time, in the row or in the next one */
-    const int64_t      dim = a->groups * a->group, far = AHEAD < dim ? AHEAD : dim;
+    enum { AHEAD  = 2048,                               /* elements that are asked for in time, in the row or in the next one */
+           EVENLY = 4096 };                             /* by what looks up codes: it does so a batch later */
+    const int64_t      dim = a->groups * a->group, far = AHEAD < dim ? AHEAD : dim, further = EVENLY < dim ? EVENLY : dim;
     const bool         lines = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0, may_look_up = batches_look_up(a);
     const bool         stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     _Alignas(64) float values[2][TOGETHER * FUSED];
@@ -370,8 +371,10 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
             b->q    = a->q + row * a->q_stride + j * a->group;
             b->from = a->fuse ? (const void *)values[now] : a->input, b->at = a->fuse ? 0 : x;
             if (a->fuse) fuse(t, values[now], a->input, x, x + dim, count * a->group, ahead);
-            else ask_for(t, a->input, x + ahead, count * a->group);
             batch_begin(a, may_look_up, b);
+            b->soon = NULL;
+            if (!a->fuse && b->looked_up) b->soon = (const uint16_t *)a->input + x + (j * a->group + further < dim ? further : further - dim + a->input_stride);
+            else if (!a->fuse) ask_for(t, a->input, x + ahead, count * a->group);
             batch_end(t, stream, a, &batches[!now]);
         }
     }
@@ -450,7 +453,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_l
     for (int64_t j = 0, count; j < a->groups; j += count) {
         batch *b = &kept->batches[kept->now];
         count    = a->groups - j < most ? a->groups - j : most;
-        b->from = kept->normed[kept->now], b->q = a->q + row * a->q_stride + j * a->group, b->at = 0, b->place = row * a->s_row, b->j = j, b->count = (int)count;
+        b->from = kept->normed[kept->now], b->soon = NULL, b->q = a->q + row * a->q_stride + j * a->group, b->at = 0, b->place = row * a->s_row, b->j = j, b->count = (int)count;
         normalise(t, add, true, n, kept->normed[kept->now], row, j * a->group, count * a->group, scale);
         batch_begin(a, may_look_up, b);
         kept->now = !kept->now;

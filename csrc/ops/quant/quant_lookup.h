@@ -141,13 +141,15 @@ static __attribute__((noinline)) __m512i lookup_smalls(const code_table *k, cons
     return code_signed(a, b, _mm512_mask_mov_epi8(code_table_codes(k, u, v), smalls, code_lower_bytes(m, n)));
 }
 
-SGK_INLINE void lookup_encode(const lookup_batch *l, bool stream, const struct quant_groups_args *a, int64_t group, uint8_t *q, const uint16_t *x, int count)
+/* Asks for as much as it encodes at `soon`, unless that is NULL. */
+SGK_INLINE void lookup_encode(const lookup_batch *l, bool stream, const struct quant_groups_args *a, int64_t group, uint8_t *q, const uint16_t *x, int count, const uint16_t *soon)
 {
     const lookup_tables *t = &lookup[a->version - 1];
     for (int g = 0; g < count; ++g) {
         const uint8_t   *codes = t->codes[l->table[g]];
         const code_table k     = { .low = _mm512_load_si512(codes), .high = _mm512_load_si512(codes + 64), .bias = _mm512_set1_epi8((char)l->bias[g]), .least = (uint16_t)l->least[g] };
         for (int64_t i = 0; i < group; i += 64, q += 64, x += 64) {
+            if (soon) __builtin_prefetch(soon), __builtin_prefetch(soon + 32), soon += 64;
             const __m512i u = _mm512_loadu_si512(x), v = _mm512_loadu_si512(x + 32);
             __m512i       all;
             if (!code_table_look_up(&k, true, u, v, &all)) all = lookup_smalls(&k, t->begins[l->table[g]], l->above[g], u, v);
