@@ -87,7 +87,7 @@ typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
     int        dim, dim_v, groups, keys, stages, q_places, pages;
-    int        v_stages;                        /* of values that are transposed in shared memory */
+    int        v_stages;                        /* of values as they come */
 } attention_wgmma_build;
 typedef struct { sgk_kernel kernel; } attention_order_build;
 typedef struct { sgk_kernel kernel; } attention_gather_build;

@@ -9,7 +9,7 @@
 #define WGMMA(type, dtype, dim, dim_v, groups, keys, stages, q_places, pages, speculate, turns, give, take)                                         \
     { SGK_KERNEL("attention/attention_wgmma.cu", "attention_wgmma", "-DT=" type " -DDIM=" #dim " -DDIM_V=" #dim_v " -DGROUPS=" #groups              \
                  " -DKEYS=" #keys " -DSTAGES=" #stages " -DQ_PLACES=" #q_places " -DPAGES=" #pages " -DSPECULATE=" #speculate " -DTURNS=" #turns    \
-                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, q_places, pages }
+                 " -DGIVE=" #give " -DTAKE=" #take, SGK_ARCH_90A), dtype, dim, dim_v, groups, keys, stages, q_places, pages, stages }
 #define WGMMAS(type, dtype)                                          \
     WGMMA(type, dtype,  64,  64, 3,  96, 4, 2, 0, 1, 1, 32, 160),    \
     WGMMA(type, dtype,  96,  96, 2, 128, 2, 2, 0, 1, 1, 24, 240),    \
@@ -85,15 +85,15 @@ static bool gathering_pays(const attention_call *c, const attention_wgmma_build 
         int    dim;
         bool   e4m3;
         double operations;                      /* without pages, a multiprocessor and us */
-        double longer[5];                       /* by how much pages make that: row by row, in boxes of 8, 16, 32 and 64 keys */
+        double longer[6];                       /* by how much pages make that: row by row, in boxes of 8, 16, 32, 64 and 128 keys */
     } speeds[] = {
         { 64, false, 3.6e6, { 0.20, 0.10, 0.01 } },
         { 128, false, 5.0e6, { 0.24, 0.40, 0.10 } },
         { 192, false, 4.9e6, { 0.16, 0.35, 0.06 } },
         { 256, false, 4.9e6, { 0.10, 0.30, 0.02 } },
-        { 64, true, 4.0e6, { 24 } }, /* row by row: the general form */
-        { 128, true, 6.2e6, { 24, 1, 0.45, 0.30, 0.16 } },
-        { 192, true, 5.5e6, { 24 } },
+        { 64, true, 4.0e6, { 24, 1, 0.57, 0.30, 0.17 } }, /* row by row: the general form */
+        { 128, true, 6.2e6, { 24, 1, 0.45, 0.30, 0.16, 0.12 } },
+        { 192, true, 6.5e6, { 24, 1, 0.57, 0.30, 0.17 } },
     };
     const struct attention_args *a     = &c->a;
     const int                    box   = box_rows(a, b->keys);
@@ -279,11 +279,10 @@ static int64_t wgmma_plan(attention_call *c)
     const attention_wgmma_build *b = build_of(c->copies ? &d : a);
     c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
     const int across = 128 / (int)sgk_dtype_size(a->dtype), slabs = (b->dim + across - 1) / across, slabs_v = (b->dim_v + across - 1) / across;
-    const int v_stages = b->v_stages ? b->v_stages : b->stages;
-    const int rows     = (b->q_places * c->rows + b->stages * b->keys) * slabs + v_stages * b->keys * slabs_v;
-    const int turned   = a->dtype == SGK_E4M3 ? b->stages * b->dim_v * b->keys : 0;       /* bytes of transposed values */
-    c->shared_memory   = (unsigned)(rows * 128 + turned + 1024);
-    c->a.splits        = choose_splits(c);
+    const int rows   = (b->q_places * c->rows + b->stages * b->keys) * slabs + b->v_stages * b->keys * slabs_v;
+    const int turned = a->dtype == SGK_E4M3 ? b->stages * b->dim_v * b->keys : 0;       /* bytes of transposed values */
+    c->shared_memory = (unsigned)(rows * 128 + turned + 1024);
+    c->a.splits      = choose_splits(c);
     return (c->copies ? gathered_bytes(a, a->dim) + gathered_bytes(a, a->dim_v) : 0) + list_bytes(c) + attention_partial_bytes(a);
 }
 
