@@ -61,9 +61,9 @@ class DecodeGraphs:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 logits = model.forward(batch, cache)
-                tokens = likeliest(logits)
+                best = likeliest(logits)
             pool = graph.pool()
-            self.recorded[n] = graph, inputs, host, table[:n], logits, tokens
+            self.recorded[n] = graph, batch, inputs, host, logits, best        # the graph reads all of the batch
 
     @staticmethod
     def parts(inputs, n):
@@ -76,15 +76,15 @@ class DecodeGraphs:
 
     def run(self, batch):
         """Logits and the likeliest tokens of a batch in host memory."""
-        graph, inputs, host, table, logits, tokens = self.recorded[len(batch.tokens)]
+        graph, static, inputs, host, logits, best = self.recorded[len(batch.tokens)]
         for part, value in zip(self.parts(host, len(batch.tokens)), (batch.tokens, batch.positions, batch.slots, batch.cache_seqlens)):
             part.copy_(value)
         inputs.copy_(host, non_blocking=True)
         if batch.page_table is not self.table:
             self.table = batch.page_table
-            table.copy_(self.table)
+            static.page_table.copy_(self.table)
         graph.replay()
-        return logits, tokens
+        return logits, best
 
 
 def likeliest(logits):

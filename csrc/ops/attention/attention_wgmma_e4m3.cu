@@ -150,8 +150,10 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
         GIVE_BACK(AT(q_empty, 0)); \
     } while (0)
 
-DEVICE float (&half_of(float (&x)[KEYS / 2], int h))[KEYS / 4] { return *(float (*)[KEYS / 4])(x + KEYS / 4 * h); }
-DEVICE float (&product_of(float (&x)[KEYS / 2])) [DIM_V / 2] { return *(float (*)[DIM_V / 2])x; }
+typedef float half_scores[KEYS / 4];
+typedef float product_sums[DIM_V / 2];
+DEVICE half_scores &half_of(float (&x)[KEYS / 2], int h) { return *(half_scores *)(x + KEYS / 4 * h); }
+DEVICE product_sums &product_of(float (&x)[KEYS / 2]) { return *(product_sums *)x; }
 
 DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
 {
