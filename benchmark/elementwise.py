@@ -151,6 +151,7 @@ class Worker:
 
         import sgl_kernel
         self.torch, self.library, self.sets = torch, sgl_kernel, []
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})         # libraries take turns on one core: cores are not equally fast
 
     def prepare(self, name, tokens):
         """The case's tensors on the GPU, copies of them, a graph. Answers with a digest of the results."""

@@ -41,15 +41,16 @@ class Library:
         return cls(name, folder, *options, **dict(variable.split("=", 1) for variable in variables))
 
     def ask(self, *request):
-        """What that method of the worker returns: ask("time", 3) is `worker.time(3)`."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        """What that method of the worker returns: ask("time", 3) is `worker.time(3)`. Some libraries end their process where a call fails."""
+        if self.process.poll() is None:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
                 return json.loads(line.removeprefix("ANSWER "))
             if line.startswith("REFUSED "):
                 raise Refused(json.loads(line.removeprefix("REFUSED ")))
-        sys.exit(f"{self.name}: its process ended with code {self.process.wait()}")
+        raise Refused(f"its process ended with code {self.process.wait()}")
 
 
 def serve(worker):
