@@ -141,33 +141,29 @@ def digest(groups, best=True):
     return table(["geometric mean of ratios, and the least"] + [cell for name in rivals + best for cell in (name, "least")], rows)
 
 
-def grouped(rows, name):
+def grouped(rows, name, ratio=lambda row: row["ratio"]):
     groups = {}
     for row in rows:
-        groups.setdefault(name(row), []).append(row["ratio"])
+        groups.setdefault(name(row), []).append(ratio(row))
     return groups
 
 
-def linear_table(linear):
-    def of(row, length):        # figures of before there were short rounds
-        return row.get(length) or (row if length == "long" else None)
+def rows_of(row):
+    return f"{row['rows']} rows"
 
-    groups = {}
-    for row in linear["rows"]:
-        groups.setdefault(f"{row['rows']} rows", []).append({name: of(row, length)["ratio"] for name, length in (("torch", "long"), ("torch, short", "short")) if of(row, length)})
+
+def linear_table(linear):
     return ([f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; *short*: single graphs with pauses between them. {RATIO.capitalize()}.", ""]
-            + digest(groups, best=False)
+            + digest(grouped(linear["rows"], rows_of, lambda row: {"torch": row["long"]["ratio"], "torch, short": row["short"]["ratio"]}), best=False)
             + table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio", "short"],
-                    [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{of(row, 'long')['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
-                      f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{of(row, 'long')['us']['torch']:.1f}", f"{of(row, 'long')['ratio']:.3f}",
-                      number(of(row, "short") and of(row, "short")["ratio"], ".3f")] for row in linear["rows"]]))
+                    [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['long']['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
+                      f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{row['long']['us']['torch']:.1f}", f"{row['long']['ratio']:.3f}", f"{row['short']['ratio']:.3f}"]
+                     for row in linear["rows"]]))
 
 
 def linear_invariant_table(linear):
-    groups = {}
-    for row in linear["rows"]:
-        groups.setdefault(f"{row['rows']} rows", []).append({"torch": row["long"]["ratio"]})
-    return ["`benchmark/linear.py --batch-invariant`: tiles and splits from N and K alone, in a run of its own.", ""] + digest(groups)
+    return (["`benchmark/linear.py --batch-invariant`: tiles and splits from N and K alone, in a run of its own.", ""]
+            + digest(grouped(linear["rows"], rows_of, lambda row: {"torch": row["long"]["ratio"]})))
 
 
 def dsv3_table(rows):
@@ -179,12 +175,11 @@ def dsv3_table(rows):
 
 def scaled_mm_table(mm):
     rivals = {"peer": "sglang-kernel", "torch fast": "torch, fast sums", "torch": "torch, exact sums"}
-    rows = [{**row, "ratio": {rivals[name]: ratio for name, ratio in row["long"]["ratio"].items()}} for row in mm["rows"]]
     names = [name for key, name in rivals.items() if any(key in row["long"]["ratio"] for row in mm["rows"])]
     ratios = {name: key for key, name in rivals.items()}
     return ([f"`benchmark/scaled_mm.py`: `fp8_scaled_mm` and `int8_scaled_mm`, a scale a row and a column, out in bf16, {mm['rounds']} paired rounds, weights from memory, turns of some milliseconds; "
              f"*short*: single graphs with pauses between them, beside sglang-kernel. Errors are relative, beside f64. {RATIO.capitalize()}.", ""]
-            + digest(grouped(rows, lambda row: f"{row['kind']}, {row['rows']} rows"))
+            + digest(grouped(mm["rows"], lambda row: f"{row['kind']}, {rows_of(row)}", lambda row: {rivals[name]: ratio for name, ratio in row["long"]["ratio"].items()}))
             + table(["numbers", "M", "N", "K", "ours, us", "TFLOP/s"] + [f"ratio, {name}" for name in names] + ["short", "error", "error of sglang-kernel"],
                     [[row["kind"], f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['long']['us']['ours']:.1f}",
                       f"{2e-6 * row['rows'] * row['columns'] * row['depth'] / row['long']['us']['ours']:.0f}"]
@@ -196,7 +191,7 @@ def block_mm_table(mm):
     names = list(dict.fromkeys(name for row in mm["rows"] for name in row["ratio"]))
 
     def product(row):
-        return f"{row['rows']} rows" if row["kind"] == "dense" else "groups"
+        return rows_of(row) if row["kind"] == "dense" else "groups"
     return ([f"`benchmark/block_mm.py`: 8-bit floats with scales of 1 x 128 by 128 x 128, {mm['rounds']} paired rounds; torch is cuBLASLt. {RATIO.capitalize()}.", ""]
             + digest(grouped(mm["rows"], product))
             + table(["kind", "groups x M", "N", "K", "ours, us", "TFLOP/s"] + [f"ratio, {name}" for name in names],
