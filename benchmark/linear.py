@@ -94,14 +94,14 @@ def main():
     if not torch.cuda.is_available():
         parser.error("these figures need a GPU")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; ratios are torch's time over ours{', ours with programmatic launch' if arguments.pdl else ''}")
-    shapes = list(dict.fromkeys(shape for name in arguments.shapes for shape in SHAPES[name]))
+    shapes = {shape: [name for name in arguments.shapes if shape in SHAPES[name]] for name in arguments.shapes for shape in SHAPES[name]}
     pool = torch.empty(max(4 * torch.cuda.get_device_properties(0).L2_cache_size, max((n + max(arguments.rows)) * k for n, k in shapes)), dtype=torch.bfloat16, device="cuda").normal_()
     results = []
     for rows in arguments.rows:
-        for columns, depth in shapes:
+        for (columns, depth), names in shapes.items():
             if columns > VOCABULARY and rows > 512:
                 continue
-            r = measure(rows, columns, depth, arguments, pool)
+            r = measure(rows, columns, depth, arguments, pool) | {"shapes": names}
             results.append(r)
             print(f"{rows:5} x {columns:5} x {depth:5}: ours {r['long']['us']['ours']:8.1f} us {r['teraflops']['ours']:4.0f} TFLOP/s {r['weight_terabytes_per_second']['ours']:5.2f} TB/s of weights, "
                   f"torch {r['long']['us']['torch']:8.1f} us, ratio {r['long']['ratio']:.3f}, short {r['short']['ratio']:.3f}, error {r['error']:.4f}", flush=True)

@@ -153,12 +153,23 @@ def rows_of(row):
 
 
 def linear_table(linear):
-    return ([f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; *short*: single graphs with pauses between them. {RATIO.capitalize()}.", ""]
-            + digest(grouped(linear["rows"], rows_of, lambda row: {"torch": row["long"]["ratio"], "torch, short": row["short"]["ratio"]}), best=False)
-            + table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio", "short"],
-                    [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['long']['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
-                      f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{row['long']['us']['torch']:.1f}", f"{row['long']['ratio']:.3f}", f"{row['short']['ratio']:.3f}"]
-                     for row in linear["rows"]]))
+    """The shapes of `grid` one by one; of other lists means, and the products that are behind."""
+    def ratios(row):
+        return {"torch": row["long"]["ratio"], "torch, short": row["short"]["ratio"]}
+
+    def listed(rows):
+        return table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio", "short"],
+                     [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['long']['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
+                       f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{row['long']['us']['torch']:.1f}", f"{row['long']['ratio']:.3f}", f"{row['short']['ratio']:.3f}"] for row in rows])
+    grid = [row for row in linear["rows"] if "grid" in row.get("shapes", ["grid"])]
+    lines = [f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; *short*: single graphs with pauses between them. {RATIO.capitalize()}.", ""]
+    lines += digest(grouped(grid, rows_of, ratios), best=False) + listed(grid)
+    others = [row for row in linear["rows"] if row not in grid]
+    if others:
+        behind = sorted((row for row in others if row["long"]["ratio"] < 0.97), key=lambda row: row["long"]["ratio"])
+        lines += [f"The other projections of the models that `benchmark/linear.py` names ({len({(row['columns'], row['depth']) for row in others})} N and K), and those of them with a ratio below 0.97:", ""]
+        lines += digest(grouped(others, rows_of, ratios), best=False) + (listed(behind) if behind else [])
+    return lines
 
 
 def linear_invariant_table(linear):
