@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Prefill and decode tokens/s of examples/llm and of transformers: same model, prompts and device, rounds in turn.
 
-Both decode greedily a fixed number of tokens for prompts of one length, so transformers needs no padding, and
-both get one untimed round. Its loop is forward passes over its default cache, without the cost of `generate`.
+Both decode a fixed number of tokens for prompts of one length, so transformers needs no padding, and both get one untimed round: the
+likeliest ones, or with --temperature drawn ones. Its loop is forward passes over its default cache and, where tokens are drawn, what
+`generate` applies to logits, without the cost of `generate`.
 
 --random NAME takes the shape of a large model, with random weights made on the device: what its sizes cost, without its files. Decoding at
 batch 1 is then also compared with what reading its bytes takes (all weights but the embedding, and the cache) at the rate of torch's sum.
@@ -97,9 +98,9 @@ def clock(device):
     return time.perf_counter()
 
 
-def ours(model, prompts, count, chunk):
+def ours(model, prompts, count, chunk, sampling):
     """(seconds of prefill, seconds of decode, tokens). Building the engine is not timed: a server does it once."""
-    requests = [Request(list(ids), max_new_tokens=count) for ids in prompts]
+    requests = [Request(list(ids), max_new_tokens=count, seed=seed, **sampling) for seed, ids in enumerate(prompts)]
     engine = Engine(model, requests, max_batch=len(requests), prefill_chunk=chunk or sum(map(len, prompts)))
     while engine.busy:
         engine.step()
@@ -107,17 +108,30 @@ def ours(model, prompts, count, chunk):
     return engine.prefill.seconds, engine.decode.seconds, [request.output for request in requests]
 
 
+def chooser(sampling):
+    """Tokens [batch, 1] of logits [batch, vocab], as transformers chooses them."""
+    if not sampling["temperature"]:
+        return lambda logits: logits.argmax(-1, keepdim=True)
+    warpers = [transformers.TemperatureLogitsWarper(sampling["temperature"])]
+    if sampling["top_k"]:
+        warpers.append(transformers.TopKLogitsWarper(sampling["top_k"]))
+    if sampling["top_p"] < 1:
+        warpers.append(transformers.TopPLogitsWarper(sampling["top_p"]))
+    processors = transformers.LogitsProcessorList(warpers)
+    return lambda logits: torch.multinomial(processors(None, logits.float()).softmax(-1), 1)
+
+
 @torch.inference_mode()
-def theirs(model, prompts, count, device):
+def theirs(model, prompts, count, device, choose):
     start = clock(device)
     step = model(torch.tensor(prompts, device=device), use_cache=True, logits_to_keep=1)
-    best = step.logits[:, -1].argmax(-1, keepdim=True)
-    output = [best.tolist()]            # read back every step, as streaming and stopping need it
+    chosen = choose(step.logits[:, -1])
+    output = [chosen.tolist()]          # read back every step, as streaming and stopping need it
     middle = clock(device)
     for _ in range(count - 1):
-        step = model(best, past_key_values=step.past_key_values, use_cache=True)
-        best = step.logits[:, -1].argmax(-1, keepdim=True)
-        output.append(best.tolist())
+        step = model(chosen, past_key_values=step.past_key_values, use_cache=True)
+        chosen = choose(step.logits[:, -1])
+        output.append(chosen.tolist())
     tokens = [[row[0] for row in column] for column in zip(*output)]
     return middle - start, clock(device) - middle, tokens
 
@@ -132,6 +146,9 @@ def main():
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--prefill-chunk", type=int, default=0, help="prompt tokens in one forward pass of ours; 0: all")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest tokens")
+    parser.add_argument("--top-k", type=int, default=0, help="0: all tokens")
+    parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     args = parser.parse_args()
@@ -152,12 +169,13 @@ def main():
     if peer is None:
         peer = transformers.LlamaForCausalLM.from_pretrained(args.model, dtype=model.dtype).to(args.device).eval()
 
+    sampling = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
     results = []
     for batch in args.batch:
         draw = random.Random(1)
         prompts = [[draw.randrange(3, model.config.vocab) for _ in range(args.prompt_tokens)] for _ in range(batch)]
-        runs = {"ours": lambda: ours(model, prompts, args.new_tokens, args.prefill_chunk),
-                "transformers": lambda: theirs(peer, prompts, args.new_tokens, args.device)}
+        runs = {"ours": lambda: ours(model, prompts, args.new_tokens, args.prefill_chunk, sampling),
+                "transformers": lambda: theirs(peer, prompts, args.new_tokens, args.device, chooser(sampling))}
         texts = {name: function()[2] for name, function in runs.items()}
         seconds = {name: [] for name in runs}
         for round in range(args.rounds):
@@ -174,7 +192,7 @@ def main():
                 read = (c.parameters - c.vocab * c.hidden) * model.dtype.itemsize + batch * length * model.cache_bytes
                 results[-1] |= {"bytes_a_step": read, "bytes_a_second": rate_of_reading, "share_of_reading": read / rate_of_reading * rate["ours"] / batch}
             print(f"{phase:8} batch {batch:3}: ours {rate['ours']:9.0f} tokens/s, transformers {rate['transformers']:9.0f} tokens/s, "
-                  f"ratio {results[-1]['ratio']:5.2f}, {same:.0%} of the tokens equal"
+                  f"ratio {results[-1]['ratio']:5.2f}" + ("" if args.temperature else f", {same:.0%} of the tokens equal")
                   + (f", {results[-1]['share_of_reading']:.3f} of reading {read / 1e9:.2f} GB a step at {rate_of_reading / 1e12:.2f} TB/s" if "share_of_reading" in results[-1] else ""), flush=True)
 
     if args.json:
@@ -183,7 +201,7 @@ def main():
             "model": args.random or args.model.name, "parameters": model.config.parameters, "device": args.device, "hardware": where,
             "threads": torch.get_num_threads(), "dtype": str(model.dtype).removeprefix("torch."), "torch": torch.__version__,
             "transformers": transformers.__version__, "rounds": args.rounds, "prompt_tokens": args.prompt_tokens,
-            "new_tokens": args.new_tokens, "prefill_chunk": args.prefill_chunk, "results": results}, indent=1) + "\n")
+            "new_tokens": args.new_tokens, "prefill_chunk": args.prefill_chunk, **sampling, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -181,10 +181,15 @@ class PaddedDecode(engine_module.DecodeGraphs):
     def __init__(self, model, cache):
         self.model, self.cache, self.sizes, self.seen = model, cache, [4, 16], set()
 
-    def run(self, batch):
+    def run(self, batch, draws):
         self.seen.add(len(batch.tokens))
+        buffer = torch.zeros(12 * len(batch.tokens), dtype=torch.int32)
+        values = batch.tokens, batch.positions, batch.slots, batch.cache_seqlens, *draws
+        for part, value in zip(self.parts(buffer), values):
+            part.copy_(value)
+        assert all(torch.equal(part, value) for part, value in zip(self.parts(buffer), values)), "the parts of the graph's inputs overlap"
         logits = self.model.forward(batch.to(self.model.device), self.cache)
-        return logits, engine_module.likeliest(logits)
+        return engine_module.choose(logits, engine_module.Draws(*(part.to(self.model.device) for part in draws)))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -192,7 +197,7 @@ def test_padding_does_not_change_the_text(folders, device):
     model = Model(folders["llama3"], device, torch.float32)
 
     def requests():
-        return [Request(ids, max_new_tokens=12 + 3 * i) for i, ids in enumerate(prompts(20, 3, 9, 30, 1))]
+        return [Request(ids, max_new_tokens=12 + 3 * i, temperature=i % 2, seed=i) for i, ids in enumerate(prompts(20, 3, 9, 30, 1))]
 
     padded = Engine(model, requests())
     kept = list(padded.waiting)

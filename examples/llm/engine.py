@@ -1,8 +1,10 @@
 """Serves requests on a model: admits them to the paged KV cache, prefills in chunks, decodes in a batch, samples."""
+import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from sgl_kernel import softmax, top_k_top_p_sampling_from_probs
@@ -23,7 +25,7 @@ class Request:
     finish: str = None            # "stop" or "length", once finished
     pages: list = None            # of the cache, while running
     cached: int = 0               # tokens in the cache
-    generator: torch.Generator = None
+    generator: random.Random = None     # of the seeds of its draws
 
     @property
     def prefilling(self):
@@ -31,6 +33,27 @@ class Request:
 
 
 PADDING = Request([0], pages=[0])       # a row of a batch that belongs to nobody; page 0 is given to no one else
+
+
+class Draws(NamedTuple):
+    """How a token is chosen from each row of logits."""
+    temperatures: torch.Tensor    # [r] float32; 0: the likeliest token
+    top_k: torch.Tensor           # [r] int32
+    top_p: torch.Tensor           # [r] float32
+    seeds: torch.Tensor           # [r] int64
+
+    @classmethod
+    def of(cls, requests):
+        """The next ones of these requests."""
+        columns = zip(*((request.temperature, request.top_k, request.top_p, request.generator.getrandbits(63) if request.temperature else 0)
+                        for request in requests))
+        return cls(*(torch.tensor(column, dtype=dtype) for column, dtype in zip(columns, (torch.float32, torch.int32, torch.float32, torch.int64))))
+
+
+@torch.inference_mode()
+def choose(logits, draws):
+    """A token of each row. At temperature 0 all of its probability is the likeliest token's, which is then drawn."""
+    return top_k_top_p_sampling_from_probs(softmax(logits, draws.temperatures), draws.top_k, draws.top_p, seed=draws.seeds)
 
 
 @dataclass
@@ -43,7 +66,7 @@ class Meter:
 
 
 class DecodeGraphs:
-    """The decode step and the choice of the likeliest tokens recorded as CUDA graphs, for batches of powers of two. A graph replays fixed
+    """The decode step, choice of tokens included, recorded as CUDA graphs for batches of powers of two. A graph replays fixed
     addresses: its inputs are static buffers, all but the page table in one piece that is filled by one copy."""
 
     def __init__(self, model, cache, max_batch, table_width):
@@ -52,43 +75,41 @@ class DecodeGraphs:
         starts, table = torch.arange(most + 1, **ints), torch.zeros(most, table_width, **ints)
         self.recorded, self.table = {}, None
         for n in reversed(self.sizes):      # the largest first: the smaller ones fit into its memory pool
-            inputs = torch.zeros(7 * n, **ints)
+            inputs = torch.zeros(12 * n, **ints)
             host = torch.empty_like(inputs, device="cpu", pin_memory=True)
-            tokens, positions, slots, lengths = self.parts(inputs, n)
+            tokens, positions, slots, lengths, *draws = self.parts(inputs)
             lengths.fill_(1)
-            batch = Batch(tokens, positions, slots, starts[:n + 1], lengths, table[:n], max_seqlen_q=1)
-            likeliest(model.forward(batch, cache))
+            batch, draws = Batch(tokens, positions, slots, starts[:n + 1], lengths, table[:n], max_seqlen_q=1), Draws(*draws)
+            choose(model.forward(batch, cache), draws)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                logits = model.forward(batch, cache)
-                best = likeliest(logits)
+                chosen = choose(model.forward(batch, cache), draws)
             pool = graph.pool()
-            self.recorded[n] = graph, batch, inputs, host, logits, best        # the graph reads all of the batch
+            self.recorded[n] = graph, batch, inputs, host, chosen        # the graph reads all of the batch
 
     @staticmethod
-    def parts(inputs, n):
-        """Tokens, positions and slots as int64, lengths as int32."""
-        return *inputs[:6 * n].view(torch.int64).view(3, n), inputs[6 * n:]
+    def parts(inputs):
+        """Tokens, positions, slots and lengths of a batch; temperatures, top k, top p and seeds of its draws."""
+        n = len(inputs) // 12
+        tokens, positions, slots, seeds = inputs[:8 * n].view(torch.int64).view(4, n)
+        lengths, top_k, temperatures, top_p = inputs[8 * n:].view(4, n)
+        return tokens, positions, slots, lengths, temperatures.view(torch.float32), top_k, top_p.view(torch.float32), seeds
 
     def padding(self, count):
         """How many rows a batch lacks of the next recorded size."""
         return next(size for size in self.sizes if size >= count) - count
 
-    def run(self, batch):
-        """Logits and the likeliest tokens of a batch in host memory."""
-        graph, static, inputs, host, logits, best = self.recorded[len(batch.tokens)]
-        for part, value in zip(self.parts(host, len(batch.tokens)), (batch.tokens, batch.positions, batch.slots, batch.cache_seqlens)):
+    def run(self, batch, draws):
+        """The tokens chosen for a batch in host memory."""
+        graph, static, inputs, host, chosen = self.recorded[len(batch.tokens)]
+        for part, value in zip(self.parts(host), (batch.tokens, batch.positions, batch.slots, batch.cache_seqlens, *draws)):
             part.copy_(value)
         inputs.copy_(host, non_blocking=True)
         if batch.page_table is not self.table:
             self.table = batch.page_table
             static.page_table.copy_(self.table)
         graph.replay()
-        return logits, best
-
-
-def likeliest(logits):
-    return top_k_top_p_sampling_from_probs(softmax(logits, 0.0), 1, 1.0, seed=torch.zeros(1, dtype=torch.int64, device=logits.device))
+        return chosen
 
 
 class Engine:
@@ -127,14 +148,18 @@ class Engine:
         work, meter, graphs = self.next_chunk(), self.prefill, None
         if not work:
             work, meter, graphs = [(request, range(request.cached, request.cached + 1)) for request in self.running], self.decode, self.graphs
-        if graphs:
-            logits, tokens = graphs.run(self.make_batch(work + [(PADDING, range(1))] * graphs.padding(len(work))))
-        else:
-            logits, tokens = self.model.forward(self.make_batch(work).to(self.model.device), self.cache), None
+        padding = graphs.padding(len(work)) if graphs else 0
+        batch = self.make_batch(work + [(PADDING, range(1))] * padding)
         for request, span in work:
             request.cached = span.stop
         served = [request for request, _ in work if not request.prefilling]
-        for request, token in zip(served, self.sample(served, logits, tokens)):
+        draws = Draws.of(served + [PADDING] * padding) if served else None
+        if graphs:
+            tokens = graphs.run(batch, draws)
+        else:
+            logits = self.model.forward(batch.to(self.model.device), self.cache)
+            tokens = choose(logits, Draws(*(part.to(self.model.device) for part in draws))) if served else torch.empty(0)
+        for request, token in zip(served, tokens.tolist()):
             self.give(request, token)
         meter.tokens += sum(len(span) for _, span in work)
         meter.seconds += time.perf_counter() - start
@@ -145,7 +170,7 @@ class Engine:
         while self.waiting and len(self.running) < self.max_batch and self.pages_needed(self.waiting[0]) <= len(self.free):
             request = self.waiting.popleft()
             request.pages = [self.free.pop() for _ in range(self.pages_needed(request))]
-            request.generator = torch.Generator(self.model.device).manual_seed(request.seed)
+            request.generator = random.Random(request.seed)
             self.running.append(request)
 
     def next_chunk(self):
@@ -172,22 +197,6 @@ class Engine:
         return Batch(torch.tensor(tokens), torch.tensor(positions), torch.tensor(slots), torch.tensor(starts, dtype=torch.int32),
                      torch.tensor([span.stop for span in spans], dtype=torch.int32), self.table, max(map(len, spans)),
                      None if len(rows) == len(tokens) else torch.tensor(rows, dtype=torch.int64))
-
-    @torch.inference_mode()
-    def sample(self, requests, logits, tokens):
-        """A token of each request; `tokens` are the likeliest ones, where they are known."""
-        if not requests:
-            return []
-        temperatures = [request.temperature for request in requests]
-        if not any(temperatures):
-            return (likeliest(logits) if tokens is None else tokens)[:len(requests)].tolist()
-        probs = softmax(logits[:len(requests)], torch.tensor(temperatures, device=logits.device))
-        tokens = top_k_top_p_sampling_from_probs(probs, 1, 1.0)
-        for i, request in enumerate(requests):
-            if request.temperature > 0:
-                top_k = request.top_k or probs.shape[1]
-                tokens[i:i + 1] = top_k_top_p_sampling_from_probs(probs[i:i + 1], top_k, request.top_p, generator=request.generator)
-        return tokens.tolist()
 
     def give(self, request, token):
         request.output.append(token)
