@@ -28,15 +28,11 @@ typedef struct {
     size_t bytes;
     bool   known;
 } ceilings;
-static ceilings cpu_ceilings, gpu_ceilings, outside[2];        /* outside: of the CPU, of the GPU, as --ceilings says */
+static ceilings  cpu_ceilings, own_gpu_ceilings, outside[2];        /* outside: of the CPU, of the GPU, as --ceilings says */
+static ceilings *gpu_ceilings = &own_gpu_ceilings;
 
-typedef struct {
-    char   label[LABEL], level[16];
-    double seconds, graph, spread, bytes, operations, limit, reference;
-    bool   gpu, cached;
-} figure;
-static figure *figures;
-static int     figure_count, figure_room;
+static check_figure *figures;
+static int           figure_count, figure_room;
 
 enum { BATCHES = 21,
        NODES   = 10,
@@ -232,6 +228,8 @@ static void measure(ceilings *c, bool gpu) { (void)gpu, c->known = true; }      
 
 size_t bench_least;
 
+void bench_share(void) { gpu_ceilings = job_shared(sizeof *gpu_ceilings); }
+
 bool bench_ceilings(const char *text)
 {
     double     copy, read, matrix;
@@ -285,7 +283,7 @@ static void make_sets(void)
 /* ---- the calls of one case ---- */
 void bench_start(void)
 {
-    ceilings *c = level->gpu ? &gpu_ceilings : &cpu_ceilings;
+    ceilings *c = level->gpu ? gpu_ceilings : &cpu_ceilings;
     if (!c->known) measure(c, level->gpu);
     batches = 0, calls = 0, batch_calls = 1, calibrated = false, graph_seconds = NAN;
     if (level->gpu) {
@@ -342,7 +340,7 @@ void bench_called(void)
 /* ---- what came out ---- */
 static double limit_seconds(double bytes, double operations)
 {
-    const ceilings *c       = level->gpu ? &gpu_ceilings : &cpu_ceilings;
+    const ceilings *c       = level->gpu ? gpu_ceilings : &cpu_ceilings;
     size_t          written = 0;
     for (int i = 0; i < tensor_count; ++i)
         if (tensors[i].written) written += tensors[i].span;
@@ -352,22 +350,27 @@ static double limit_seconds(double bytes, double operations)
     return c->empty + fmax(bytes / ceiling, halves && c->matrix > 0 ? operations / c->matrix : 0);
 }
 
-static double best_time(const figure *f) { return isfinite(f->graph) ? f->graph : f->seconds; }
+static double best_time(const check_figure *f) { return isfinite(f->graph) ? f->graph : f->seconds; }
 
-void bench_figure(double bytes, double operations)
+void bench_add(const check_figure *f)
 {
-    if (!check_benching || case_failed || batches < 5) return;
     if (figure_count == figure_room) {
         figure_room = figure_room ? 2 * figure_room : 64;
         figures     = realloc(figures, (size_t)figure_room * sizeof *figures);
         if (!figures) abort();
     }
-    figure *f = &figures[figure_count++];
-    *f        = (figure){ .seconds = median(times, batches), .graph = graph_seconds, .bytes = bytes, .operations = operations, .limit = limit_seconds(bytes, operations), .reference = reference_seconds, .gpu = level->gpu, .cached = level->gpu && tensors_bytes() < CACHED_BYTES };
-    f->spread = (times[batches * 3 / 4] - times[batches / 4]) / 2 / f->seconds;
+    figures[figure_count++] = *f;
+}
+
+void bench_figure(double bytes, double operations)
+{
+    if (!check_benching || case_failed || batches < 5) return;
+    check_figure *f = &(check_figure){ .seconds = median(times, batches), .graph = graph_seconds, .bytes = bytes, .operations = operations, .limit = limit_seconds(bytes, operations), .reference = reference_seconds, .gpu = level->gpu, .cached = level->gpu && tensors_bytes() < CACHED_BYTES, .order = job_order() };
+    f->spread       = (times[batches * 3 / 4] - times[batches / 4]) / 2 / f->seconds;
     snprintf(f->label, LABEL, "%s", label);
     snprintf(f->level, sizeof f->level, "%s", level->name);
     batches = 0;
+    if (!job_figure(f)) bench_add(f);
     printf("  %-44s %-10s %10.2f us", f->label, f->level, f->seconds * 1e6);
     if (f->gpu) printf(", in a graph %8.2f us", f->graph * 1e6);
     printf(" +/- %2.0f%% %8.1f GB/s %9.1f GFLOP/s", 100 * f->spread, bytes / best_time(f) * 1e-9, operations / best_time(f) * 1e-9);
@@ -399,15 +402,22 @@ static void ceilings_json(FILE *f, const char *name, const ceilings *c)
     fprintf(f, "}");
 }
 
+static int by_order(const void *a, const void *b)
+{
+    const int64_t x = ((const check_figure *)a)->order, y = ((const check_figure *)b)->order;
+    return (x > y) - (x < y);
+}
+
 void bench_json(FILE *f)
 {
+    if (figure_count) qsort(figures, (size_t)figure_count, sizeof *figures, by_order);
     fprintf(f, "  \"ceilings\": {");
     ceilings_json(f, "cpu", &cpu_ceilings);
     fprintf(f, ", ");
-    ceilings_json(f, "gpu", &gpu_ceilings);
+    ceilings_json(f, "gpu", gpu_ceilings);
     fprintf(f, "},\n  \"rows\": [");
     for (int i = 0; i < figure_count; ++i) {
-        const figure *r = &figures[i];
+        const check_figure *r = &figures[i];
         fprintf(f, "%s\n    {\"case\": ", i ? "," : "");
         json_text(f, r->label);
         fprintf(f, ", \"level\": ");

@@ -17,6 +17,7 @@ static sgk_exec exec;
 const sgk_exec *check_exec = &exec;
 bool            call_succeeded;
 static int      current = -1, step, fill;
+static bool     reference_done;
 static size_t   needed;                     /* workspace, as the query said */
 
 /* Beyond this a case is about its figures: arguments are broken and threads varied in the smaller ones. */
@@ -61,14 +62,41 @@ const DLTensor *check_view_named(check_tensor *t, const char *name)
 const DLTensor *check_view(check_tensor *t) { return check_view_named(t, "an argument"); }
 
 /* ---- state of the tensors ---- */
+
+/* --bench-from, on the GPU: no byte is moved that does not tell whether the results are right. What is only read is the reference's, and stays there. */
+static bool lean(void) { return bench_least && level->gpu && reference_done; }
+static bool stays(const check_tensor *t) { return lean() && !t->written; }
+
 void call_prepare(int with)
 {
     fill = with;
+    for (int i = 0; i < tensor_count; ++i)
+        if (!stays(&tensors[i])) tensor_restore(&tensors[i], tensors[i].now, fill);
+    if (level->gpu) job_turn_begin();
     for (int i = 0; i < tensor_count; ++i) {
-        tensor_restore(&tensors[i], tensors[i].now, fill);
-        if (level->gpu) gpu_put(&tensors[i]);
+        if (level->gpu) gpu_put(&tensors[i], stays(&tensors[i]) ? tensors[i].ref : tensors[i].now);
         else tensor_arm(&tensors[i], tensors[i].now, true);
     }
+}
+
+/* Once more, for the clock. */
+static void prepare_again(void)
+{
+    for (int i = 0; i < tensor_count; ++i) {
+        if (!tensors[i].read || !tensors[i].written) continue;
+        tensor_restore(&tensors[i], tensors[i].now, fill);
+        gpu_put(&tensors[i], tensors[i].now);
+    }
+}
+
+/* Another process may have the GPU. */
+static void leave_gpu(void)
+{
+    if (!job_my_turn()) return;
+    gpu_wait();
+    for (int i = 0; i < tensor_count; ++i)
+        if (tensors[i].device) gpu_drop(&tensors[i]);
+    job_turn_end();
 }
 
 /* Waits for the GPU and brings its tensors here. Everything around the elements must be as it was. */
@@ -77,6 +105,7 @@ static void call_finish(void)
     if (level->gpu && !gpu_wait()) fail("%s: %s", "the GPU reports an error", gpu_error());
     for (int i = 0; i < tensor_count; ++i) {
         check_tensor *t = &tensors[i];
+        if (stays(t)) continue;
         if (level->gpu) gpu_get(t);
         else tensor_arm(t, t->now, false);
         char where[96];
@@ -255,6 +284,7 @@ static void reference_end(sgk_status status)
         fail("the reference: %s", sgk_last_error());
         stop();
     }
+    reference_done = true;
 }
 
 /* --once: a case whose builds were all reached by cases before it is left out; the others are dealt to the jobs, which all foresee the same. */
@@ -303,7 +333,8 @@ static bool first_begin(void)
 static void first_end(sgk_status status)
 {
     call_finish();
-    for (int i = 0; i < tensor_count; ++i) memcpy(tensors[i].first, tensor_data(&tensors[i], tensors[i].now), tensors[i].span);
+    for (int i = 0; i < tensor_count; ++i)
+        if (!stays(&tensors[i])) memcpy(tensors[i].first, tensor_data(&tensors[i], tensors[i].now), tensors[i].span);
     if (status != SGK_OK) {
         fail("%s", sgk_last_error());
         stop();
@@ -342,7 +373,7 @@ enum { UNANSWERED = 0x7fffffff };
 static bool query_begin(void)
 {
     if (step) return false;
-    call_prepare(FILL_FIRST);
+    if (!lean()) call_prepare(FILL_FIRST);
     plain_exec();
     needed               = UNANSWERED;
     exec.workspace_query = &needed;
@@ -354,7 +385,7 @@ static void query_end(sgk_status status)
     if (level->gpu) gpu_wait();
     if (status != SGK_OK) fail("the question for its workspace fails: %s", sgk_last_error());
     else if (needed == UNANSWERED) fail("the question for its workspace is not answered");
-    else if (!call_wrote_nothing()) fail("the question for its workspace writes to a tensor");
+    else if (!lean() && !call_wrote_nothing()) fail("the question for its workspace writes to a tensor");
     else if (hook_taken) fail("the question for its workspace allocates memory");
     else return;
     stop();
@@ -533,7 +564,8 @@ static bool bench_begin(void)
 {
     if (!check_benching || case_failed) return false;
     if (step == 0) {
-        call_prepare(FILL_FIRST);
+        if (lean()) prepare_again();
+        else call_prepare(FILL_FIRST);
         plain_exec();
         for (int i = 0; i < tensor_count; ++i) tensor_arm(&tensors[i], tensors[i].now, false);
         if (level->gpu && needed) {
@@ -590,6 +622,7 @@ static void stop(void) { current = PHASES; }
 void call_forget(void)
 {
     gpu_capture_abandon();
+    leave_gpu();
     in_reference = false;
     current = -1, step = 0;
     for (int i = 0; i < tensor_count; ++i) {
@@ -607,6 +640,7 @@ bool check_next(void)
         needed            = 0;
         call_succeeded    = false;
         reference_seconds = 0;
+        reference_done    = false;
         if (tensors_bytes() < bench_least) stop();
         else if (bench_least) count_case();
     }

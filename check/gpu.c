@@ -38,11 +38,11 @@ bool gpu_present(void)
 }
 
 /* ---- memory ---- */
-void gpu_put(check_tensor *t)
+void gpu_put(check_tensor *t, const char *block)
 {
     const size_t size = tensor_block_size(t);
     if (!t->device) must(sgk_cuda_alloc(0, size + 16, &t->device));
-    must(sgk_cuda_copy_from_host(0, t->device, t->now, size, stream));
+    must(sgk_cuda_copy_from_host(0, t->device, block, size, stream));
 }
 
 void gpu_get(check_tensor *t) { must(sgk_cuda_copy_to_host(0, t->now, t->device, tensor_block_size(t), stream)); }

@@ -126,7 +126,16 @@ extern int         case_number, resume_after;           /* to go on behind a cas
 /* ---- several processes (jobs.c) ---------------------------------------------------------------------------------- */
 enum { JOB_FAMILIES = 64,
        JOB_LEVELS   = 16 };
-extern int job_count, job_number;                       /* this process takes every job_count-th case, from job_number on */
+typedef struct check_figure check_figure;
+extern int                  job_count, job_number;                       /* how many processes there are, and which one this is */
+bool job_takes(int number);                             /* the first process that asks gets the case */
+void *job_shared(size_t bytes);                         /* zeros that all processes see, from the start of the first one */
+void job_turn_begin(void);                              /* when figures are wanted: until job_turn_end() no other process uses the GPU */
+void job_turn_end(void);
+bool job_my_turn(void);
+void job_starts(int family, int level);                 /* the cases to come are of these */
+int64_t job_order(void);                                /* of the case under way among all, whichever process has it */
+bool job_figure(const check_figure *f);                 /* false: there is nobody to tell */
 bool run_jobs(void (*work)(void));                      /* each process does the work; what they find is added up here. All came to their end */
 bool job_family_done(int family, int level, int cases, int failed, double seconds);        /* false: there is nobody to tell */
 void print_family(int family, int level, int cases, int failed, double seconds);           /* main.c */
@@ -134,11 +143,19 @@ void print_family(int family, int level, int cases, int failed, double seconds);
 /* ---- figures (bench.c) ------------------------------------------------------------------------------------------- */
 double clock_now(void);                     /* seconds */
 bool bench_ceilings(const char *text);    /* "cpu:COPY,READ,MATRIX" or "cuda:...", in bytes and operations a second */
+struct check_figure {
+    char    label[LABEL], level[16];
+    double  seconds, graph, spread, bytes, operations, limit, reference;
+    bool    gpu, cached;
+    int64_t order;                          /* job_order() */
+};
 extern size_t bench_least;                  /* bytes: cases with smaller tensors are left out */
 void bench_start(void);
 bool bench_more(void);                    /* another call is wanted */
 void bench_called(void);
 void bench_figure(double bytes, double operations);
+void bench_add(const check_figure *f);
+void bench_share(void);                     /* before there are several processes: the ceilings of the GPU are measured by one of them */
 void bench_json(FILE *f);                 /* the members of an object */
 extern double reference_seconds;
 
@@ -147,8 +164,8 @@ bool gpu_present(void);
 const char *gpu_error(void);
 const char *gpu_name(void);
 void *gpu_stream(void);
-void gpu_put(check_tensor *t);       /* the block `now` to the device */
-void gpu_get(check_tensor *t);       /* and back */
+void gpu_put(check_tensor *t, const char *block);       /* to the device */
+void gpu_get(check_tensor *t);       /* and to the block `now` */
 void gpu_drop(check_tensor *t);
 bool gpu_wait(void);
 void *gpu_scratch(size_t bytes);      /* lives until the next gpu_wait() */

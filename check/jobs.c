@@ -1,12 +1,16 @@
 /*
- * sgk-check --jobs=N: the cases dealt out to N processes, each of which walks over all levels and families and takes every Nth case. What they
- * find comes through one pipe, in records below PIPE_BUF, which arrive whole.
+ * sgk-check --jobs=N: N processes, each of which walks over all levels and families and takes the cases that no other has taken yet. What they
+ * find comes through one pipe, in records below PIPE_BUF, which arrive whole. Figures of the GPU are taken in turns: one process at a time has
+ * it, from the first copy of a case to its last figure, while the others fill tensors and compute and compare references.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "harness.h"
@@ -16,6 +20,7 @@ typedef struct {
            OPERATOR,
            FAILURE,
            LAUNCH,
+           FIGURE,
            END } kind;
     union {
         struct {
@@ -29,15 +34,57 @@ typedef struct {
         struct {
             char label[LABEL], level[16], text[1200];
         } failure;
-        const void *launched;
+        const void  *launched;
+        check_figure figure;
     };
 } record;
 _Static_assert(sizeof(record) <= PIPE_BUF, "a record may be torn apart");
 
-enum { MOST_JOBS = 64 };
+enum { MOST_JOBS  = 64,
+       MOST_CASES = 1 << 14 };
 int          job_count = 1, job_number;
 static int   to_parent = -1;
 static pid_t children[MOST_JOBS];
+
+/* ---- what the processes share: which cases are taken, and whose turn it is ---- */
+static atomic_char *taken;                      /* [level][family][case] */
+static size_t       first_case;                 /* of this level and family */
+static int          turn = -1;                  /* a file without content: who has locked it has the GPU; a process that ends gives it back */
+static bool         my_turn;
+
+void *job_shared(size_t bytes)
+{
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory != MAP_FAILED) return memory;
+    fprintf(stderr, "sgk-check: no memory to share: %s\n", strerror(errno));
+    exit(1);
+}
+
+void job_starts(int family, int at_level) { first_case = (size_t)(at_level * JOB_FAMILIES + family) * MOST_CASES; }
+
+int64_t job_order(void) { return (int64_t)first_case + case_number; }
+
+bool job_takes(int number) { return !taken || !atomic_exchange(&taken[first_case + (size_t)number % MOST_CASES], 1); }
+
+static void lock_turn(short kind)
+{
+    while (fcntl(turn, F_SETLKW, &(struct flock){ .l_type = kind, .l_whence = SEEK_SET }) < 0 && errno == EINTR) {}
+}
+
+void job_turn_begin(void)
+{
+    if (turn < 0 || my_turn) return;
+    lock_turn(F_WRLCK);
+    my_turn = true;
+}
+
+void job_turn_end(void)
+{
+    if (my_turn) lock_turn(F_UNLCK);
+    my_turn = false;
+}
+
+bool job_my_turn(void) { return my_turn; }
 
 static void tell(const record *r)
 {
@@ -48,6 +95,13 @@ bool job_family_done(int family, int at_level, int cases, int failed, double sec
 {
     if (to_parent < 0) return false;
     tell(&(record){ .kind = FAMILY, .family = { family, at_level, cases, failed, seconds } });
+    return true;
+}
+
+bool job_figure(const check_figure *f)
+{
+    if (to_parent < 0) return false;
+    tell(&(record){ .kind = FIGURE, .figure = *f });
     return true;
 }
 
@@ -106,7 +160,17 @@ bool run_jobs(void (*work)(void))
         fprintf(stderr, "sgk-check: --jobs: no pipe: %s\n", strerror(errno));
         exit(1);
     }
-    setenv("SGK_NUM_THREADS", "2", 0);          /* the machine's processors are shared */
+    setenv("SGK_NUM_THREADS", check_benching ? "1" : "2", 0);          /* the machine's processors are shared; whoever has the GPU should not wait for one */
+    taken = job_shared((size_t)JOB_LEVELS * JOB_FAMILIES * MOST_CASES);
+    if (check_benching) {
+        FILE *file = tmpfile();
+        turn       = file ? fileno(file) : -1;
+        if (turn < 0) {
+            fprintf(stderr, "sgk-check: --jobs: no temporary file: %s\n", strerror(errno));
+            exit(1);
+        }
+        bench_share();
+    }
     fflush(stdout);
     for (int i = 0; i < job_count; ++i) {
         children[i] = fork();
@@ -131,6 +195,7 @@ bool run_jobs(void (*work)(void))
         case OPERATOR: report_add_operator(r.operator.at, &r.operator.counts); break;
         case FAILURE:  report_add_failure(r.failure.label, r.failure.level, r.failure.text); break;
         case LAUNCH:   gpu_add_launch(r.launched); break;
+        case FIGURE:   bench_add(&r.figure); break;
         case END:      ++done; break;
         }
     }

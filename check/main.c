@@ -113,6 +113,7 @@ static void run_family(int number, void (*check)(void))
     report_counts(&before, &failed_before);
     const double start = clock_now();
     resume_after       = 0;
+    job_starts(number, (int)(level - levels));
     while (!run_guarded(family, check)) resume_after = case_number;
     resume_after = 0;
     report_counts(&after, &failed_after);
@@ -126,7 +127,10 @@ static void check_shape(void) { families[shape_family].shape(shape_sizes, shape_
 static bool level_present(const check_level *l, unsigned have)
 {
     if (!l->gpu) return !(l->flags & ~have);
-    return gpu_present();
+    job_turn_begin();
+    const bool present = gpu_present();
+    job_turn_end();
+    return present;
 }
 
 static void run_levels(void)
@@ -165,6 +169,14 @@ static void run_levels(void)
     }
 }
 
+/* Figures of the CPU want all of it. */
+static bool only_gpu_asked(void)
+{
+    for (int l = 0; l < LEVELS - 1; ++l)
+        if (level_asked[l]) return false;
+    return level_asked[LEVELS - 1];
+}
+
 /* What all cases together must have reached. */
 static void report_what_is_missing(unsigned have)
 {
@@ -181,7 +193,7 @@ static void usage(FILE *f)
                "  --only=TEXT      cases whose name contains TEXT (may be repeated)\n"
                "  --level=LEVEL    " LEVEL_NAMES " (may be repeated; all by default)\n"
                "  --seed=N         the random numbers of an earlier run\n"
-               "  --jobs=N         N processes, which share the cases\n"
+               "  --jobs=N         N processes, which share the cases; with --bench only those of the GPU, which they have in turns\n"
                "  --threads=N      threads of the library's own pool\n"
                "  --small          the smallest shapes that reach every branch, for sanitizers\n"
                "  --random=N       so many random cases of operators that have such\n"
@@ -357,7 +369,7 @@ int sgk_check_main(int argc, char **argv)
 
     if (large_only && !any_level_asked) ask_level("cuda");
     bool all = true;
-    if (job_count > 1 && !listing && !versions_wanted && !check_benching) all = run_jobs(run_levels);
+    if (job_count > 1 && !listing && !versions_wanted && (!check_benching || only_gpu_asked())) all = run_jobs(run_levels);
     else job_count = 1, run_levels();
     if (listing) {
         report_list();
@@ -365,6 +377,7 @@ int sgk_check_main(int argc, char **argv)
     }
     if (versions_wanted) versions_print(NULL);
     if (all && !large_only) report_what_is_missing(have);
+    if (check_benching && job_count > 1) gpu_present();         /* its name */
     if (json && !report_json(json)) return 1;
     int cases, failed;
     report_counts(&cases, &failed);

@@ -58,9 +58,10 @@ bool wanted(const char *case_label)
     return false;
 }
 
-/* With --once and --bench-from call.c says which cases run, and counts them. */
+/* With --once and --bench-from call.c says which cases run, and counts them; with --once it also deals them. */
 static bool counted;
-static bool dealt_later(void) { return (check_once && level && level->gpu) || bench_least; }
+static bool dealt_later(void) { return check_once && level && level->gpu; }
+static bool counted_later(void) { return dealt_later() || bench_least; }
 
 void count_case(void)
 {
@@ -78,10 +79,10 @@ bool check_case(const char *format, ...)
     vsnprintf(name, sizeof name, format, arguments);
     va_end(arguments);
     if (!wanted(name)) return false;
-    if (++case_number <= resume_after || (!dealt_later() && case_number % job_count != job_number)) return false;
+    if (++case_number <= resume_after || (!dealt_later() && !job_takes(case_number))) return false;
     snprintf(label, sizeof label, "%s", name);
     counted = case_failed = false;
-    if (!dealt_later()) count_case();
+    if (!counted_later()) count_case();
     if (listing) return false;
     check_switches = (check_options){ SGK_DEFAULT };
     random_start_case(name);
@@ -150,7 +151,7 @@ void report_add_operator(int at, const check_operator *counts)
 
 void check_that(bool holds, const char *format, ...)
 {
-    if (holds || versions_wanted || (dealt_later() && !counted)) return;        /* no reference was run */
+    if (holds || versions_wanted || (counted_later() && !counted)) return;        /* no reference was run */
     char    text[1000];
     va_list arguments;
     va_start(arguments, format);

@@ -73,6 +73,19 @@ def test_bench(tmp_path):
     assert os.path.getsize(picture) > 5000
 
 
+@pytest.mark.skipif(not sgl_kernel._ops.torch.cuda.is_available(), reason="needs a GPU")
+def test_bench_of_the_gpu_in_turns(tmp_path):
+    rows = []
+    for jobs in (1, 3):
+        written = tmp_path / f"{jobs}.json"
+        result = sgl_kernel_command("bench", "--only=add_rmsnorm", "--from=8", "--level=cuda", f"--jobs={jobs}", f"--json={written}")
+        assert result.returncode == 0, result.stderr
+        found = json.loads(written.read_text())
+        assert found["gpu"] and found["ceilings"]["gpu"]["copy_gigabytes_per_second"] > 0
+        rows.append([row["case"] for row in found["rows"]])
+    assert rows[0] == rows[1] and len(rows[0]) > 2
+
+
 def test_unknown_argument_is_one_sentence():
     result = sgl_kernel_command("info", "--nonsense")
     assert result.returncode == 2 and result.stderr.endswith("error: unknown arguments: --nonsense\n")

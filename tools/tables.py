@@ -257,24 +257,36 @@ def attention_accuracy_table(accuracy):
                      + [number(row["ratio"].get(name), ".3f") for name in names[1:]] for row in accuracy["rows"]]))
 
 
+PRODUCTS = re.compile("gemm|_mm_|linear|attn|attention|moe_cpu|conv|probe_")        # what has a table of its own beside others, or none
+AT_MOST = [     # of large cases: names, MB they move at least, and the time they may take over L
+    (re.compile(r"(gemma_)?(fused_add_)?rmsnorm_(bf16|f16|f32)_"), 64, 1.08),
+    (re.compile(r"(silu|gelu|gelu_tanh)_and_mul_"), 64, 1.05),
+    (re.compile(r"(rotary_embedding|fused_qk_norm_rope|concat_mla_k|merge_state_v2|moe_sum_reduce)_.*(4096|8192|16384)x"), 32, 1.12),
+    (re.compile(r"sgl_per_token(_group)?_quant_\w*_16384x"), 64, 1.10),
+]
+
+
 def bench_table(bench):
     on_gpu = bool(bench["ceilings"]["gpu"])
     ceilings = bench["ceilings"]["gpu" if on_gpu else "cpu"]
-    text = (f"`sgk-check --bench`: copy {ceilings['copy_gigabytes_per_second']:.0f} GB/s, read {ceilings['read_gigabytes_per_second']:.0f} GB/s "
-            f"at {ceilings['bytes'] >> 20} MB" + (f", bf16 matrices {ceilings['matrix_teraflops']:.0f} TFLOP/s" if ceilings.get("matrix_teraflops") else ""))
+    text = (f"`sgl-kernel bench --from 8`: copy {ceilings['copy_gigabytes_per_second']:.0f} GB/s, read {ceilings['read_gigabytes_per_second']:.0f} GB/s "
+            f"at {ceilings['bytes'] >> 20} MB")
     if on_gpu:
         text += (f", an empty kernel in a graph {ceilings['empty_microseconds']:.2f} us; a call from C {ceilings['call_microseconds']:.2f} us, "
                  f"the driver's launch alone {ceilings['driver_launch_microseconds']:.2f} us")
-    lines = [text + ". L = empty kernel + bytes / ceiling; the share is L over the time in a graph.", ""]
-    lines += ["| case | us | us in a graph | GB/s | GFLOP/s | share of L |", "|---|---|---|---|---|---|"]
+    rows, held, wanted = [], 0, 0
     for row in bench["rows"]:
-        if (row["bytes"] or 0) < 8e6 or row["case"].startswith("probe_"):
+        if (row["bytes"] or 0) < 32e6 or not row["share"] or PRODUCTS.search(row["case"]):
             continue
-        graph = row["microseconds_graph"]
-        share = f"{row['share']:.2f}" if row["share"] else ""
-        lines.append(f"| {row['case']} | {row['microseconds']:.1f} | {f'{graph:.1f}' if graph else ''} | {row['gigabytes_per_second']:.0f} "
-                     f"| {row['gigaflops']:.0f} | {share} |")
-    return lines + [""]
+        us = row["microseconds_graph"] or row["microseconds"]
+        most = next((most for name, least, most in AT_MOST if name.match(row["case"]) and row["bytes"] >= least * 1e6), None)
+        wanted += most is not None
+        held += most is not None and 1 / row["share"] <= most
+        rows.append([row["case"], f"{row['bytes'] / 1e6:.0f}", f"{us:.1f}", f"{row['gigabytes_per_second']:.0f}", f"{row['gigabytes_per_second'] / ceilings['copy_gigabytes_per_second']:.2f}",
+                     f"{1 / row['share']:.3f}", f"{most:.2f}" if most and on_gpu else ""])
+    text += (". Cases that move 32 MB or more, but for products and attention; inputs from memory, as nodes of a graph. L is the empty kernel and the bytes at the rate of a copy, of a read for what writes next to nothing."
+             + (f" {held} of {wanted} cases with a bound keep it." if on_gpu and wanted else ""))
+    return [text, ""] + table(["case", "MB", "us", "GB/s", "of the copy", "time / L", "at most"], rows)
 
 
 def cpu_table(cpu):

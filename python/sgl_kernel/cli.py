@@ -208,6 +208,8 @@ def bench(arguments):
         devices = {"cuda" if level == "cuda" else "cpu" for level in arguments.level} or {"cpu", "cuda"}
         if arguments.least:
             options.append(f"--bench-from={arguments.least}")
+        if arguments.level and devices == {"cuda"}:         # which takes turns; the references are the CPU's work
+            options.append(f"--jobs={arguments.jobs}")
         options += filter(None, map(torch_ceilings, sorted(devices)))
         code, found = run_check(options, progress)
     rows = found.get("rows", [])
@@ -246,6 +248,7 @@ def main(argv=None):
     command.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name contains TEXT")
     command.add_argument("--level", action="append", default=[], metavar="LEVEL", help="ref, avx2, avx512, avx512bf16, amx, neon or cuda")
     command.add_argument("--from", dest="least", type=int, metavar="MB", help="time only cases whose tensors take at least so much")
+    command.add_argument("--jobs", type=int, default=max(1, min(14, len(os.sched_getaffinity(0)) - 2)), metavar="N", help="processes with --level=cuda; one at a time has the GPU")
     command.add_argument("--json", metavar="FILE", help="write the results")
     command.add_argument("--plot", metavar="FILE", help="write a picture of them (needs matplotlib)")
     command.set_defaults(run=bench)
