@@ -184,12 +184,12 @@ class PaddedDecode(engine_module.DecodeGraphs):
     def run(self, batch, draws):
         self.seen.add(len(batch.tokens))
         buffer = torch.zeros(12 * len(batch.tokens), dtype=torch.int32)
-        values = batch.tokens, batch.positions, batch.slots, batch.cache_seqlens, *draws
+        values = batch.tokens, batch.positions, batch.slots, batch.cache_seqlens, *(draws or ())
         for part, value in zip(self.parts(buffer), values):
             part.copy_(value)
         assert all(torch.equal(part, value) for part, value in zip(self.parts(buffer), values)), "the parts of the graph's inputs overlap"
         logits = self.model.forward(batch.to(self.model.device), self.cache)
-        return engine_module.choose(logits, engine_module.Draws(*(part.to(self.model.device) for part in draws)))
+        return engine_module.choose(logits, draws and draws.to(self.model.device))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -49,10 +49,15 @@ class Draws(NamedTuple):
                         for request in requests))
         return cls(*(torch.tensor(column, dtype=dtype) for column, dtype in zip(columns, (torch.float32, torch.int32, torch.float32, torch.int64))))
 
+    def to(self, device):
+        return Draws(*(part.to(device) for part in self))
+
 
 @torch.inference_mode()
 def choose(logits, draws):
-    """A token of each row. At temperature 0 all of its probability is the likeliest token's, which is then drawn."""
+    """A token of each row; without draws the likeliest ones. At temperature 0 all of a row's probability is the likeliest token's, which is then drawn."""
+    if draws is None:
+        return logits.argmax(1)
     return top_k_top_p_sampling_from_probs(softmax(logits, draws.temperatures), draws.top_k, draws.top_p, seed=draws.seeds)
 
 
@@ -66,8 +71,8 @@ class Meter:
 
 
 class DecodeGraphs:
-    """The decode step, choice of tokens included, recorded as CUDA graphs for batches of powers of two. A graph replays fixed
-    addresses: its inputs are static buffers, all but the page table in one piece that is filled by one copy."""
+    """The decode step recorded as CUDA graphs for batches of powers of two. A graph replays fixed addresses: its inputs are static
+    buffers, all but the page table in one piece, together with what the choice of tokens reads, that is filled by one copy."""
 
     def __init__(self, model, cache, max_batch, table_width):
         self.sizes = [1 << i for i in range((max_batch - 1).bit_length() + 1)]
@@ -80,12 +85,12 @@ class DecodeGraphs:
             tokens, positions, slots, lengths, *draws = self.parts(inputs)
             lengths.fill_(1)
             batch, draws = Batch(tokens, positions, slots, starts[:n + 1], lengths, table[:n], max_seqlen_q=1), Draws(*draws)
-            choose(model.forward(batch, cache), draws)
+            model.forward(batch, cache)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                chosen = choose(model.forward(batch, cache), draws)
+                logits = model.forward(batch, cache)
             pool = graph.pool()
-            self.recorded[n] = graph, batch, inputs, host, chosen        # the graph reads all of the batch
+            self.recorded[n] = graph, batch, draws, inputs, host, logits        # the graph reads all of the batch
 
     @staticmethod
     def parts(inputs):
@@ -101,15 +106,15 @@ class DecodeGraphs:
 
     def run(self, batch, draws):
         """The tokens chosen for a batch in host memory."""
-        graph, static, inputs, host, chosen = self.recorded[len(batch.tokens)]
-        for part, value in zip(self.parts(host), (batch.tokens, batch.positions, batch.slots, batch.cache_seqlens, *draws)):
+        graph, static, static_draws, inputs, host, logits = self.recorded[len(batch.tokens)]
+        for part, value in zip(self.parts(host), (batch.tokens, batch.positions, batch.slots, batch.cache_seqlens, *(draws or ()))):
             part.copy_(value)
         inputs.copy_(host, non_blocking=True)
         if batch.page_table is not self.table:
             self.table = batch.page_table
             static.page_table.copy_(self.table)
         graph.replay()
-        return chosen
+        return choose(logits, draws and static_draws)
 
 
 class Engine:
@@ -153,12 +158,12 @@ class Engine:
         for request, span in work:
             request.cached = span.stop
         served = [request for request, _ in work if not request.prefilling]
-        draws = Draws.of(served + [PADDING] * padding) if served else None
+        draws = Draws.of(served + [PADDING] * padding) if any(request.temperature for request in served) else None
         if graphs:
             tokens = graphs.run(batch, draws)
         else:
             logits = self.model.forward(batch.to(self.model.device), self.cache)
-            tokens = choose(logits, Draws(*(part.to(self.model.device) for part in draws))) if served else torch.empty(0)
+            tokens = choose(logits, draws and draws.to(self.model.device)) if served else torch.empty(0)
         for request, token in zip(served, tokens.tolist()):
             self.give(request, token)
         meter.tokens += sum(len(span) for _, span in work)
