@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts the results of one run on one machine into benchmark/results/DATE-DEVICE.json, from which tables.py prints.
 
-usage: record_results.py --commit COMMIT [--date DATE] [--bench BENCH.json] [--llm LLM.json] [--llm-large LLM.json ...] [--comparison COMPARE.json] [--linear LINEAR.json]
+usage: record_results.py --commit COMMIT [--date DATE] [--time TIME] [--bench BENCH.json] [--llm LLM.json] [--llm-large LLM.json ...] [--comparison COMPARE.json] [--linear LINEAR.json]
                          [--linear-invariant LINEAR.json]
                          [--linear-cpu CPU.json] [--elementwise-cpu CPU.json] [--dsv3 DSV3.json] [--scaled-mm MM.json] [--block-mm MM.json]
                          [--attention ATTENTION.json] [--attention-decode DECODE.json] [--attention-cpu CPU.json]
@@ -30,13 +30,15 @@ def device_of(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", required=True, help="what was built")
-    parser.add_argument("--date", default=datetime.date.today().isoformat())
+    now = datetime.datetime.now(datetime.timezone.utc)
+    parser.add_argument("--date", default=now.date().isoformat())
+    parser.add_argument("--time", default=f"{now:%H:%M}", help="of that day (UTC): the later of a day's results are printed")
     names = ("bench", "llm", "comparison", "linear", "linear_invariant", "linear_cpu", "elementwise_cpu", "dsv3", "scaled_mm", "block_mm", "attention", "attention_decode", "attention_cpu", "accuracy", "block_accuracy", "attention_accuracy", "tests")
     for name in names:
         parser.add_argument("--" + name.replace("_", "-"), type=argparse.FileType())
     parser.add_argument("--llm-large", type=argparse.FileType(), nargs="+")
     arguments = parser.parse_args()
-    result = {"date": arguments.date, "commit": arguments.commit}
+    result = {"date": arguments.date, "time": arguments.time, "commit": arguments.commit}
     for name in names:
         file = getattr(arguments, name)
         if file:

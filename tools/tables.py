@@ -74,9 +74,9 @@ def operators():
 
 def results(kind):
     """The newest of each device that has this kind of figures."""
+    found = [(path, json.load(open(path))) for path in glob.glob(os.path.join(ROOT, "benchmark/results/*.json"))]
     newest = {}
-    for path in sorted(glob.glob(os.path.join(ROOT, "benchmark/results/*.json"))):
-        result = json.load(open(path))
+    for _, result in sorted(found, key=lambda item: (item[1]["date"], item[1].get("time", ""), item[0])):
         if kind in result:
             newest[result["device"]] = result
     return sorted(newest.items())
