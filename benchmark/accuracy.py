@@ -23,25 +23,25 @@ import torch
 
 import sgl_kernel
 
-DEPTHS = [128, 4096, 65536]
-ROWS = [1, 4, 64]
+DEPTHS = [128, 4096, 16384, 65536]
+ROWS = [1, 4, 16, 64, 128]
 COLUMNS = 256
 FORMATS = {"f32": (torch.float32, torch.float32), "f16": (torch.float16, torch.float16), "bf16": (torch.bfloat16, torch.bfloat16),
            "bf16 to f32": (torch.bfloat16, torch.float32), "e4m3 to bf16": (torch.float8_e4m3fn, torch.bfloat16),
            "e4m3 to f32": (torch.float8_e4m3fn, torch.float32)}
 
 
-def normal(rows, depth):
-    return torch.randn(rows, depth, dtype=torch.float64)
+def normal(rows, depth, device):
+    return torch.randn(rows, depth, dtype=torch.float64, device=device)
 
 
-def scaled(rows, depth):
-    return normal(rows, depth) * torch.exp2(torch.rand(rows, depth, dtype=torch.float64) * 16 - 8)
+def scaled(rows, depth, device):
+    return normal(rows, depth, device) * torch.exp2(torch.rand(rows, depth, dtype=torch.float64, device=device) * 16 - 8)
 
 
-def operands(data, rows, depth, dtype):
+def operands(data, rows, depth, dtype, device):
     """In the format already, so that exact products are the same for all."""
-    x, w = (scaled if data == "scaled" else normal)(rows, depth), (scaled if data == "scaled" else normal)(COLUMNS, depth)
+    x, w = ((scaled if data == "scaled" else normal)(n, depth, device) for n in (rows, COLUMNS))
     if data == "positive":
         x, w = x.abs(), w.abs()
     if dtype != torch.float8_e4m3fn or data == "scaled":
@@ -49,7 +49,7 @@ def operands(data, rows, depth, dtype):
     if data == "cancelling":
         half = depth // 2
         x[:, half:] = x[:, :half]
-        w[:, half:] = -w[:, :half] * (1 + 2**-6 * torch.randn(COLUMNS, half, dtype=torch.float64))
+        w[:, half:] = -w[:, :half] * (1 + 2**-6 * normal(COLUMNS, half, device))
     return x.to(dtype), w.to(dtype)
 
 
@@ -72,11 +72,11 @@ def ours(x, w, out_dtype):
 
 def measure(name, data, rows, depth, device):
     dtype, out_dtype = FORMATS[name]
-    x, w = operands(data, rows, depth, dtype)
+    x, w = operands(data, rows, depth, dtype, device)
     exact, size = x.double() @ w.double().t(), x.double().abs() @ w.double().abs().t()
     result = {"format": name, "data": data, "rows": rows, "columns": COLUMNS, "depth": depth}
     for who, call in (("ours", ours), ("torch", theirs)):
-        error = (call(x.to(device), w.to(device), out_dtype).cpu().double() - exact) / size * 2**24
+        error = (call(x, w, out_dtype).double() - exact) / size * 2**24
         result[who] = {"rms": error.square().mean().sqrt().item(), "largest": error.abs().max().item()}
     result["ratio"] = result["ours"]["rms"] / result["torch"]["rms"] if result["torch"]["rms"] else float(result["ours"]["rms"] > 0)
     return result

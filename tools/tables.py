@@ -237,8 +237,9 @@ def accuracy_table(accuracy):
         if key not in worst or row["ratio"] > worst[key]["ratio"]:
             worst[key] = row
     other = "oneDNN" if accuracy["device"] == "cpu" else "cuBLASLt"
-    return ([f"`benchmark/accuracy.py --device {accuracy['device']}`: errors beside float64 in units of 2^-24 of the sum of magnitudes, torch {accuracy['torch']} ({other}) on the same data; of 1, 4 and 64 rows and "
-             "K of 128, 4096 and 65536 that with the largest ratio.", ""]
+    rows, depths = ([f"{n}" for n in sorted({row[name] for row in accuracy["rows"]})] for name in ("rows", "depth"))
+    return ([f"`benchmark/accuracy.py --device {accuracy['device']}`: errors beside float64 in units of 2^-24 of the sum of magnitudes, torch {accuracy['torch']} ({other}) on the same data; of {', '.join(rows[:-1])} and {rows[-1]} rows and "
+             f"K of {', '.join(depths[:-1])} and {depths[-1]} that with the largest ratio.", ""]
             + table(["format", "data", "rows", "K", "ours, rms", f"{other}, rms", "ratio"],
                     [[*key, f"{row['rows']}", f"{row['depth']}", f"{row['ours']['rms']:.4g}", f"{row['torch']['rms']:.4g}", f"{row['ratio']:.3f}"] for key, row in worst.items()]))
 
