@@ -7,7 +7,8 @@ Each figure is the time of one call as a node of a CUDA graph, the median over r
 of the ratios of paired rounds, above 1 where ours is faster. Long rounds last some milliseconds, so that power limits large products as it does
 in a server; short ones are a single graph after a pause. Calls take copies of input and weight in turn, so that weights come from
 memory, not from the L2 cache. Inputs are random normal numbers; results are compared before any is timed. With --pdl ours use programmatic
-dependent launch (torch's have no such switch); with --batch-invariant their schedules depend on N and K alone, which shows what that costs.
+dependent launch (torch's have no such switch); with --batch-invariant a row's bits do not depend on how many there
+are, which shows what that costs.
 """
 import argparse
 import json

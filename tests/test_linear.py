@@ -1,4 +1,8 @@
 """linear next to torch: formats, shapes that fold, odd sizes, empty ones, and what is refused."""
+import os
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -180,3 +184,23 @@ def test_refused(device):
 def test_gradients_are_not_lost_silently():
     x, w = torch.zeros(3, 8, requires_grad=True), torch.zeros(4, 8)
     assert not linear(x, w).requires_grad
+
+
+ROWS_ALIKE = """
+import torch
+import sgl_kernel
+rows = [1, 3, 8, 16, 17, 32, 48, 64, 96, 128, 160, 256, 384, 512, 768, 1024, 2000, 4096]
+for columns, depth in (4096, 7168), (7168, 2048), (4096, 14336), (24576, 1536), (256, 7168), (2112, 7168), (1280, 8192), (768, 4096):
+    for dtype, out_dtype in (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32), (torch.float32, torch.float32):
+        if dtype == torch.float32 and columns > 2112:
+            continue
+        x, w = torch.randn(rows[-1], depth, device="cuda", dtype=dtype), torch.randn(columns, depth, device="cuda", dtype=dtype)
+        every = sgl_kernel.linear(x, w, out_dtype=out_dtype)
+        for m in rows:
+            found = sgl_kernel.linear(x[:m], w, out_dtype=out_dtype)
+            assert torch.equal(found, every[:m]), f"{dtype}, {out_dtype}: {m} rows of {columns} x {depth} have other bits in {rows[-1]}"
+"""
+
+
+def test_batch_invariant_rows(gpu):
+    subprocess.run([sys.executable, "-c", ROWS_ALIKE], check=True, env=os.environ | {"SGK_BATCH_INVARIANT": "1"})

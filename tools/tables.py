@@ -173,7 +173,7 @@ def linear_table(linear):
 
 
 def linear_invariant_table(linear):
-    return (["`benchmark/linear.py --batch-invariant`: tiles and splits from N and K alone, in a run of its own.", ""]
+    return (["`benchmark/linear.py --batch-invariant`: a row's bits do not depend on M, in a run of its own.", ""]
             + digest(grouped(linear["rows"], rows_of, lambda row: {"torch": row["long"]["ratio"]})))
 
 

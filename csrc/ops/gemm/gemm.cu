@@ -5,8 +5,10 @@
  *
  *   T   f16 or bf16
  *   BM, BN, BK, WM, WN, WK, STAGES   gemm_mma.cuh explains them; BK is 32 or a multiple of 64
+ *   CHAIN                            slabs whose products are one chain of sums; the sums of chains are added in their order, in f32 that rounds. 0: all of
+ *                                    K is one chain. The matrix units cut what they add: for results in f32, chains are short
  *
- * Rows of input and weight must be 16-byte aligned and K a multiple of 8. With WK = 1 an output is one chain of products over K,
+ * Rows of input and weight must be 16-byte aligned and K a multiple of 8. With WK = 1 and without CHAIN an output is one chain of products over K,
  * the same in every tile.
  */
 #include "gemm.cuh"
@@ -24,7 +26,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_co
     const int                                lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int                                wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
     int64_t                                  m0, n0;
-    linear_tile(&a, BM, BN, &m0, &n0);
+    linear_tile(&a, BM, BN, blockIdx.x, &m0, &n0);
 
     /* What this thread copies of each slab: one piece of every PASS_ROWS-th row. */
     const int      row = (int)threadIdx.x / ROW_PIECES, piece = (int)threadIdx.x % ROW_PIECES;
@@ -45,6 +47,12 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_co
             #pragma unroll
             for (int e = 0; e < 4; ++e) d[i][j][e] = 0;
 
+#if CHAIN
+    float total[MT][NT][4];
+    int   left = CHAIN;
+    #pragma unroll
+    for (int i = 0; i < MT * NT * 4; ++i) total[i / 4 / NT][i / 4 % NT][i % 4] = 0;
+#endif
     int stage = 0, free_stage = STAGES - 1;
     for (int64_t done = 0; done < a.depth; done += BK) {
         cp_async_wait(STAGES - 2);
@@ -63,7 +71,18 @@ extern "C" __global__ __launch_bounds__(THREADS) void linear_mma(const __grid_co
         }
         stage      = stage + 1 == STAGES ? 0 : stage + 1;
         free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
+#if CHAIN
+        if (--left == 0) {
+            #pragma unroll
+            for (int i = 0; i < MT * NT * 4; ++i) total[i / 4 / NT][i / 4 % NT][i % 4] += d[i / 4 / NT][i / 4 % NT][i % 4], d[i / 4 / NT][i / 4 % NT][i % 4] = 0;
+            left = CHAIN;
+        }
+#endif
     }
+#if CHAIN
+    #pragma unroll
+    for (int i = 0; i < MT * NT * 4; ++i) d[i / 4 / NT][i / 4 % NT][i % 4] += total[i / 4 / NT][i / 4 % NT][i % 4];
+#endif
 
 #if WK > 1
     ADD_SHARES(d);

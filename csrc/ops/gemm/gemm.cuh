@@ -14,10 +14,10 @@ DEVICE linear_args linear_batch(const linear_args *a, int64_t i)
     return b;
 }
 
-/* Tiles go down the rows in bands of 8 before they go on to the next columns: what runs at one time shares weights and input in L2. */
-DEVICE void linear_tile(const linear_args *a, int bm, int bn, int64_t *m0, int64_t *n0)
+/* Tile `id` of a product: they go down the rows in bands of 8 before they go on to the next columns: what runs at one time shares weights and input in L2. */
+DEVICE void linear_tile(const linear_args *a, int bm, int bn, int64_t id, int64_t *m0, int64_t *n0)
 {
-    const int64_t down = (a->rows + bm - 1) / bm, across = (a->columns + bn - 1) / bn, id = blockIdx.x;
+    const int64_t down = (a->rows + bm - 1) / bm, across = (a->columns + bn - 1) / bn;
     const int64_t band = id / (8 * across), rest = id % (8 * across), high = down - band * 8 < 8 ? down - band * 8 : 8;
     *m0 = (band * 8 + rest % high) * bm;
     *n0 = rest / high * bn;

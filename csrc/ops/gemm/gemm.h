@@ -25,9 +25,10 @@ struct linear_wgmma_args {
     int32_t            first_tiles, second_tiles;   /* of one product */
     int32_t            tiles;                       /* of all; LEAN: of those that differ in weight */
     int32_t            band;                        /* so many first tiles are walked before the next second tile */
-    int32_t            share, rest;                 /* parts of the ring in K that a block has, and how many blocks of a cluster have one more */
+    int32_t            parts;                       /* of the ring, in all of K */
+    int32_t            share, rest;                 /* a share of K, in pairs of slabs (where more are a part, in parts; in gemm_share.cu in slabs), and how many shares have one more */
     int32_t            stages;                      /* parts of the ring in shared memory */
-    int32_t            split;                       /* blocks of a cluster: each has a share of K; above 1 a cluster has one tile */
+    int32_t            split;                       /* shares of K: each a block's of a cluster, which has one tile; in gemm_wide.cu all of them a block's */
     int32_t            pieces;                      /* of 8 columns of the tile whose sums a block of a cluster adds; the last ones may have fewer */
     int32_t            by_tma;                      /* out is in the kernel's format and in 16-byte pieces */
 };

@@ -144,7 +144,7 @@ static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t ro
         for (size_t i = 0; i < table->count; ++i)
             for (int split = 1; split <= 8; split = split < 3 ? split + 1 : split + 5) {
                 const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
-                if (!linear_takes(choice, dtype, out_dtype, rows, columns, depth) || (only && (split > 1 || (!strstr(choice.kernel->defines, only) && !strstr(choice.kernel->file, only))))) continue;
+                if (!linear_takes(choice, dtype, out_dtype, rows, columns, depth) || (only && ((split > 1 && strcmp(only, "SHARES=1")) || (!strstr(choice.kernel->defines, only) && !strstr(choice.kernel->file, only))))) continue;
                 if (!check_case("linear_build_%d_%s_%s_%lldx%lldx%lld_in_%d", number++, check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth, split)) continue;
                 check_switches.keep_arguments = true;
                 check_tensor *input           = check_input_dense(dtype, 2, rows, depth);
@@ -212,6 +212,106 @@ static void check_linear_invariant(sgk_dtype dtype, int64_t columns, int64_t dep
     CHECK_CALL(check_all_and_alone(linear_product, true, T(out), T(alone), T(input), T(weight), NULL, NULL, check_exec));
     check_close_sums(out, tolerance(dtype, SGK_F32, depth), depth);
     check_same_alone(out, alone, columns);
+    check_done(0, 0);
+}
+
+/* Rows of calls that must agree in the bits of the rows that they share: on the GPU each has its own tiles. */
+static const int64_t invariant_rows[] = { 1, 2, 7, 9, 17, 33, 65, 100, 129, 200, 300, 520, 1100 };
+
+/* The reference's rows do not depend on each other: one call has them all, and other results are copies of its first ones. */
+static bool on_cpu(const DLTensor *out) { return out->device.device_type == kDLCPU; }
+static char *row_of(const DLTensor *out, int64_t row) { return (char *)out->data + out->byte_offset + row * out->strides[0] * out->dtype.bits / 8; }
+
+static sgk_status some_rows(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, const sgk_exec *exec)
+{
+    const int64_t most = input->shape[0], first = out->shape[0] - most;
+    for (int64_t i = (int64_t)(sizeof invariant_rows / sizeof *invariant_rows) - 1, at = first; i >= 0; at -= i > 0 ? invariant_rows[i - 1] : 0, --i) {
+        if (on_cpu(out) && at < first) {
+            memcpy(row_of(out, at), row_of(out, first), (size_t)(row_of(out, invariant_rows[i]) - row_of(out, 0)));
+            continue;
+        }
+        int64_t  sizes_in[] = { invariant_rows[i], input->shape[1] }, sizes_out[] = { invariant_rows[i], out->shape[1] };
+        DLTensor x = *input, y = *out;
+        x.shape = sizes_in, y.shape = sizes_out;
+        y.byte_offset           = (uint64_t)(row_of(out, at) - (char *)out->data);
+        const sgk_status status = sgk_linear(&y, &x, weight, bias, exec);
+        if (status != SGK_OK) return status;
+    }
+    return SGK_OK;
+}
+
+static void check_linear_rows(sgk_dtype dtype, sgk_dtype out_dtype, int64_t columns, int64_t depth)
+{
+    if (!check_on_gpu() || !check_case("linear_%s_%s_batch_invariant_rows_%lldx%lld", check_dtype(dtype), check_dtype(out_dtype), (long long)columns, (long long)depth)) return;
+    check_switches.batch_invariant = SGK_ON;
+    check_switches.keep_arguments  = true;
+    int64_t all = 0, most = 0;
+    for (size_t i = 0; i < sizeof invariant_rows / sizeof *invariant_rows; ++i) all += most = invariant_rows[i];
+    check_tensor *input  = check_input_dense(dtype, 2, most, depth);
+    check_tensor *weight = check_input_dense(dtype, 2, columns, depth);
+    check_tensor *bias   = check_input(dtype, 1, columns);
+    check_tensor *out    = check_output_dense(out_dtype, 2, all, columns);
+
+    CHECK_CALL(some_rows(T(out), T(input), T(weight), T(bias), check_exec));
+    check_close_sums(out, tolerance(dtype, out_dtype, depth), depth);
+    for (int64_t i = 0, at = 0; at + invariant_rows[i] < all; at += invariant_rows[i++])
+        for (int64_t m = 0; m < invariant_rows[i]; ++m)
+            for (int64_t n = 0; n < columns; ++n) {
+                const double few = check_result_of(out, (at + m) * columns + n), many = check_result_of(out, (all - most + m) * columns + n);
+                check_that(few == many, "element [%lld, %lld] is %.9g in a call of %lld rows, %.9g in one of %lld", (long long)m, (long long)n, few, (long long)invariant_rows[i], many, (long long)most);
+            }
+    check_done(0, 0);
+}
+
+/* All builds that linear_same_bits() says are the same, one behind the other. */
+static linear_choice same_builds[64];
+static int           same_count;
+
+static sgk_status by_each(const DLTensor *out, const DLTensor *input, const DLTensor *weight, const DLTensor *bias, const sgk_exec *exec)
+{
+    const int64_t rows   = input->shape[0];
+    sgk_status    status = SGK_OK;
+    for (int i = 0; i < same_count && status == SGK_OK; ++i) {
+        if (on_cpu(out) && i > 0) {
+            memcpy(row_of(out, i * rows), row_of(out, 0), (size_t)(row_of(out, rows) - row_of(out, 0)));
+            continue;
+        }
+        int64_t  sizes[] = { rows, out->shape[1] };
+        DLTensor y       = *out;
+        y.shape          = sizes;
+        y.byte_offset    = (uint64_t)(row_of(out, i * rows) - (char *)out->data);
+        linear_forced    = same_builds[i];
+        status           = sgk_linear(&y, input, weight, bias, exec);
+    }
+    linear_forced.kernel = NULL;
+    return status;
+}
+
+static void check_linear_same(sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth, int shares)
+{
+    extern const sgk_kernel_table gemm_kernels[];
+    if (!check_on_gpu()) return;
+    same_count = 0;
+    for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
+        for (size_t i = 0; i < table->count; ++i)
+            for (int split = 1; split <= shares; split = split < shares ? shares : shares + 1) {
+                const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
+                if (linear_takes(choice, dtype, out_dtype, rows, columns, depth) && linear_same_bits(choice, dtype, out_dtype, depth, shares) && same_count < (int)(sizeof same_builds / sizeof *same_builds))
+                    same_builds[same_count++] = choice;
+            }
+    if (same_count < 2 || !check_case("linear_%s_%s_same_bits_%lldx%lldx%lld_in_%d", check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth, shares)) return;
+    check_switches.keep_arguments = true;
+    check_tensor *input           = check_input_dense(dtype, 2, rows, depth);
+    check_tensor *weight          = check_input_dense(dtype, 2, columns, depth);
+    check_tensor *bias            = check_input(dtype, 1, columns);
+    check_tensor *out             = check_output_dense(out_dtype, 2, rows * same_count, columns);
+    CHECK_CALL(by_each(T(out), T(input), T(weight), T(bias), check_exec));
+    check_close_sums(out, tolerance(dtype, out_dtype, depth), depth);
+    for (int i = 1; i < same_count; ++i)
+        for (int64_t e = 0; e < rows * columns; ++e) {
+            const double first = check_result_of(out, e), other = check_result_of(out, i * rows * columns + e);
+            check_that(first == other, "%s in %d gives %.9g where %s in %d gives %.9g", same_builds[i].kernel->defines, same_builds[i].split, other, same_builds[0].kernel->defines, same_builds[0].split, first);
+        }
     check_done(0, 0);
 }
 
@@ -371,7 +471,10 @@ void check_gemm(void)
             check_linear_builds(t, t == SGK_F16 ? SGK_F32 : t, 200, 328, 264, NULL);
             if (!check_small) check_linear_builds(t, t, 520, 8456, 136, "SWAP=0");          /* several tiles a block */
             for (int64_t slabs = 3; slabs > 0 && !check_small; --slabs) check_linear_builds(t, t, 1040, 4232, 64 * slabs - 56, "gemm_wide");
-            for (int64_t depth = 392; depth < 1200 && !check_small; depth += 632) check_linear_builds(t, t, 1040, 4232, depth, "gemm_share");      /* more clusters than fit at once */
+            if (!check_small) check_linear_builds(t, t, 136, 12808, 264, "SHARES=1");
+            check_linear_builds(t, t == SGK_F16 ? t : SGK_F32, 70, 72, 8712, "CHAIN=8");
+            check_linear_builds(t, t == SGK_F16 ? t : SGK_F32, 70, 72, 8712, "CHAIN=16");
+            for (int64_t depth = 392; depth < 1200 && !check_small; depth += 632) check_linear_builds(t, t, 520, 2504, depth, "gemm_share");      /* more clusters than fit at once */
             for (int64_t depth = 200; depth < 2100; depth += 1856) check_linear_builds(t, t, 130, 200, depth, "gemm_share");      /* once and several times through the ring */
             if (!check_small) check_linear_builds(t, t, 9, 17000, 136, "LEAN=1");
         }
@@ -396,6 +499,19 @@ void check_gemm(void)
         check_linear_invariant(t, 75, 1288);
         check_linear_invariant(t, 10, 2077);
         check_linear_invariant(t, 136, 1032);
+        check_linear_rows(t, t, 136, 1032);
+        check_linear_rows(t, SGK_F32, 72, 2056);
+        if (t != SGK_F32) check_linear_rows(t, SGK_F32, 40, 8712);
+        if (t == SGK_BF16) check_linear_rows(t, t, 2120, 1088);
+        if (t != SGK_F16) check_linear_rows(t, t, 200, 4168);
+        if (t == SGK_F32) check_linear_builds(t, t, 70, 72, 1032, NULL);
+        for (int shares = 1; shares <= 4 && t != SGK_F32; ++shares) {
+            check_linear_same(t, t, 130, 264, 1032 + 512 * shares, shares);
+            check_linear_same(t, t, 70, 200, 3 * 512, shares);
+            check_linear_same(t, SGK_F32, 130, 264, 1032 + 512 * shares, shares);
+            check_linear_same(t, SGK_F32, 70, 72, 8200 + 128 * shares, shares);
+        }
+        if (t != SGK_F32) check_linear_same(t, t, 70, 72, 952, 8);
         check_linear_refused(t);
     }
 #if defined(__x86_64__)

@@ -57,24 +57,37 @@ static struct pair_build { sgk_kernel kernel; sgk_dtype dtype; int rows, warps, 
 };
 
 /* `efficiency` is the share of the largest tile's speed, in percent, that a tile reaches when all multiprocessors have one. */
-#define MMA(type, dtype, bm, bn, bk, wm, wn, wk, stages, efficiency)                                                                 \
+#define MMA(type, dtype, bm, bn, bk, wm, wn, wk, stages, efficiency, chain)                                                          \
     { SGK_KERNEL("gemm/gemm.cu", "linear_mma", "-DT=" type " -DBM=" #bm " -DBN=" #bn " -DBK=" #bk " -DWM=" #wm " -DWN=" #wn " -DWK=" #wk \
-                 " -DSTAGES=" #stages, SGK_GENERAL), dtype, bm, bn, bk, wm * wn * wk, stages, efficiency }
+                 " -DSTAGES=" #stages " -DCHAIN=" #chain, SGK_GENERAL), dtype, bm, bn, bk, wm * wn * wk, wk, stages, efficiency, chain }
 #define MMAS(type, dtype)                                       \
-    MMA(type, dtype, 128, 128,  32, 2, 4, 1, 4, 100),           \
-    MMA(type, dtype, 128,  64,  32, 4, 2, 1, 4, 90),            \
-    MMA(type, dtype,  64,  64,  64, 2, 2, 1, 4, 75),            \
-    MMA(type, dtype,  32,  32, 128, 1, 1, 4, 4, 45),            \
-    MMA(type, dtype,  16,  32, 128, 1, 1, 4, 4, 30)
-static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, warps, stages, efficiency; } mma_builds[] = {
+    MMA(type, dtype, 128, 128,  32, 2, 4, 1, 4, 100, 0),        \
+    MMA(type, dtype, 128,  64,  32, 4, 2, 1, 4, 90, 0),         \
+    MMA(type, dtype,  64,  64,  64, 2, 2, 1, 4, 75, 0),         \
+    MMA(type, dtype,  64,  64,  64, 2, 2, 1, 4, 75, 16),        \
+    MMA(type, dtype,  32,  32, 128, 1, 1, 4, 4, 45, 0),         \
+    MMA(type, dtype,  16,  32, 128, 1, 1, 4, 4, 30, 0)
+static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, warps, shares, stages, efficiency, chain; } mma_builds[] = {
     MMAS("f16", SGK_F16), MMAS("bf16", SGK_BF16),
 };
 
 /* The macros are explained in the kernel. `rows` of the first operand and `bn` of the second are a tile. */
-#define WGMMA(type, dtype, swap, groups, bn, stages, slabs, buffers, behind, resident, lean)                                     \
+#define WGMMA_OF(type, dtype, swap, groups, bn, stages, slabs, buffers, behind, resident, lean, chain)                            \
     { SGK_KERNEL("gemm/gemm_wgmma.cu", "linear_wgmma", "-DT=" type " -DSWAP=" #swap " -DGROUPS=" #groups " -DBN=" #bn " -DSTAGES=" #stages \
-                 " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DBEHIND=" #behind " -DRESIDENT=" #resident " -DLEAN=" #lean, SGK_ARCH_90A), \
-      dtype, swap, lean, behind, resident, groups, 64 * groups, bn, stages, slabs, buffers }
+                 " -DSLABS=" #slabs " -DBUFFERS=" #buffers " -DBEHIND=" #behind " -DRESIDENT=" #resident " -DLEAN=" #lean " -DCHAIN=" #chain, SGK_ARCH_90A), \
+      dtype, swap, lean, behind, resident, groups, 64 * groups, bn, stages, slabs, buffers, chain }
+#define WGMMA(...) WGMMA_OF(__VA_ARGS__, 0)
+/* For results in f32: chains of 1024 in K. */
+#define CHAINS(type, dtype)                                 \
+    WGMMA_OF(type, dtype, 0, 2, 192, 4, 1, 3, 0, 1, 0, 16),  \
+    WGMMA_OF(type, dtype, 1, 2, 128, 6, 1, 2, 0, 1, 0, 16),  \
+    WGMMA_OF(type, dtype, 1, 2, 128, 6, 1, 2, 0, 1, 1, 16),  \
+    WGMMA_OF(type, dtype, 1, 2,  64, 4, 2, 1, 0, 1, 1, 8),   \
+    WGMMA_OF(type, dtype, 1, 1,  64, 6, 2, 1, 0, 1, 1, 8),   \
+    WGMMA_OF(type, dtype, 1, 2,  32, 5, 2, 1, 0, 1, 1, 8),   \
+    WGMMA_OF(type, dtype, 1, 2,  16, 6, 2, 1, 0, 1, 1, 8),   \
+    WGMMA_OF(type, dtype, 1, 1,  32, 4, 2, 1, 0, 2, 1, 8),   \
+    WGMMA_OF(type, dtype, 1, 1,  16, 4, 2, 1, 0, 2, 1, 8)
 #define WGMMAS(type, dtype)                           \
     WGMMA(type, dtype, 0, 2, 256, 4, 1, 2, 2, 1, 0),  \
     WGMMA(type, dtype, 0, 2, 224, 4, 1, 6, 0, 1, 0),  \
@@ -96,22 +109,25 @@ static struct mma_build { sgk_kernel kernel; sgk_dtype dtype; int bm, bn, bk, wa
     WGMMA(type, dtype, 1, 1,  16, 5, 4, 1, 0, 1, 1),  \
     WGMMA(type, dtype, 1, 1,  32, 4, 2, 1, 0, 2, 1),  \
     WGMMA(type, dtype, 1, 1,  16, 4, 2, 1, 0, 2, 1)
-static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap, lean; int behind, resident, groups, rows, bn, stages, slabs, buffers; } wgmma_builds[] = {
-    WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16),
+static struct wgmma_build { sgk_kernel kernel; sgk_dtype dtype; bool swap, lean; int behind, resident, groups, rows, bn, stages, slabs, buffers, chain; } wgmma_builds[] = {
+    WGMMAS("f16", SGK_F16), WGMMAS("bf16", SGK_BF16), CHAINS("f16", SGK_F16), CHAINS("bf16", SGK_BF16),
 };
 
 /* The macros are explained in the kernel. WIDE_ROWS rows of input and `bn` of the weight are a tile. */
 enum { WIDE_ROWS = 128 };
-#define WIDE(type, dtype, bn, stages) \
-    { SGK_KERNEL("gemm/gemm_wide.cu", "linear_wide", "-DT=" type " -DBN=" #bn " -DSTAGES=" #stages, SGK_ARCH_90A), dtype, bn, stages }
-#define WIDES(type, dtype)       \
-    WIDE(type, dtype, 256, 4),   \
-    WIDE(type, dtype, 224, 4),   \
-    WIDE(type, dtype, 192, 4),   \
-    WIDE(type, dtype, 176, 5),   \
-    WIDE(type, dtype, 160, 5),   \
-    WIDE(type, dtype, 136, 5)
-static struct wide_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages; } wide_builds[] = {
+#define WIDE(type, dtype, bn, stages, shares) \
+    { SGK_KERNEL("gemm/gemm_wide.cu", "linear_wide", "-DT=" type " -DBN=" #bn " -DSTAGES=" #stages " -DSHARES=" #shares, SGK_ARCH_90A), dtype, bn, stages, shares }
+#define WIDES(type, dtype)          \
+    WIDE(type, dtype, 256, 4, 0),   \
+    WIDE(type, dtype, 224, 4, 0),   \
+    WIDE(type, dtype, 192, 4, 0),   \
+    WIDE(type, dtype, 176, 5, 0),   \
+    WIDE(type, dtype, 160, 5, 0),   \
+    WIDE(type, dtype, 136, 5, 0),   \
+    WIDE(type, dtype, 192, 4, 1),   \
+    WIDE(type, dtype, 160, 5, 1),   \
+    WIDE(type, dtype, 128, 6, 1)
+static struct wide_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages, shares; } wide_builds[] = {
     WIDES("f16", SGK_F16), WIDES("bf16", SGK_BF16),
 };
 
@@ -205,9 +221,10 @@ static sgk_status launch(const linear_call *c, linear_choice choice, int64_t blo
     return SGK_OK;
 }
 
+/* Clusters need code for the device: what the driver compiles as a last resort has none. */
 static bool simt_takes(const struct simt_build *b, const linear_call *c, const struct linear_args *a, int split)
 {
-    return split == 1 && b->dtype == a->dtype && (c->pieces || !b->pieces);
+    return (split == 1 || (split <= 8 && c->device->major >= 9 && c->device->arch)) && b->dtype == a->dtype && (c->pieces || !b->pieces);
 }
 
 static bool vector_takes(const struct vector_build *b, const linear_call *c, const struct linear_args *a, int split)
@@ -219,6 +236,9 @@ static bool mma_takes(const struct mma_build *b, const linear_call *c, const str
 {
     return split == 1 && b->dtype == a->dtype && c->pieces;
 }
+
+/* Shares of K are whole pairs of slabs in most kernels that have any. */
+static int64_t pairs(const struct linear_args *a) { return ceil_div(a->depth, 2 * LINEAR_WGMMA_DEPTH); }
 
 /* A cluster that shares K has one group of columns; lone blocks walk through theirs. */
 static bool stream_takes(const struct stream_build *b, const linear_call *c, const struct linear_args *a, int split)
@@ -261,7 +281,7 @@ static bool operands_in_boxes(const linear_call *c, const struct linear_args *a)
 
 static bool wgmma_takes(const struct wgmma_build *b, const linear_call *c, const struct linear_args *a, int split)
 {
-    const int64_t steps = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
+    const int64_t steps = b->slabs > 2 ? ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs) : pairs(a);
     return b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && operands_in_boxes(c, a) &&
            (!b->lean || ceil_div(a->rows, b->swap ? b->bn : b->rows) <= 65535) &&
            (split == 1 || (split <= 8 && split <= steps && wgmma_shared(b) - wgmma_inbox(b, split) >= 2 * b->slabs * (b->rows + b->bn) * 128));
@@ -277,7 +297,7 @@ static bool out_in_boxes(const struct linear_args *a)
 
 static bool wide_takes(const struct wide_build *b, const linear_call *c, const struct linear_args *a, int split)
 {
-    return split == 1 && b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && operands_in_boxes(c, a) && out_in_boxes(a);
+    return (b->shares ? split > 1 && split <= pairs(a) : split == 1) && b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && operands_in_boxes(c, a) && out_in_boxes(a);
 }
 
 static bool share_takes(const struct share_build *b, const linear_call *c, const struct linear_args *a, int split)
@@ -351,13 +371,14 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
                                                              : 16,
               split = choice.split;
     /* Parts of the ring in K, tiles of rows of input and of the weight. */
-    const int                steps = (int)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs), down = (int)ceil_div(a->rows, b->swap ? b->bn : b->rows), across = (int)ceil_div(a->columns, b->swap ? b->rows : b->bn);
+    const int                parts = (int)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs), steps = b->slabs > 2 ? parts : (int)pairs(a), down = (int)ceil_div(a->rows, b->swap ? b->bn : b->rows), across = (int)ceil_div(a->columns, b->swap ? b->rows : b->bn);
     struct linear_wgmma_args w = {
         .l            = *a,
         .first_tiles  = b->swap || b->lean ? across : down,
         .second_tiles = b->swap ? down : across,
         .tiles        = (int32_t)(across * (b->lean ? 1 : down) * a->batch),
         .band         = 8,
+        .parts        = parts,
         .share        = steps / split,
         .rest         = steps % split,
         .split        = split,
@@ -396,7 +417,10 @@ static sgk_status launch_wide(const struct wide_build *b, const linear_call *c, 
         .first_tiles  = (int32_t)ceil_div(a->rows, WIDE_ROWS),
         .second_tiles = (int32_t)ceil_div(a->columns, b->bn),
         .band         = 16,
-        .share        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH),
+        .parts        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH),
+        .share        = (int32_t)pairs(a) / choice.split,
+        .rest         = (int32_t)pairs(a) % choice.split,
+        .split        = choice.split,
     };
     w.tiles                     = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
     const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, WIDE_ROWS);
@@ -411,7 +435,7 @@ static sgk_status launch_wide(const struct wide_build *b, const linear_call *c, 
         .shared_memory = (unsigned)(b->stages * ((WIDE_ROWS + b->bn) * 128 + 16) + 4 * 64 * 64 * 2),
         .alone         = !a->early,
     };
-    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
+    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s, K in %d%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, choice.split, c->why);
     return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
 }
 
@@ -484,11 +508,31 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
 
 linear_choice linear_forced;
 
-static linear_choice choose_simt(const linear_call *c, const struct linear_args *a)
+/* K in as many shares as give every multiprocessor four blocks, each with 256 and more of K; the batch-invariant choice does not look at M. */
+static linear_choice choose_simt(const linear_call *c, const struct linear_args *a, bool batch_invariant)
 {
     struct simt_build *s = simt_builds;
     while (!simt_takes(s, c, a, 1)) ++s;
-    return (linear_choice){ &s->kernel, 1 };
+    const int64_t blocks = batch_invariant ? ceil_div(a->columns, 64) : tiles(a, 64, 64) * a->batch;
+    int           split  = 1;
+    while (simt_takes(s, c, a, 2 * split) && 2 * split * blocks <= 4 * c->device->multiprocessors && a->depth >= 512 * split) split *= 2;
+    return (linear_choice){ &s->kernel, split };
+}
+
+/* Results in f32 of long sums: chains on the matrix units, which cut what they add, are no longer than 1024. To 8192 cuBLASLt has one chain, too. */
+static bool in_chains(const struct linear_args *a) { return a->out_dtype == SGK_F32 && a->dtype != SGK_F32 && a->depth > 8192; }
+
+/*
+ * Whether a build gives the bits of a sum in so many shares of K, added in their order, each one chain (or chains of 1024, see in_chains()): all that do,
+ * whatever their tiles, give the same. Shares end with the same pair of slabs.
+ */
+static bool in_shares(linear_choice choice, const struct linear_args *a, int shares)
+{
+    const struct wgmma_build *w = ROW(wgmma_builds, choice);
+    const struct share_build *q = ROW(share_builds, choice);
+    if (q) return q->split == shares && !in_chains(a) && (shares == 1 || ceil_div(a->depth, LINEAR_WGMMA_DEPTH) % (2 * shares) == 0);
+    if (ROW(wide_builds, choice)) return choice.split == shares && !in_chains(a);
+    return w && choice.split == shares && (w->chain > 0) == in_chains(a) && (w->slabs <= 2 || shares == 1 || pairs(a) % (2 * shares) == 0);
 }
 
 static linear_choice choose_vector(const linear_call *c, const struct linear_args *a)
@@ -542,14 +586,14 @@ static linear_choice choose_few(const linear_call *c, const struct linear_args *
     return (linear_choice){ NULL, 1 };
 }
 
-/* The tile with the least work on the busiest multiprocessor. The batch-invariant choice walks K in one chain and does not look at M. */
+/* The tile with the least work on the busiest multiprocessor. The batch-invariant choice is among those that walk K in one chain, or in equal ones. */
 static linear_choice choose_mma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
 {
     linear_choice best       = { NULL, 1 };
     double        least_time = 0;
     for (size_t i = 0; i < COUNT(mma_builds); ++i) {
         struct mma_build *b = &mma_builds[i];
-        if (!mma_takes(b, c, a, 1) || (batch_invariant && b->bm != 64)) continue;
+        if (!mma_takes(b, c, a, 1) || (batch_invariant && b->shares > 1) || (b->chain > 0) != in_chains(a)) continue;
         const double time = (double)ceil_div(tiles(a, b->bm, b->bn) * a->batch, c->device->multiprocessors) * b->bm * b->bn / b->efficiency;
         if (!best.kernel || time < least_time) best.kernel = &b->kernel, least_time = time;
     }
@@ -561,28 +605,30 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
  * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
  * not fill every part of the GPU. Where the kernel of wide tiles takes the call, the other one's wide tiles need not be looked at, and its
  * 128x128 ends as late as it does beside them; 136 and 176 columns gain in short runs alone, so they must save a round. Where the kernel whose
- * tiles share K takes the call, no other need cut it. The batch-invariant choice does not look at M, and its tile is always the same.
+ * tiles share K takes the call, no other need cut it. `shares`: only what gives the bits of so many shares of K, so where they are few narrow tiles have
+ * to fill the GPU; 0: any.
  */
-static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
+static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, int shares)
 {
     linear_choice best            = { NULL, 1 };
     double        least_time      = 0;
     const int     multiprocessors = c->device->multiprocessors;
-    const int64_t rows = batch_invariant ? 1 : a->rows, batch = batch_invariant ? 1 : a->batch;
+    const int64_t rows = a->rows, batch = a->batch;
     const double  memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wide_builds) && rows > WIDE_ROWS; ++i) {
-        struct wide_build *b = &wide_builds[i];
-        if (!wide_takes(b, c, a, 1)) continue;
+        struct wide_build  *b      = &wide_builds[i];
+        const linear_choice choice = { &b->kernel, b->shares ? shares : 1 };
+        if (!wide_takes(b, c, a, choice.split) || (shares && !in_shares(choice, a, shares))) continue;
         const double rounds = (double)ceil_div(ceil_div(rows, WIDE_ROWS) * ceil_div(a->columns, b->bn) * batch, multiprocessors);
-        const double busy   = rounds * ((double)ceil_div(a->depth, LINEAR_WGMMA_DEPTH) * (b->bn * 2.75 + 8) + 2500);
+        const double busy   = rounds * ((double)ceil_div(a->depth, LINEAR_WGMMA_DEPTH) * (b->bn * 2.75 + 8) + 2500 + 400 * (choice.split - 1));
         const double time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) * (b->bn % 32 ? 1.03 : 1);
-        if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, 1 }, least_time = time;
+        if (!best.kernel || time < least_time) best = choice, least_time = time;
     }
     const bool wide   = best.kernel != NULL;
     bool       shared = false;
     for (size_t i = 0; i < COUNT(share_builds) && rows > WIDE_ROWS; ++i) {
         struct share_build *b = &share_builds[i];
-        if (!share_takes(b, c, a, 1) || !share_fits(b, c, a)) continue;
+        if (!share_takes(b, c, a, 1) || !share_fits(b, c, a) || (shares && !in_shares((linear_choice){ &b->kernel, 1 }, a, shares))) continue;
         const double blocks = (double)(tiles(a, WIDE_ROWS, b->bn) * b->split), steps = (double)ceil_div(ceil_div(a->depth, LINEAR_WGMMA_DEPTH), b->split);
         const double multiply = b->bn * 2.2 + 8, read = blocks * (WIDE_ROWS + b->bn) * 128 / 11800;
         const double busy = steps * (multiply > read ? multiply : read) + 2300 + 250 * b->split + 18 * b->bn;
@@ -591,24 +637,38 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
         shared = true;
     }
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
-        struct wgmma_build *b = &wgmma_builds[i];
-        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || b->resident > 1 || (!b->swap && b->bn < 128) || (batch_invariant && (b->lean || !b->swap || b->bn != 128 || b->rows != 128))) continue;
-        if (!batch_invariant && b->swap && b->bn == 128 && b->lean != (rows <= 128)) continue;
-        if (!batch_invariant && (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn < rows && b->bn < 128) : rows <= 64)) continue;
+        struct wgmma_build *b      = &wgmma_builds[i];
+        const bool          narrow = !b->swap && b->bn < 128;
+        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || (b->resident > 1 && !shares) || (narrow && !(shares && rows <= 512)) || (b->chain > 0) != in_chains(a)) continue;
+        if (b->swap && b->bn == 128 && b->lean != (rows <= 128)) continue;
+        if (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn * (shares && b->bn >= 64 ? 4 : 1) < rows && b->bn < 128) : rows <= 64) continue;
         const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
         const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
         const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
-        for (int split = 1; split <= 4 && split <= steps; ++split) {
-            if (split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
-            if (!wgmma_takes(b, c, a, split) || (wide && split == 1 && !b->swap) || (shared && split > 1)) continue;
-            const int64_t rounds = split > 1 ? 1 : ceil_div(all, multiprocessors);
+        for (int split = shares ? shares : 1; split <= (shares ? shares : 4) && split <= steps; ++split) {
+            const linear_choice choice = { &b->kernel, split };
+            if (!shares && split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
+            if (!wgmma_takes(b, c, a, split) || (wide && split == 1 && !b->swap && !narrow) || (shared && split > 1) || (shares && !in_shares(choice, a, shares)) || (wide && split > 1 && !shares && all * split > multiprocessors)) continue;
+            const int64_t rounds = ceil_div(all * split, multiprocessors);
             const int     end    = wide && split == 1 && b->rows * b->bn == 128 * 128 ? 1700 : 800;
             const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + end);
-            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? 500 + b->rows * b->bn / 6 : 0);
-            if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
+            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? (double)(rounds * (500 + b->rows * b->bn / 6)) : 0);
+            if (!best.kernel || time < least_time) best = choice, least_time = time;
         }
     }
     return best;
+}
+
+/*
+ * The shares of K of batch-invariant calls, by N and K alone: one, or, where tiles of 64 columns are so few that with few rows their blocks do not take
+ * what memory gives, as many as have a third of the multiprocessors at work. With many rows a block has all of them one after the other.
+ */
+static int invariant_shares(const linear_call *c, const struct linear_args *a)
+{
+    const int64_t across = ceil_div(a->columns, 64);
+    int           shares = 1;
+    while (shares < 8 && 3 * across * shares < c->device->multiprocessors && a->depth >= 1024 * shares) shares *= 2;
+    return shares;
 }
 
 /* ---- what was measured: gemm_table.def ---------------------------------------------------------------------------------------- */
@@ -655,7 +715,7 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, stream_builds[i].stages, split)) return &stream_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
         const struct wgmma_build *w = &wgmma_builds[i];
-        if (w->dtype == dtype && token == (w->lean ? L(w->resident, w->rows, w->bn, split) : W(w->swap, w->behind, w->resident, w->rows, w->bn, split))) return &wgmma_builds[i].kernel;
+        if (w->dtype == dtype && w->chain == 0 && token == (w->lean ? L(w->resident, w->rows, w->bn, split) : W(w->swap, w->behind, w->resident, w->rows, w->bn, split))) return &wgmma_builds[i].kernel;
     }
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
         if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
@@ -664,11 +724,11 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
     for (size_t i = 0; i < COUNT(pair_builds); ++i)
         if (pair_builds[i].dtype == dtype && token == P(pair_builds[i].rows)) return &pair_builds[i].kernel;
     for (size_t i = 0; i < COUNT(wide_builds); ++i)
-        if (wide_builds[i].dtype == dtype && token == X(wide_builds[i].bn)) return &wide_builds[i].kernel;
+        if (wide_builds[i].dtype == dtype && !wide_builds[i].shares && token == X(wide_builds[i].bn)) return &wide_builds[i].kernel;
     for (size_t i = 0; i < COUNT(share_builds); ++i)
         if (share_builds[i].dtype == dtype && token == H(share_builds[i].bn, share_builds[i].split)) return &share_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
-        if (mma_builds[i].dtype == dtype && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
+        if (mma_builds[i].dtype == dtype && mma_builds[i].chain == 0 && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
 }
 
@@ -681,6 +741,18 @@ static const struct {
 };
 
 static double apart(int64_t a, int64_t b) { return a > b ? (double)a / (double)b : (double)b / (double)a; }
+
+/* The build with short chains that has this one's tile and shares of K, or none. */
+static linear_choice with_chains(linear_choice choice)
+{
+    const struct wgmma_build *w = ROW(wgmma_builds, choice);
+    for (size_t i = 0; i < COUNT(wgmma_builds) && w; ++i) {
+        struct wgmma_build *b = &wgmma_builds[i];
+        if (b->chain > 0 && b->dtype == w->dtype && b->swap == w->swap && b->lean == w->lean && b->resident == w->resident && b->rows == w->rows && b->bn == w->bn)
+            return (linear_choice){ &b->kernel, choice.split };
+    }
+    return (linear_choice){ NULL, 1 };
+}
 
 /*
  * What was fastest at the next larger M of the table, for the same N and K; up to 128 rows also for an N and a K that are together less than a
@@ -707,8 +779,9 @@ static linear_choice choose_measured(const linear_call *c, const struct linear_a
     const struct share_build *share = ROW(share_builds, choice);
     if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a)) || (share && !share_fits(share, c, a))) {          /* it is for the neighbour's columns, not for these */
         choice = choose_few(c, a);
-        if (!choice.kernel) choice = choose_wgmma(c, a, false);
+        if (!choice.kernel) choice = choose_wgmma(c, a, 0);
     }
+    if (in_chains(a) && (ROW(mma_builds, choice) || (ROW(wgmma_builds, choice) && !in_shares(choice, a, choice.split)))) choice = with_chains(choice);
     if (choice.kernel && !takes(c, choice, a, false, NULL)) choice.kernel = NULL;
     return choice;
 }
@@ -722,8 +795,10 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct pair_build   *p = ROW(pair_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
+    const struct wide_build   *x = ROW(wide_builds, choice);
     const struct share_build  *q = ROW(share_builds, choice);
-    if (ROW(wide_builds, choice)) return rows > WIDE_ROWS / 2;
+    if ((m && m->chain > 0) || (w && w->chain > 0) || (x && x->shares)) return false;
+    if (x) return rows > WIDE_ROWS / 2;
     if (q) return rows > WIDE_ROWS / 2 && ceil_div(rows, WIDE_ROWS) * ceil_div(columns, q->bn) * q->split <= MULTIPROCESSORS;
     if (v) return rows > v->rows / 2 && columns < 100000;
     if (h) return (h->rows < 2 * rows || h->rows == 8) && ceil_div(columns, LINEAR_FEW_COLUMNS) <= 4 * MULTIPROCESSORS;
@@ -736,6 +811,12 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     if (w->lean && (w->swap ? across : down) > (w->bn < 128 ? 4 : 1)) return false;
     if (!w->swap && 2 * rows <= w->rows) return false;
     return choice.split == 1 || (down * across * choice.split <= w->resident * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
+}
+
+bool linear_same_bits(linear_choice choice, sgk_dtype dtype, sgk_dtype out_dtype, int64_t depth, int shares)
+{
+    const struct linear_args a = { .depth = depth, .dtype = dtype, .out_dtype = out_dtype };
+    return in_shares(choice, &a, shares);
 }
 
 bool linear_takes(linear_choice choice, sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth)
@@ -785,20 +866,22 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         return status;
     }
     const linear_shape shape  = { a->rows, a->columns, a->depth, a->batch, a->input_stride, a->weight_stride, a->input_batch, a->weight_batch,
-                                  a->dtype, ordinal, c.pieces + 2 * out_in_boxes(a), batch_invariant };
+                                  a->dtype, ordinal, c.pieces + 2 * out_in_boxes(a) + 4 * (a->out_dtype == SGK_F32), batch_invariant };
     linear_choice     *memory = remembered(&shape), choice = *memory;
     if (sgk_log_wanted(exec)) choice.kernel = NULL;         /* the reason is told too */
-    if (!choice.kernel && !batch_invariant) choice = choose_measured(&c, a);
+    const int shares = !choice.kernel && batch_invariant ? invariant_shares(&c, a) : 0;
+    if (!choice.kernel) choice = choose_measured(&c, a);
+    if (shares && choice.kernel && !in_shares(choice, a, shares)) choice.kernel = NULL;
     if (!choice.kernel && !batch_invariant) choice = choose_few(&c, a);
     if (!choice.kernel && !batch_invariant && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) choice = choose_stream(&c, a);
-    if (!choice.kernel) choice = choose_wgmma(&c, a, batch_invariant);
+    if (!choice.kernel) choice = choose_wgmma(&c, a, shares);
     if (!choice.kernel) {
         if (!c.pieces) c.why = " (rows of input or weight not in 16-byte pieces)";
         else if (a->dtype != SGK_F32 && sgk_kernel_fits(&wgmma_builds[0].kernel, device)) c.why = " (columns not a multiple of 8, rows that overlap, or too large for TMA)";
         if (!batch_invariant) choice = choose_vector(&c, a);
         if (!choice.kernel && !batch_invariant) choice = choose_stream(&c, a);
         if (!choice.kernel) choice = choose_mma(&c, a, batch_invariant);
-        if (!choice.kernel) choice = choose_simt(&c, a);
+        if (!choice.kernel) choice = choose_simt(&c, a, batch_invariant);
     }
     *memory = choice;
     SGK_REQUIRE(takes(&c, choice, a, true, &status), SGK_FAILED, "%s: the build chosen does not take this shape", op);

@@ -16,6 +16,8 @@ typedef struct {
 extern linear_choice linear_forced;
 /* Whether that build takes one product of dense tensors of these sizes, on device 0. */
 bool linear_takes(linear_choice choice, sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows, int64_t columns, int64_t depth);
+/* Whether it gives the bits that all builds give for which this holds. */
+bool linear_same_bits(linear_choice choice, sgk_dtype dtype, sgk_dtype out_dtype, int64_t depth, int shares);
 
 /* M of the columns of gemm_table.def. */
 #define LINEAR_TABLE_ROWS { 1, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192 }

@@ -1,6 +1,6 @@
 /*
  * out = input weight^T for a handful of rows: SHARE warps have two columns and share K, their lanes run along K in 16-byte pieces. The
- * weights are read once: N K elements, 2 M N K operations. Bound by memory.
+ * weights are read once: N K elements, 2 M N K operations. Bound by memory. A lane's sum is that of chains of 64 multiply-adds.
  *
  *   T      f32, f16 or bf16
  *   ROWS   most rows of input. Rows that are not there repeat the last one and are not stored
@@ -20,6 +20,7 @@
 #define PIECE   (16 / (int)sizeof(T))                   /* elements */
 #define AHEAD   (ROWS == 1 || (SHARE > 1 && ROWS <= 4) ? 4 : 2)      /* pieces of each column in flight */
 #define STEP    (32 * SHARE)                            /* from a lane's piece to its next */
+#define CHAIN   (64 / (AHEAD * PIECE))                  /* turns of the loop, of 64 elements a lane, after which the sums are added to those of all */
 #define MOST    1024                                    /* pieces of a column to L2 in advance */
 
 DEVICE void load_pieces(uint4 (&to)[AHEAD][COLUMNS], const uint4 *const (&w)[COLUMNS], int64_t p, int64_t pieces)
@@ -52,12 +53,13 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 1) void lin
     pdl_wait();
     pdl_release();
     load_pieces(now, w, p, pieces);
-    float sum[ROWS][COLUMNS];
+    float sum[ROWS][COLUMNS], all[ROWS][COLUMNS];
     #pragma unroll
     for (int r = 0; r < ROWS; ++r)
         #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) sum[r][c] = 0;
+        for (int c = 0; c < COLUMNS; ++c) sum[r][c] = all[r][c] = 0;
 
+    int turn = 0;
     #pragma unroll 1
     for (; p < pieces; p += STEP * AHEAD) {
         uint4 next[AHEAD][COLUMNS];
@@ -95,6 +97,12 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 1) void lin
         for (int i = 0; i < AHEAD; ++i)
             #pragma unroll
             for (int c = 0; c < COLUMNS; ++c) now[i][c] = next[i][c];
+        if (++turn % CHAIN == 0) {
+            #pragma unroll
+            for (int r = 0; r < ROWS; ++r)
+                #pragma unroll
+                for (int c = 0; c < COLUMNS; ++c) all[r][c] += sum[r][c], sum[r][c] = 0;
+        }
     }
 
     float mine = 0;                                     /* lane r * COLUMNS + c has that sum */
@@ -102,7 +110,7 @@ extern "C" __global__ __launch_bounds__(32 * WARPS, SHARE == 1 ? 4 : 1) void lin
     for (int r = 0; r < ROWS; ++r)
         #pragma unroll
         for (int c = 0; c < COLUMNS; ++c) {
-            const float total = warp_sum(sum[r][c]);
+            const float total = warp_sum(all[r][c] + sum[r][c]);
             if (lane == r * COLUMNS + c) mine = total;
         }
 #if SHARE > 1

@@ -12,6 +12,8 @@
  *   BUFFERS  pieces of 64 x 16, 32 or 64 results that a warpgroup can have on their way out
  *   LEAN     for few rows of input: its tiles of rows lie along y of the grid, so that a block does no division before its first copy, and weights
  *            are the first to leave L2
+ *   CHAIN    parts of the ring whose products are one chain of sums; the sums of chains are added in their order, in f32 that rounds. 0: a share of K is one
+ *            chain, as long as it is. The matrix units cut what they add: for results in f32, chains are short
  *
  * With split > 1 (gemm.h) a cluster of that many blocks has one tile and each block a share of K and, of the tile, some pieces of 8 columns:
  * threads send their sums to the thread with the same number of the block whose they are, which adds the shares in their order. Rows of input and weight must be 16-byte aligned, K and N multiples of 8.
@@ -71,6 +73,20 @@ DEVICE corner tile(const linear_wgmma_args *a, int id)
     const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
     const int64_t first = (int64_t)(top + rest % high) * ROWS, second = (int64_t)(rest / high) * BN;
     return SWAP ? corner{ second, first, product } : corner{ first, second, product };
+#endif
+}
+
+/*
+ * The part of the ring in K that a share begins with. Shares of K are whole pairs of slabs, so that they are the same for all builds of one slab or two a
+ * part; the last one may be a slab short.
+ */
+DEVICE int first_part(const linear_wgmma_args *a, int slice)
+{
+    const int part = slice * a->share + (slice < a->rest ? slice : a->rest);
+#if SLABS == 1
+    return 2 * part < a->parts ? 2 * part : a->parts;
+#else
+    return part;
 #endif
 }
 
@@ -280,7 +296,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
     const uint32_t            unaligned = shared_address(memory), base = (unaligned + 1023) & ~1023u, results = base + (uint32_t)a.stages * STAGE_BYTES;
     const int                 group = __shfl_sync(~0u, threadIdx.x / 128, 0), t = threadIdx.x % 128;
     const int                 slice = (int)cluster_rank(), lane = t % 32;
-    const int                 from = slice * a.share + (slice < a.rest ? slice : a.rest), to = from + a.share + (slice < a.rest);
+    const int                 from = first_part(&a, slice), to = first_part(&a, slice + 1);
     const int                 begin = a.split > 1 ? cluster_number() : (int)blockIdx.x, stride = a.split > 1 ? a.tiles : (int)gridDim.x;
     int                       stage = 0;
     uint32_t                  lap   = 0;
@@ -347,19 +363,38 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
         pdl_wait();
         float d[BN / 2];
         int   turn = 0;
+#if CHAIN
+        float total[BN / 2];
+#endif
         if (BEHIND && group > 0) named_sync(2 + GROUPS, MULTIPLIERS);
         for (int id = begin; id < a.tiles; id += stride) {
             const corner at   = tile(&a, id);
             int          last = 0;
+#if CHAIN
+            int begun = from;
+            #pragma unroll
+            for (int i = 0; i < BN / 2; ++i) total[i] = 0;
+#else
+            const int begun = from;
+#endif
             for (int k = from; k < to; ++k) {
                 mbarrier_wait(shared_address(&full[stage]), lap);
+#if CHAIN
+                if (k == begun + CHAIN) {
+                    wgmma_wait(0);
+                    wgmma_pin(d);
+                    #pragma unroll
+                    for (int i = 0; i < BN / 2; ++i) total[i] += d[i];
+                    begun = k;
+                }
+#endif
                 wgmma_fence();
                 #pragma unroll
                 for (int s = 0; s < SLABS; ++s) {
                     const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;
                     const uint64_t x = wgmma_operand(slab + group * 8192), y = wgmma_operand(slab + FIRST_BYTES);
                     #pragma unroll
-                    for (int i = 0; i < 4; ++i) wgmma(d, x + i * WGMMA_STEP, y + i * WGMMA_STEP, k > from || s > 0 || i > 0, (const T *)0);
+                    for (int i = 0; i < 4; ++i) wgmma(d, x + i * WGMMA_STEP, y + i * WGMMA_STEP, k > begun || s > 0 || i > 0, (const T *)0);
                 }
                 wgmma_commit();
                 if (BEHIND && group == 0 && id == begin && k - from == (to - from < BEHIND ? to - from : BEHIND) - 1) named_announce(2 + GROUPS, MULTIPLIERS);
@@ -373,6 +408,10 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
             wgmma_wait(0);
             if (lane == 0) mbarrier_arrive(shared_address(&empty[last]));
             wgmma_pin(d);
+#if CHAIN
+            #pragma unroll
+            for (int i = 0; i < BN / 2; ++i) d[i] += total[i];
+#endif
 
             if (a.split > 1) {
                 cluster_await();

@@ -5,6 +5,7 @@
  *
  *   T        f16 or bf16
  *   STAGES   slabs in the ring
+ *   SHARES   1: K in shares (gemm.h), one after the other, whose sums are added in their order: the bits of a cluster that shares K. Up to 192 columns
  *
  * The second group begins when the first has its second slab under way, so that one packs while the other multiplies.
  *
@@ -57,7 +58,7 @@ DEVICE void copy_operands(const linear_wgmma_args *a, uint32_t base, uint32_t fu
     ring p = { 0, 0 };
     for (int id = begin; id < a->tiles; id += stride) {
         const corner at = tile(a, id);
-        for (int k = 0; k < a->share; ++k, advance(&p)) {
+        for (int k = 0; k < a->parts; ++k, advance(&p)) {
             const uint32_t input = base + p.stage * STAGE_BYTES, weight = input + INPUT_BYTES, arrived = full + p.stage * 8;
             mbarrier_wait(empty + p.stage * 8, p.lap ^ 1);
             mbarrier_expect(arrived, STAGE_BYTES);
@@ -94,11 +95,38 @@ DEVICE void multiply(float (&d)[BN / 2], places *p, bool first)
     advance(&p->next);
 }
 
+#if SHARES
+/* The slab that a share begins with: shares are whole pairs of slabs, as in gemm_wgmma.cu. */
+DEVICE int first_slab(const linear_wgmma_args *a, int share)
+{
+    const int slab = 2 * (share * a->share + (share < a->rest ? share : a->rest));
+    return slab < a->parts ? slab : a->parts;
+}
+#endif
+
 /* The oldest slab has been read. */
 DEVICE void give_back(places *p)
 {
     if (p->t % 32 == 0) mbarrier_arrive(p->empty + p->old.stage * 8);
     advance(&p->old);
+}
+
+/* The rest of so many slabs, of which the first two (or the only one) are under way, and the end of their products. */
+DEVICE void multiply_rest(float (&d)[BN / 2], places *p, int slabs)
+{
+    #pragma unroll 1
+    for (int k = 2; k < slabs; ++k) {
+        wgmma_wait(1);
+        give_back(p);
+        multiply(d, p, false);
+    }
+    if (slabs > 1) {
+        wgmma_wait(1);
+        give_back(p);
+    }
+    wgmma_wait(0);
+    give_back(p);
+    wgmma_pin(d);
 }
 
 /* A tile's sums of this warpgroup, in the order of its registers. */
@@ -193,23 +221,29 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_wide(c
         for (int id = begin; id < a.tiles; id += stride) {
             multiply(d, &p, true);
             if (pending) put(&a, packed, 0, at, &p, results);
-            if (a.share > 1) multiply(d, &p, false);
+            if (a.parts > 1) multiply(d, &p, false);
             if (group == 0 && !pending) named_announce(1 + GROUPS, MULTIPLIERS);
             if (pending && CHUNKS > 2) put(&a, packed, 1, at, &p, results);
             at = tile(&a, id);
+#if SHARES
+            multiply_rest(d, &p, first_slab(&a, 1));
+            float total[BN / 2];
+            #pragma unroll
+            for (int i = 0; i < BN / 2; ++i) total[i] = d[i];
             #pragma unroll 1
-            for (int k = 2; k < a.share; ++k) {
-                wgmma_wait(1);
-                give_back(&p);
-                multiply(d, &p, false);
+            for (int share = 1; share < a.split; ++share) {
+                const int slabs = first_slab(&a, share + 1) - first_slab(&a, share);
+                multiply(d, &p, true);
+                if (slabs > 1) multiply(d, &p, false);
+                multiply_rest(d, &p, slabs);
+                #pragma unroll
+                for (int i = 0; i < BN / 2; ++i) total[i] += d[i];
             }
-            if (a.share > 1) {
-                wgmma_wait(1);
-                give_back(&p);
-            }
-            wgmma_wait(0);
-            give_back(&p);
-            wgmma_pin(d);
+            #pragma unroll
+            for (int i = 0; i < BN / 2; ++i) d[i] = total[i];
+#else
+            multiply_rest(d, &p, a.parts);
+#endif
             pack(&a, packed, d, at, t);
             pending = true;
         }
