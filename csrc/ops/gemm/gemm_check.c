@@ -476,6 +476,8 @@ void check_gemm(void)
             check_linear_builds(t, t == SGK_F16 ? t : SGK_F32, 70, 72, 8712, "CHAIN=16");
             for (int64_t depth = 392; depth < 1200 && !check_small; depth += 632) check_linear_builds(t, t, 520, 2504, depth, "gemm_share");      /* more clusters than fit at once */
             for (int64_t depth = 200; depth < 2100; depth += 1856) check_linear_builds(t, t, 130, 200, depth, "gemm_share");      /* once and several times through the ring */
+            if (!check_small) check_linear_builds(t, t, 520, 2504, 392, "gemm_multicast");      /* more clusters than fit at once */
+            for (int64_t depth = 40; depth < 2100; depth += 672) check_linear_builds(t, t, 130, 200, depth, "gemm_multicast");      /* an odd tile, one slab and more, once and several times through the ring */
             if (!check_small) check_linear_builds(t, t, 9, 17000, 136, "LEAN=1");
         }
         check_linear_batched(t, t, true, 3, 5, 7, 33, false);

@@ -7,7 +7,7 @@
 #include "base/match.h"
 #include "cuda/tensor_map.h"
 
-/* Every build of the eight kernels. */
+/* Every build of the nine kernels. */
 /* clang-format off */
 #define VECTOR(type, dtype, rows, share, archs) \
     { SGK_KERNEL("gemm/gemm_vector.cu", "linear_vector", "-DT=" type " -DROWS=" #rows " -DSHARE=" #share, archs), dtype, rows, share }
@@ -147,6 +147,20 @@ static struct share_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages, 
     SHARES("f16", SGK_F16), SHARES("bf16", SGK_BF16),
 };
 
+/* The macros are explained in the kernel. A tile has `rows` of input and `bn` of the weight; the two of a cluster are side by side (`across`) or one above the other. */
+#define TWIN(type, dtype, rows, bn, stages, across) \
+    { SGK_KERNEL("gemm/gemm_multicast.cu", "linear_multicast", "-DT=" type " -DROWS=" #rows " -DBN=" #bn " -DSTAGES=" #stages " -DACROSS=" #across, SGK_ARCH_90A), \
+      dtype, rows, bn, stages, across }
+#define TWINS(type, dtype)              \
+    TWIN(type, dtype,  64,  64, 14, 1), \
+    TWIN(type, dtype,  64, 128,  9, 0), \
+    TWIN(type, dtype, 128,  64,  9, 1), \
+    TWIN(type, dtype, 128,  96,  8, 1), \
+    TWIN(type, dtype,  64,  96, 11, 0)
+static struct twin_build { sgk_kernel kernel; sgk_dtype dtype; int rows, bn, stages; bool across; } twin_builds[] = {
+    TWINS("f16", SGK_F16), TWINS("bf16", SGK_BF16),
+};
+
 /* The last row of a format takes any strides, addresses and K. */
 #define SIMT(type, dtype, pieces) \
     { SGK_KERNEL("gemm/gemm_simt.cu", "linear_simt", "-DT=" type " -DPIECES=" #pieces, SGK_GENERAL), dtype, pieces }
@@ -164,6 +178,7 @@ const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(wgmma_builds),
     SGK_KERNEL_TABLE(wide_builds),
     SGK_KERNEL_TABLE(share_builds),
+    SGK_KERNEL_TABLE(twin_builds),
     SGK_KERNEL_TABLE(simt_builds),
     SGK_KERNEL_TABLE(scaled_mma_builds),
     SGK_KERNEL_TABLE(scaled_wgmma_builds),
@@ -312,6 +327,21 @@ static bool share_fits(const struct share_build *b, const linear_call *c, const 
     const int multiprocessors = c->device->multiprocessors;
     return tiles(a, WIDE_ROWS, b->bn) <= (b->split == 2 ? multiprocessors / 2 : b->split == 3 ? multiprocessors * 3 / 10
                                                                                               : multiprocessors * 3 / 13);
+}
+
+static bool twin_takes(const struct twin_build *b, const linear_call *c, const struct linear_args *a, int split)
+{
+    return split == 1 && b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && a->batch == 1 && operands_in_boxes(c, a) && out_in_boxes(a);
+}
+
+/* Clusters of two tiles. */
+static int64_t twin_down(const struct twin_build *b, int64_t rows) { return ceil_div(rows, b->across ? b->rows : 2 * b->rows); }
+static int64_t twin_across(const struct twin_build *b, int64_t columns) { return ceil_div(columns, b->across ? 2 * b->bn : b->bn); }
+
+/* Whether all run at once. */
+static bool twin_fits(const struct twin_build *b, int multiprocessors, int64_t rows, int64_t columns)
+{
+    return twin_down(b, rows) * twin_across(b, columns) <= multiprocessors / 2;
 }
 
 /* `batch` matrices of `rows` rows, in boxes of `width` x `height` elements; a row or a matrix alone has any stride. */
@@ -464,6 +494,29 @@ static sgk_status launch_share(const struct share_build *b, const linear_call *c
     return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
 }
 
+static sgk_status launch_twin(const struct twin_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
+{
+    struct linear_wgmma_args w = {
+        .l            = *a,
+        .first_tiles  = (int32_t)twin_down(b, a->rows),
+        .second_tiles = (int32_t)twin_across(b, a->columns),
+        .parts        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH),
+    };
+    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->across ? b->rows / 2 : b->rows);
+    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->across ? b->bn : b->bn / 2);
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, &w.first));
+    SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, &w.second));
+    const sgk_launch shape = {
+        .grid          = { (int64_t)w.first_tiles * w.second_tiles * 2 },
+        .block         = { 288 },
+        .shared_memory = (unsigned)(b->stages * ((b->rows + b->bn) * 128 + 16)),
+        .cluster       = 2,
+        .alone         = !a->early,
+    };
+    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
+    return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
+}
+
 /* The row of a table that this kernel is, or NULL. */
 #define ROW(builds, choice) \
     ((uintptr_t)(choice).kernel - (uintptr_t)(builds) < sizeof(builds) ? (void *)(choice).kernel : NULL)
@@ -479,6 +532,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
     const struct wide_build   *x     = ROW(wide_builds, choice);
     const struct share_build  *q     = ROW(share_builds, choice);
+    const struct twin_build   *d     = ROW(twin_builds, choice);
     const struct simt_build   *f     = ROW(simt_builds, choice);
     const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
                                                                              : h   ? few_takes(h, c, a, choice.split)
@@ -487,6 +541,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
                                                                              : w   ? wgmma_takes(w, c, a, choice.split)
                                                                              : x   ? wide_takes(x, c, a, choice.split)
                                                                              : q   ? share_takes(q, c, a, choice.split)
+                                                                             : d   ? twin_takes(d, c, a, choice.split)
                                                                                    : f && simt_takes(f, c, a, choice.split);
     if (!legal || !run) return legal;
     if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
@@ -500,6 +555,7 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     if (w) *status = launch_wgmma(w, c, choice, a);
     if (x) *status = launch_wide(x, c, choice, a);
     if (q) *status = launch_share(q, c, choice, a);
+    if (d) *status = launch_twin(d, c, choice, a);
     if (f) *status = launch(c, choice, tiles(a, 64, 64), 4, 0, a);
     return true;
 }
@@ -530,6 +586,8 @@ static bool in_shares(linear_choice choice, const struct linear_args *a, int sha
 {
     const struct wgmma_build *w = ROW(wgmma_builds, choice);
     const struct share_build *q = ROW(share_builds, choice);
+    const struct twin_build  *d = ROW(twin_builds, choice);
+    if (d) return shares == 1 && d->rows == 128 && !in_chains(a);
     if (q) return q->split == shares && !in_chains(a) && (shares == 1 || ceil_div(a->depth, LINEAR_WGMMA_DEPTH) % (2 * shares) == 0);
     if (ROW(wide_builds, choice)) return choice.split == shares && !in_chains(a);
     return w && choice.split == shares && (w->chain > 0) == in_chains(a) && (w->slabs <= 2 || shares == 1 || pairs(a) % (2 * shares) == 0);
@@ -601,20 +659,40 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
 }
 
 /*
+ * The pair of tiles whose blocks are one full round, for many rows and K from 2048 on: where it was measured 4 to 18 % faster than what the model below
+ * chooses. Tiles of 64 x 64 read the most for their products, so K must not be long. Of 64 x 128 and 128 x 64, as many, the first is for squares. 64 x 96
+ * is the table's alone.
+ */
+static linear_choice choose_twin(const linear_call *c, const struct linear_args *a, int shares)
+{
+    const int multiprocessors = c->device->multiprocessors;
+    for (size_t i = 0; i < COUNT(twin_builds) && a->rows >= 1024 && a->depth >= 2048; ++i) {
+        struct twin_build  *b      = &twin_builds[i];
+        const linear_choice choice = { &b->kernel, 1 };
+        if (!twin_takes(b, c, a, 1) || !twin_fits(b, multiprocessors, a->rows, a->columns) || (shares && !in_shares(choice, a, shares))) continue;
+        if (b->rows == 64 && (b->bn == 64 ? a->depth > 3072 : b->bn == 96 || a->columns < a->rows)) continue;
+        const int64_t blocks = 2 * twin_down(b, a->rows) * twin_across(b, a->columns);
+        if (11 * blocks >= 10 * multiprocessors && 10 * a->rows * a->columns >= 9 * blocks * b->rows * b->bn) return choice;
+    }
+    return (linear_choice){ NULL, 1 };
+}
+
+/*
  * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
  * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
  * not fill every part of the GPU. Where the kernel of wide tiles takes the call, the other one's wide tiles need not be looked at, and its
  * 128x128 ends as late as it does beside them; 136 and 176 columns gain in short runs alone, so they must save a round. Where the kernel whose
  * tiles share K takes the call, no other need cut it. `shares`: only what gives the bits of so many shares of K, so where they are few narrow tiles have
- * to fill the GPU; 0: any.
+ * to fill the GPU; 0: any. Pairs of tiles come first.
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, int shares)
 {
-    linear_choice best            = { NULL, 1 };
+    linear_choice best            = choose_twin(c, a, shares);
     double        least_time      = 0;
     const int     multiprocessors = c->device->multiprocessors;
     const int64_t rows = a->rows, batch = a->batch;
-    const double  memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
+    if (best.kernel) return best;
+    const double memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
     for (size_t i = 0; i < COUNT(wide_builds) && rows > WIDE_ROWS; ++i) {
         struct wide_build  *b      = &wide_builds[i];
         const linear_choice choice = { &b->kernel, b->shares ? shares : 1 };
@@ -684,6 +762,7 @@ static int invariant_shares(const linear_call *c, const struct linear_args *a)
 #define P(rows)                      (UINT32_C(7) << 28 | (uint32_t)(rows))
 #define X(bn)                        (UINT32_C(8) << 28 | (uint32_t)(bn))
 #define H(bn, split)                 (UINT32_C(9) << 28 | (uint32_t)(bn) << 8 | (uint32_t)(split))
+#define D(rows, bn)                  (UINT32_C(10) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn))
 
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
@@ -695,6 +774,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     const struct wide_build   *x = ROW(wide_builds, choice);
     const struct share_build  *q = ROW(share_builds, choice);
+    const struct twin_build   *d = ROW(twin_builds, choice);
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (h) snprintf(text, size, "F(%d, %d)", h->rows, h->warps);
@@ -704,6 +784,7 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
     else if (x) snprintf(text, size, "X(%d)", x->bn);
     else if (q) snprintf(text, size, "H(%d, %d)", q->bn, q->split);
+    else if (d) snprintf(text, size, "D(%d, %d)", d->rows, d->bn);
     else snprintf(text, size, "0");
     return text;
 }
@@ -727,6 +808,8 @@ static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
         if (wide_builds[i].dtype == dtype && !wide_builds[i].shares && token == X(wide_builds[i].bn)) return &wide_builds[i].kernel;
     for (size_t i = 0; i < COUNT(share_builds); ++i)
         if (share_builds[i].dtype == dtype && token == H(share_builds[i].bn, share_builds[i].split)) return &share_builds[i].kernel;
+    for (size_t i = 0; i < COUNT(twin_builds); ++i)
+        if (twin_builds[i].dtype == dtype && token == D(twin_builds[i].rows, twin_builds[i].bn)) return &twin_builds[i].kernel;
     for (size_t i = 0; i < COUNT(mma_builds); ++i)
         if (mma_builds[i].dtype == dtype && mma_builds[i].chain == 0 && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
     return NULL;
@@ -777,7 +860,8 @@ static linear_choice choose_measured(const linear_call *c, const struct linear_a
     choice.split                    = (token >> 28 == 1 || token >> 28 == 4 || token >> 28 == 6) ? (int)(token & 31) : 1;
     const struct few_build   *few   = ROW(few_builds, choice);
     const struct share_build *share = ROW(share_builds, choice);
-    if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a)) || (share && !share_fits(share, c, a))) {          /* it is for the neighbour's columns, not for these */
+    const struct twin_build  *twin  = ROW(twin_builds, choice);
+    if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a)) || (share && !share_fits(share, c, a)) || (twin && !twin_fits(twin, c->device->multiprocessors, a->rows, a->columns))) {          /* it is for the neighbour's columns, not for these */
         choice = choose_few(c, a);
         if (!choice.kernel) choice = choose_wgmma(c, a, 0);
     }
@@ -797,9 +881,11 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     const struct wide_build   *x = ROW(wide_builds, choice);
     const struct share_build  *q = ROW(share_builds, choice);
+    const struct twin_build   *d = ROW(twin_builds, choice);
     if ((m && m->chain > 0) || (w && w->chain > 0) || (x && x->shares)) return false;
     if (x) return rows > WIDE_ROWS / 2;
     if (q) return rows > WIDE_ROWS / 2 && ceil_div(rows, WIDE_ROWS) * ceil_div(columns, q->bn) * q->split <= MULTIPROCESSORS;
+    if (d) return rows > d->rows / 2 && twin_fits(d, MULTIPROCESSORS, rows, columns);
     if (v) return rows > v->rows / 2 && columns < 100000;
     if (h) return (h->rows < 2 * rows || h->rows == 8) && ceil_div(columns, LINEAR_FEW_COLUMNS) <= 4 * MULTIPROCESSORS;
     if (p) return (p->rows < 2 * rows || p->rows == 8) && ceil_div(columns, LINEAR_PAIR_COLUMNS) <= 4 * MULTIPROCESSORS;

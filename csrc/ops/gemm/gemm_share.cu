@@ -23,6 +23,7 @@
 #include "gemm.cuh"
 #include "launch.cuh"
 #include "mma.cuh"
+#include "quad.cuh"
 #include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
@@ -78,16 +79,6 @@ DEVICE float4 load4(uint32_t from)
     float4 v;
     asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
     return v;
-}
-
-/* Word t of lane s becomes word s of lane t, in fours of lanes. */
-DEVICE uint4 transpose4(uint4 w, int t)
-{
-    const bool     odd = t & 1, high = t & 2;
-    const uint32_t p = __shfl_xor_sync(~0u, odd ? w.x : w.y, 1), q = __shfl_xor_sync(~0u, odd ? w.z : w.w, 1);
-    const uint32_t a0 = odd ? p : w.x, a1 = odd ? w.y : p, b0 = odd ? q : w.z, b1 = odd ? w.w : q;
-    const uint32_t r = __shfl_xor_sync(~0u, high ? a0 : b0, 2), s = __shfl_xor_sync(~0u, high ? a1 : b1, 2);
-    return high ? make_uint4(r, s, b0, b1) : make_uint4(a0, a1, r, s);
 }
 
 /* All shares of this block's columns, and out; `rank` is a constant. */
