@@ -3,8 +3,8 @@
 #define SGK_CPU_COPY_H
 #include "cpu/simd.h"
 
-/* Copies n bytes and asks for as many at `next`, which need not exist and may be NULL. `stream`: around the caches, where the row fills whole lines of them; vf_stream_end()
- * ends a range of such rows. */
+/* Copies n bytes and asks for as many at `next`, which need not exist and may be NULL. `stream`: around the caches, both ways, where the row fills whole lines of them;
+ * vf_stream_end() ends a range of such rows. */
 SGK_INLINE void copy_row(void *to, const void *from, int64_t n, bool stream, const void *next)
 {
     char       *out = to;
@@ -13,7 +13,7 @@ SGK_INLINE void copy_row(void *to, const void *from, int64_t n, bool stream, con
 #if defined(VF_STREAMS)
     if (stream && ((uintptr_t)to | (uintptr_t)n) % 64 == 0) {
         for (; i < n; i += 64) {
-            if (next) __builtin_prefetch(ahead + i);
+            if (next) __builtin_prefetch(ahead + i, 0, 0);
 #if defined(__AVX512F__)
             _mm512_stream_si512((void *)(out + i), _mm512_loadu_si512(in + i));
 #else

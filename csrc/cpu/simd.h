@@ -447,6 +447,19 @@ SGK_INLINE void vf_prefetch2(sgk_dtype t, const void *p, int64_t i)
     if (2 * VF * size > 64) __builtin_prefetch(at + 64);
 }
 
+/* The same; `once`: of what comes from memory and is read once, so that it need not go through the caches behind the first. */
+SGK_INLINE void vf_prefetch2_once(sgk_dtype t, bool once, const void *p, int64_t i)
+{
+    const int64_t size = t == SGK_F32 ? 4 : 2;
+    const char   *at   = (const char *)p + i * size;
+    if (!once) {
+        vf_prefetch2(t, p, i);
+        return;
+    }
+    __builtin_prefetch(at, 0, 0);
+    if (2 * VF * size > 64) __builtin_prefetch(at + 64, 0, 0);
+}
+
 /* vf_sum of eight vectors, the same bits. */
 SGK_INLINE void vf_sums8(const vf *v, float *sums)
 {

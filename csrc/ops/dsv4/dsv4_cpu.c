@@ -65,13 +65,13 @@ SGK_INLINE void store_two(bool stream, uint16_t *p, vf x, vf y)
     else vf_store2(SGK_BF16, p, 0, x, y);
 }
 
-/* What makes the mean square of dim elements, a multiple of 2 VF, 1. `asks`: for what comes later. */
-SGK_INLINE float scale_of(bool asks, const void *p, int64_t at, int64_t dim, float eps)
+/* What makes the mean square of dim elements, a multiple of 2 VF, 1. `asks`: for what comes later, `once` as vf_prefetch2_once() does. */
+SGK_INLINE float scale_of(bool asks, bool once, const void *p, int64_t at, int64_t dim, float eps)
 {
     vf s0 = vf_zero(), s1 = vf_zero();
     for (int64_t i = 0; i < dim; i += 2 * VF) {
         vf x, y;
-        if (asks) vf_prefetch2(SGK_BF16, p, at + i + AHEAD);
+        if (asks) vf_prefetch2_once(SGK_BF16, once, p, at + i + AHEAD);
         vf_load_pairs(SGK_BF16, p, at + i, &x, &y);
         s0 = vf_fma(x, x, s0), s1 = vf_fma(y, y, s1);
     }
@@ -125,7 +125,7 @@ SGK_INLINE void q_tokens(bool stream, int64_t dim, const struct dsv4_q_args *a, 
     int64_t token = begin, head = 0;                    /* of the next scale */
     int     now = 0;
     for (int i = 0; i < TOGETHER && token < end; ++i) {
-        scale[i] = scale_of(true, a->input, token * a->input_token + head * a->input_head, dim, a->eps);
+        scale[i] = scale_of(true, stream, a->input, token * a->input_token + head * a->input_head, dim, a->eps);
         if (++head == a->heads) head = 0, ++token;
     }
     for (int64_t t = begin; t < end; ++t) {
@@ -133,7 +133,7 @@ SGK_INLINE void q_tokens(bool stream, int64_t dim, const struct dsv4_q_args *a, 
         for (int64_t h = 0; h < a->heads; ++h, now = (now + 1) % TOGETHER) {
             const vf this = vf_set(scale[now]);
             if (token < end) {
-                scale[now] = scale_of(true, a->input, token * a->input_token + head * a->input_head, dim, a->eps);
+                scale[now] = scale_of(true, stream, a->input, token * a->input_token + head * a->input_head, dim, a->eps);
                 if (++head == a->heads) head = 0, ++token;
             }
             q_head(stream, dim, a, t * a->input_token + h * a->input_head, t * a->output_token + h * a->output_head, this, &r);
@@ -190,7 +190,7 @@ SGK_INLINE void k_tokens(bool stream, const struct dsv4_k_args *a, int64_t begin
     for (int64_t first = begin; first < end; first += TOGETHER) {
         const int64_t last = first + TOGETHER < end ? first + TOGETHER : end;
         float         scale[TOGETHER];
-        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(false, a->kv, t * a->kv_stride, DSV4_K, a->eps);
+        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(false, false, a->kv, t * a->kv_stride, DSV4_K, a->eps);
         for (int64_t t = first; t < last; ++t) k_token(stream, a, t, t + FAR < end ? t + FAR : t, vf_set(scale[t - first]));
     }
 }
@@ -298,7 +298,7 @@ SGK_INLINE bool k_small_tokens(bool stream, const struct dsv4_k_args *a, int64_t
     for (int64_t first = begin; first < end; first += TOGETHER) {
         const int64_t last = first + TOGETHER < end ? first + TOGETHER : end;
         float         scale[TOGETHER];
-        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(false, a->kv, t * a->kv_stride, DSV4_K, a->eps);
+        for (int64_t t = first; t < last; ++t) scale[t - first] = scale_of(false, false, a->kv, t * a->kv_stride, DSV4_K, a->eps);
         for (int64_t t = first; t < last; ++t) k_small_token(stream, a, t, t + FAR < end ? t + FAR : t, scale[t - first], w, &k[t & 1], &k[(t & 1) ^ 1]);
     }
     if (k[(end & 1) ^ 1].usual) k_small_exact(stream, &k[(end & 1) ^ 1]), memcpy(k[(end & 1) ^ 1].scales, k[(end & 1) ^ 1].e, K_GROUPS);

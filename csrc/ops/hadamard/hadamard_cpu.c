@@ -65,7 +65,7 @@ SGK_INLINE void store(sgk_dtype t, bool stream, bool pairs, void *p, int64_t at,
 {
     int64_t i = 0;
     for (; i + 2 * VF <= n; i += 2 * VF) {
-        vf_prefetch2(t, from, next + i);
+        vf_prefetch2_once(t, stream, from, next + i);
         const vf a = vf_mul(vf_load_f32(x + i), scale), b = vf_mul(vf_load_f32(x + i + VF), scale);
         store_two(t, stream, pairs, p, at + i, a, b);
     }
@@ -84,7 +84,7 @@ SGK_INLINE void last_piece(int count, sgk_dtype t, bool stream, void *p, int64_t
 #pragma GCC unroll 16
     for (int k = 0; k < count; ++k) {
         const vf u = vf_mul(a[k], scale), v = vf_mul(b[k], scale);
-        vf_prefetch2(t, from, next + k * 2 * VF);
+        vf_prefetch2_once(t, stream, from, next + k * 2 * VF);
         store_two(t, stream, split(t), p, at + j + k * h, u, v);
     }
 }

@@ -169,8 +169,8 @@ SGK_INLINE void write_steps(sgk_dtype t, int form, bool stream, bool more, const
 {
     for (int64_t d = first; d < last; d += STEP) {
         if (more) {
-            vf_prefetch2(t, a->input, soon.in + d);
-            if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2(t, a->other, soon.other + d);
+            vf_prefetch2_once(t, stream && !ADDS(form), a->input, soon.in + d);
+            if (ADDS(form) || form == NORM_RMS_GATED) vf_prefetch2_once(t, stream && !ADDS(form), a->other, soon.other + d);
             add_step(t, form, a, r->ahead, d, s);
             if (TWO_AHEAD(form)) add_square_step(t, form, a, r->next, d, next_mean, squares);
         }
