@@ -102,7 +102,7 @@ static sgk_status concat(sgk_match *m, const DLTensor *out, const DLTensor *a, c
     if (args.a.bytes == 0) args.a.data = NULL, args.a.row_stride = args.a.head_stride = 0;
     if (args.b.bytes == 0) args.b.data = NULL, args.b.row_stride = args.b.head_stride = 0;
     if (sgk_on_gpu(m)) return concat_cuda(m, &args, exec);
-    return sgk_cpu_run(m->op, concat_cpu, &args, args.rows * args.heads, sgk_cpu_grain(2 * (args.a.bytes + args.b.bytes)), exec);
+    return sgk_cpu_run(m->op, concat_cpu, &args, args.rows * args.heads, sgk_cpu_grain(args.a.bytes + args.b.bytes), exec);
 }
 
 sgk_status sgk_concat_mla_k(const DLTensor *k, const DLTensor *k_nope, const DLTensor *k_rope, const sgk_exec *exec)

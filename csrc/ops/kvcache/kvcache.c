@@ -146,7 +146,7 @@ static sgk_status store(const char *op, const char *places_name, const DLTensor 
     SGK_TRY(sgk_indices_read(&host, op, m.device, (const DLTensor *[]){ places }, 1, exec));
     SGK_TRY(sgk_indices_done(&host, host.known ? sgk_indices_within(op, places_name, host.data[0], 1, a.index, a.tokens, a.slots, NULL) : SGK_OK));
     if (sgk_on_gpu(&m)) return store_cuda(&a, op, m.device.device_id, exec);
-    return sgk_cpu_run(op, store_kv_cache_cpu, &a, a.tokens, sgk_cpu_grain(2 * bytes), exec);
+    return sgk_cpu_run(op, store_kv_cache_cpu, &a, a.tokens, sgk_cpu_grain(bytes), exec);
 }
 
 sgk_status sgk_store_kv_cache(const DLTensor *k_cache, const DLTensor *v_cache, const DLTensor *out_loc, const DLTensor *k, const DLTensor *v,

@@ -105,7 +105,7 @@ sgk_status sgk_shuffle_rows(const DLTensor *output, const DLTensor *input, const
     };
     if (a.rows == 0 || a.bytes == 0) return SGK_OK;
     if (sgk_on_gpu(&m)) return shuffle_rows_cuda(&m, &a, exec);
-    return sgk_cpu_run(m.op, shuffle_rows_cpu, &a, a.rows, sgk_cpu_grain(2 * a.bytes), exec);
+    return sgk_cpu_run(m.op, shuffle_rows_cpu, &a, a.rows, sgk_cpu_grain(a.bytes), exec);
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------------------- */
