@@ -141,6 +141,34 @@ SGK_INLINE void vf_join_bf16(bool stream, uint16_t *p, vf a, vf b)
     if (stream) _mm512_stream_si512((void *)p, both);
     else _mm512_storeu_si512(p, both);
 }
+#if defined(__AVX512BF16__)
+/*
+ * To look for subnormal numbers takes a tenth of a norm. So what is written elsewhere than it is read may be computed between these two without: results that would be subnormal
+ * are flushed to zero, which the processor notes, and where vf_flush_end() says that there were some all is to be done again with vf_store_pairs(). Not for what is subnormal on the
+ * way, as an exponential may be, and both around a call that is not inlined: the compiler does not know of them.
+ */
+#define VF_FLUSHES
+enum { VF_FLUSH = 0x8000, VF_UNDERFLOWS = 0x0010, VF_MASKS_UNDERFLOW = 0x0800 };        /* MXCSR */
+SGK_INLINE unsigned vf_flush_begin(void)
+{
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr((before & ~(unsigned)VF_UNDERFLOWS) | VF_FLUSH | VF_MASKS_UNDERFLOW);
+    return before;
+}
+SGK_INLINE bool vf_flush_end(unsigned before)
+{
+    const bool none = !(_mm_getcsr() & VF_UNDERFLOWS);
+    _mm_setcsr(before);
+    return none;
+}
+SGK_INLINE void vf_join_flushed(bool stream, uint16_t *p, vf a, vf b)
+{
+    const __m512i turn = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i both = _mm512_permutexvar_epi16(turn, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    if (stream) _mm512_stream_si512((void *)p, both);
+    else _mm512_storeu_si512(p, both);
+}
+#endif
 
 #elif defined(__AVX2__)
 
@@ -421,6 +449,19 @@ SGK_INLINE void vf_store_pairs(sgk_dtype t, bool stream, void *p, int64_t i, vf 
 #endif
     if (stream) vf_stream2(t, p, i, a, b);
     else vf_store2(t, p, i, a, b);
+}
+
+/* The same; `flushed`: between vf_flush_begin() and vf_flush_end(). */
+SGK_INLINE void vf_store_pairs_of(bool flushed, sgk_dtype t, bool stream, void *p, int64_t i, vf a, vf b)
+{
+#if defined(VF_FLUSHES)
+    if (flushed && t == SGK_BF16) {
+        vf_join_flushed(stream, (uint16_t *)p + i, a, b);
+        return;
+    }
+#endif
+    (void)flushed;
+    vf_store_pairs(t, stream, p, i, a, b);
 }
 
 /* What vf_stream2 wrote is seen by other threads after this one; at the end of a range of items. */

@@ -125,7 +125,7 @@ SGK_INLINE void write_part(sgk_dtype t, int form, const struct norm_args *a, pla
     store(t, a->output, at.out + d, n, u);
 }
 
-SGK_INLINE void write_step(sgk_dtype t, int form, bool stream, const struct norm_args *a, places at, int64_t d, vf mean, vf scale)
+SGK_INLINE void write_step(sgk_dtype t, int form, bool flushed, bool stream, const struct norm_args *a, places at, int64_t d, vf mean, vf scale)
 {
     vf x, y, u, v, g, h;
     values(t, form, a, at, d, &x, &y);
@@ -152,7 +152,7 @@ SGK_INLINE void write_step(sgk_dtype t, int form, bool stream, const struct norm
         u = vf_mul(vf_mul(x, scale), g), v = vf_mul(vf_mul(y, scale), h);
     }
     if (ADDS(form)) vf_store_pairs(t, false, a->other, at.other + d, x, y);
-    vf_store_pairs(t, stream, a->output, at.out + d, u, v);
+    vf_store_pairs_of(flushed, t, stream, a->output, at.out + d, u, v);
 }
 
 enum { AHEAD = 8192 };                                  /* bytes that are asked for in time */
@@ -164,7 +164,7 @@ enum { AHEAD = 8192 };                                  /* bytes that are asked 
 typedef struct { places now, next, ahead, later[2]; } rows_under_way;
 
 /* Steps [first, last) of write_row(); what is asked for begins at `soon`. */
-SGK_INLINE void write_steps(sgk_dtype t, int form, bool stream, bool more, const struct norm_args *a, const rows_under_way *r, places soon, int64_t first, int64_t last, vf mean, vf scale,
+SGK_INLINE void write_steps(sgk_dtype t, int form, bool flushed, bool stream, bool more, const struct norm_args *a, const rows_under_way *r, places soon, int64_t first, int64_t last, vf mean, vf scale,
                             vf next_mean, sums *s, sums *squares)
 {
     for (int64_t d = first; d < last; d += STEP) {
@@ -174,20 +174,20 @@ SGK_INLINE void write_steps(sgk_dtype t, int form, bool stream, bool more, const
             add_step(t, form, a, r->ahead, d, s);
             if (TWO_AHEAD(form)) add_square_step(t, form, a, r->next, d, next_mean, squares);
         }
-        write_step(t, form, stream, a, r->now, d, mean, scale);
+        write_step(t, form, flushed, stream, a, r->now, d, mean, scale);
     }
 }
 
 /*
  * Writes a row and, with `more`, adds up the next one, or the one behind it and the squares of the next one: so memory is read and written all the time, and each element once.
  */
-SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, bool more, const struct norm_args *a, const rows_under_way *r, vf mean, vf scale, vf next_mean, sums *s, sums *squares)
+SGK_INLINE void write_row(sgk_dtype t, int form, bool flushed, bool stream, bool more, const struct norm_args *a, const rows_under_way *r, vf mean, vf scale, vf next_mean, sums *s, sums *squares)
 {
     const int64_t far = AHEAD / (t == SGK_F32 ? 4 : 2) % a->dim, whole = a->dim - a->dim % STEP, turn = more ? (a->dim - far) / STEP * STEP : 0;
     const places  soon[2] = { { r->later[0].in + far, 0, r->later[0].other + far }, { r->later[1].in + far - a->dim, 0, r->later[1].other + far - a->dim } };
     *s = *squares = (sums){ vf_zero(), vf_zero() };
-    if (turn) write_steps(t, form, stream, more, a, r, soon[0], 0, turn, mean, scale, next_mean, s, squares);
-    if (turn < whole) write_steps(t, form, stream, more, a, r, soon[1], turn, whole, mean, scale, next_mean, s, squares);
+    if (turn) write_steps(t, form, flushed, stream, more, a, r, soon[0], 0, turn, mean, scale, next_mean, s, squares);
+    if (turn < whole) write_steps(t, form, flushed, stream, more, a, r, soon[1], turn, whole, mean, scale, next_mean, s, squares);
     for (int64_t d = whole; d < a->dim; d += VF) {
         if (more) {
             add_part(t, form, a, r->ahead, d, s);
@@ -200,7 +200,7 @@ SGK_INLINE void write_row(sgk_dtype t, int form, bool stream, bool more, const s
 SGK_INLINE float mean_of(const struct norm_args *a, sums s) { return vf_sum(vf_add(s.a, s.b)) / (float)a->dim; }
 SGK_INLINE float scale_of(const struct norm_args *a, sums squares) { return 1 / sqrtf(mean_of(a, squares) + a->eps); }
 
-SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t begin, int64_t end)
+SGK_INLINE void rows(sgk_dtype t, int form, bool flushed, const struct norm_args *a, int64_t begin, int64_t end)
 {
     const int64_t  size = t == SGK_F32 ? 4 : 2, far = 1 + TWO_AHEAD(form) + AHEAD / size / a->dim, last = end - 1;
     const bool     lines  = ((uintptr_t)a->output | (uintptr_t)(a->output_stride[0] * size)) % 64 == 0 && a->middle == 1 && a->last == 1;
@@ -222,23 +222,58 @@ SGK_INLINE void rows(sgk_dtype t, int form, const struct norm_args *a, int64_t b
         if (LAYERS(form) && !TWO_AHEAD(form)) squares = squares_of(t, form, a, r.now, vf_set(mean));
         const float scale = scale_of(a, LAYERS(form) ? squares : s);
         if (TWO_AHEAD(form)) next_mean = mean_of(a, s);
-        if (i == last) write_row(t, form, false, false, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
-        else if (stream) write_row(t, form, true, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
-        else write_row(t, form, false, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
+        if (i == last) write_row(t, form, flushed, false, false, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
+        else if (stream) write_row(t, form, flushed, true, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
+        else write_row(t, form, flushed, false, true, a, &r, vf_set(mean), vf_set(scale), vf_set(next_mean), &s, &squares);
         if (LAYERS(form) && !TWO_AHEAD(form)) next_mean = mean_of(a, s);
     }
     if (stream) vf_stream_end();
 }
+
+/*
+ * Rows of bf16 that are written elsewhere go without a look at what is subnormal, SOME at a time, and once more where something was. A gate's exponential would be.
+ */
+#if defined(VF_FLUSHES)
+enum { SOME = 256 };
+#define FLUSHED_ROWS(name, form) \
+    static __attribute__((noinline)) void name##_rows(bool flushed, const struct norm_args *args, int64_t begin, int64_t end) \
+    { \
+        const struct norm_args a = *args; \
+        flushed ? rows(SGK_BF16, form, true, &a, begin, end) : rows(SGK_BF16, form, false, &a, begin, end); \
+    } \
+    SGK_INLINE bool name##_flushed(const struct norm_args *a, int64_t begin, int64_t end) \
+    { \
+        if (a->dtype != SGK_BF16 || a->output == a->input) return false; \
+        for (int64_t first = begin, last; first < end; first = last) { \
+            last                  = end - first < 2 * SOME ? end : first + SOME; \
+            const unsigned before = vf_flush_begin(); \
+            name##_rows(true, a, first, last); \
+            if (!vf_flush_end(before)) name##_rows(false, a, first, last); \
+        } \
+        return true; \
+    }
+#else
+#define FLUSHED_ROWS(name, form) \
+    SGK_INLINE bool name##_flushed(const struct norm_args *a, int64_t begin, int64_t end) \
+    { \
+        (void)a, (void)begin, (void)end; \
+        return false; \
+    }
+#endif
+FLUSHED_ROWS(rms, NORM_RMS)
+FLUSHED_ROWS(layer, NORM_LAYER)
 
 /* One tight loop for each format; a head of 128 as a constant. No store can change the copy of the arguments. */
 #define FORM(name, form) \
     void SGK_CPU_FN(name)(const void *args, int64_t begin, int64_t end) \
     { \
         struct norm_args a = *(const struct norm_args *)args; \
-        if (form == NORM_RMS_GATED && a.dtype == SGK_BF16 && a.dim == 128) a.dim = 128, rows(SGK_BF16, form, &a, begin, end); \
-        else if (a.dtype == SGK_F32) rows(SGK_F32, form, &a, begin, end); \
-        else if (a.dtype == SGK_F16) rows(SGK_F16, form, &a, begin, end); \
-        else rows(SGK_BF16, form, &a, begin, end); \
+        if (form == NORM_RMS && rms_flushed(&a, begin, end)) return; \
+        if (form == NORM_LAYER && layer_flushed(&a, begin, end)) return; \
+        if (form == NORM_RMS_GATED && a.dtype == SGK_BF16 && a.dim == 128) a.dim = 128, rows(SGK_BF16, form, false, &a, begin, end); \
+        else if (a.dtype == SGK_F32) rows(SGK_F32, form, false, &a, begin, end); \
+        else if (a.dtype == SGK_F16) rows(SGK_F16, form, false, &a, begin, end); \
+        else rows(SGK_BF16, form, false, &a, begin, end); \
     }
 FORM(rmsnorm, NORM_RMS)
 FORM(fused_add_rmsnorm, NORM_RMS_ADD)
