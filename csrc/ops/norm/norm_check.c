@@ -63,6 +63,23 @@ static void check_out(const char *op, enum form form, sgk_dtype dtype, int64_t r
                4 * n);
 }
 
+/* Weights that make every second result a subnormal number, among rows where none is: on the CPU these are the reference's to a step. */
+static void check_subnormal(const char *op, enum form form)
+{
+    if (!check_case("%s_bf16_subnormal", op) || check_on_gpu()) return;
+    const int64_t rows = 7, dim = 200;
+    check_tensor *x = check_input(SGK_BF16, 2, rows, dim), *weight = check_input(SGK_BF16, 1, dim), *bias = form == LAYER ? check_input(SGK_BF16, 1, dim) : NULL, *out = check_output(SGK_BF16, 2, rows, dim);
+    if (bias) check_legal(bias, CHECK_NULL);
+    for (int64_t d = 0; d < dim; d += 2) check_set(weight, d, 0x1p-128);
+    for (int64_t d = 0; bias && d < dim; d += 2) check_set(bias, d, 0);
+    for (int64_t d = 0; d < dim; ++d) check_set(x, 3 * dim + d, 0);
+    if (form == RMS) CHECK_CALL(sgk_rmsnorm(T(out), T(x), T(weight), 1e-6, check_exec));
+    else CHECK_CALL(sgk_layernorm(T(out), T(x), T(weight), T(bias), 1e-6, check_exec));
+    for (int64_t i = 0; i < rows * dim; i += 2)
+        check_that(fabs(check_result_of(out, i) - check_reference_of(out, i)) <= 0x1p-133, "element %lld is %g, the reference's %g", (long long)i, check_result_of(out, i), check_reference_of(out, i));
+    check_done(0, 0);
+}
+
 static void check_add(const char *op, bool gemma, sgk_dtype dtype, int64_t rows, int64_t dim, int how)
 {
     if (!check_case("%s_%s_%lldx%lld%s", op, check_dtype(dtype), (long long)rows, (long long)dim, how_names[how])) return;
@@ -238,6 +255,8 @@ void check_norm(void)
         check_out("fused_add_layernorm_cpu", LAYER_ADD, formats[f], 5, 307, UNALIGNED_OUT);
     }
     sgk_cpu_cache(0);
+    check_subnormal("rmsnorm", RMS);
+    check_subnormal("layernorm_cpu", LAYER);
     check_refused("rmsnorm", RMS);
     check_refused("gemma4_rmsnorm_cpu", GEMMA4);
     check_refused("layernorm_cpu", LAYER);

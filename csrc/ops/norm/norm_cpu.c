@@ -231,10 +231,11 @@ SGK_INLINE void rows(sgk_dtype t, int form, bool flushed, const struct norm_args
 }
 
 /*
- * Rows of bf16 that are written elsewhere go without a look at what is subnormal, SOME at a time, and once more where something was. A gate's exponential would be.
+ * Rows of bf16 that are written elsewhere go without a look at what is subnormal, SOME at a time, and once more where something was. A gate's exponential would be. As a begin costs
+ * some microseconds, fewer at a time are slower.
  */
 #if defined(VF_FLUSHES)
-enum { SOME = 256 };
+enum { SOME = 4096 };
 #define FLUSHED_ROWS(name, form) \
     static __attribute__((noinline)) void name##_rows(bool flushed, const struct norm_args *args, int64_t begin, int64_t end) \
     { \
