@@ -38,7 +38,7 @@ typedef struct sgk_flash_attn_options {
     int64_t attention_chunk;            /* queries see keys of their own chunk of so many alone; 0: no chunks */
     double  softcap;                    /* scores s become softcap * tanh(s / softcap); 0: they do not */
     bool    rotary_interleaved;         /* pairs are (2i, 2i + 1); otherwise (i, i + rotary_dim / 2) */
-    int64_t num_splits;                 /* parts that a sequence's keys are cut into on the GPU, at most 256; 0: chosen by the library */
+    int64_t num_splits;                 /* parts that a sequence's keys are cut into on the GPU, at most 256; 0: chosen by the library; see exec->batch_invariant below */
     bool    top_left;                   /* query i stands at i: the first query and the first key are aligned, not the last ones */
     int64_t sm_margin;                  /* multiprocessors that kernels which fill the GPU leave to others */
 } sgk_flash_attn_options;
@@ -73,7 +73,10 @@ typedef struct sgk_flash_attn_options {
  * @param options      NULL: none
  *
  * Head sizes that are no multiple of 8 are slow on the GPU. Sums are f32, p is rounded to the dtype (for e4m3 to f16, or with many queries to e4m3) on its way through the GPU's matrix units, and out is rounded once. On the CPU a
- * sequence's numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant.
+ * sequence's numbers depend on that sequence alone; on the GPU they do with exec->batch_invariant: on its own queries and keys, and on what all
+ * sequences of the call have in common (formats, heads and head sizes, options, how queries, keys and pages lie), not on which others there are, on
+ * their order, or on max_seqlen_q, max_seqlen_k and the width of page_table. Each sequence is then done by what suits its own number of queries and cut
+ * by its own number of keys; num_splits counts for those of more than 32 queries (e4m3) or 64 / (H / K), at least 1.
  *
  * Scratch memory on the GPU (see SGK_EXEC workspace_query): for parts of results and lists of work; with small pages and many queries also for keys
  * and values of all places that page_table has room for, where those take at most 256 MiB.

@@ -57,7 +57,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 2)        /* told how many bloc
     const int       split = part.split, kv_head = part.kv_head, n = part.n;
 
     pdl_wait();
-    const attention_sequence s    = attention_sequence_of(&a, n);
+    const attention_sequence s    = attention_own_sequence(&a, n);
     const int                rows = s.sq * a.group, row0 = part.row_block * ROWS;
     if (row0 >= rows) return;
     const int            row_end = row0 + ROWS < rows ? row0 + ROWS : rows;

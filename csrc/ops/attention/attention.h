@@ -48,13 +48,14 @@ struct attention_args {
     int32_t   chunk;                                          /* 0: no chunks */
     int32_t   top_left;                                       /* query i stands at i */
     int32_t   apart;                                          /* the new keys and values follow the cache's, and are read where they lie */
+    int32_t   only_up_to, only_above;                         /* sequences of other numbers of queries are another kernel's; only_up_to 0: no limit */
     float     scale, softcap;                                 /* softcap 0: none */
     float     empty_lse;                                      /* of a query that sees no key */
     sgk_dtype dtype, out_dtype, sinks_dtype;                  /* out_dtype: dtype, or bf16 for e4m3 */
 
     /* GPU: keys cut into parts whose results a second kernel combines, sinks included. */
     int32_t row_blocks, splits;                             /* splits 1: no second kernel */
-    int32_t split_keys;                                     /* 0: a sequence's keys are cut evenly; else each part has so many */
+    int32_t split_keys;                                     /* a part has at least so many; 0: 128 */
     float  *partial_out, *partial_lse;                      /* [splits, batch, heads, max_q] times attention_partial_dim(); times 1 */
 };
 
@@ -111,6 +112,14 @@ ATTENTION_FN struct attention_sequence attention_sequence_of(const struct attent
     }
     if (a->leftpad_k) s.leftpad = attention_between(0, a->leftpad_k[n], s.used + s.fresh);
     s.sk = s.used + s.fresh - s.leftpad;
+    return s;
+}
+
+/* The same for a kernel that has some of the sequences: others have no queries. */
+ATTENTION_FN struct attention_sequence attention_own_sequence(const struct attention_args *a, int32_t n)
+{
+    struct attention_sequence s = attention_sequence_of(a, n);
+    if ((a->only_up_to && s.sq > a->only_up_to) || s.sq <= a->only_above) s.sq = 0;
     return s;
 }
 
@@ -194,11 +203,9 @@ ATTENTION_FN struct attention_keys attention_part_of(const struct attention_args
 {
     struct attention_keys keys = { attention_keys_of(a, s, first).begin, attention_keys_of(a, s, last).end };
     if (a->splits > 1 && keys.end > keys.begin) {
-        int32_t each = a->split_keys;
-        if (!each) {
-            each = ((keys.end - keys.begin + a->splits - 1) / a->splits + 63) / 64 * 64;
-            if (each < 128) each = 128;
-        }
+        const int32_t least = a->split_keys ? a->split_keys : 128;
+        int32_t       each  = ((keys.end - keys.begin + a->splits - 1) / a->splits + 63) / 64 * 64;
+        if (each < least) each = least;
         const int64_t begin = keys.begin + (int64_t)split * each;
         keys.begin          = begin < keys.end ? (int32_t)begin : keys.end;
         if (keys.end - keys.begin > each) keys.end = keys.begin + each;

@@ -34,8 +34,8 @@ typedef struct attention_call {
  */
 typedef struct {
     const char *name;
-    const char *(*passes)(const attention_call *c);     /* why it does not take the call, in a few words; NULL: it does */
-    int64_t (*plan)(attention_call *c);                 /* decides how to run it, c->a.splits and all; bytes of scratch memory */
+    const char *(*passes)(attention_call *c);           /* why it does not take the call, in a few words; NULL: it does. May keep in c what it found out */
+    int64_t (*plan)(attention_call *c);                 /* behind passes: decides how to run it, c->a.splits and all; bytes of scratch memory */
     sgk_status (*run)(attention_call *c, void *scratch);
 } attention_form;
 
@@ -47,8 +47,8 @@ extern const attention_form attention_decode;
 enum { ATTENTION_MMA_BUILDS            = 16,
        ATTENTION_WIDE_BUILDS           = 3,
        ATTENTION_PLAIN_BUILDS          = 2,
-       ATTENTION_DECODE_BUILDS         = 26,
-       ATTENTION_DECODE_COMBINE_BUILDS = 2 };
+       ATTENTION_DECODE_BUILDS         = 41,
+       ATTENTION_DECODE_COMBINE_BUILDS = 4 };
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
@@ -62,11 +62,12 @@ typedef struct {
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
-    int        dim, warps, stages, rows, plain;
+    int        dim, warps, stages, rows, plain, parts;
 } attention_decode_build;
 typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
+    int        parts;
 } attention_decode_combine_build;
 extern attention_mma_build            attention_mma_builds[ATTENTION_MMA_BUILDS];
 extern attention_plain_build          attention_wide_builds[ATTENTION_WIDE_BUILDS], attention_plain_builds[ATTENTION_PLAIN_BUILDS];
@@ -79,6 +80,7 @@ extern const attention_form attention_wgmma;
 enum { ATTENTION_WGMMA_BUILDS       = 31,
        ATTENTION_WGMMA_QUERIES      = 17,   /* at least so many queries times the heads that share a key head go to it */
        ATTENTION_WGMMA_QUERIES_E4M3 = 33,   /* of e4m3, so many queries */
+       ATTENTION_INVARIANT_FEW      = 64,   /* batch-invariant calls: up to so many queries times the heads that share a key head are few */
        ATTENTION_GATHER_MOST        = 256 << 20,        /* bytes of scratch memory for keys and values that are copied out of their pages */
        ATTENTION_GATHER_SPEED       = 2500000,          /* copied at so many bytes a us, read and written, a little less than measured, so that even calls stay */
        ATTENTION_GATHER_START       = 2,                /* besides so many us */

@@ -29,7 +29,13 @@ typedef struct {
     int       chunk, sinks, rotary;         /* sinks: their format + 1; rotary: elements that rotate */
     bool      q_v, descales, top_left, interleaved, seqlens_rotary;
     int       margin, few;                  /* few: so many queries at most in every second sequence, and nearly `queries` in the others */
+    bool      mixed;                        /* lengths are those of `mixture`, cut to queries and keys */
 } shape;
+
+/* What may be in one batch: queries that decode, some more, chunks, a whole prompt; and keys of one part and of several. */
+static const struct {
+    int queries, keys;
+} mixture[BATCH] = { { 1, 2600 }, { 200, 330 }, { 3, 300 }, { 64, 290 }, { 1, 37 }, { 16, 530 }, { 140, 140 }, { 33, 600 } };
 
 typedef struct {
     shape s;
@@ -37,6 +43,8 @@ typedef struct {
     check_tensor *out, *softmax_lse, *q, *k, *v, *k_new, *v_new;
     check_tensor *cu_seqlens_q, *cu_seqlens_k, *cu_seqlens_k_new, *seqused_q, *seqused_k, *page_table, *kv_batch_idx, *leftpad_k;
     check_tensor *q_v, *sinks, *rotary_cos, *rotary_sin, *seqlens_rotary, *q_descale, *k_descale, *v_descale;
+    check_tensor *alone_out, *alone_lse, *alone_q, *alone_k;    /* what each sequence gives alone; cumulative lengths of one sequence, [batch, 2] */
+    int           queries[BATCH], used[BATCH];
 } tensors;
 
 static sgk_status evaluate(tensors *t)
@@ -61,6 +69,8 @@ static sgk_status evaluate(tensors *t)
     if (t->spoil) t->spoil(&o);
     return sgk_flash_attn(T(t->out), T(t->softmax_lse), T(t->q), T(t->k), T(t->v), &o, check_exec);
 }
+
+static int least(int x, int y) { return x < y ? x : y; }
 
 static int length(const shape *s, int most) { return s->same_lengths ? most : check_int(0, 7) ? check_int(0, most)
                                                                                               : 0; }
@@ -114,8 +124,9 @@ static void make_queries(tensors *t, int queries[BATCH])
 {
     const shape *s = &t->s;
     for (int n = 0; n < s->batch; ++n)
-        queries[n] = s->few ? n % 2 ? check_int(1, s->few) : check_int(s->queries - 9, s->queries) : s->packed_q ? length(s, s->queries)
-                                                                                                                 : s->queries;
+        queries[n] = s->mixed ? least(mixture[n].queries, s->queries) : s->few    ? n % 2 ? check_int(1, s->few) : check_int(s->queries - 9, s->queries)
+                                                                    : s->packed_q ? length(s, s->queries)
+                                                                                  : s->queries;
     const int64_t total                        = sum(queries, s->batch);
     check_tensor *(*make)(sgk_dtype, int, ...) = s->seqused_q ? check_inout : check_output;     /* what lies behind seqused_q must stay */
     if (s->packed_q) {
@@ -154,7 +165,7 @@ static void make_cache(tensors *t, int used[BATCH])
 {
     const shape *s            = &t->s;
     int          fresh[BATCH] = { 0 };
-    for (int n = 0; n < s->batch; ++n) used[n] = length(s, s->keys);
+    for (int n = 0; n < s->batch; ++n) used[n] = s->mixed ? least(mixture[n].keys, s->keys) : length(s, s->keys);
     if (s->append) {
         const int most = s->keys < 9 ? s->keys : 9;
         for (int n = 0; n < s->batch; ++n) {
@@ -277,6 +288,158 @@ static void check_shape(const char *name, const shape *s)
                4 * pairs * (double)(s->heads * s->dim));
 }
 
+/* ---- batch invariant: a sequence's bits are the same whether it comes alone or among others ---------------------------------- */
+
+static DLTensor part_of(const DLTensor *t, int dim, int64_t begin, int64_t count, int64_t shape[4])
+{
+    DLTensor part = *t;
+    memcpy(shape, t->shape, (size_t)t->ndim * sizeof *shape);
+    shape[dim] = count;
+    part.shape = shape;
+    part.byte_offset += (uint64_t)(begin * t->strides[dim] * t->dtype.bits / 8);
+    return part;
+}
+
+/* What both calls have, and what differs: the first four are those of all, the next four take their places where a sequence is alone. */
+enum { OUT,
+       LSE,
+       CU_Q,
+       CU_K,
+       ALONE,
+       Q = 2 * ALONE,
+       K,
+       V,
+       USED,
+       TABLE,
+       Q_SCALE,
+       K_SCALE,
+       V_SCALE,
+       SINKS,
+       VIEWS };
+
+/* The call of sequence n alone, with sizes of its own; n -1: of all. */
+static sgk_status evaluate_of(const tensors *t, const DLTensor *const views[VIEWS], int n, const sgk_exec *own)
+{
+    const shape           *s = &t->s;
+    sgk_flash_attn_options o = SGK_FLASH_ATTN_OPTIONS_INIT;
+    const DLTensor        *x[VIEWS];
+    DLTensor               parts[VIEWS];
+    int64_t                shapes[VIEWS][4], one = 1;
+    int                    first_q = 0, first_k = 0;
+    for (int i = 0; i < n; ++i) first_q += t->queries[i], first_k += t->used[i];
+    for (int i = 0; i < VIEWS; ++i) x[i] = views[n >= 0 && i < ALONE ? i + ALONE : i];
+    for (int i = 0; n >= 0 && i < SINKS; ++i) {
+        if (!x[i]) continue;
+        if (i == OUT || i == Q) parts[i] = part_of(x[i], 0, first_q, t->queries[n], shapes[i]);
+        else if (i == LSE) parts[i] = part_of(x[i], 1, first_q, t->queries[n], shapes[i]);
+        else if (i == CU_Q || i == CU_K) {
+            parts[i]     = part_of(x[i], 0, n, 1, shapes[i]);
+            shapes[i][0] = 2, parts[i].ndim = 1, parts[i].strides = &one;
+        } else if (i == K || i == V) {
+            if (s->cache == PAGED) continue;
+            parts[i] = part_of(x[i], 0, s->cache == PACKED ? first_k : n, s->cache == PACKED ? t->used[n] : 1, shapes[i]);
+        } else parts[i] = part_of(x[i], 0, n, 1, shapes[i]);
+        if (i == TABLE) shapes[i][1] = (t->used[n] + s->page_size - 1) / s->page_size;
+        x[i] = &parts[i];
+    }
+    o.cu_seqlens_q = x[CU_Q], o.cu_seqlens_k = x[CU_K], o.seqused_k = x[USED], o.page_table = x[TABLE];
+    o.q_descale = x[Q_SCALE], o.k_descale = x[K_SCALE], o.v_descale = x[V_SCALE], o.sinks = x[SINKS];
+    o.max_seqlen_q = n < 0 ? s->queries : t->queries[n];
+    o.max_seqlen_k = s->cache != PACKED ? -1 : n < 0 ? s->keys
+                                                     : t->used[n];
+    o.causal = s->causal, o.window_size_left = s->left, o.window_size_right = s->right, o.softcap = s->softcap, o.num_splits = s->splits;
+    return sgk_flash_attn(x[OUT], x[LSE], x[Q], x[K], x[V], &o, own);
+}
+
+/* All, then each alone, in the scratch memory of whichever needs most. */
+static sgk_status evaluate_all_and_alone(tensors *t)
+{
+    const DLTensor *views[VIEWS] = { T(t->out), T(t->softmax_lse), T(t->cu_seqlens_q), T(t->cu_seqlens_k), T(t->alone_out), T(t->alone_lse), T(t->alone_q), T(t->alone_k),
+                                     T(t->q), T(t->k), T(t->v), T(t->seqused_k), T(t->page_table), T(t->q_descale), T(t->k_descale), T(t->v_descale), T(t->sinks) };
+    sgk_exec        own          = *check_exec;
+    size_t          most         = 0;
+    for (int n = -1; n < t->s.batch; ++n) {
+        size_t bytes            = 0;
+        own.workspace_query     = &bytes;
+        const sgk_status status = evaluate_of(t, views, n, &own);
+        if (status != SGK_OK) return status;
+        if (bytes > most) most = bytes;
+    }
+    own.workspace_query = NULL;
+    if (check_exec->workspace_query) {
+        *check_exec->workspace_query = most;
+        return SGK_OK;
+    }
+    const DLDevice device = views[Q]->device;
+    void          *memory = most && !own.workspace && own.allocate ? own.allocate(own.user, most, device) : NULL;
+    if (memory) own.workspace = memory, own.workspace_size = most;
+    sgk_status status = SGK_OK;
+    for (int n = -1; n < t->s.batch && status == SGK_OK; ++n) status = evaluate_of(t, views, n, &own);
+    if (memory) own.release(own.user, memory, device);
+    return status;
+}
+
+static void check_invariant(const char *name, const shape *s)
+{
+    if (!check_case("flash_attn_invariant_%s_%s_%lldto%lldx%lld_to%lld_%dx%d", name, check_dtype(s->dtype), (long long)s->heads, (long long)s->kv_heads, (long long)s->dim, (long long)dim_v(s), s->queries, s->keys)) return;
+    check_switches.batch_invariant = SGK_ON;
+    check_switches.keep_arguments  = true;
+    tensors t                      = { .s = *s };
+    t.s.batch = BATCH, t.s.mixed = t.s.packed_q = t.s.lse = t.s.causal = true, t.s.left = t.s.right = -1;
+    make_queries(&t, t.queries);
+    make_cache(&t, t.used);
+    make_keys(&t, t.used);
+    const int64_t total = sum(t.queries, BATCH);
+    double        lengths[2][2 * BATCH];
+    for (int n = 0; n < BATCH; ++n) lengths[0][2 * n] = lengths[1][2 * n] = 0, lengths[0][2 * n + 1] = t.queries[n], lengths[1][2 * n + 1] = t.used[n];
+    t.alone_out = check_output(out_dtype(s), 3, total, s->heads, dim_v(s));
+    t.alone_lse = check_output(SGK_F32, 2, s->heads, total);
+    t.alone_q   = check_values(SGK_I32, lengths[0], 2, (int64_t)BATCH, (int64_t)2);
+    t.alone_k   = s->cache == PACKED ? check_values(SGK_I32, lengths[1], 2, (int64_t)BATCH, (int64_t)2) : NULL;
+
+    CHECK_CALL(evaluate_all_and_alone(&t));
+    check_close(t.out, rounds_weights(s) ? check_tolerance(SGK_E4M3) : tolerance(s->dtype));
+    check_close_least(t.softmax_lse, rounds_weights(s) ? 2e-3 : 5e-6, 1);
+    const int64_t row   = s->heads * dim_v(s);
+    int64_t       first = 0, differ = 0;
+    for (int n = 0; n < BATCH; first += t.queries[n++]) {
+        for (int64_t i = first * row; i < (first + t.queries[n]) * row; ++i) differ += check_result_of(t.out, i) != check_result_of(t.alone_out, i);
+        for (int64_t h = 0; h < s->heads; ++h)
+            for (int64_t i = h * total + first; i < h * total + first + t.queries[n]; ++i) differ += check_result_of(t.softmax_lse, i) != check_result_of(t.alone_lse, i);
+        check_that(differ == 0, "%lld numbers of a sequence of %d queries and %d keys are others than when it is alone", (long long)differ, t.queries[n], t.used[n]);
+    }
+    check_done(0, 0);
+}
+
+/* Each head size that has forms of its own, and each way that keys lie. */
+static void check_invariants(sgk_dtype dtype)
+{
+    static const int64_t sizes[][2] = { { 64, 64 }, { 128, 128 }, { 192, 128 }, { 256, 256 }, { 96, 96 } };
+    static const struct {
+        const char *name;
+        layout      cache;
+        int         page;
+    } caches[]        = { { "packed", PACKED, 0 }, { "pages64", PAGED, 64 }, { "pages16", PAGED, 16 }, { "pages1", PAGED, 1 }, { "dense", DENSE, 0 } };
+    const int queries = check_small ? 70 : 200, keys = check_small ? 700 : 2600;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+        if (!check_on_gpu() && (sizes[i][0] != 96 || dtype == SGK_F16)) continue;           /* the CPU has one version for all of it */
+        shape s = { .dtype = dtype, .heads = 4, .kv_heads = 1, .dim = sizes[i][0], .dim_v = sizes[i][1], .queries = queries, .keys = keys, .seqused_k = true, .descales = dtype == SGK_E4M3 };
+        for (size_t j = 0; j < sizeof caches / sizeof *caches; ++j) {
+            if (sizes[i][0] != 128 && j != i) continue;
+            s.cache = caches[j].cache, s.page_size = caches[j].page;
+            check_invariant(caches[j].name, &s);
+        }
+        s.cache = PACKED, s.page_size = 0;
+        if (sizes[i][0] != 128) continue;
+        s.sinks = SGK_F32 + 1, s.kv_heads = 2;
+        check_invariant("sinks", &s);
+        s.sinks = 0, s.splits = 3, s.heads = 14;                        /* groups that leave rows of a tile to nobody */
+        check_invariant("splits", &s);
+        s.splits = 0, s.heads = 6, s.kv_heads = 6;
+        check_invariant("apart", &s);
+    }
+}
+
 static int pick(const int *from, size_t count) { return from[check_int(0, (int)count - 1)]; }
 #define PICK(...) pick((const int[]){ __VA_ARGS__ }, sizeof (int[]){ __VA_ARGS__ } / sizeof(int))
 
@@ -394,7 +557,7 @@ static void check_builds(sgk_dtype dtype)
     static const int64_t dims[] = { 64, 96, 128, 192, 256 };
     for (size_t i = 0; i < sizeof dims / sizeof *dims; ++i) {
         check_shape("few", &(shape){ .dtype = dtype, .heads = 8, .kv_heads = 2, .dim = dims[i], .batch = 2, .queries = 1, .keys = 150, .cache = PAGED, .page_size = 16, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 2 });
-        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 30, .keys = 100, .cache = PACKED, .packed_q = true, .few = 30, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1, .invariant = true });
+        check_shape("many", &(shape){ .dtype = dtype, .heads = 16, .kv_heads = 1, .dim = dims[i], .batch = 2, .queries = 30, .keys = 100, .cache = PACKED, .packed_q = true, .few = 30, .lse = true, .left = -1, .right = -1, .causal = true, .splits = 1, .scale = -0.05 });        /* not for sm_90a's own form */
     }
     /* What the forms for anything take, by its size: head sizes and q_v. */
     static const struct {
@@ -665,6 +828,7 @@ void check_attention(void)
     check_cut(SGK_F16);
     check_cut(SGK_BF16);
     check_cut(SGK_E4M3);
+    for (size_t f = 0; f < 4; ++f) check_invariants(formats[f]);
     for (int i = 0; i < randoms; ++i) check_random(i);
     for (int i = 0; i < randoms; ++i) check_illegal(i);
     for (int few = 0; few < 2; ++few)                                   /* parts at fixed places, and a second kernel that combines them */

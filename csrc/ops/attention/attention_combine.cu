@@ -19,7 +19,7 @@ extern "C" __global__ __launch_bounds__(128, 8)        /* told how many blocks t
     const int i = (int)(row % a.max_q), h = (int)(row / a.max_q % a.heads), n = (int)(row / a.max_q / a.heads);
 
     pdl_wait();
-    const attention_sequence s = attention_sequence_of(&a, n);
+    const attention_sequence s = attention_own_sequence(&a, n);
     if (i >= s.sq) return;
     float most = -INF, sum = 0;
     bool  some = false;                         /* a part has keys; its result may be no number */

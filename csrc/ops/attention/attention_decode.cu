@@ -17,6 +17,7 @@
  *   ROWS    8 or 16: most rows of a sequence
  *   PLAIN   1, 2: one query a sequence sees all keys, which lie in pages whose size is a power of two, and head sizes are DIM; 2: and a lone sequence,
  *           read by clusters. What the call does not ask for is then no code: a cold start takes as long as its instructions
+ *   PARTS   1: blocks take parts of units that are cut at places of their own, whatever else is in the batch; more than ROWS rows are several units
  *
  * Both products are transposed, so that keys and values are the 16 rows of a matrix instruction and the call's rows its 8 columns: scores are
  * k q', sums v' p', and p' is found by turning the scores' 8x8 blocks.
@@ -44,7 +45,7 @@
 #define SUM_ROW      (DIM + 4)
 #define SWIZZLE(row) (PIECES == 4 ? (row) >> 1 & 3 : (row) & 7)
 #define BLOCKS       (ROWS / 8)                   /* of rows: columns of a matrix instruction */
-#define JOINS        (__CUDA_ARCH__ == 900 && HOLD_Q && PLAIN != 1)
+#define JOINS        (__CUDA_ARCH__ == 900 && HOLD_Q && PLAIN != 1 && !PARTS)
 #define MOST_JOINED  8                            /* blocks of a cluster */
 #define LATE         8                            /* weights may be up to 2^LATE before their base moves: the largest is 1 otherwise */
 
@@ -66,8 +67,8 @@ enum { COPIES = HOLD_Q ? 16 : 4,
 #define QUERY(r) 0
 #define UNDER(r) (r)
 #else
-#define QUERY(r) ((r) / a.group)
-#define UNDER(r) ((r) % a.group)
+#define QUERY(r) ((row0 + (r)) / a.group)
+#define UNDER(r) ((row0 + (r)) % a.group)
 #endif
 
 extern __shared__ __align__(128) unsigned char memory[];
@@ -75,18 +76,24 @@ extern __shared__ __align__(128) unsigned char memory[];
 /* SWIZZLE(x) ^ SWIZZLE(y) is SWIZZLE(x + y) where x is a multiple of COPY_ROWS and y below it. */
 DEVICE uint32_t piece_at(uint32_t base, int row, int piece) { return base + row * ROW_BYTES + ((piece ^ SWIZZLE(row)) << 4); }
 
-/* This block's first sequence, and the granules before it. Returns all granules. */
+#if PARTS
+DEVICE int size_of(const attention_decode_args *d, int n) { return attention_decode_chunks_of(d, n); }
+#else
+DEVICE int size_of(const attention_decode_args *d, int n) { return attention_decode_granules_of(d, n); }
+#endif
+
+/* This block's first sequence, and the granules (of parts: chunks) before it. Returns all granules. */
 DEVICE int find_begin(const attention_decode_args *d, int *first, int *before)
 {
     if (d->a.batch == 1) {
         *first = *before = 0;
-        return attention_decode_granules_of(d, 0);
+        return size_of(d, 0);
     }
     __shared__ int32_t warp_sum[WARPS], found[2];
     const int          each = (d->a.batch + THREADS - 1) / THREADS, t = (int)threadIdx.x, lane = t % 32;
     const int          from = min(t * each, d->a.batch), to = min(from + each, d->a.batch);
     int                mine = 0;
-    for (int n = from; n < to; ++n) mine += attention_decode_granules_of(d, n);
+    for (int n = from; n < to; ++n) mine += size_of(d, n);
     int upto = mine;
     #pragma unroll
     for (int i = 1; i < 32; i *= 2) {
@@ -106,7 +113,7 @@ DEVICE int find_begin(const attention_decode_args *d, int *first, int *before)
     if (here <= begin && begin < here + mine) {
         int n = from;
         if (each > 1)
-            for (int size = attention_decode_granules_of(d, n); begin >= here + size; size = attention_decode_granules_of(d, n)) here += size, ++n;
+            for (int size = size_of(d, n); begin >= here + size; size = size_of(d, n)) here += size, ++n;
         found[0] = n, found[1] = here;
     }
     __syncthreads();
@@ -227,9 +234,12 @@ DEVICE uint32_t transposed(uint32_t x)
     return r;
 }
 
-extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2) void attention_decode(const __grid_constant__ attention_decode_args given)
+extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > (PARTS && ROWS == 8 ? 8 : 4) ? 1 : 2) void attention_decode(const __grid_constant__ attention_decode_args given)
 {
-#if PLAIN
+#if PARTS
+    attention_decode_args d = given;                                            /* as it is for parts */
+    d.key_warps = WARPS, d.head_warps = 1;
+#elif PLAIN
     attention_decode_args d = given;                                            /* as it was found to be on the host */
     d.a.max_q = 1, d.a.dim = d.a.dim_v = DIM, d.a.seqused_q = d.a.cu_seqlens_k = d.a.cu_seqlens_k_new = d.a.kv_batch_idx = d.a.leftpad_k = NULL;
     d.a.max_new = d.a.apart = d.a.chunk = d.a.top_left = 0, d.a.window_left = ATTENTION_NO_LIMIT, d.a.window_right = 0, d.a.softcap = 0;
@@ -308,6 +318,20 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
 #endif
 
     while (at < end) {
+#if PARTS
+        const attention_sequence   s        = attention_own_sequence(&a, n);
+        const attention_decode_cut cut      = attention_decode_cut_of(&d, &s);
+        const int                  granules = attention_decode_granules(&d, &s), parts = d.units * cut.blocks * cut.parts, part = (at - before + cut.each - 1) / cut.each;
+        if (part >= parts) {
+            at = before += parts * cut.each, ++n;
+            continue;
+        }
+        if (before + part * cut.each >= end) break;
+        static_assert(ROWS <= ATTENTION_DECODE_ROWS, "units are counted in so many rows; with fewer there is one");
+        const int chunk = ATTENTION_DECODE_CHUNK / (16 * WARPS), unit = part / cut.blocks / cut.parts, from = part / cut.blocks % cut.parts * cut.each * chunk;
+        const int to_granule = min(granules, from + cut.each * chunk), row0 = part % cut.blocks * ROWS, rows = min(ROWS, s.sq * a.group - row0);
+#else
+        const int                row0     = 0;
         const attention_sequence s        = attention_sequence_of(&a, n);
         const int                granules = join ? 1 : attention_decode_granules(&d, &s);
 #if JOINS
@@ -320,13 +344,14 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             before += d.units * granules, ++n;
             continue;
         }
-        const int            unit = join ? cluster : (at - before) / granules, from = join ? 0 : at - before - unit * granules;
-        const int            to_granule = join ? 1 : min(granules, from + end - at);
-        const int            rows = s.sq * a.group, kv_head = unit * d.head_warps + head_warp;
-        const attention_keys keys = attention_decode_keys(&a, &s);
-        const int            each = 16 * d.key_warps;
-        w                         = { (const unsigned char *)((const T *)a.k + kv_head * a.k_head_stride) + lane % PIECES * 16, (const unsigned char *)((const T *)a.v + kv_head * a.v_head_stride) + lane % PIECES * 16,
-                                      n, s.leftpad, s.k_begin, keys.begin + from * each + 16 * key_warp, each, keys.end, key_warp < d.key_warps ? to_granule - from : 0 };
+        const int unit = join ? cluster : (at - before) / granules, from = join ? 0 : at - before - unit * granules;
+        const int to_granule = join ? 1 : min(granules, from + end - at), rows = s.sq * a.group;
+#endif
+        const int            kv_head = unit * d.head_warps + head_warp;
+        const attention_keys keys    = attention_decode_keys(&a, &s);
+        const int            each    = 16 * d.key_warps;
+        w                            = { (const unsigned char *)((const T *)a.k + kv_head * a.k_head_stride) + lane % PIECES * 16, (const unsigned char *)((const T *)a.v + kv_head * a.v_head_stride) + lane % PIECES * 16,
+                                         n, s.leftpad, s.k_begin, keys.begin + from * each + 16 * key_warp, each, keys.end, key_warp < d.key_warps ? to_granule - from : 0 };
 #if JOINS
         if (join) {
             w.first  = keys.begin + 16 * (key_warp * d.join + rank);
@@ -376,7 +401,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
         }
 #else
         for (int i = (int)threadIdx.x; i < d.head_warps * 16 * PIECES; i += THREADS) {
-            const int  piece = i % PIECES, r = i / PIECES % 16, h = (unit * d.head_warps + i / PIECES / 16) * a.group + r % a.group;
+            const int  piece = i % PIECES, r = i / PIECES % 16, h = (unit * d.head_warps + i / PIECES / 16) * a.group + UNDER(r);
             const T   *source                                                  = (const T *)a.q + n * a.q_batch_stride + (s.q_begin + QUERY(r)) * a.q_row_stride + h * a.q_head_stride + WIDE * piece;
             const bool inside                                                  = r < rows && WIDE * piece < a.dim;
             *(uint4 *)(memory + WARPS * RING + piece_at(0, i / PIECES, piece)) = inside ? *(const uint4 *)source : make_uint4(0, 0, 0, 0);
@@ -547,7 +572,11 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             }
         __syncthreads();
         const bool whole = from == 0 && to_granule == granules;
-        const int  part  = 2 * (int)blockIdx.x + (from == 0);
+#if PARTS
+        const int64_t place_of_unit = (int64_t)n * d.slots + part;
+#else
+        const int64_t place_of_unit = 2 * (int)blockIdx.x + (from == 0);
+#endif
 #if JOINS
         if (join) {
             /* To the block of the cluster that puts these columns together. */
@@ -635,7 +664,7 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
                 if (column == 0 && a.softmax_lse)
                     a.softmax_lse[n * a.lse_batch_stride + h * a.lse_head_stride + s.q_begin + query] = all_sum == 0 ? a.empty_lse : lse;
             } else {
-                const int64_t place_of_part = ((int64_t)part * d.head_warps + head) * d.rows + row;
+                const int64_t place_of_part = (place_of_unit * d.head_warps + head) * d.rows + row;
                 float4       *target        = (float4 *)(d.partial_out + place_of_part * a.dim + column);
                 target[0]                   = make_float4(total[0], total[1], total[2], total[3]);
                 target[1]                   = make_float4(total[4], total[5], total[6], total[7]);
@@ -643,6 +672,10 @@ extern "C" __global__ __launch_bounds__(THREADS, DIM > 128 || WARPS > 4 ? 1 : 2)
             }
         }
         __syncthreads();                                                    /* the rings may be filled again */
+#if PARTS
+        at = before + (part + 1) * cut.each;
+#else
         at += to_granule - from;
+#endif
     }
 }

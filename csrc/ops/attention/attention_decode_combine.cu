@@ -3,7 +3,8 @@
  * have a piece, in their order. A block has some of the rows (a query under a head) of one sequence; its warps share a row's pieces. Where the pieces
  * are is worked out while the first kernel still runs: it has waited for whatever wrote the lengths.
  *
- *   T  f16 or bf16
+ *   T      f16 or bf16
+ *   PARTS  1: pieces are the parts of attention_decode's builds of that name, of which a sequence knows its own
  */
 #include "attention_decode.h"
 #include "attention_score.cuh"
@@ -23,16 +24,17 @@ DEVICE int block_total(int v, int *scratch)
     return scratch[0] + scratch[1] + scratch[2] + scratch[3];
 }
 
-/* Row r of a unit that lies in `pieces` blocks from `first` on. All threads of the block. */
-DEVICE void combine(const attention_decode_args *d, const attention_sequence *s, int n, int h, int i, int first, int pieces, float4 (*sums)[64])
+/* The result of query i under head h, which lies in `pieces` pieces: row `row` of partial results and those that AT says behind it. All threads of the block. */
+#if PARTS
+#define AT(p) ((p) * each)
+#else
+#define AT(p) ((p) == 0 ? each : 2 * (p) * each)        /* in slot 2 * block, but for the first one, which its block began */
+#endif
+DEVICE void combine(const attention_decode_args *d, const attention_sequence *s, int n, int h, int i, int64_t row, int64_t each, int pieces, float4 (*sums)[64])
 {
     const attention_args *a    = &d->a;
     const int             warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
-
-    /* Piece p is in slot 2 * block, but for the first one, which its block began. */
-    const int64_t each = (int64_t)d->head_warps * d->rows, row = 2 * first * each + (int64_t)(h / a->group % d->head_warps) * d->rows + i * a->group + h % a->group;
-    const float  *lse = d->partial_lse + row, *values = d->partial_out + row * a->dim;
-    #define AT(p) ((p) == 0 ? each : 2 * (p) * each)
+    const float          *lse = d->partial_lse + row, *values = d->partial_out + row * a->dim;
 
     float4 early[EARLY];
     #pragma unroll
@@ -85,16 +87,26 @@ DEVICE void combine(const attention_decode_args *d, const attention_sequence *s,
     __syncthreads();
 }
 
-extern "C" __global__ __launch_bounds__(THREADS, 6)       /* told how many blocks to fit, the assembler spills nothing to fit more */
+extern "C" __global__ __launch_bounds__(THREADS, PARTS ? 4 : 6)       /* told how many blocks to fit, the assembler spills nothing to fit more */
     void attention_decode_combine(const __grid_constant__ attention_decode_args d)
 {
-    __shared__ int        totals[2][WARPS];
     __shared__ float4     sums[WARPS][64];
     const attention_args &a = d.a;
     const int             n = (int)(blockIdx.x / d.second_blocks);
 
     pdl_release();                              /* the next kernel waits, in its turn, for this one */
-    int mine = 0, earlier = 0;
+#if PARTS
+    const attention_sequence   s   = attention_own_sequence(&a, n);
+    const attention_decode_cut cut = attention_decode_cut_of(&d, &s);
+    pdl_wait();
+    if (cut.parts < 2) return;
+    for (int r = (int)(blockIdx.x % d.second_blocks); r < s.sq * a.heads; r += d.second_blocks) {
+        const int h = r % a.heads, i = r / a.heads, row = i * a.group + h % a.group, first = h / a.group * cut.parts * cut.blocks + row / ATTENTION_DECODE_ROWS;
+        combine(&d, &s, n, h, i, ((int64_t)n * d.slots + first) * d.rows + row % ATTENTION_DECODE_ROWS, (int64_t)cut.blocks * d.rows, cut.parts, sums);
+    }
+#else
+    __shared__ int totals[2][WARPS];
+    int            mine = 0, earlier = 0;
     for (int m = (int)threadIdx.x; m < a.batch; m += THREADS) {
         const int granules = attention_decode_granules_of(&d, m);
         mine += granules;
@@ -115,8 +127,10 @@ extern "C" __global__ __launch_bounds__(THREADS, 6)       /* told how many block
         const int h = r % a.heads, begin = before + h / a.group / d.head_warps * granules;
         const int first = attention_decode_owner(&d, all, begin), last = attention_decode_owner(&d, all, begin + granules - 1);
         if (!waited) pdl_wait();
-        waited = true;
-        if (last > first) combine(&d, &s, n, h, r / a.heads, first, last - first + 1, sums);
+        waited             = true;
+        const int64_t each = (int64_t)d.head_warps * d.rows;
+        if (last > first) combine(&d, &s, n, h, r / a.heads, 2 * first * each + (int64_t)(h / a.group % d.head_warps) * d.rows + r / a.heads * a.group + h % a.group, each, last - first + 1, sums);
     }
     if (!waited) pdl_wait();
+#endif
 }

@@ -124,11 +124,14 @@ int32_t attention_choose_splits(attention_call *c, int64_t blocks)
     const int64_t          keys = a->max_k + (a->apart ? a->max_new : 0), tiles = (keys + c->tile - 1) / c->tile;
     int64_t                wanted = c->o.num_splits;
     if (sgk_exec_batch_invariant(c->exec)) {
-        const int64_t parts = 16, least = 1024;
-        const int64_t each = (tiles + parts - 1) / parts * c->tile;
-        a->split_keys      = (int32_t)(each > least ? each : least);
-        wanted             = attention_at_most((keys + a->split_keys - 1) / a->split_keys, parts);
-        return (int32_t)(wanted > 1 ? wanted : 1);
+        /* Fewer than `most` where the longest sequence has so few keys that no part of any is longer than the least. Combining a single part changes
+         * nothing, but what a sink adds is then rounded elsewhere. */
+        const int64_t most = 16, least = 1024;
+        wanted        = (keys + least - 1) / least;
+        a->split_keys = (int32_t)least;
+        return attention_at_most(wanted > 1 ? wanted : a->sinks ? 2
+                                                                : 1,
+                                 most);
     }
     if (wanted == 0) {
         const int64_t per_multiprocessor = c->device->shared_memory_per_multiprocessor / (c->shared_memory + 4096);
@@ -164,21 +167,73 @@ sgk_status attention_combine_parts(const attention_call *c)
 
 /* ---- a call ------------------------------------------------------------------------------------------------------ */
 
+static sgk_status choose_form(attention_call *c, const attention_form **form)
+{
+    for (size_t i = 0; i < COUNT(attention_forms); ++i) {
+        *form           = attention_forms[i];
+        const char *why = (*form)->passes(c);
+        if (!why) return SGK_OK;
+        if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, not %s: %s", c->op, (*form)->name, why);
+    }
+    return sgk_error(SGK_UNSUPPORTED, "%s: no form takes this call", c->op);
+}
+
+/* A batch-invariant call is two, one over each kind of sequence: with few queries, or with more. Which form has a sequence follows from its own queries alone. */
+typedef enum { FEW,
+               MORE } share;
+
+/* Of e4m3 as many as have weights of f16. */
+static int32_t most_few(const struct attention_args *a)
+{
+    if (a->dtype == SGK_E4M3) return ATTENTION_WGMMA_QUERIES_E4M3 - 1;
+    return a->group && a->group < ATTENTION_INVARIANT_FEW ? ATTENTION_INVARIANT_FEW / a->group : 1;
+}
+
+/* Whether there can be such sequences: all are as long where the call has no lengths. */
+static bool has_share(const struct attention_args *a, share which)
+{
+    return which == MORE ? a->max_q > most_few(a) : a->max_q <= most_few(a) || a->cu_seqlens_q || a->seqused_q;
+}
+
+static attention_call share_of(const attention_call *c, share which)
+{
+    attention_call own = *c;
+    if (which == FEW) own.a.only_up_to = most_few(&c->a), own.a.max_q = attention_at_most(c->a.max_q, most_few(&c->a) + 1);         /* one more tells the others */
+    else own.a.only_above = most_few(&c->a);
+    return own;
+}
+
+/* Scratch memory where `run` is false. */
+static sgk_status run_shares(const attention_call *c, char *memory, bool run, int64_t *bytes)
+{
+    *bytes = 0;
+    for (share which = FEW; which <= MORE; ++which) {
+        if (!has_share(&c->a, which)) continue;
+        attention_call        own = share_of(c, which);
+        const attention_form *form;
+        SGK_TRY(choose_form(&own, &form));
+        const int64_t each = form->plan(&own);
+        if (run) SGK_TRY(form->run(&own, memory));
+        if (each > *bytes) *bytes = each;               /* one after the other, in the same memory */
+    }
+    return SGK_OK;
+}
+
 sgk_status attention_run_cuda(attention_call *c)
 {
     struct attention_args *a = &c->a;
     SGK_TRY(sgk_cuda_get_device(c->op, c->m.device.device_id, &c->device));
     const int64_t         rotated = (attention_rotate_queries(c) + 255) / 256 * 256;
+    const bool            shares  = sgk_exec_batch_invariant(c->exec);
     const attention_form *form    = NULL;
-    for (size_t i = 0; i < COUNT(attention_forms) && !form; ++i) {
-        const char *why = attention_forms[i]->passes(c);
-        if (!why) form = attention_forms[i];
-        else if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, not %s: %s", c->op, attention_forms[i]->name, why);
+    int64_t               bytes;
+    a->splits = 1;
+    if (shares) SGK_TRY(run_shares(c, NULL, false, &bytes));
+    else {
+        SGK_TRY(choose_form(c, &form));
+        bytes = form->plan(c);
     }
-    SGK_REQUIRE(form, SGK_UNSUPPORTED, "%s: no form takes this call", c->op);
-    a->splits           = 1;
-    const int64_t bytes = form->plan(c);
-    sgk_scratch   scratch;
+    sgk_scratch scratch;
     SGK_TRY(sgk_scratch_get(&scratch, c->op, (size_t)(c->prepare_bytes + rotated + bytes), c->m.device, c->exec));
     if (scratch.query_only) return SGK_OK;
     char      *memory = (char *)scratch.memory + c->prepare_bytes;
@@ -186,7 +241,8 @@ sgk_status attention_run_cuda(attention_call *c)
     if (rotated) a->q = memory;
 
     if (status == SGK_OK) status = (a->max_new || rotated) && !a->apart && a->batch && a->kv_heads ? append(c) : SGK_OK;
-    if (status == SGK_OK && a->batch && a->heads && a->max_q) status = form->run(c, memory + rotated);
+    if (status == SGK_OK && a->batch && a->heads && a->max_q)
+        status = shares ? run_shares(c, memory + rotated, true, &bytes) : form->run(c, memory + rotated);
     sgk_scratch_put(&scratch);
     return status;
 }

@@ -41,7 +41,7 @@ extern "C" __global__ __launch_bounds__(ATTENTION_GATHER_THREADS, 4) void attent
     const int                    block = (int)(blockIdx.x / 2), n = block / p.blocks, warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     pdl_release();
     pdl_wait();
-    const attention_sequence s = attention_sequence_of(&a, n);
+    const attention_sequence s = attention_own_sequence(&a, n);
     if (s.sq == 0) return;
     /* Keys that any query sees, and those that share a tile with them. */
     const int       tile = p.tile_keys, begin = attention_keys_of(&a, &s, 0).begin / tile * tile;

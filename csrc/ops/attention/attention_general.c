@@ -61,7 +61,7 @@ static const attention_mma_build *mma_build_of(const attention_call *c)
     return NULL;
 }
 
-static const char *mma_passes(const attention_call *c)
+static const char *mma_passes(attention_call *c)
 {
     const struct attention_args *a = &c->a;
     if (a->q_v) return "q_v";
@@ -87,7 +87,7 @@ const attention_form attention_mma = { "mma", mma_passes, mma_plan, mma_run };
 
 /* ---- the rest ---------------------------------------------------------------------------------------------------- */
 
-static const char *wide_passes(const attention_call *c) { return c->a.dtype == SGK_F32 ? "f32" : NULL; }
+static const char *wide_passes(attention_call *c) { return c->a.dtype == SGK_F32 ? "f32" : NULL; }
 
 static int64_t wide_plan(attention_call *c)
 {
@@ -104,7 +104,7 @@ static sgk_status wide_run(attention_call *c, void *scratch) { return run(c, &((
 
 const attention_form attention_wide = { "wide", wide_passes, wide_plan, wide_run };
 
-static const char *plain_passes(const attention_call *c) { return c->a.dtype == SGK_F32 ? NULL : "not f32"; }
+static const char *plain_passes(attention_call *c) { return c->a.dtype == SGK_F32 ? NULL : "not f32"; }
 
 static int64_t plain_plan(attention_call *c)
 {

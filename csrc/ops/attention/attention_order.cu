@@ -31,7 +31,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_order(const _
         return;
     }
     for (int n = warp; n < p.a.batch; n += THREADS / 32) {
-        const attention_sequence s       = attention_sequence_of(&p.a, n);
+        const attention_sequence s       = attention_own_sequence(&p.a, n);
         const bool               joined  = attention_joins(&p.a, s.sq, p.tile_rows);
         const int                queries = joined ? p.tile_rows / p.a.group : p.tile_rows, members = joined ? 1 : p.a.group;
         for (int tile = lane; tile * queries < s.sq; tile += 32) atomicAdd(&count[bin_of(&p, &s, tile, queries, width, joined)], members);
@@ -56,7 +56,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_order(const _
     if (threadIdx.x == BINS - 1) p.order_count[1] = upto;
     __syncthreads();
     for (int n = warp; n < p.a.batch; n += THREADS / 32) {
-        const attention_sequence s       = attention_sequence_of(&p.a, n);
+        const attention_sequence s       = attention_own_sequence(&p.a, n);
         const bool               joined  = attention_joins(&p.a, s.sq, p.tile_rows);
         const int                queries = joined ? p.tile_rows / p.a.group : p.tile_rows, members = joined ? 1 : p.a.group;
         for (int tile = lane; tile * queries < s.sq; tile += 32) {

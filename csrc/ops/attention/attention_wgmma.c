@@ -124,15 +124,17 @@ static struct attention_args gathered(const struct attention_args *a)
     return d;
 }
 
-static bool gathers(const attention_call *c)
+/* The build that would read the copies; NULL: none are made. A batch-invariant call is copied only where that changes no bits: the tiles are the same. */
+static const attention_wgmma_build *gathering_build(const attention_call *c)
 {
     const struct attention_args *a    = &c->a;
     const int64_t                size = sgk_dtype_size(a->dtype);
-    if (!a->page_size || a->dim * size % 16 || a->dim_v * size % 16) return false;
-    if ((double)a->batch * a->max_k * a->kv_heads * (a->dim + a->dim_v) * (double)size > ATTENTION_GATHER_MOST) return false;
+    if (!a->page_size || a->dim * size % 16 || a->dim_v * size % 16) return NULL;
+    if ((double)a->batch * a->max_k * a->kv_heads * (a->dim + a->dim_v) * (double)size > ATTENTION_GATHER_MOST) return NULL;
     const struct attention_args  dense = gathered(a);
-    const attention_wgmma_build *b     = build_of(&dense);
-    return b && gathering_pays(c, b);
+    const attention_wgmma_build *b = build_of(&dense), *paged = build_of(a);
+    if (!b || !gathering_pays(c, b)) return NULL;
+    return a->only_above && (!paged || paged->keys != b->keys || paged->groups != b->groups) ? NULL : b;
 }
 
 static struct attention_gather_rows rows_of(const struct attention_args *a, const void *from, void *to, int dim, int64_t page, int64_t row, int64_t head)
@@ -166,18 +168,16 @@ static bool within_reach(int64_t x, int64_t y, int64_t z)
     return x >= 0 && y >= 0 && z >= 0 && x < far && y < far && z < far;
 }
 
-static const char *wgmma_passes(const attention_call *c)
+static const char *wgmma_passes(attention_call *c)
 {
     const struct attention_args *a = &c->a;
     if (!sgk_kernel_fits(&attention_wgmma_builds[0].kernel, c->device)) return "not sm_90a";
     if (a->dtype == SGK_F32) return "f32";
-    if (a->dtype == SGK_E4M3 ? a->max_q < ATTENTION_WGMMA_QUERIES_E4M3 : a->max_q * a->group < ATTENTION_WGMMA_QUERIES) return "few queries";
-    if (sgk_exec_batch_invariant(c->exec)) return "batch invariant";
+    if (a->only_up_to || (a->dtype == SGK_E4M3 ? a->max_q < ATTENTION_WGMMA_QUERIES_E4M3 : a->max_q * a->group < ATTENTION_WGMMA_QUERIES)) return "few queries";
     if (a->q_v) return "q_v";
     if (a->apart) return "new keys apart";
-    const bool                   copies = gathers(c);
-    const struct attention_args  dense  = gathered(a);
-    const attention_wgmma_build *b      = build_of(copies ? &dense : a);
+    const attention_wgmma_build *copied = gathering_build(c), *b = copied ? copied : build_of(a);
+    c->copies = copied, c->build = b;
     if (!b) return "head sizes, or such in scattered pages";
     if (b->pages == 3 && !(attention_places_fit(a, a->k_batch_stride, a->k_row_stride) && attention_places_fit(a, a->v_batch_stride, a->v_row_stride)))
         return "a cache of more than 64 GB in scattered pages";
@@ -193,9 +193,11 @@ static const char *wgmma_passes(const attention_call *c)
     return NULL;
 }
 
+/* Or may be less than the longest, which decides nothing in batch-invariant calls. */
 static bool lengths_differ(const struct attention_args *a)
 {
-    return a->batch > 1 && (a->cu_seqlens_q || a->cu_seqlens_k || a->seqused_q || a->seqused_k || a->leftpad_k || a->cu_seqlens_k_new);
+    const bool queries = a->cu_seqlens_q || a->seqused_q;
+    return a->batch > 1 ? queries || a->cu_seqlens_k || a->seqused_k || a->leftpad_k || a->cu_seqlens_k_new : a->only_above && queries;
 }
 
 /* Whether all tiles have the heads joined that share a key head. Where lengths differ, attention_order.cu decides for each sequence. */
@@ -244,6 +246,7 @@ static int64_t key_tiles(const attention_call *c)
 static int32_t choose_splits(const attention_call *c)
 {
     const int64_t most = most_blocks(c), pieces = whole_works(c), keys = key_tiles(c), limit = keys < 256 ? keys : 256;
+    if (c->a.only_above) return c->o.num_splits > 1 ? (int32_t)c->o.num_splits : 1;         /* also those that only longer sequences have */
     if (c->o.num_splits) return attention_at_most(c->o.num_splits, keys);
     if (pieces == 0 || pieces >= most) return 1;
     int64_t best = 1, least = keys + 2;
@@ -274,10 +277,8 @@ static int64_t list_bytes(const attention_call *c)
 static int64_t wgmma_plan(attention_call *c)
 {
     const struct attention_args *a = &c->a;
-    const struct attention_args  d = gathered(a);
-    c->copies                      = gathers(c);
-    const attention_wgmma_build *b = build_of(c->copies ? &d : a);
-    c->build = b, c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
+    const attention_wgmma_build *b = c->build;
+    c->rows = 64 * b->groups, c->threads = 128 * (b->groups + 1), c->tile = b->keys;
     const int across = 128 / (int)sgk_dtype_size(a->dtype), slabs = (b->dim + across - 1) / across, slabs_v = (b->dim_v + across - 1) / across;
     const int rows   = (b->q_places * c->rows + b->stages * b->keys) * slabs + b->v_stages * b->keys * slabs_v;
     const int turned = a->dtype == SGK_E4M3 ? b->stages * b->dim_v * b->keys : 0;       /* bytes of transposed values */

@@ -134,8 +134,26 @@ DEVICE void put(const attention_wgmma_args *p, const work *w, const float (&o)[D
     }
 }
 
+/* What lies where a piece has no rows is of other sequences or of earlier pieces, and the rows of a warp decide together when bases are looked at: zeros
+ * instead. By a warp, for its own rows; seldom, and written so that it takes few registers. */
+DEVICE void clear_rows(const work *w, uint32_t q_memory)
+{
+    const int  row     = thread() / 32 * 16 + thread() % 16;
+    const bool nowhere = query_of(w, row) >= w->end;
+    if (__any_sync(~0u, nowhere)) {
+        const uint32_t to = q_memory + row % 64 * 128 + thread() % 32 / 16 * 64;        /* half of a row */
+        #pragma unroll 1
+        for (int s = 0; s < SLABS && nowhere; ++s)
+            #pragma unroll
+            for (int i = 0; i < 4; ++i) asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to + s * Q_SLAB + 16 * i), "r"(0) : "memory");
+        async_fence();
+    }
+    __syncwarp();
+}
+
 #define TAKE_UP() \
     do { \
+        clear_rows(w, q_memory); \
         const whole    f_    = whole_of(a, w); \
         const uint32_t flip_ = w->flip; \
         from = (int)uniform((uint32_t)f_.from), to = (int)uniform((uint32_t)f_.to); \

@@ -140,7 +140,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void attention_wide(const __
     const int       split = part.split, kv_head = part.kv_head, n = part.n;
 
     pdl_wait();
-    const attention_sequence s    = attention_sequence_of(&a, n);
+    const attention_sequence s    = attention_own_sequence(&a, n);
     const int                rows = s.sq * a.group, row0 = part.row_block * ROWS;
     if (row0 >= rows) return;
 #if SPARSE
