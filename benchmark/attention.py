@@ -5,8 +5,8 @@
 
 Each library runs in a process of its own, because both define the same names; the processes share one GPU and take turns. A figure is the
 median over the rounds, a ratio the median of the ratios of paired rounds, above 1 where the first library is faster. Operations are those of the products
-alone, of pairs of a query and a key that it sees. Inputs are random normal numbers, the same in every process; results are compared
-before any is timed.
+alone, of pairs of a query and a key that it sees. Inputs are random normal numbers, the same in every process; where few keys matter, queries are three times
+as large. Results are compared before any is timed.
 """
 import argparse
 import itertools
@@ -19,9 +19,9 @@ from library import Library, Refused, microseconds, serve
 DEVICE = "cuda"
 
 
-def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16", decodes=0, context=0, before=0):
+def case(name, batch, length, heads, kv_heads, dim, dim_v=None, causal=True, window=-1, layout="dense", page=0, dtype="bfloat16", decodes=0, context=0, before=0, times=1):
     return dict(name=name, batch=batch, length=length, heads=heads, kv_heads=kv_heads, dim=dim, dim_v=dim_v or dim, causal=causal, window=window,
-                layout=layout, page=page, dtype=dtype, decodes=decodes, context=context, before=before)
+                layout=layout, page=page, dtype=dtype, decodes=decodes, context=context, before=before, times=times)
 
 
 CASES = [
@@ -32,6 +32,8 @@ CASES = [
     case("causal 1x16384 32:8", 1, 16384, 32, 8, 128), case("causal 1x32768 32:8", 1, 32768, 32, 8, 128),
     case("causal 4x4096 32:32 x 64", 4, 4096, 32, 32, 64), case("full 4x4096 32:32 x 64", 4, 4096, 32, 32, 64, causal=False),
     case("causal 4x4096 16:16 x 192/128", 4, 4096, 16, 16, 192, 128), case("causal 4x4096 16:16 x 256", 4, 4096, 16, 16, 256),
+    case("few keys matter, causal 4x4096 32:8", 4, 4096, 32, 8, 128, times=3), case("few keys matter, full 4x4096 32:32", 4, 4096, 32, 32, 128, causal=False, times=3),
+    case("few keys matter, causal 4x4096 16:16 x 256", 4, 4096, 16, 16, 256, times=3),
     case("variable 8 up to 4096 32:8", 8, 4096, 32, 8, 128, layout="packed"),
     case("page 1, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=1), case("page 16, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=16),
     case("page 64, 4x4096 32:8", 4, 4096, 32, 8, 128, layout="paged", page=64), case("window 1024, 2x8192 32:8", 2, 8192, 32, 8, 128, window=1024),
@@ -70,6 +72,8 @@ def prepare(torch, library, c):
     def ints(values):
         return torch.tensor(values, dtype=torch.int32, device=DEVICE)
 
+    if c["times"] != 1:
+        q *= c["times"]
     cu = ints([0, *itertools.accumulate(queries)])
     window = (c["window"], 0) if c["window"] >= 0 else (-1, -1)
     if library == "cudnn":

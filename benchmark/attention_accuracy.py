@@ -15,6 +15,7 @@ Two key heads, as many heads again for queries. Data:
     causal outliers  both
     mean             values of mean 1
     near, far        four keys with 8 nats more, the last or the first ones, and all others still count (16384 keys)
+    ..., decoding    each query is the only one of its sequence, and all sequences have the same pages of 64 keys
 
 Each library runs in a process of its own. Above --limit times the error of any other library the run fails.
 """
@@ -27,7 +28,9 @@ from library import Library, Refused, serve
 
 DATA = ["normal", "long", "causal", "spread", "outliers", "causal outliers", "mean", "near", "far"]
 SIZES = {"bfloat16": [(64, 64), (128, 128), (192, 128), (256, 256)], "float16": [(128, 128)], "float8_e4m3fn": [(64, 64), (128, 128), (192, 128)]}
-CASES = [(dtype, *size, data) for dtype, sizes in SIZES.items() for size, data in itertools.product(sizes, DATA)]
+DECODING = ", decoding"
+DECODED = [(dtype, dim, dim, data + DECODING) for dtype, dims in {"bfloat16": [64, 128, 256], "float16": [128]}.items() for dim, data in itertools.product(dims, DATA) if "causal" not in data]
+CASES = [(dtype, *size, data) for dtype, sizes in SIZES.items() for size, data in itertools.product(sizes, DATA)] + DECODED
 HEADS, KEY_HEADS = 4, 2
 
 
@@ -57,12 +60,18 @@ class Worker:
         self.torch = torch
 
     def error(self, dtype, dim, dim_v, data):
-        from sgl_kernel.flash_attn import flash_attn_varlen_func
+        from sgl_kernel.flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
         torch = self.torch
-        q, k, v = operands(torch, dtype, dim, dim_v, data)
-        causal, ends = "causal" in data, [torch.tensor([0, len(t)], dtype=torch.int32, device="cuda") for t in (q, k)]
-        out = flash_attn_varlen_func(q, k, v, *ends, len(q), len(k), causal=causal)
-        out = (out[0] if isinstance(out, tuple) else out).double()
+        q, k, v = operands(torch, dtype, dim, dim_v, data.removesuffix(DECODING))
+        causal = "causal" in data
+        if data.endswith(DECODING):
+            used = torch.full((len(q),), len(k), dtype=torch.int32, device="cuda")
+            table = torch.arange(len(k) // 64, dtype=torch.int32, device="cuda").repeat(len(q), 1)
+            out = flash_attn_with_kvcache(q[:, None], *(t.view(-1, 64, *t.shape[1:]) for t in (k, v)), cache_seqlens=used, page_table=table)
+        else:
+            ends = [torch.tensor([0, len(t)], dtype=torch.int32, device="cuda") for t in (q, k)]
+            out = flash_attn_varlen_func(q, k, v, *ends, len(q), len(k), causal=causal)
+        out = (out[0] if isinstance(out, tuple) else out).double().view(len(q), HEADS, dim_v)
         off = size = 0
         for head in range(HEADS):
             at = head * KEY_HEADS // HEADS
@@ -100,7 +109,7 @@ def main():
         ours = errors.get(libraries[0].name)
         ratio = {name: ours / error for name, error in errors.items() if ours is not None and name != libraries[0].name}
         rows.append({"case": case, "errors": errors, "ratio": ratio})
-        print(f"{case[0]:14} {case[1]:3}/{case[2]:3} {case[3]:16}" + "".join(f" {name} {error:.6f}" for name, error in errors.items()) + "".join(f", of {name}'s {r:.3f}" for name, r in ratio.items()), flush=True)
+        print(f"{case[0]:14} {case[1]:3}/{case[2]:3} {case[3]:20}" + "".join(f" {name} {error:.6f}" for name, error in errors.items()) + "".join(f", of {name}'s {r:.3f}" for name, r in ratio.items()), flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows}, file, indent=1)
