@@ -47,7 +47,7 @@
 #define BLOCKS       (ROWS / 8)                   /* of rows: columns of a matrix instruction */
 #define JOINS        (__CUDA_ARCH__ == 900 && HOLD_Q && PLAIN != 1 && !PARTS)
 #define MOST_JOINED  8                            /* blocks of a cluster */
-#define LATE         8                            /* weights may be up to 2^LATE before their base moves: the largest is 1 otherwise */
+#define LATE         (EIGHT ? 8 : 2)              /* weights may be up to 2^LATE before their base moves: the largest is 1 otherwise, which rounding leaves as it is */
 
 #if EIGHT
 struct e4m3 { uint8_t code; };

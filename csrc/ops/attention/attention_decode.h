@@ -74,8 +74,8 @@ ATTENTION_FN struct attention_decode_cut attention_decode_cut_of(const struct at
     if (s->sq <= 0) return cut;
     const struct attention_keys keys   = attention_decode_keys(&d->a, s);
     const int32_t               chunks = attention_decode_chunks(keys.end - keys.begin);
-    cut.each                           = chunks <= 16 ? 1 : chunks <= 2 * ATTENTION_DECODE_PARTS ? 2
-                                                                                                 : (chunks + ATTENTION_DECODE_PARTS - 1) / ATTENTION_DECODE_PARTS;
+    cut.each                           = chunks <= 8 ? 1 : chunks <= 2 * ATTENTION_DECODE_PARTS ? 2
+                                                                                                : (chunks + ATTENTION_DECODE_PARTS - 1) / ATTENTION_DECODE_PARTS;
     cut.parts                          = (chunks + cut.each - 1) / cut.each;
     cut.blocks                         = (s->sq * d->a.group + ATTENTION_DECODE_ROWS - 1) / ATTENTION_DECODE_ROWS;
     return cut;

@@ -294,7 +294,7 @@ DEVICE void multiply(const attention_wgmma_args *p, uint32_t memory, int t)
             GIVE_BACK(AT(k_empty, STAGE(n)));
             --tile;
             LEAVE_Q();
-            const bool moves = maxima_lazy(s, most, base, factor, scale);
+            const bool moves = maxima_lazy(s, sum, most, base, factor, scale);
             #pragma unroll
             for (int i = 0; i < KEYS / 2; ++i) s[i] = ex2(fmaf(s[i], scale, -base[i >> 1 & 1]));
             float more[2][2] = { { 0, 0 }, { 0, 0 } };

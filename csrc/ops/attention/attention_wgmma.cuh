@@ -427,27 +427,29 @@ DEVICE float most_power(const f16 *) { return 8; }
 DEVICE float most_sum(const bf16 *) { return 1099511627776.f; }
 DEVICE float most_sum(const f16 *) { return 32768.f; }
 
-/* The same, but the base stays where weights above 2^most_power() do not come of it. Returns whether a base of the warp has moved; `factor` is a power of
- * two here. */
-DEVICE bool maxima_lazy(const float (&s)[KEYS / 2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
+/*
+ * The same, but the base stays where no weight is more than 1 and half of what a thread has had of the row, or above 2^most_power(): a weight that has most of a row's sum is to be a power of two, which
+ * is not rounded. Returns whether a base of the warp has moved; `factor` is a power of two here.
+ */
+DEVICE bool maxima_lazy(const float (&s)[KEYS / 2], const float (&sum)[2], float (&most)[2], float (&base)[2], float (&factor)[2], float scale)
 {
     float now[2][2];
-    bool  moves = false;
+    bool  moves[2];
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
         now[r][0] = s[2 * r], now[r][1] = s[2 * r + 1];
         #pragma unroll
         for (int j = 1; j < KEYS / 8; ++j) now[r][0] = fmaxf(now[r][0], s[4 * j + 2 * r]), now[r][1] = fmaxf(now[r][1], s[4 * j + 2 * r + 1]);
         now[r][0] = fmaxf(now[r][0], now[r][1]);
-        moves |= now[r][0] * scale > base[r] + most_power((const T *)0) || most[r] == -INF;
+        moves[r]  = now[r][0] * scale > base[r] + fminf(fmaxf(log2_approx(sum[r]) - 1, 0), most_power((const T *)0)) || most[r] == -INF;
     }
-    if (!__any_sync(~0u, moves)) return false;
+    if (!__any_sync(~0u, moves[0] || moves[1])) return false;
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
         now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 1));
         now[r][0]          = fmaxf(now[r][0], __shfl_xor_sync(~0u, now[r][0], 2));
         const float before = base[r], old = most[r];
-        if (now[r][0] * scale > before + most_power((const T *)0) || old == -INF) most[r] = fmaxf(old, now[r][0]);
+        if (__ballot_sync(~0u, moves[r]) >> (thread() & 28) & 15) most[r] = fmaxf(old, now[r][0]);
         base[r]   = most[r] == -INF ? 0 : most[r] * scale;
         factor[r] = old == -INF ? -INF : before - base[r];
     }
