@@ -414,7 +414,7 @@ SGK_INLINE void summed2(sgk_dtype t, bool add, const struct quant_norm_args *n, 
 }
 
 /* Elements [first, first + count) of the norm, rounded to the format, with as many of the next rows asked for. `last`: nothing of the row is read after this, and the sum is stored. */
-SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
+SGK_INLINE void normalise(sgk_dtype t, bool flushed, bool add, bool last, const struct quant_norm_args *n, void *out, int64_t row, int64_t first, int64_t count, vf scale)
 {
     const int64_t dim = n->groups.groups * n->groups.group, kept = row * n->residual_stride + first;
     const int64_t next = row * n->groups.input_stride + soon_of(first, dim, n->groups.input_stride), other = row * n->residual_stride + soon_of(first, dim, n->residual_stride);
@@ -425,7 +425,7 @@ SGK_INLINE void normalise(sgk_dtype t, bool add, bool last, const struct quant_n
         if (add) vf_prefetch2(t, n->residual, other + i);
         summed2(t, add, n, row, first + i, &x, &y);
         vf_load_pairs(t, n->weight, first + i, &g, &h);
-        vf_store_pairs(t, false, out, i, vf_mul(vf_mul(x, scale), g), vf_mul(vf_mul(y, scale), h));
+        vf_store_pairs_of(flushed, t, false, out, i, vf_mul(vf_mul(x, scale), g), vf_mul(vf_mul(y, scale), h));
         if (add && last) vf_store_pairs(t, false, n->residual, kept + i, x, y);
     }
     for (; i < count; i += VF) {
@@ -446,7 +446,7 @@ typedef struct {
 } norm_batches;
 
 /* A row's last batch ends while the next row is under way. */
-SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, vf scale, norm_batches *kept)
+SGK_INLINE void norm_short_groups(sgk_dtype t, bool flushed, bool add, bool stream, bool may_look_up, const struct quant_norm_args *n, int64_t row, vf scale, norm_batches *kept)
 {
     const struct quant_groups_args *a    = &n->groups;
     const int64_t                   most = KEPT / a->group < TOGETHER ? KEPT / a->group : TOGETHER;
@@ -454,7 +454,7 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool add, bool stream, bool may_l
         batch *b = &kept->batches[kept->now];
         count    = a->groups - j < most ? a->groups - j : most;
         b->from = kept->normed[kept->now], b->soon = NULL, b->q = a->q + row * a->q_stride + j * a->group, b->at = 0, b->place = row * a->s_row, b->j = j, b->count = (int)count;
-        normalise(t, add, true, n, kept->normed[kept->now], row, j * a->group, count * a->group, scale);
+        normalise(t, flushed, add, true, n, kept->normed[kept->now], row, j * a->group, count * a->group, scale);
         batch_begin(a, may_look_up, b);
         kept->now = !kept->now;
         if (j) batch_end(t, stream, a, &kept->batches[kept->now]);
@@ -472,7 +472,7 @@ SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_
         for (int pass = 0; pass < 2; ++pass) {
             for (int64_t i = 0; i < a->group; i += KEPT) {
                 const int64_t count = a->group - i < KEPT ? a->group - i : KEPT, first = j * a->group + i;
-                normalise(t, add, pass == 1, n, normed, row, first, count, scale);
+                normalise(t, false, add, pass == 1, n, normed, row, first, count, scale);
                 if (pass == 0) amax = fmaxf(amax, amax_run(t, normed, 0, count, &finite));
                 else encode_scaled(t, false, false, a, &scaling, a->q + row * a->q_stride + first, normed, 0, count);
             }
@@ -482,7 +482,7 @@ SGK_INLINE void norm_long_groups(sgk_dtype t, bool add, const struct quant_norm_
     }
 }
 
-SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n, int64_t begin, int64_t end)
+SGK_INLINE void norm_rows(sgk_dtype t, bool flushed, bool add, const struct quant_norm_args *n, int64_t begin, int64_t end)
 {
     const struct quant_groups_args *a           = &n->groups;
     const int64_t                   dim         = a->groups * a->group;
@@ -507,18 +507,38 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool add, const struct quant_norm_args *n
         const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
         batch_end(t, stream, a, &kept.batches[!kept.now]);
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
-        else norm_short_groups(t, add, stream, may_look_up, n, row, scale, &kept);
+        else norm_short_groups(t, flushed, add, stream, may_look_up, n, row, scale, &kept);
     }
     batch_end(t, stream, a, &kept.batches[!kept.now]);
     if (stream) vf_stream_end();
 }
 
+/* Without a residual nothing is written that is read: so rows go without a look at what is subnormal, SOME at a time, and once more where something was. */
+#if defined(VF_FLUSHES)
+enum { SOME = 4096 };
+static __attribute__((noinline)) void norm_some(bool flushed, const struct quant_norm_args *n, int64_t begin, int64_t end)
+{
+    flushed ? norm_rows(SGK_BF16, true, false, n, begin, end) : norm_rows(SGK_BF16, false, false, n, begin, end);
+}
+SGK_INLINE void norm_bf16(const struct quant_norm_args *n, int64_t begin, int64_t end)
+{
+    for (int64_t first = begin, last; first < end; first = last) {
+        last                  = end - first < 2 * SOME ? end : first + SOME;
+        const unsigned before = vf_flush_begin();
+        norm_some(true, n, first, last);
+        if (!vf_flush_end(before)) norm_some(false, n, first, last);
+    }
+}
+#else
+SGK_INLINE void norm_bf16(const struct quant_norm_args *n, int64_t begin, int64_t end) { norm_rows(SGK_BF16, false, false, n, begin, end); }
+#endif
+
 void SGK_CPU_FN(quant_norm)(const void *args, int64_t begin, int64_t end)
 {
     const struct quant_norm_args *n = args;
     const sgk_dtype               t = n->groups.dtype;
-    if (n->residual) t == SGK_F32 ? norm_rows(SGK_F32, true, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, true, n, begin, end)
-                                                                                           : norm_rows(SGK_BF16, true, n, begin, end);
-    else t == SGK_F32 ? norm_rows(SGK_F32, false, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, false, n, begin, end)
-                                                                                : norm_rows(SGK_BF16, false, n, begin, end);
+    if (n->residual) t == SGK_F32 ? norm_rows(SGK_F32, false, true, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, false, true, n, begin, end)
+                                                                                                  : norm_rows(SGK_BF16, false, true, n, begin, end);
+    else t == SGK_F32 ? norm_rows(SGK_F32, false, false, n, begin, end) : t == SGK_F16 ? norm_rows(SGK_F16, false, false, n, begin, end)
+                                                                                       : norm_bf16(n, begin, end);
 }

@@ -149,8 +149,7 @@ SGK_INLINE void lookup_encode(const lookup_batch *l, bool stream, const struct q
         const uint8_t   *codes = t->codes[l->table[g]];
         const code_table k     = { .low = _mm512_load_si512(codes), .high = _mm512_load_si512(codes + 64), .bias = _mm512_set1_epi8((char)l->bias[g]), .least = (uint16_t)l->least[g] };
         for (int64_t i = 0; i < group; i += 64, q += 64, x += 64) {
-            if (soon && stream) __builtin_prefetch(soon, 0, 0), __builtin_prefetch(soon + 32, 0, 0), soon += 64;
-            else if (soon) __builtin_prefetch(soon), __builtin_prefetch(soon + 32), soon += 64;
+            if (soon) __builtin_prefetch(soon), __builtin_prefetch(soon + 32), soon += 64;
             const __m512i u = _mm512_loadu_si512(x), v = _mm512_loadu_si512(x + 32);
             __m512i       all;
             if (!code_table_look_up(&k, true, u, v, &all)) all = lookup_smalls(&k, t->begins[l->table[g]], l->above[g], u, v);
