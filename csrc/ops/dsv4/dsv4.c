@@ -13,16 +13,13 @@ static const sgk_cpu_impl q_cpu[]       = SGK_CPU_IMPLS(dsv4_q);
 static const sgk_cpu_impl k_cpu[]       = SGK_CPU_IMPLS(dsv4_k);
 static const sgk_cpu_impl indexer_cpu[] = SGK_CPU_IMPLS(dsv4_indexer);
 
-typedef struct {
-    sgk_kernel kernel;
-    int        dim;
-} q_build;
-static q_build q_builds[] = {
-    { SGK_KERNEL("dsv4/dsv4_q.cu", "dsv4_q", "-DDIM=128", SGK_GENERAL), 128 },
-    { SGK_KERNEL("dsv4/dsv4_q.cu", "dsv4_q", "-DDIM=192", SGK_GENERAL), 192 },
-};
-static struct { sgk_kernel kernel; } k_builds[]       = { { SGK_KERNEL("dsv4/dsv4_k.cu", "dsv4_k", "", SGK_GENERAL) } };
-static struct { sgk_kernel kernel; } indexer_builds[] = { { SGK_KERNEL("dsv4/dsv4_indexer.cu", "dsv4_indexer", "", SGK_GENERAL) } };
+/* The first of a kind is for what lies on 16-byte boundaries. */
+#define BUILD(name, options) \
+    { SGK_KERNEL("dsv4/" name ".cu", name, options "-DALIGNED=1", SGK_GENERAL) }, { SGK_KERNEL("dsv4/" name ".cu", name, options "-DALIGNED=0", SGK_GENERAL) }
+typedef struct { sgk_kernel kernel; } build;
+static build q_builds[]       = { BUILD("dsv4_q", "-DDIM=128 "), BUILD("dsv4_q", "-DDIM=192 ") };
+static build k_builds[]       = { BUILD("dsv4_k", "") };
+static build indexer_builds[] = { BUILD("dsv4_indexer", "") };
 
 const sgk_kernel_table dsv4_kernels[] = { SGK_KERNEL_TABLE(q_builds), SGK_KERNEL_TABLE(k_builds), SGK_KERNEL_TABLE(indexer_builds), { 0 } };
 
@@ -30,9 +27,11 @@ enum { THREADS    = 128,
        HEAD_LANES = 8,
        K_LANES    = 32 };                               /* as in the kernels */
 
-static sgk_status launch(sgk_kernel *kernel, int64_t teams, int lanes, bool pieces, const sgk_match *m, const sgk_exec *exec, const void *args, size_t size)
+static sgk_status launch(build *b, int64_t teams, int lanes, bool pieces, const sgk_match *m, const sgk_exec *exec, const void *args, size_t size)
 {
     if (SGK_DIM(m, 'P') == 0) return SGK_OK;            /* no token has a position */
+    SGK_REQUIRE(teams <= INT32_MAX - THREADS, SGK_BAD_ARG, "%s: there are %lld heads of all tokens, expected fewer than 2^31", m->op, (long long)teams);
+    sgk_kernel *kernel = &b[!pieces].kernel;
     SGK_LOG_BUILD(exec, m->op, kernel, pieces ? "" : " (not everything is in 16-byte pieces)");
     const sgk_launch shape = { .grid = { (teams * lanes + THREADS - 1) / THREADS }, .block = { THREADS } };
     return sgk_cuda_launch(m->op, kernel, &shape, m->device.device_id, exec, args, size);
@@ -88,9 +87,10 @@ sgk_status sgk_dsv4_fused_q_norm_rope(const DLTensor *q_output, const DLTensor *
     SGK_TRY(sgk_indices_done(&host, host.known ? check_positions(&m, &a.rope, host.data[0]) : SGK_OK));
     if (!sgk_on_gpu(&m)) return sgk_cpu_run(m.op, q_cpu, &a, a.tokens, sgk_cpu_grain(4 * a.heads * dim), exec);
 
-    a.pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.input, a.input_token, SGK_BF16) && sgk_in_pieces(a.input, a.input_head, SGK_BF16) &&
-               sgk_in_pieces(a.output, a.output_token, SGK_BF16) && sgk_in_pieces(a.output, a.output_head, SGK_BF16);
-    return launch(&q_builds[dim == 192].kernel, a.tokens * a.heads, HEAD_LANES, a.pieces, &m, exec, &a, sizeof a);
+    const bool pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.input, a.input_token, SGK_BF16) && sgk_in_pieces(a.input, a.input_head, SGK_BF16) &&
+                        sgk_in_pieces(a.output, a.output_token, SGK_BF16) && sgk_in_pieces(a.output, a.output_head, SGK_BF16);
+    a.by_heads        = sgk_divisor_of(a.heads);
+    return launch(q_builds + 2 * (dim == 192), a.tokens * a.heads, HEAD_LANES, pieces, &m, exec, &a, sizeof a);
 }
 
 /* ---- keys into the cache ---- */
@@ -131,9 +131,9 @@ sgk_status sgk_dsv4_fused_k_norm_rope_flashmla(const DLTensor *kvcache, const DL
     SGK_TRY(sgk_indices_done(&host, verdict));
     if (!sgk_on_gpu(&m)) return sgk_cpu_run(m.op, k_cpu, &a, a.tokens, sgk_cpu_grain(4 * DSV4_K), exec);
 
-    a.pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.kv, a.kv_stride, SGK_BF16) && sgk_in_pieces(a.weight, 0, SGK_BF16) &&
-               sgk_in_pieces(a.cache, a.page_bytes, SGK_U8);
-    return launch(&k_builds[0].kernel, a.tokens, K_LANES, a.pieces, &m, exec, &a, sizeof a);
+    const bool pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.kv, a.kv_stride, SGK_BF16) && sgk_in_pieces(a.weight, 0, SGK_BF16) &&
+                        sgk_in_pieces(a.cache, a.page_bytes, SGK_U8);
+    return launch(k_builds, a.tokens, K_LANES, pieces, &m, exec, &a, sizeof a);
 }
 
 /* ---- the indexer's queries ---- */
@@ -164,7 +164,8 @@ sgk_status sgk_dsv4_fused_q_indexer_rope_hadamard_quant(const DLTensor *q_fp8, c
     SGK_TRY(sgk_indices_done(&host, host.known ? check_positions(&m, &a.rope, host.data[0]) : SGK_OK));
     if (!sgk_on_gpu(&m)) return sgk_cpu_run(m.op, indexer_cpu, &a, a.tokens, sgk_cpu_grain(8 * a.heads * DSV4_INDEXER), exec);
 
-    a.pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.input, a.input_token, SGK_BF16) && sgk_in_pieces(a.input, a.input_head, SGK_BF16) &&
-               sgk_in_pieces(a.codes, a.codes_token, SGK_U8) && sgk_in_pieces(a.codes, a.codes_head, SGK_U8);
-    return launch(&indexer_builds[0].kernel, a.tokens * a.heads, HEAD_LANES, a.pieces, &m, exec, &a, sizeof a);
+    const bool pieces = rope_in_pieces(&a.rope) && sgk_in_pieces(a.input, a.input_token, SGK_BF16) && sgk_in_pieces(a.input, a.input_head, SGK_BF16) &&
+                        sgk_in_pieces(a.codes, a.codes_token, SGK_U8) && sgk_in_pieces(a.codes, a.codes_head, SGK_U8);
+    a.by_heads        = sgk_divisor_of(a.heads);
+    return launch(indexer_builds, a.tokens * a.heads, HEAD_LANES, pieces, &m, exec, &a, sizeof a);
 }

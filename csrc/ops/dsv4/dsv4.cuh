@@ -51,6 +51,15 @@ DEVICE int64_t position_of(const dsv4_rope &r, int64_t token)
     return position >= 0 && position < r.max_position ? position : -1;
 }
 
+/*
+ * A head without a position is not stored, so its elements may be anything. That they depend on the position, and on what else was
+ * loaded, keeps the compiler from asking for those only after it has waited for the elements.
+ */
+DEVICE void together(uint4 &elements, int64_t position, uint32_t other)
+{
+    if (position < 0) elements.x = other;
+}
+
 /* What piece `lane` of the eight that rotate is multiplied by. */
 struct turns { uint4 lo, hi; };
 
@@ -73,15 +82,12 @@ DEVICE void rotate8(float v[8], turns t)
     }
 }
 
-struct token_head { int64_t token, head; };
+struct token_head { uint32_t token, head; };
 
-DEVICE token_head split_item(int64_t item, int64_t heads)
+DEVICE token_head split_item(uint32_t item, const sgk_divisor &heads)
 {
-    if (item <= 0xffffffff && heads <= 0xffffffff) {    /* a division of 32 bits costs a fraction of one of 64 */
-        const uint32_t token = (uint32_t)item / (uint32_t)heads;
-        return { token, (uint32_t)item - token * (uint32_t)heads };
-    }
-    return { item / heads, item % heads };
+    const uint32_t token = divide(item, heads);
+    return { token, item - token * heads.by };
 }
 
 /* Over eight threads: the threads of a head, or of a group of 64 elements. */
@@ -99,12 +105,12 @@ DEVICE float team_max(float v)
     return v;
 }
 
-/* Eight codes of v * by. */
+/* Eight codes of v * by, at most the largest. */
 DEVICE void store_scaled8(uint8_t *q, const float v[8], float by, bool pieces)
 {
     float c[8];
     #pragma unroll
-    for (int i = 0; i < 8; ++i) c[i] = clamp_keeping_nan(v[i] * by, -DSV4_MOST, DSV4_MOST);
+    for (int i = 0; i < 8; ++i) c[i] = v[i] * by;
     const uint2 codes = make_uint2(e4m3x4(c), e4m3x4(c + 4));
     if (pieces) {
         *(uint2 *)q = codes;

@@ -1,7 +1,7 @@
 /* What DeepSeek-V4's fused kernels are given. Read by the host compiler and by NVRTC alike. */
 #ifndef SGK_DSV4_H
 #define SGK_DSV4_H
-#include "base/types.h"
+#include "base/divisor.h"
 
 /* The rotation of the last DSV4_ROPE elements of a head: neighbours are a complex number, times one of the row of the token's position. */
 enum { DSV4_ROPE = 64 };
@@ -14,15 +14,15 @@ struct dsv4_rope {
     int32_t      wide;                                  /* positions are i64, otherwise i32 */
 };
 
-/* Strides are in elements. `pieces`: everything is on 16-byte boundaries. */
+/* Strides are in elements. by_heads is for the GPU. */
 struct dsv4_q_args {
-    void            *output;                            /* bf16 */
-    const void      *input;                             /* bf16 */
-    struct dsv4_rope rope;
-    int64_t          tokens, heads, dim;                /* dim is a multiple of 64 */
-    int64_t          output_token, output_head, input_token, input_head;
-    float            eps;
-    int32_t          pieces;
+    void              *output;                            /* bf16 */
+    const void        *input;                             /* bf16 */
+    struct dsv4_rope   rope;
+    int64_t            tokens, heads, dim;                /* dim is a multiple of 64 */
+    int64_t            output_token, output_head, input_token, input_head;
+    float              eps;
+    struct sgk_divisor by_heads;
 };
 
 /* A token in the cache: codes of the first elements in groups of one scale, then the rotated elements in bf16. Behind the tokens of a page lie
@@ -44,21 +44,21 @@ struct dsv4_k_args {
     int64_t          tokens, slots, page_size;
     int64_t          page_bytes, kv_stride, place_stride;
     float            eps;
-    int32_t          places_wide, pieces;
+    int32_t          places_wide;
 };
 
 enum { DSV4_INDEXER = 128 };                            /* elements of a head */
 
 struct dsv4_indexer_args {
-    uint8_t         *codes;
-    float           *weights_out;
-    const void      *input;                             /* bf16 */
-    const void      *weight;                            /* bf16 */
-    struct dsv4_rope rope;
-    int64_t          tokens, heads;
-    int64_t          codes_token, codes_head, out_token, out_head, input_token, input_head, weight_token, weight_head;
-    float            weight_scale;
-    int32_t          pieces;
+    uint8_t           *codes;
+    float             *weights_out;
+    const void        *input;                             /* bf16 */
+    const void        *weight;                            /* bf16 */
+    struct dsv4_rope   rope;
+    int64_t            tokens, heads;
+    int64_t            codes_token, codes_head, out_token, out_head, input_token, input_head, weight_token, weight_head;
+    float              weight_scale;
+    struct sgk_divisor by_heads;
 };
 
 #define DSV4_LEAST_AMAX 1e-4f

@@ -204,6 +204,7 @@ void check_dsv4(void)
     sgk_cpu_cache(1);
     for (int64_t dim = 128; dim <= 192; dim += 64) check_q(3, 6, dim, false, DENSE), check_q(3, 6, dim, false, OUTPUT);
     check_k(9, 32, DENSE), check_k(9, 32, OUTPUT);
+    check_indexer(3, 6, SGK_E4M3, DENSE);
     sgk_cpu_cache(0);
     check_out_of_range();
     if (check_benching) {

@@ -1,6 +1,8 @@
 /*
  * Rotation, Hadamard transform of order 128 and quantisation of the indexer's queries. Eight threads do a head, which stays in their
  * registers: each element is read once and written once. Bound by memory.
+ *
+ *   ALIGNED  1: everything is on 16-byte boundaries
  */
 #include "dsv4.cuh"
 #include "butterfly.cuh"
@@ -8,17 +10,18 @@
 extern "C" __global__ __launch_bounds__(THREADS) void dsv4_indexer(const __grid_constant__ dsv4_indexer_args a)
 {
     const int        lane = threadIdx.x % 8;
-    const int64_t    item = (int64_t)blockIdx.x * (THREADS / 8) + threadIdx.x / 8;
+    const uint32_t   item = blockIdx.x * (THREADS / 8) + threadIdx.x / 8;
     const bool       live = item < a.tokens * a.heads;
-    const token_head at   = split_item(live ? item : 0, a.heads);
+    const token_head at   = split_item(live ? item : 0, a.by_heads);
     const bf16      *x    = (const bf16 *)a.input + at.token * a.input_token + at.head * a.input_head;
 
     pdl_wait();
     pdl_release();
     const int64_t position = position_of(a.rope, at.token);
-    const float   weight   = to_f32(((const bf16 *)a.weight)[at.token * a.weight_token + at.head * a.weight_head]);
-    const uint4   lo = fetch(x + 8 * lane, a.pieces), hi = fetch(x + 64 + 8 * lane, a.pieces);
-    const turns   t = fetch_turns(a.rope, position, lane, a.pieces);
+    const bf16    weight   = ((const bf16 *)a.weight)[at.token * a.weight_token + at.head * a.weight_head];
+    uint4         lo = fetch(x + 8 * lane, ALIGNED), hi = fetch(x + 64 + 8 * lane, ALIGNED);
+    together(lo, position, weight.bits);
+    const turns t = fetch_turns(a.rope, position, lane, ALIGNED);
 
     float v[16], amax = 0;
     unpack16(v, lo, x);
@@ -31,11 +34,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_indexer(const __grid_
         v[i] *= 0.08838834764831845f;                   /* 128^-0.5 */
         amax = fmaxf(amax, fabsf(v[i]));
     }
-    const float s = dsv4_scale(team_max(amax));
+    const float s = dsv4_scale(team_max(amax)), inverse = 1.0f / s;
     if (live && position >= 0) {
         uint8_t *q = a.codes + at.token * a.codes_token + at.head * a.codes_head;
-        store_scaled8(q + 8 * lane, v, 1.0f / s, a.pieces);
-        store_scaled8(q + 64 + 8 * lane, v + 8, 1.0f / s, a.pieces);
-        if (lane == 0) a.weights_out[at.token * a.out_token + at.head * a.out_head] = weight * a.weight_scale * s;
+        store_scaled8(q + 8 * lane, v, inverse, ALIGNED);
+        store_scaled8(q + 64 + 8 * lane, v + 8, inverse, ALIGNED);
+        if (lane == 0) a.weights_out[at.token * a.out_token + at.head * a.out_head] = to_f32(weight) * a.weight_scale * s;
     }
 }

@@ -1,6 +1,8 @@
 /*
  * RMSNorm, rotation and quantisation of keys into the paged cache. A warp does a token, which stays in its registers; eight threads hold
  * the 64 elements of one scale, and the last eight of the second pieces those that rotate. Bound by memory.
+ *
+ *   ALIGNED  1: everything is on 16-byte boundaries
  */
 #include "dsv4.cuh"
 
@@ -17,10 +19,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
     uint4         raw[2], weights[2];
     #pragma unroll
     for (int s = 0; s < 2; ++s) {
-        raw[s]     = fetch(x + 8 * (lane + 32 * s), a.pieces);
-        weights[s] = fetch(w + 8 * (lane + 32 * s), a.pieces);
+        raw[s]     = fetch(x + 8 * (lane + 32 * s), ALIGNED);
+        weights[s] = fetch(w + 8 * (lane + 32 * s), ALIGNED);
     }
-    const turns t = fetch_turns(a.rope, position, lane % 8, a.pieces);
+    together(raw[0], position, (uint32_t)place);
+    const turns t = fetch_turns(a.rope, position, lane % 8, ALIGNED);
 
     float v[2][8], sum = 0;
     #pragma unroll
@@ -56,10 +59,10 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_k(const __grid_consta
         const int piece = lane + 32 * s;
         if (piece >= DSV4_K_CODES / 8) {
             rotate8(v[s], t);
-            store_bytes(bytes + DSV4_K_CODES + 16 * (piece - DSV4_K_CODES / 8), pack16(v[s], (const bf16 *)0), a.pieces);
+            store_bytes(bytes + DSV4_K_CODES + 16 * (piece - DSV4_K_CODES / 8), pack16(v[s], (const bf16 *)0), ALIGNED);
         } else {
             const uint32_t e = dsv4_exponent(dsv4_scale(amax[s]));
-            store_scaled8(bytes + 8 * piece, v[s], dsv4_inverse(e), a.pieces);
+            store_scaled8(bytes + 8 * piece, v[s], dsv4_inverse(e), ALIGNED);
             if (piece % 8 == 0) scales[piece / 8] = (uint8_t)e;
         }
     }

@@ -2,7 +2,8 @@
  * RMSNorm without a weight and rotation of query heads. Eight threads do a head, which stays in their registers: each element is read
  * once and written once. Bound by memory.
  *
- *   DIM  elements of a head, a multiple of 64
+ *   DIM      elements of a head, a multiple of 64
+ *   ALIGNED  1: everything is on 16-byte boundaries
  */
 #include "dsv4.cuh"
 
@@ -11,9 +12,9 @@
 extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_constant__ dsv4_q_args a)
 {
     const int        lane = threadIdx.x % 8;
-    const int64_t    item = (int64_t)blockIdx.x * (THREADS / 8) + threadIdx.x / 8;
+    const uint32_t   item = blockIdx.x * (THREADS / 8) + threadIdx.x / 8;
     const bool       live = item < a.tokens * a.heads;
-    const token_head at   = split_item(live ? item : 0, a.heads);
+    const token_head at   = split_item(live ? item : 0, a.by_heads);
     const bf16      *x    = (const bf16 *)a.input + at.token * a.input_token + at.head * a.input_head;
 
     pdl_wait();
@@ -21,8 +22,9 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_consta
     const int64_t position = position_of(a.rope, at.token);
     uint4         raw[PIECES];
     #pragma unroll
-    for (int s = 0; s < PIECES; ++s) raw[s] = fetch(x + 8 * (lane + 8 * s), a.pieces);
-    const turns t = fetch_turns(a.rope, position, lane, a.pieces);
+    for (int s = 0; s < PIECES; ++s) raw[s] = fetch(x + 8 * (lane + 8 * s), ALIGNED);
+    together(raw[0], position, 0);
+    const turns t = fetch_turns(a.rope, position, lane, ALIGNED);
 
     float v[PIECES][8], sum = 0;
     #pragma unroll
@@ -37,16 +39,11 @@ extern "C" __global__ __launch_bounds__(THREADS) void dsv4_q(const __grid_consta
         #pragma unroll
         for (int i = 0; i < 8; ++i) v[s][i] *= scale;
 
-    #pragma unroll
-    for (int i = 0; i < 8; ++i) {                       /* the contract rounds before it rotates */
-        bf16 rounded;
-        from_f32(&rounded, v[PIECES - 1][i]);
-        v[PIECES - 1][i] = to_f32(rounded);
-    }
+    unpack16(v[PIECES - 1], pack16(v[PIECES - 1], x), x);   /* the contract rounds before it rotates */
     rotate8(v[PIECES - 1], t);
     if (live && position >= 0) {
         bf16 *y = (bf16 *)a.output + at.token * a.output_token + at.head * a.output_head;
         #pragma unroll
-        for (int s = 0; s < PIECES; ++s) store8(y + 8 * (lane + 8 * s), v[s], a.pieces);
+        for (int s = 0; s < PIECES; ++s) store8(y + 8 * (lane + 8 * s), v[s], ALIGNED);
     }
 }

@@ -76,6 +76,8 @@ const sgk_kernel_table quant_kernels[] = {
 
 enum { THREADS      = 256,
        TENSOR_STEPS = 4 };      /* as in the kernels */
+enum { TILE_LOG2 = 3,
+       TILE      = 1 << TILE_LOG2 };        /* rows whose scales, where they follow each other in memory, make a sector of 32 bytes */
 
 bool quant_in_pieces(const void *input, int64_t input_stride, const void *q, int64_t q_stride, int64_t dim, sgk_dtype dtype)
 {
@@ -198,7 +200,7 @@ static bool groups_fit(const groups_build *b, const struct quant_groups_args *a,
     return a->group % b->elements == 0 && (lanes & (lanes - 1)) == 0 && lanes <= (a->ue8m0 ? 8 : 32) &&    /* a word of scales is of one warp */
            (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && (b->elements < 32 || groups >= MANY_GROUPS) &&
            (b->form == GROUPS_ANY || known) && quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) &&
-           groups <= INT32_MAX - THREADS;
+           groups <= INT32_MAX - THREADS - TILE * a->groups;
 }
 
 static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)
@@ -210,7 +212,8 @@ static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int o
     int64_t groups = a->rows * a->groups;
     a->lanes_log2  = 5;
     if (b->elements) {
-        groups     = a->rows * columns;
+        if (a->s_row == 1 && !a->ue8m0 && a->rows >= TILE) a->tile_log2 = TILE_LOG2;
+        groups     = (((a->rows - 1) >> a->tile_log2) + 1) * columns << a->tile_log2;
         a->columns = sgk_divisor_of(columns), a->lines = sgk_divisor_of(a->batch_rows);
         while ((int64_t)b->elements << a->lanes_log2 > a->group) --a->lanes_log2;
     }

@@ -68,7 +68,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
 /*
  * silu by the hardware's exponential and reciprocal is within 32 units in the last place of quant_silu, for results that are not tiny:
  * 2^-22 and 1 unit by their definition, and half a unit for each unit of |gate|, here at most 15. Both round to the same T but near the
- * middle between two of them; there, and where the result is tiny, quant_silu decides.
+ * middle between two of them; there, and for the gates whose results are tiny, quant_silu decides. Elements of 16 bits are looked at in
+ * pairs.
  */
 #define MARGIN 32u
 
@@ -80,45 +81,83 @@ DEVICE float fast_silu(float g)
     return g * r;
 }
 
-/* At most 2 MARGIN where the lowest `cut` bits, which rounding takes away, are within MARGIN of the middle. */
-DEVICE uint32_t from_middle(float v, uint32_t cut) { return (__float_as_uint(v) - ((1u << (cut - 1)) - MARGIN)) & ((1u << cut) - 1); }
+DEVICE uint32_t pack(float lo, float hi, const bf16 *) { return pack_bf16x2(lo, hi); }
+DEVICE uint32_t pack(float lo, float hi, const f16 *) { return pack_f16x2(lo, hi); }
 
-DEVICE float least_or_nan(float a, float b)
+/* A product of two elements is exact in f32, so that one rounding is the same as two. */
+DEVICE uint32_t product(uint32_t x, uint32_t y, const bf16 *)
 {
-    float r;
-    asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(0x80008000u));
+    return r;
+}
+DEVICE uint32_t product(uint32_t x, uint32_t y, const f16 *)
+{
+    uint32_t r;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(x), "r"(y));
     return r;
 }
 
-/* How far the result is from being tiny; the silu of 0 is 0 without error. */
-DEVICE float size(float s, float gate) { return gate == 0 ? 1.0f : fabsf(s); }
+/* The bits that rounding takes away, at the top of 16; the margin there; the least size and the last negative gate that are not tiny: silu is 5e-6 in bf16, and above the subnormals of f16. */
+DEVICE uint32_t taken(uint32_t x, uint32_t y, const bf16 *) { return __byte_perm(x, y, 0x5410); }
+DEVICE uint32_t taken(uint32_t x, uint32_t y, const f16 *) { return __byte_perm(x, y, 0x5410) << 3 & 0xfff8fff8; }
+DEVICE uint32_t margin(const bf16 *) { return MARGIN; }
+DEVICE uint32_t margin(const f16 *) { return MARGIN << 3; }
+DEVICE uint32_t least_size(const bf16 *) { return 0x3740; }         /* 1.14e-5 */
+DEVICE uint32_t least_size(const f16 *) { return 0x0c80; }          /* 2.75e-4 */
+DEVICE uint32_t last_negative(const bf16 *) { return 0xc16e; }      /* -14.875 */
+DEVICE uint32_t last_negative(const f16 *) { return 0xc980; }       /* -11 */
 
-/* v = round(round(silu(v)) * up) */
-DEVICE void fuse(float v[PIECE], const float up[PIECE], uint32_t cut, float tiny)
+/* Of pairs of gates and their silu: the least distance from a middle, plus the margin; the least size, where 0 is the largest; the gate that is furthest below 0. */
+struct doubts { uint32_t nearest, least, lowest; };
+
+template <class U>
+DEVICE void look(doubts *d, uint32_t gates, float lo, float hi, const U *tag)
 {
-    float    s[PIECE], least = INF;                     /* or NaN, which must not be left out */
-    uint32_t nearest = ~0u;
-    #pragma unroll
-    for (int i = 0; i < PIECE; ++i) {
-        s[i]             = fast_silu(v[i]);
-        least            = least_or_nan(least, size(s[i], v[i]));
-        const uint32_t d = from_middle(s[i], cut);
-        nearest          = d < nearest ? d : nearest;
-    }
-    if (nearest <= 2 * MARGIN || !(least >= tiny)) {
-        #pragma unroll
-        for (int i = 0; i < PIECE; ++i)
-            if (from_middle(s[i], cut) <= 2 * MARGIN || !(size(s[i], v[i]) >= tiny)) s[i] = quant_silu(v[i]);
-    }
-    #pragma unroll
-    for (int i = 0; i < PIECE; ++i) v[i] = rounded(__fmul_rn(rounded(s[i]), up[i]));
+    d->nearest = __viaddmin_u16x2(taken(__float_as_uint(lo), __float_as_uint(hi), tag), (0x8000 + margin(tag)) * 0x10001, d->nearest);
+    d->least   = __viaddmin_u16x2(gates & 0x7fff7fff, ~0u, d->least);
+    d->lowest  = __vmaxu2(gates, d->lowest);
 }
-DEVICE void fuse(float v[PIECE], const float up[PIECE], const bf16 *) { fuse(v, up, 16, 5e-6f); }
-DEVICE void fuse(float v[PIECE], const float up[PIECE], const f16 *) { fuse(v, up, 13, 1.3e-4f); }        /* above its subnormals */
-DEVICE void fuse(float v[PIECE], const float up[PIECE], const f32 *)
+
+template <class U>
+DEVICE bool doubtful(const doubts &d, const U *tag)
 {
+    const uint32_t nearest = min(d.nearest & 0xffff, d.nearest >> 16), least = min(d.least & 0xffff, d.least >> 16), lowest = max(d.lowest & 0xffff, d.lowest >> 16);
+    return nearest <= 2 * margin(tag) || least < least_size(tag) - 1 || lowest > last_negative(tag);
+}
+
+/* round(round(silu(gate)) * up) of pieces of 16 bytes */
+template <class U>
+DEVICE uint4 fuse(uint4 gate, uint4 up, const U *tag)
+{
+    const uint32_t w[4] = { gate.x, gate.y, gate.z, gate.w };
+    float          g[8], s[8];
+    unpack16(g, gate, tag);
     #pragma unroll
-    for (int i = 0; i < PIECE; ++i) v[i] = silu_and_mul(v[i], up[i]);
+    for (int i = 0; i < 8; ++i) s[i] = fast_silu(g[i]);
+    doubts all = { ~0u, ~0u, 0 };
+    #pragma unroll
+    for (int i = 0; i < 4; ++i) look(&all, w[i], s[2 * i], s[2 * i + 1], tag);
+    if (doubtful(all, tag)) {
+        #pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            doubts pair = { ~0u, ~0u, 0 };
+            look(&pair, w[i], s[2 * i], s[2 * i + 1], tag);
+            if (doubtful(pair, tag)) s[2 * i] = quant_silu(g[2 * i]), s[2 * i + 1] = quant_silu(g[2 * i + 1]);
+        }
+    }
+    return make_uint4(product(pack(s[0], s[1], tag), up.x, tag), product(pack(s[2], s[3], tag), up.y, tag),
+                      product(pack(s[4], s[5], tag), up.z, tag), product(pack(s[6], s[7], tag), up.w, tag));
+}
+
+DEVICE uint4 fuse(uint4 gate, uint4 up, const f32 *tag)
+{
+    float v[4], u[4];
+    unpack16(v, gate, tag);
+    unpack16(u, up, tag);
+    #pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = silu_and_mul(v[i], u[i]);
+    return pack16(v, tag);
 }
 #endif
 
@@ -128,7 +167,9 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
     if (FORM != GROUPS_ANY) a.version = FORM == GROUPS_FIRST ? 1 : 2, a.ue8m0 = FORM == GROUPS_PACKED, a.code = SGK_E4M3, a.clamps = 0;
     if (LANES >= 0) a.lanes_log2 = LANES;
 
-    const uint32_t n = blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2), row = divide(n, a.columns), column = n - row * a.columns.by;
+    const uint32_t n = blockIdx.x * (THREADS >> a.lanes_log2) + (threadIdx.x >> a.lanes_log2), of_tile = n >> a.tile_log2;
+    const uint32_t tile = divide(of_tile, a.columns), column = of_tile - tile * a.columns.by;
+    const uint32_t row   = (tile << a.tile_log2) + (n & ((1u << a.tile_log2) - 1));
     const uint32_t lane  = threadIdx.x & ((1u << a.lanes_log2) - 1);
     const int      step  = PIECE << a.lanes_log2;
     const int64_t  first = column * a.group + lane * PIECE;
@@ -147,28 +188,17 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void quant_groups(const
     uint4 p[PIECES];
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) p[i] = live ? *(const uint4 *)(x + i * step) : zero;
-    float v[ELEMENTS], amax = 0;
 #if FUSE
     uint4 up[PIECES];
     #pragma unroll
     for (int i = 0; i < PIECES; ++i) up[i] = live ? *(const uint4 *)(x + a.groups * a.group + i * step) : zero;
-#endif
     #pragma unroll
-    for (int i = 0; i < PIECES; ++i) {
-        unpack16(v + i * PIECE, p[i], (const T *)0);
-#if FUSE
-        float u[PIECE];
-        unpack16(u, up[i], (const T *)0);
-        fuse(v + i * PIECE, u, (const T *)0);
+    for (int i = 0; i < PIECES; ++i) p[i] = fuse(p[i], up[i], (const T *)0);
 #endif
-    }
-#if FUSE
+    float v[ELEMENTS];
     #pragma unroll
-    for (int i = 0; i < ELEMENTS; ++i) amax = fmaxf(amax, fabsf(v[i]));
-#else
-    amax = largest_size(p, PIECES);
-#endif
-    const quant_scaling k = quant_group_scaling(group_max(amax, LANES, a), &a);
+    for (int i = 0; i < PIECES; ++i) unpack16(v + i * PIECE, p[i], (const T *)0);
+    const quant_scaling k = quant_group_scaling(group_max(largest_size(p, PIECES), LANES, a), &a);
     uint32_t            codes[ELEMENTS / 4];
     encode(codes, v, ELEMENTS, a, k);
     if (live) {

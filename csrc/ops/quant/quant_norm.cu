@@ -111,7 +111,7 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __gr
     for (int i = 0; i < SPANS; ++i) {
         const int  j    = column + i * groups;
         const bool live = j < a.groups;
-        float      amax = 0;
+        uint4      y[PIECES];                                       /* the norm, rounded */
         #pragma unroll
         for (int c = 0; c < PIECES; ++c) {
             float *part = v[i] + c * PIECE, g[PIECE];
@@ -119,9 +119,11 @@ extern "C" __global__ __launch_bounds__(MOST_THREADS) void quant_norm(const __gr
             unpack16(g, weight[i][c], (const T *)0);
             if (ADD && live) *(uint4 *)(residual + i * next + c * step) = pack16(part, (const T *)0);
             #pragma unroll
-            for (int e = 0; e < PIECE; ++e) part[e] = rounded(part[e] * scale * g[e]), amax = fmaxf(amax, fabsf(part[e]));
+            for (int e = 0; e < PIECE; ++e) part[e] = part[e] * scale * g[e];
+            y[c] = pack16(part, (const T *)0);
+            unpack16(part, y[c], (const T *)0);
         }
-        const quant_scaling k = quant_group_scaling(group_max(amax, LANES, a), &a);
+        const quant_scaling k = quant_group_scaling(group_max(largest_size(y, PIECES), LANES, a), &a);
         uint32_t            codes[SPAN / 4];
         encode(codes, v[i], SPAN, a, k);
         uint8_t *q = a.q + row * a.q_stride + first + i * next;
