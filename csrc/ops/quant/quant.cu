@@ -84,7 +84,7 @@ DEVICE float fast_silu(float g)
 DEVICE uint32_t pack(float lo, float hi, const bf16 *) { return pack_bf16x2(lo, hi); }
 DEVICE uint32_t pack(float lo, float hi, const f16 *) { return pack_f16x2(lo, hi); }
 
-/* A product of two elements is exact in f32, so that one rounding is the same as two. */
+/* The same as a product in f32, rounded: that is exact, but for what becomes 0 either way. */
 DEVICE uint32_t product(uint32_t x, uint32_t y, const bf16 *)
 {
     uint32_t r;
@@ -98,7 +98,10 @@ DEVICE uint32_t product(uint32_t x, uint32_t y, const f16 *)
     return r;
 }
 
-/* The bits that rounding takes away, at the top of 16; the margin there; the least size and the last negative gate that are not tiny: silu is 5e-6 in bf16, and above the subnormals of f16. */
+/*
+ * Of two results the bits that rounding takes away, at the top of 16 each; the margin there; as bits of T the least size of a gate and the
+ * last negative gate whose silu is not tiny: 5e-6 in bf16, above the subnormals in f16.
+ */
 DEVICE uint32_t taken(uint32_t x, uint32_t y, const bf16 *) { return __byte_perm(x, y, 0x5410); }
 DEVICE uint32_t taken(uint32_t x, uint32_t y, const f16 *) { return __byte_perm(x, y, 0x5410) << 3 & 0xfff8fff8; }
 DEVICE uint32_t margin(const bf16 *) { return MARGIN; }
@@ -108,7 +111,7 @@ DEVICE uint32_t least_size(const f16 *) { return 0x0c80; }          /* 2.75e-4 *
 DEVICE uint32_t last_negative(const bf16 *) { return 0xc16e; }      /* -14.875 */
 DEVICE uint32_t last_negative(const f16 *) { return 0xc980; }       /* -11 */
 
-/* Of pairs of gates and their silu: the least distance from a middle, plus the margin; the least size, where 0 is the largest; the gate that is furthest below 0. */
+/* Of pairs of gates and their silu: the least place from the margin's beginning on, the least size less 1, so that 0 is the largest, and the lowest gate, which is the largest as a whole number. */
 struct doubts { uint32_t nearest, least, lowest; };
 
 template <class U>
@@ -126,7 +129,7 @@ DEVICE bool doubtful(const doubts &d, const U *tag)
     return nearest <= 2 * margin(tag) || least < least_size(tag) - 1 || lowest > last_negative(tag);
 }
 
-/* round(round(silu(gate)) * up) of pieces of 16 bytes */
+/* round(round(silu(gate)) * up), of pieces. */
 template <class U>
 DEVICE uint4 fuse(uint4 gate, uint4 up, const U *tag)
 {

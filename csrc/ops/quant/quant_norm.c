@@ -30,7 +30,7 @@ static bool fits(const quant_norm_build *b, const struct quant_norm_args *n)
     if (b->spans == 0) return true;
     const int64_t lanes = a->group / SPAN;
     return a->group % SPAN == 0 && (lanes & (lanes - 1)) == 0 && lanes <= (a->ue8m0 ? 8 : 32) &&       /* a word of scales is of one warp */
-           (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && a->groups * lanes <= (b->spans == 1 ? 256 : MOST_THREADS) * b->spans &&
+           (b->lanes_log2 < 0 || lanes == 1 << b->lanes_log2) && a->groups * lanes <= (b->spans == 1 && !b->add ? 256 : MOST_THREADS) * b->spans &&
            quant_in_pieces(a->input, a->input_stride, a->q, a->q_stride, a->group, a->dtype) && sgk_in_pieces(n->weight, 0, a->dtype) &&
            sgk_in_pieces(n->residual, n->residual_stride, a->dtype);
 }

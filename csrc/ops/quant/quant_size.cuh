@@ -34,5 +34,5 @@ DEVICE float largest_size(const uint4 *p, int n)
         const uint32_t of_p = larger(larger(sizes(p[i].x, tag), sizes(p[i].y, tag), tag), larger(sizes(p[i].z, tag), sizes(p[i].w, tag), tag), tag);
         most                = i ? larger(most, of_p, tag) : of_p;
     }
-    return largest(most, tag);
+    return fmaxf(largest(most, tag), 0);        /* all of them may be NaN */
 }
