@@ -334,9 +334,9 @@ static void check_norm(group_case c, bool add)
 
 static void check_norms(sgk_dtype dtype)
 {
-    static const int64_t widths[] = { 1, 5, 16, 36, 130, 300 };         /* groups of 128: up to what no build keeps in registers */
+    static const int64_t widths[] = { 1, 5, 16, 36, 90, 130, 300 };     /* groups of 128: up to what no build keeps in registers */
     for (int add = 0; add < 2; ++add) {
-        for (int i = 0; i < 6; ++i)
+        for (size_t i = 0; i < sizeof widths / sizeof *widths; ++i)
             check_norm((group_case){ .dtype = dtype, .code = i % 2 ? SGK_I8 : SGK_E4M3, .rows = check_small ? 2 : check_int(1, 5), .groups = widths[i], .group = 128, .layout = (layout)(i % 4) }, add);
         check_norm((group_case){ .dtype = dtype, .code = SGK_E4M3, .rows = 3, .groups = 7, .group = 16, .layout = PACKED }, add);
         check_norm((group_case){ .dtype = dtype, .code = SGK_E4M3, .rows = 3, .groups = 3, .group = 64, .layout = PACKED, .unaligned = true }, add);
