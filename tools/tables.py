@@ -108,7 +108,7 @@ def comparison():
 def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
-    for kind, table in (("linear", linear_table), ("linear_invariant", linear_invariant_table), ("dsv3", dsv3_table), ("scaled_mm", scaled_mm_table), ("block_mm", block_mm_table),
+    for kind, table in (("linear", linear_table), ("linear_models", linear_models_table), ("linear_invariant", linear_invariant_table), ("dsv3", dsv3_table), ("scaled_mm", scaled_mm_table), ("block_mm", block_mm_table),
                         ("attention", attention_table), ("attention_decode", attention_decode_table), ("llm", llm_table), ("llm_large", llm_large_table), ("accuracy", accuracy_table),
                         ("block_accuracy", block_accuracy_table), ("attention_accuracy", attention_accuracy_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
                         ("attention_cpu", attention_cpu_table), ("bench", bench_table)):
@@ -152,24 +152,26 @@ def rows_of(row):
     return f"{row['rows']} rows"
 
 
-def linear_table(linear):
-    """The shapes of `grid` one by one; of other lists means, and the products that are behind."""
-    def ratios(row):
-        return {"torch": row["long"]["ratio"], "torch, short": row["short"]["ratio"]}
+def linear_ratios(row):
+    return {"torch": row["long"]["ratio"], "torch, short": row["short"]["ratio"]}
 
-    def listed(rows):
-        return table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio", "short"],
-                     [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['long']['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
-                       f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{row['long']['us']['torch']:.1f}", f"{row['long']['ratio']:.3f}", f"{row['short']['ratio']:.3f}"] for row in rows])
-    grid = [row for row in linear["rows"] if "grid" in row.get("shapes", ["grid"])]
-    lines = [f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; *short*: single graphs with pauses between them. {RATIO.capitalize()}.", ""]
-    lines += digest(grouped(grid, rows_of, ratios), best=False) + listed(grid)
-    others = [row for row in linear["rows"] if row not in grid]
-    if others:
-        behind = sorted((row for row in others if row["long"]["ratio"] < 0.97), key=lambda row: row["long"]["ratio"])
-        lines += [f"The other projections of the models that `benchmark/linear.py` names ({len({(row['columns'], row['depth']) for row in others})} N and K), and those of them with a ratio below 0.97:", ""]
-        lines += digest(grouped(others, rows_of, ratios), best=False) + (listed(behind) if behind else [])
-    return lines
+
+def linear_rows(rows):
+    return table(["M", "N", "K", "ours, us", "TFLOP/s", "TB/s of weights", "torch, us", "ratio", "short"],
+                 [[f"{row['rows']}", f"{row['columns']}", f"{row['depth']}", f"{row['long']['us']['ours']:.1f}", f"{row['teraflops']['ours']:.0f}",
+                   f"{row['weight_terabytes_per_second']['ours']:.2f}", f"{row['long']['us']['torch']:.1f}", f"{row['long']['ratio']:.3f}", f"{row['short']['ratio']:.3f}"] for row in rows])
+
+
+def linear_table(linear):
+    return ([f"`benchmark/linear.py`: bf16, {linear['rounds']} paired rounds, torch {linear['torch']} (cuBLASLt) in the same process, weights from memory; *short*: single graphs with pauses between them. {RATIO.capitalize()}.", ""]
+            + digest(grouped(linear["rows"], rows_of, linear_ratios), best=False) + linear_rows(linear["rows"]))
+
+
+def linear_models_table(linear):
+    behind = sorted((row for row in linear["rows"] if row["long"]["ratio"] < 0.97), key=lambda row: row["long"]["ratio"])
+    names = list(dict.fromkeys(name for row in linear["rows"] for name in row["shapes"]))
+    return ([f"`benchmark/linear.py --shapes {' '.join(names)}`: {len({(row['columns'], row['depth']) for row in linear['rows']})} N and K of these models, and the products of them with a ratio below 0.97.", ""]
+            + digest(grouped(linear["rows"], rows_of, linear_ratios), best=False) + (linear_rows(behind) if behind else []))
 
 
 def linear_invariant_table(linear):
