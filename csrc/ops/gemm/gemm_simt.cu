@@ -59,7 +59,14 @@ DEVICE float4 sums_of(const float *sums, int rank)
     return v;
 }
 
-extern "C" __global__ __launch_bounds__(THREADS, PIECES ? 4 : 3) void linear_simt(const __grid_constant__ linear_args batch)
+/* Blocks that a multiprocessor is to hold: one more spills, of pieces from 10.0 on. */
+#if PIECES && __CUDA_ARCH__ < 1000
+#define BLOCKS 4
+#else
+#define BLOCKS 3
+#endif
+
+extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void linear_simt(const __grid_constant__ linear_args batch)
 {
     const linear_args a = linear_batch(&batch, blockIdx.y);
     __shared__ __align__(16) union {
