@@ -407,6 +407,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                     #pragma unroll
                     for (int i = 0; i < 4; ++i) wgmma(parts[s % 2], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
                     wgmma_commit();
+                    if (!SWAP && GROUPS > 1) __syncwarp();                  /* no scale is read, and waited for, between products */
                     READ_SCALES(s);
                     if (s > 0) {                                            /* the slab before this one */
                         wgmma_wait(1);
@@ -429,6 +430,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void grouped_wgmma
                     #pragma unroll
                     for (int i = 0; i < 4; ++i) wgmma(parts[0], x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const T *)0, (const T *)0);
                     wgmma_commit();
+                    if (!SWAP && GROUPS > 1) __syncwarp();                  /* no scale is read, and waited for, between products */
                     READ_SCALES(s);
                     wgmma_wait(0);
                     wgmma_pin(parts[0]);

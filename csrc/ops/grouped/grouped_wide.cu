@@ -175,15 +175,15 @@ DEVICE void multiply(const grouped_wgmma_args *a, float (&d)[WIDE][BN / 2], floa
         #pragma unroll
         for (int i = 0; i < 4; ++i) wgmma(part, x + i * WGMMA_STEP, y + i * WGMMA_STEP, i > 0, (const e4m3 *)0, (const e4m3 *)0);
         wgmma_commit();
-        if (b == 0) upper = rows[0], lower = rows[8];
-        const int   block = at_n % GROUPED_BLOCK + b * BN, cut = GROUPED_BLOCK - block % GROUPED_BLOCK;     /* columns of the left one of two blocks of scales */
-        const float left = scales[TILE_M + block / GROUPED_BLOCK], right = BN == GROUPED_BLOCK ? left : scales[TILE_M + block / GROUPED_BLOCK + 1];
+        const int block = at_n % GROUPED_BLOCK + b * BN, cut = GROUPED_BLOCK - block % GROUPED_BLOCK;       /* columns of the left one of two blocks of scales */
         if (b == WIDE - 1) {
             p->offset += STAGE_BYTES / 16;
             advance(&p->r);
             if (p->r.stage == 0) p->offset = 0;
         }
         p->ready = mbarrier_ended(p->full + (p->r.stage * WIDE + (b + 1) % WIDE) * 8, p->r.lap);
+        if (b == 0) upper = rows[0], lower = rows[8];                       /* before the test of the barrier they would be read, and waited for, between products */
+        const float left = scales[TILE_M + block / GROUPED_BLOCK], right = BN == GROUPED_BLOCK ? left : scales[TILE_M + block / GROUPED_BLOCK + 1];
         if (begins && pending) {
             corner at = before;
             at.n += b * BN;
