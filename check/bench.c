@@ -99,16 +99,17 @@ static double bandwidth(int what, char *memory, size_t bytes, bool gpu)
     return (double)bytes * (what == READ ? 1 : 2) / median(seconds, 9);
 }
 
-/* `count` calls as nodes of a graph: seconds of one. */
+/* `count` calls as nodes of a graph: seconds of one. The clocks of a GPU that was idle need some milliseconds to rise. */
 static double replayed(int count)
 {
-    double seconds[REPLAYS];
-    for (int i = -2; i < REPLAYS; ++i) {
+    double seconds[REPLAYS], warm = 0;
+    for (int i = 0, before = 0; i < REPLAYS;) {
         gpu_stamp(0, 0);
         if (!gpu_graph_launch()) return NAN;
         gpu_stamp(0, 1);
         const double elapsed = gpu_elapsed(0);
-        if (i >= 0) seconds[i] = elapsed;
+        if (warm < 20e-3 && before++ < 1000) warm += elapsed;
+        else seconds[i++] = elapsed;
     }
     return median(seconds, REPLAYS) / count;
 }
