@@ -8,12 +8,13 @@
  *   T         f32, f16 or bf16
  *   ELEMENTS  of a thread: 8, 16 or 32. 0: any group and alignment; a warp takes a group and reads it twice
  *   LANES     lanes_log2, or -1: as the arguments say
- *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised
+ *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised; bf16 on sm_90a has quant_fused.cu, too
  *   FORM      GROUPS_ANY, or what is compiled alone, to e4m3: GROUPS_FIRST, the first version with scales in f32; GROUPS_PLAIN and
  *             GROUPS_PACKED, the second version with scales of either kind
  */
 #include "quant.h"
 #include "quant_silu.h"
+#include "quant_fast.cuh"
 #include "launch.cuh"
 #include "quant_group.cuh"
 #include "reduce.cuh"
@@ -73,24 +74,9 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
  */
 #define MARGIN 32u
 
-DEVICE float fast_silu(float g)
-{
-    float e, r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(g * -1.44269504f));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
-    return g * r;
-}
-
 DEVICE uint32_t pack(float lo, float hi, const bf16 *) { return pack_bf16x2(lo, hi); }
 DEVICE uint32_t pack(float lo, float hi, const f16 *) { return pack_f16x2(lo, hi); }
 
-/* The same as a product in f32, rounded: that is exact, but for what becomes 0 either way. */
-DEVICE uint32_t product(uint32_t x, uint32_t y, const bf16 *)
-{
-    uint32_t r;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(0x80008000u));
-    return r;
-}
 DEVICE uint32_t product(uint32_t x, uint32_t y, const f16 *)
 {
     uint32_t r;
