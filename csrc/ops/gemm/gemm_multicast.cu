@@ -23,10 +23,8 @@
 #include "barrier.cuh"
 #include "cluster_push.cuh"
 #include "cp_async.cuh"
-#include "gemm.cuh"
+#include "gemm_put.cuh"
 #include "launch.cuh"
-#include "mma.cuh"
-#include "quad.cuh"
 #include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
@@ -77,28 +75,6 @@ DEVICE void add_other(float (&d)[BN / 2], int own, uint32_t place)
     }
 }
 #endif
-
-/* Out, pieces from `first`, a constant. */
-DEVICE void put(const linear_args *l, float (&d)[BN / 2], int first, int m, int n)
-{
-    const int t = (int)threadIdx.x % 4, row = m + (int)threadIdx.x / 32 % (ROWS / 16) * 16 + (int)threadIdx.x % 32 / 4 + (t / 2) * 8;
-    T *const  to = (T *)l->out + row * l->out_stride;
-    if (l->bias) {
-        #pragma unroll
-        for (int j = first; j < first + OWN; ++j) {
-            const float b0 = linear_bias(l, n + 8 * j + 2 * t), b1 = linear_bias(l, n + 8 * j + 2 * t + 1);
-            d[4 * j] += b0, d[4 * j + 1] += b1, d[4 * j + 2] += b0, d[4 * j + 3] += b1;
-        }
-    }
-    #pragma unroll
-    for (int j = first; j < first + OWN; j += 2) {
-        const bool   two = j + 1 < first + OWN;
-        const float *x = d + 4 * j, *y = two ? x + 4 : x;
-        const uint4  w      = transpose4(make_uint4(pack2(x[0], x[1], (const T *)0), pack2(y[0], y[1], (const T *)0), pack2(x[2], x[3], (const T *)0), pack2(y[2], y[3], (const T *)0)), t);
-        const int    column = n + 8 * (j + t % 2);
-        if (row < l->rows && column < l->columns && (two || t % 2 == 0)) *(uint4 *)(to + column) = w;
-    }
-}
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void linear_multicast(const __grid_constant__ linear_wgmma_args a)
 {
@@ -167,17 +143,18 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 32, 1) void linear_multica
         __syncwarp();
         cluster_begin();                        /* neither block needs the other one any more, once both are here */
 
+        const int rows = m + (int)threadIdx.x / 32 % (ROWS / 16) * 16;       /* of this warp */
 #if TURNS > 1
         named_sync(1, MULTIPLIERS);             /* nobody reads slabs any more */
         if (group == 0) {
             add_other(d, 0, base + t * 16);
-            put(&a.l, d, 0, m, n);
+            linear_put(&a.l, d, 0, OWN, rows, n);
         } else {
             add_other(d, 1, base + t * 16);
-            put(&a.l, d, OWN, m, n);
+            linear_put(&a.l, d, OWN, PIECES, rows, n);
         }
 #else
-        put(&a.l, d, 0, m, n);
+        linear_put(&a.l, d, 0, PIECES, rows, n);
 #endif
     }
     cluster_await();                            /* a block does not end before */

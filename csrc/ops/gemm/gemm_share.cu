@@ -20,10 +20,8 @@
 #include "barrier.cuh"
 #include "cluster_push.cuh"
 #include "cp_async.cuh"
-#include "gemm.cuh"
+#include "gemm_put.cuh"
 #include "launch.cuh"
-#include "mma.cuh"
-#include "quad.cuh"
 #include "ring.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
@@ -84,8 +82,6 @@ DEVICE float4 load4(uint32_t from)
 /* All shares of this block's columns, and out; `rank` is a constant. */
 DEVICE void add_and_put(const linear_args *l, float (&d)[BN / 2], int rank, uint32_t inbox, int m, int n)
 {
-    const int t = (int)threadIdx.x % 4, row = m + (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4 + (t / 2) * 8;
-    T *const  to = (T *)l->out + row * l->out_stride;
     #pragma unroll
     for (int i = 0; i < MOST; ++i) {
         const int j = rank * MOST + i;
@@ -99,21 +95,7 @@ DEVICE void add_and_put(const linear_args *l, float (&d)[BN / 2], int rank, uint
         }
         d[4 * j] = sum.x, d[4 * j + 1] = sum.y, d[4 * j + 2] = sum.z, d[4 * j + 3] = sum.w;
     }
-    if (l->bias) {
-        #pragma unroll
-        for (int j = rank * MOST; j < rank * MOST + MOST && j < PIECES; ++j) {
-            const float b0 = linear_bias(l, n + 8 * j + 2 * t), b1 = linear_bias(l, n + 8 * j + 2 * t + 1);
-            d[4 * j] += b0, d[4 * j + 1] += b1, d[4 * j + 2] += b0, d[4 * j + 3] += b1;
-        }
-    }
-    #pragma unroll
-    for (int j = rank * MOST; j < rank * MOST + MOST && j < PIECES; j += 2) {
-        const bool   two = j + 1 < rank * MOST + MOST && j + 1 < PIECES;
-        const float *x = d + 4 * j, *y = two ? x + 4 : x;
-        const uint4  w      = transpose4(make_uint4(pack2(x[0], x[1], (const T *)0), pack2(y[0], y[1], (const T *)0), pack2(x[2], x[3], (const T *)0), pack2(y[2], y[3], (const T *)0)), t);
-        const int    column = n + 8 * (j + t % 2);
-        if (row < l->rows && column < l->columns && (two || t % 2 == 0)) *(uint4 *)(to + column) = w;
-    }
+    linear_put(l, d, rank * MOST, (rank + 1) * MOST < PIECES ? (rank + 1) * MOST : PIECES, m + (int)threadIdx.x / 32 * 16, n);
 }
 
 extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_share(const __grid_constant__ linear_wgmma_args a)
