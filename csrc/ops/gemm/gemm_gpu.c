@@ -136,6 +136,7 @@ static struct wide_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages, s
     { SGK_KERNEL("gemm/gemm_share.cu", "linear_share", "-DT=" type " -DBN=" #bn " -DSTAGES=" #stages " -DSPLIT=" #split, SGK_ARCH_90A), dtype, bn, stages, split }
 #define SHARES(type, dtype)          \
     SHARE(type, dtype, 192, 4, 2),   \
+    SHARE(type, dtype, 160, 5, 2),   \
     SHARE(type, dtype, 128, 6, 2),   \
     SHARE(type, dtype,  96, 7, 2),   \
     SHARE(type, dtype,  64, 8, 2),   \
@@ -153,10 +154,10 @@ static struct share_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages, 
       dtype, rows, bn, stages, across }
 #define TWINS(type, dtype)              \
     TWIN(type, dtype,  64,  64, 14, 1), \
-    TWIN(type, dtype,  64, 128,  9, 0), \
+    TWIN(type, dtype,  64, 128,  8, 0), \
     TWIN(type, dtype, 128,  64,  9, 1), \
     TWIN(type, dtype, 128,  96,  8, 1), \
-    TWIN(type, dtype,  64,  96, 11, 0)
+    TWIN(type, dtype,  64,  96, 10, 0)
 static struct twin_build { sgk_kernel kernel; sgk_dtype dtype; int rows, bn, stages; bool across; } twin_builds[] = {
     TWINS("f16", SGK_F16), TWINS("bf16", SGK_BF16),
 };
@@ -658,21 +659,34 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
     return best;
 }
 
+/* Blocks that are one full round, and hardly any of them on what is not there. */
+static bool one_round(int multiprocessors, int64_t blocks, int area, const struct linear_args *a)
+{
+    return blocks <= multiprocessors && 11 * blocks >= 10 * multiprocessors && 10 * a->rows * a->columns * a->batch >= 9 * blocks * area;
+}
+
 /*
- * The pair of tiles whose blocks are one full round, for many rows and K from 2048 on: where it was measured 4 to 18 % faster than what the model below
- * chooses. Tiles of 64 x 64 read the most for their products, so K must not be long. Of 64 x 128 and 128 x 64, as many, the first is for squares. 64 x 96
- * is the table's alone.
+ * Many rows, K from 2048 on, and tiles that are one full round: what was measured 4 to 18 % faster than what the model below chooses. From 2048 rows on
+ * that are pairs of tiles; those of 64 x 64 read the most for their products, so K must not be long; of 64 x 128 and 128 x 64, as many, the first is for
+ * squares; 64 x 96 is the table's alone. Fewer rows are 2 to 9 % faster by the same tiles on their own.
  */
-static linear_choice choose_twin(const linear_call *c, const struct linear_args *a, int shares)
+static linear_choice choose_round(const linear_call *c, const struct linear_args *a, int shares)
 {
     const int multiprocessors = c->device->multiprocessors;
-    for (size_t i = 0; i < COUNT(twin_builds) && a->rows >= 1024 && a->depth >= 2048; ++i) {
+    if (a->rows < 1024 || a->depth < 2048) return (linear_choice){ NULL, 1 };
+    for (size_t i = 0; i < COUNT(wgmma_builds) && a->rows < 2048; ++i) {
+        struct wgmma_build *b      = &wgmma_builds[i];
+        const linear_choice choice = { &b->kernel, 1 };
+        if (b->lean || b->chain || !(b->swap ? b->rows == 64 && b->bn == 128 : b->bn == 96) || !wgmma_takes(b, c, a, 1) || in_chains(a) || (shares && !in_shares(choice, a, shares))) continue;
+        const int64_t blocks = ceil_div(b->swap ? a->columns : a->rows, b->rows) * ceil_div(b->swap ? a->rows : a->columns, b->bn) * a->batch;
+        if (one_round(multiprocessors, blocks, b->rows * b->bn, a)) return choice;
+    }
+    for (size_t i = 0; i < COUNT(twin_builds) && a->rows >= 2048; ++i) {
         struct twin_build  *b      = &twin_builds[i];
         const linear_choice choice = { &b->kernel, 1 };
         if (!twin_takes(b, c, a, 1) || !twin_fits(b, multiprocessors, a->rows, a->columns) || (shares && !in_shares(choice, a, shares))) continue;
         if (b->rows == 64 && (b->bn == 64 ? a->depth > 3072 : b->bn == 96 || a->columns < a->rows)) continue;
-        const int64_t blocks = 2 * twin_down(b, a->rows) * twin_across(b, a->columns);
-        if (11 * blocks >= 10 * multiprocessors && 10 * a->rows * a->columns >= 9 * blocks * b->rows * b->bn) return choice;
+        if (one_round(multiprocessors, 2 * twin_down(b, a->rows) * twin_across(b, a->columns), b->rows * b->bn, a)) return choice;
     }
     return (linear_choice){ NULL, 1 };
 }
@@ -683,11 +697,11 @@ static linear_choice choose_twin(const linear_call *c, const struct linear_args 
  * not fill every part of the GPU. Where the kernel of wide tiles takes the call, the other one's wide tiles need not be looked at, and its
  * 128x128 ends as late as it does beside them; 136 and 176 columns gain in short runs alone, so they must save a round. Where the kernel whose
  * tiles share K takes the call, no other need cut it. `shares`: only what gives the bits of so many shares of K, so where they are few narrow tiles have
- * to fill the GPU; 0: any. Pairs of tiles come first.
+ * to fill the GPU; 0: any. Tiles that are one full round come first.
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, int shares)
 {
-    linear_choice best            = choose_twin(c, a, shares);
+    linear_choice best            = choose_round(c, a, shares);
     double        least_time      = 0;
     const int     multiprocessors = c->device->multiprocessors;
     const int64_t rows = a->rows, batch = a->batch;

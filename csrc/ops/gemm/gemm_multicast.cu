@@ -7,7 +7,7 @@
  *   T        f16 or bf16
  *   ROWS     of a tile. 128: each warpgroup has half of them; 64: the warpgroups have slabs in turn, and their sums are added
  *   BN       columns of a tile: a multiple of 16
- *   STAGES   slabs in the ring
+ *   STAGES   slabs in the ring; an even number where ROWS is 64, so that a warpgroup meets its own stages in every lap and their barriers' phases are not ambiguous
  *   ACROSS   1: tiles side by side; 0: one above the other
  *
  * A sum is one chain over K, with the bits of gemm_wgmma.cu, where ROWS is 128; where it is 64, the chain of even slabs and that of odd ones.
@@ -37,7 +37,7 @@
 #define PIECES      (BN / 8)                            /* of 8 columns: a thread has four sums of one */
 #define OWN         (PIECES / TURNS)                    /* that a thread stores */
 
-#if (ROWS != 64 && ROWS != 128) || BN % 16 || STAGES < 3
+#if (ROWS != 64 && ROWS != 128) || BN % 16 || STAGES < 3 || STAGES % TURNS
 #error "the macros do not fit each other"
 #endif
 
