@@ -88,6 +88,15 @@ def group_quant(enable_v2):
     return make
 
 
+def silu_group_quant(library, torch, tokens):
+    x, q = torch.randn(tokens, 7168).bfloat16(), torch.empty(tokens, 3584).to(torch.float8_e4m3fn)
+    s = torch.zeros(7, tokens, dtype=torch.int32).t()           # four exponents a word, columns one after the other: of a multiple of 4 tokens
+
+    def call(x, q, s):
+        library.sgl_per_token_group_quant_8bit(x, q, s, 128, 1e-10, -448.0, 448.0, True, True, enable_v2=True)
+    return [x, q, s], call, size(x, q, s), [1, 2]
+
+
 def merge_state(library, torch, tokens):
     v = [torch.randn(tokens, 32, 128).bfloat16() for _ in range(2)] + [torch.empty(tokens, 32, 128).bfloat16()]
     s = [torch.randn(tokens, 32) for _ in range(2)] + [torch.empty(tokens, 32)]
@@ -136,6 +145,7 @@ OPERATORS = {
     "sgl_per_token_quant_fp8_7168": Operator(per_token_quant),
     "sgl_per_token_group_quant_fp8_7168": Operator(group_quant(False)),
     "sgl_per_token_group_quant_fp8_v2_7168": Operator(group_quant(True)),
+    "silu_group_quant_fp8_v2_3584": Operator(silu_group_quant, (4, 64, 1024, 16384)),
     "merge_state_v2": Operator(merge_state, (1, 64, 1024, 8192)),
     "moe_sum_reduce_8x7168": Operator(moe_sum_reduce, (1, 64, 1024, 8192)),
     "norm_quant_rope": Operator(norm_quant_rope, (1, 64, 1024)),
