@@ -50,29 +50,24 @@ typedef struct {
     sgk_kernel kernel;
     sgk_dtype  dtype;
     int        elements, lanes_log2, fuse, form;
-    bool       turns;                                   /* a block takes tiles in turn */
 } groups_build;
 enum { MANY_GROUPS = 32768 };                           /* what fills a GPU also with few threads a group */
-#define GROUPS_ON(archs, type, dtype, elements, lanes, fuse, form) \
-    { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DELEMENTS=" #elements " -DLANES=" #lanes " -DFUSE=" #fuse " -DFORM=" #form, archs), \
-      dtype, elements, lanes, fuse, form, false }
-#define GROUPS(...)        GROUPS_ON(SGK_GENERAL, __VA_ARGS__)
-#define FUSED(lanes, form) { SGK_KERNEL("quant/quant_fused.cu", "quant_fused", "-DLANES=" #lanes " -DFORM=" #form, SGK_ARCH_90A), SGK_BF16, 16, lanes, 1, form, true }
-#define GROUPS_OF_128(type, dtype, fused) \
+#define GROUPS(type, dtype, elements, lanes, fuse, form) \
+    { SGK_KERNEL("quant/quant.cu", "quant_groups", "-DT=" type " -DELEMENTS=" #elements " -DLANES=" #lanes " -DFUSE=" #fuse " -DFORM=" #form, SGK_GENERAL), \
+      dtype, elements, lanes, fuse, form }
+#define GROUPS_OF_128(type, dtype) \
     GROUPS(type, dtype, 32, 2, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PLAIN), GROUPS(type, dtype, 16, 3, 0, GROUPS_PACKED), \
         GROUPS(type, dtype, 32, 2, 0, GROUPS_FIRST), GROUPS(type, dtype, 16, 3, 0, GROUPS_FIRST), GROUPS(type, dtype, 32, 2, 0, GROUPS_ANY), \
-        GROUPS_ON(fused, type, dtype, 16, 3, 1, GROUPS_PACKED)
-#define GROUPS_OF_ANY(type, dtype, fused) \
+        GROUPS(type, dtype, 16, 3, 1, GROUPS_PACKED)
+#define GROUPS_OF_ANY(type, dtype) \
     GROUPS(type, dtype, 16, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 8, -1, 0, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 0, GROUPS_ANY), \
-        GROUPS_ON(fused, type, dtype, 16, -1, 1, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 1, GROUPS_ANY)
+        GROUPS(type, dtype, 16, -1, 1, GROUPS_ANY), GROUPS(type, dtype, 0, -1, 1, GROUPS_ANY)
 static groups_build groups_builds[] = {
-    GROUPS_OF_ANY("f32", SGK_F32, SGK_GENERAL),
-    GROUPS_OF_128("f16", SGK_F16, SGK_GENERAL),
-    GROUPS_OF_ANY("f16", SGK_F16, SGK_GENERAL),
-    FUSED(3, GROUPS_PACKED),
-    FUSED(-1, GROUPS_ANY),
-    GROUPS_OF_128("bf16", SGK_BF16, SGK_NOT_90A),
-    GROUPS_OF_ANY("bf16", SGK_BF16, SGK_NOT_90A),
+    GROUPS_OF_ANY("f32", SGK_F32),
+    GROUPS_OF_128("f16", SGK_F16),
+    GROUPS_OF_ANY("f16", SGK_F16),
+    GROUPS_OF_128("bf16", SGK_BF16),
+    GROUPS_OF_ANY("bf16", SGK_BF16),
 };
 
 const sgk_kernel_table quant_kernels[] = {
@@ -80,8 +75,7 @@ const sgk_kernel_table quant_kernels[] = {
 };
 
 enum { THREADS      = 256,
-       TENSOR_STEPS = 4,
-       FUSED_BLOCKS = 7 };      /* as in the kernels */
+       TENSOR_STEPS = 4 };      /* as in the kernels */
 enum { TILE_LOG2 = 3,
        TILE      = 1 << TILE_LOG2 };        /* rows whose scales, where they follow each other in memory, make a sector of 32 bytes */
 
@@ -197,9 +191,9 @@ sgk_status sgk_per_tensor_quant_fp8(const DLTensor *output_q, const DLTensor *ou
 }
 
 /* ---- a scale for each group ---- */
-static bool groups_fit(const groups_build *b, const struct quant_groups_args *a, int64_t groups, const sgk_cuda_device *device)
+static bool groups_fit(const groups_build *b, const struct quant_groups_args *a, int64_t groups)
 {
-    if (b->dtype != a->dtype || b->fuse != a->fuse || !sgk_kernel_fits(&b->kernel, device)) return false;
+    if (b->dtype != a->dtype || b->fuse != a->fuse) return false;
     if (b->elements == 0) return true;
     const bool    known = a->version == (b->form == GROUPS_FIRST ? 1 : 2) && a->code == SGK_E4M3 && !a->clamps && a->ue8m0 == (b->form == GROUPS_PACKED);
     const int64_t lanes = a->group / b->elements;
@@ -211,11 +205,9 @@ static bool groups_fit(const groups_build *b, const struct quant_groups_args *a,
 
 static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int ordinal, const sgk_exec *exec)
 {
-    const int64_t          columns = a->ue8m0 ? (a->groups + 3) / 4 * 4 : a->groups, threads = a->fuse ? THREADS / 2 : THREADS;
-    const sgk_cuda_device *device;
-    SGK_TRY(sgk_cuda_get_device(op, ordinal, &device));
+    const int64_t columns = a->ue8m0 ? (a->groups + 3) / 4 * 4 : a->groups, threads = a->fuse ? THREADS / 2 : THREADS;
     groups_build *b = groups_builds;
-    while (!groups_fit(b, a, a->rows * columns, device)) ++b;
+    while (!groups_fit(b, a, a->rows * columns)) ++b;
     SGK_LOG_BUILD(exec, op, &b->kernel, b->elements ? "" : " (a group is not 1, 2, 4, ... times 16 elements, or not in 16-byte pieces)");
     int64_t groups = a->rows * a->groups;
     a->lanes_log2  = 5;
@@ -225,14 +217,8 @@ static sgk_status groups_cuda(const char *op, struct quant_groups_args *a, int o
         a->columns = sgk_divisor_of(columns), a->lines = sgk_divisor_of(a->batch_rows);
         while ((int64_t)b->elements << a->lanes_log2 > a->group) --a->lanes_log2;
     }
-    const int64_t each = threads >> a->lanes_log2, tiles = (groups + each - 1) / each;
-    int64_t       grid = tiles;
-    if (b->turns) {
-        const int64_t most = FUSED_BLOCKS * device->multiprocessors, rounds = (tiles + most - 1) / most;
-        grid     = (tiles + rounds - 1) / rounds;
-        a->tiles = (uint32_t)tiles;
-    }
-    const sgk_launch shape = { .grid = { grid }, .block = { (unsigned)threads } };
+    const int64_t    each  = threads >> a->lanes_log2;
+    const sgk_launch shape = { .grid = { (groups + each - 1) / each }, .block = { (unsigned)threads } };
     return sgk_cuda_launch(op, &b->kernel, &shape, ordinal, exec, a, sizeof *a);
 }
 

@@ -8,13 +8,12 @@
  *   T         f32, f16 or bf16
  *   ELEMENTS  of a thread: 8, 16 or 32. 0: any group and alignment; a warp takes a group and reads it twice
  *   LANES     lanes_log2, or -1: as the arguments say
- *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised; bf16 on sm_90a has quant_fused.cu, too
+ *   FUSE      1: the input is [gate | up], and silu(gate) * up is quantised
  *   FORM      GROUPS_ANY, or what is compiled alone, to e4m3: GROUPS_FIRST, the first version with scales in f32; GROUPS_PLAIN and
  *             GROUPS_PACKED, the second version with scales of either kind
  */
 #include "quant.h"
 #include "quant_silu.h"
-#include "quant_fast.cuh"
 #include "launch.cuh"
 #include "quant_group.cuh"
 #include "reduce.cuh"
@@ -74,9 +73,24 @@ extern "C" __global__ __launch_bounds__(THREADS) void quant_groups(const __grid_
  */
 #define MARGIN 32u
 
+DEVICE float fast_silu(float g)
+{
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(g * -1.44269504f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1.0f + e));
+    return g * r;
+}
+
 DEVICE uint32_t pack(float lo, float hi, const bf16 *) { return pack_bf16x2(lo, hi); }
 DEVICE uint32_t pack(float lo, float hi, const f16 *) { return pack_f16x2(lo, hi); }
 
+/* The same as a product in f32, rounded: that is exact, but for what becomes 0 either way. */
+DEVICE uint32_t product(uint32_t x, uint32_t y, const bf16 *)
+{
+    uint32_t r;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(x), "r"(y), "r"(0x80008000u));
+    return r;
+}
 DEVICE uint32_t product(uint32_t x, uint32_t y, const f16 *)
 {
     uint32_t r;
@@ -138,6 +152,41 @@ DEVICE uint4 fuse(uint4 gate, uint4 up, const U *tag)
     return make_uint4(product(pack(s[0], s[1], tag), up.x, tag), product(pack(s[2], s[3], tag), up.y, tag),
                       product(pack(s[4], s[5], tag), up.z, tag), product(pack(s[6], s[7], tag), up.w, tag));
 }
+
+#if __CUDA_ARCH__ == 900
+/*
+ * The same in bf16, which has so few gates that all of them were tried on sm_90, and are again by sgk-check (its case "gates"): by the
+ * hardware's exponential and reciprocal all come out as by quant_silu but -infinity, so nothing has to be looked at. Both are of a quarter:
+ * what has a reciprocal then ends where quant_silu's exponential does.
+ */
+DEVICE float tried_silu(float g)
+{
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(fmaf(g, -1.44269504f, -2.0f)));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(0.25f + e));
+    return g * 0.25f * r;
+}
+
+DEVICE uint4 fuse(uint4 gate, uint4 up, const bf16 *tag)
+{
+    float g[8], s[8];
+    unpack16(g, gate, tag);
+    #pragma unroll
+    for (int i = 0; i < 8; ++i) s[i] = tried_silu(g[i]);
+    const uint32_t lowest = __vmaxu2(__vmaxu2(gate.x, gate.y), __vmaxu2(gate.z, gate.w));      /* as whole numbers the lowest is the largest */
+    if (max(lowest & 0xffff, lowest >> 16) >= 0xff80) {                                         /* -infinity, or no number */
+        #pragma unroll 1
+        for (int i = 0; i < 8; ++i) {           /* seldom, so the code is short: the elements go around */
+            const float first = quant_silu(g[0]);
+            #pragma unroll
+            for (int j = 0; j < 7; ++j) g[j] = g[j + 1], s[j] = s[j + 1];
+            s[7] = first;
+        }
+    }
+    return make_uint4(product(pack(s[0], s[1], tag), up.x, tag), product(pack(s[2], s[3], tag), up.y, tag),
+                      product(pack(s[4], s[5], tag), up.z, tag), product(pack(s[6], s[7], tag), up.w, tag));
+}
+#endif
 
 DEVICE uint4 fuse(uint4 gate, uint4 up, const f32 *tag)
 {

@@ -38,7 +38,6 @@ struct quant_groups_args {                  /* a scale for each group of neighbo
     int32_t            clamps;                              /* least and most are not the ends of the format */
     int32_t            lanes_log2;                          /* GPU: 2^lanes_log2 threads share a group */
     int32_t            tile_log2;                           /* GPU: 2^tile_log2 rows have their groups of a column in turn */
-    uint32_t           tiles;                               /* GPU, fused: as many groups at a time as a block has */
     struct sgk_divisor columns, lines;                      /* GPU: groups of a row, rounded up to whole words of scales; rows of a batch */
 };
 
