@@ -6,7 +6,7 @@
  *   HIGH     parts of 64 rows of a, each a warpgroup's; the tile is 64 HIGH x BN (columns: rows of b)
  *   WAYS     times HIGH warpgroups multiply
  *   STAGES   slabs in the ring, a multiple of WAYS: a part of it always has the same readers, and they miss no lap
- *   SCALERS  warps that copy scales
+ *   SCALERS  warps that copy scales; STAGES is a multiple, so that they miss no lap either
  *
  * One thread starts copies of operands (TMA), SCALERS warps copy scales, of any layout (cp.async), of slabs in turn: both arrive at the stage's barrier. Of a
  * only rows that there are (`high`, a multiple of 8) are copied; the rest of a part is what lies there, and nobody looks at what comes of it.
@@ -36,7 +36,7 @@
 #define INBOX       (BARRIERS + STAGES * 16 + 16)       /* and sums of the other block: [this block's items][4] */
 #define PITCH       (BN % 16 ? BN : BN + 8)             /* of a row of sums: no bank is met twice */
 
-#if STAGES % WAYS || WAYS * ROWS * PITCH * 4 > STAGES * SLAB_BYTES
+#if STAGES % WAYS || STAGES % SCALERS || WAYS * ROWS * PITCH * 4 > STAGES * SLAB_BYTES
 #error "the macros do not fit each other"
 #endif
 
