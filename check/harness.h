@@ -210,6 +210,7 @@ void check_base(void) __attribute__((weak));
 void check_formats(void) __attribute__((weak));
 void check_large(void);                            /* large.c: operators on more than 2^31 and 2^32 elements */
 int tune_gemm(const char *path, const int64_t *sizes, int first) __attribute__((weak));      /* of one shape, or, with NULL, of a grid */
+int cost_gemm(const char *path) __attribute__((weak));                                     /* of the builds that have tiles */
 int self_test(void);                               /* the program's exit status */
 bool run_guarded(const char *family, void (*check)(void));      /* false: it crashed */
 

@@ -209,6 +209,7 @@ static void usage(FILE *f)
                "  --shape=A,B,...  the same for one shape: rows, columns, depth of linear\n"
                "  --tune=FILE      writes FILE, the builds of linear that were fastest on this GPU (csrc/ops/gemm/gemm_table.def); with --shape=M,N,K, of that\n"
                "                   shape, with --shape=I from the grid's I-th on\n"
+               "  --costs=FILE     writes FILE, what the builds of linear cost on this GPU (csrc/ops/gemm/gemm_costs.def)\n"
                "  --self-test      broken functions that must be reported\n"
                "  --pack=FILE      damages copies of a pack in every way: each must be refused\n"
                "  --json=FILE      results\n");
@@ -289,6 +290,7 @@ int sgk_check_main(int argc, char **argv)
            SHAPE,
            SELF_TEST,
            TUNE,
+           COSTS,
            JSON,
            PACK,
            PRINT_THREADS,
@@ -312,6 +314,7 @@ int sgk_check_main(int argc, char **argv)
         { "versions", no_argument, NULL, VERSIONS },
         { "shape", required_argument, NULL, SHAPE },
         { "tune", required_argument, NULL, TUNE },
+        { "costs", required_argument, NULL, COSTS },
         { "self-test", no_argument, NULL, SELF_TEST },
         { "json", required_argument, NULL, JSON },
         { "help", no_argument, NULL, HELP },
@@ -321,7 +324,7 @@ int sgk_check_main(int argc, char **argv)
     };
     check_seed               = (uint64_t)time(NULL);
     bool        self_testing = false;
-    const char *json = NULL, *tune = NULL;
+    const char *json = NULL, *tune = NULL, *costs = NULL;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {
         case ONLY:
@@ -347,6 +350,7 @@ int sgk_check_main(int argc, char **argv)
         case VERSIONS:      versions_wanted = true; break;
         case SHAPE:         ask_shape(optarg); break;
         case TUNE:          tune = optarg; break;
+        case COSTS:         costs = optarg; break;
         case SELF_TEST:     self_testing = true; break;
         case PACK:          return report_pack(optarg);
         case PRINT_THREADS: printf("%d\n", sgk_num_threads(NULL)); return 0;      /* for the check of SGK_NUM_THREADS */
@@ -366,6 +370,7 @@ int sgk_check_main(int argc, char **argv)
     printf("seed %llu\n", (unsigned long long)check_seed);
     if (self_testing) return self_test();
     if (tune && tune_gemm) return tune_gemm(tune, shape_dimensions == 3 ? shape_sizes : NULL, shape_dimensions == 1 ? (int)shape_sizes[0] : 0);
+    if (costs && cost_gemm) return cost_gemm(costs);
 
     if (large_only && !any_level_asked) ask_level("cuda");
     bool all = true;

@@ -108,7 +108,7 @@ def comparison():
 def performance():
     """What moves or computes enough to be judged: 8 MB or more."""
     lines = []
-    for kind, table in (("linear", linear_table), ("linear_models", linear_models_table), ("linear_invariant", linear_invariant_table), ("dsv3", dsv3_table), ("scaled_mm", scaled_mm_table), ("block_mm", block_mm_table),
+    for kind, table in (("linear", linear_table), ("linear_models", linear_models_table), ("linear_rows", linear_uneven_table), ("linear_invariant", linear_invariant_table), ("dsv3", dsv3_table), ("scaled_mm", scaled_mm_table), ("block_mm", block_mm_table),
                         ("attention", attention_table), ("attention_decode", attention_decode_table), ("llm", llm_table), ("llm_large", llm_large_table), ("accuracy", accuracy_table),
                         ("block_accuracy", block_accuracy_table), ("attention_accuracy", attention_accuracy_table), ("elementwise_cpu", cpu_table), ("linear_cpu", linear_cpu_table),
                         ("attention_cpu", attention_cpu_table), ("bench", bench_table)):
@@ -172,6 +172,12 @@ def linear_models_table(linear):
     names = list(dict.fromkeys(name for row in linear["rows"] for name in row["shapes"]))
     return ([f"`benchmark/linear.py --shapes {' '.join(names)}`: {len({(row['columns'], row['depth']) for row in linear['rows']})} N and K of these models, and the products of them with a ratio below 0.97.", ""]
             + digest(grouped(linear["rows"], rows_of, linear_ratios), best=False) + (linear_rows(behind) if behind else []))
+
+
+def linear_uneven_table(linear):
+    worst = sorted(linear["rows"], key=lambda row: row["long"]["ratio"])[:12]
+    return (["`benchmark/linear.py --rows ...`: numbers of rows as they come in a server, where a tile is seldom whole, and the twelve products with the least ratio.", ""]
+            + digest(grouped(linear["rows"], rows_of, linear_ratios), best=False) + linear_rows(worst))
 
 
 def linear_invariant_table(linear):

@@ -1,7 +1,7 @@
 /*
  * The copy engine of sm_90 (TMA): boxes of a tensor to shared memory and back, started by one thread. The tensor, its box and its swizzle
  * are a sgk_tma_map within the kernel's __grid_constant__ arguments (made by sgk_cuda_tensor_map). Coordinates are elements, innermost
- * first; they may lie outside, where loads give zeros and stores write nothing. The innermost coordinate must be a multiple of 16
+ * first; they may lie outside, where loads give zeros and stores write nothing; rows that do take the engine longer than those within (tma_inside). The innermost coordinate must be a multiple of 16
  * bytes. Shared memory: aligned to 128 bytes; to 1024 with the 128-byte swizzle, 512 with that of 64.
  *
  * A swizzle moves the 16-byte pieces of a row so that 8 rows meet all banks. In a box whose rows fill the span (128 or 64 bytes), piece p
@@ -12,6 +12,13 @@
 #pragma once
 #include "cuda/tma_map.h"
 #include "types.cuh"
+
+/*
+ * Where a tile of `size` rows that would begin at `first` does begin, so that its box lies within the tensor's rows, if these are as many: the last tile begins
+ * earlier. What it shares with the one before it both compute, with the same bits. On an H200 a tile of 128 rows of which 64 were outside took up to 1.7
+ * times as long as a whole one.
+ */
+DEVICE int64_t tma_inside(int64_t first, int size, int64_t rows) { return first + size > rows && rows >= size ? rows - size : first; }
 
 DEVICE void tma_prefetch_map(const sgk_tma_map *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
@@ -53,12 +60,6 @@ DEVICE void tma_load3(uint32_t to, const sgk_tma_map *map, int x, int y, int z, 
 }
 
 /* To the same address in every block of the cluster whose bit is set in `blocks`; the bytes arrive at the barrier of each. */
-DEVICE void tma_load2_multicast(uint32_t to, const sgk_tma_map *map, int x, int y, uint32_t barrier, uint32_t blocks)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
-                 " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"((uint16_t)blocks) : "memory");
-}
 DEVICE void tma_load3_multicast(uint32_t to, const sgk_tma_map *map, int x, int y, int z, uint32_t barrier, uint32_t blocks)
 {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"

@@ -31,6 +31,7 @@ struct linear_wgmma_args {
     int32_t            split;                       /* shares of K: each a block's of a cluster, which has one tile; in gemm_wide.cu all of them a block's */
     int32_t            pieces;                      /* of 8 columns of the tile whose sums a block of a cluster adds; the last ones may have fewer */
     int32_t            by_tma;                      /* out is in the kernel's format and in 16-byte pieces */
+    int32_t            stage_bytes;                 /* that the boxes of a part of the ring have: where an operand has fewer rows than a tile, they are as high as it is */
 };
 enum { LINEAR_WGMMA_DEPTH = 64 };
 

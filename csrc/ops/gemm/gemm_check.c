@@ -1,6 +1,6 @@
 #include <stdlib.h>
 #include <string.h>
-#include "check/check.h"
+#include "check/harness.h"
 #include "cuda/kernel.h"
 #include "gemm.h"
 #include "gemm_check.h"
@@ -143,9 +143,10 @@ static void check_linear_builds(sgk_dtype dtype, sgk_dtype out_dtype, int64_t ro
     for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
         for (size_t i = 0; i < table->count; ++i)
             for (int split = 1; split <= 8; split = split < 3 ? split + 1 : split + 5) {
-                const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
+                const linear_choice choice = { .kernel = (sgk_kernel *)((char *)table->rows + i * table->row_size), .split = split };
                 if (!linear_takes(choice, dtype, out_dtype, rows, columns, depth) || (only && ((split > 1 && strcmp(only, "SHARES=1")) || (!strstr(choice.kernel->defines, only) && !strstr(choice.kernel->file, only))))) continue;
                 if (!check_case("linear_build_%d_%s_%s_%lldx%lldx%lld_in_%d", number++, check_dtype(dtype), check_dtype(out_dtype), (long long)rows, (long long)columns, (long long)depth, split)) continue;
+                if (!linear_has_cost(choice)) fail("gemm_costs.def does not have it");
                 check_switches.keep_arguments = true;
                 check_tensor *input           = check_input_dense(dtype, 2, rows, depth);
                 check_tensor *weight          = check_input_dense(dtype, 2, columns, depth);
@@ -295,7 +296,7 @@ static void check_linear_same(sgk_dtype dtype, sgk_dtype out_dtype, int64_t rows
     for (const sgk_kernel_table *table = gemm_kernels; table->rows; ++table)
         for (size_t i = 0; i < table->count; ++i)
             for (int split = 1; split <= shares; split = split < shares ? shares : shares + 1) {
-                const linear_choice choice = { (sgk_kernel *)((char *)table->rows + i * table->row_size), split };
+                const linear_choice choice = { .kernel = (sgk_kernel *)((char *)table->rows + i * table->row_size), .split = split };
                 if (linear_takes(choice, dtype, out_dtype, rows, columns, depth) && linear_same_bits(choice, dtype, out_dtype, depth, shares) && same_count < (int)(sizeof same_builds / sizeof *same_builds))
                     same_builds[same_count++] = choice;
             }
@@ -476,8 +477,6 @@ void check_gemm(void)
             check_linear_builds(t, t == SGK_F16 ? t : SGK_F32, 70, 72, 8712, "CHAIN=16");
             for (int64_t depth = 392; depth < 1200 && !check_small; depth += 632) check_linear_builds(t, t, 520, 2504, depth, "gemm_share");      /* more clusters than fit at once */
             for (int64_t depth = 200; depth < 2100; depth += 1856) check_linear_builds(t, t, 130, 200, depth, "gemm_share");      /* once and several times through the ring */
-            if (!check_small) check_linear_builds(t, t, 520, 2504, 392, "gemm_multicast");      /* more clusters than fit at once */
-            for (int64_t depth = 40; depth < 2100; depth += 672) check_linear_builds(t, t, 130, 200, depth, "gemm_multicast");      /* an odd tile, one slab and more, once and several times through the ring */
             if (!check_small) check_linear_builds(t, t, 9, 17000, 136, "LEAN=1");
         }
         check_linear_batched(t, t, true, 3, 5, 7, 33, false);

@@ -2,6 +2,8 @@
 #include "gemm_gpu.h"
 #include "gemm_packed_cuda.h"
 #include "gemm_scaled.h"
+#include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include "base/match.h"
@@ -131,35 +133,30 @@ static struct wide_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages, s
     WIDES("f16", SGK_F16), WIDES("bf16", SGK_BF16),
 };
 
-/* The macros are explained in the kernel. A cluster of `split` blocks has a tile of WIDE_ROWS rows of input and `bn` of the weight. */
-#define SHARE(type, dtype, bn, stages, split) \
-    { SGK_KERNEL("gemm/gemm_share.cu", "linear_share", "-DT=" type " -DBN=" #bn " -DSTAGES=" #stages " -DSPLIT=" #split, SGK_ARCH_90A), dtype, bn, stages, split }
-#define SHARES(type, dtype)          \
-    SHARE(type, dtype, 192, 4, 2),   \
-    SHARE(type, dtype, 160, 5, 2),   \
-    SHARE(type, dtype, 128, 6, 2),   \
-    SHARE(type, dtype,  96, 7, 2),   \
-    SHARE(type, dtype,  64, 8, 2),   \
-    SHARE(type, dtype, 128, 5, 3),   \
-    SHARE(type, dtype,  64, 8, 3),   \
-    SHARE(type, dtype,  96, 6, 4),   \
-    SHARE(type, dtype,  64, 8, 4)
-static struct share_build { sgk_kernel kernel; sgk_dtype dtype; int bn, stages, split; } share_builds[] = {
+/* The macros are explained in the kernel. A cluster of `split` blocks has a tile of `rows` rows of input and `bn` of the weight. */
+#define SHARE(type, dtype, rows, bn, stages, slabs, split) \
+    { SGK_KERNEL("gemm/gemm_share.cu", "linear_share", "-DT=" type " -DROWS=" #rows " -DBN=" #bn " -DSTAGES=" #stages " -DSLABS=" #slabs " -DSPLIT=" #split, SGK_ARCH_90A), \
+      dtype, rows, bn, stages, slabs, split }
+#define SHARES(type, dtype)                \
+    SHARE(type, dtype, 128, 192, 4, 1, 2), \
+    SHARE(type, dtype, 128, 160, 5, 1, 2), \
+    SHARE(type, dtype, 128, 128, 6, 1, 2), \
+    SHARE(type, dtype, 128,  96, 7, 1, 2), \
+    SHARE(type, dtype, 128,  64, 8, 1, 2), \
+    SHARE(type, dtype, 128, 128, 5, 1, 3), \
+    SHARE(type, dtype, 128,  64, 8, 1, 3), \
+    SHARE(type, dtype, 128,  96, 6, 1, 4), \
+    SHARE(type, dtype, 128,  64, 8, 1, 4), \
+    SHARE(type, dtype, 128, 144, 6, 1, 1), \
+    SHARE(type, dtype, 128, 128, 7, 1, 1), \
+    SHARE(type, dtype, 128, 112, 7, 1, 1), \
+    SHARE(type, dtype, 128,  96, 8, 1, 1), \
+    SHARE(type, dtype, 128,  80, 8, 1, 1), \
+    SHARE(type, dtype,  64, 128, 9, 1, 1), \
+    SHARE(type, dtype,  64,  96, 5, 2, 1), \
+    SHARE(type, dtype,  64,  64, 7, 2, 1)
+static struct share_build { sgk_kernel kernel; sgk_dtype dtype; int rows, bn, stages, slabs, split; } share_builds[] = {
     SHARES("f16", SGK_F16), SHARES("bf16", SGK_BF16),
-};
-
-/* The macros are explained in the kernel. A tile has `rows` of input and `bn` of the weight; the two of a cluster are side by side (`across`) or one above the other. */
-#define TWIN(type, dtype, rows, bn, stages, across) \
-    { SGK_KERNEL("gemm/gemm_multicast.cu", "linear_multicast", "-DT=" type " -DROWS=" #rows " -DBN=" #bn " -DSTAGES=" #stages " -DACROSS=" #across, SGK_ARCH_90A), \
-      dtype, rows, bn, stages, across }
-#define TWINS(type, dtype)              \
-    TWIN(type, dtype,  64,  64, 14, 1), \
-    TWIN(type, dtype,  64, 128,  8, 0), \
-    TWIN(type, dtype, 128,  64,  9, 1), \
-    TWIN(type, dtype, 128,  96,  8, 1), \
-    TWIN(type, dtype,  64,  96, 10, 0)
-static struct twin_build { sgk_kernel kernel; sgk_dtype dtype; int rows, bn, stages; bool across; } twin_builds[] = {
-    TWINS("f16", SGK_F16), TWINS("bf16", SGK_BF16),
 };
 
 /* The last row of a format takes any strides, addresses and K. */
@@ -179,7 +176,6 @@ const sgk_kernel_table gemm_kernels[] = {
     SGK_KERNEL_TABLE(wgmma_builds),
     SGK_KERNEL_TABLE(wide_builds),
     SGK_KERNEL_TABLE(share_builds),
-    SGK_KERNEL_TABLE(twin_builds),
     SGK_KERNEL_TABLE(simt_builds),
     SGK_KERNEL_TABLE(scaled_mma_builds),
     SGK_KERNEL_TABLE(scaled_wgmma_builds),
@@ -322,27 +318,76 @@ static bool share_takes(const struct share_build *b, const linear_call *c, const
            ceil_div(a->depth, LINEAR_WGMMA_DEPTH) >= b->split;
 }
 
-/* Whether all its clusters run at once; how many an H200 holds was measured. */
-static bool share_fits(const struct share_build *b, const linear_call *c, const struct linear_args *a)
+/* Clusters of so many blocks that run at one time, as was measured on an H200: they do not fill every part of the GPU. */
+static int clusters_at_once(int blocks, int multiprocessors)
 {
-    const int multiprocessors = c->device->multiprocessors;
-    return tiles(a, WIDE_ROWS, b->bn) <= (b->split == 2 ? multiprocessors / 2 : b->split == 3 ? multiprocessors * 3 / 10
-                                                                                              : multiprocessors * 3 / 13);
+    static const int of_132[] = { 0, 132, 66, 39, 30, 22, 16, 14, 14 };
+    const int        fit      = of_132[blocks] * multiprocessors / 132;
+    return fit > 0 ? fit : 1;
 }
 
-static bool twin_takes(const struct twin_build *b, const linear_call *c, const struct linear_args *a, int split)
+/* Whether all its clusters run at once. */
+static bool share_fits(const struct share_build *b, int multiprocessors, int64_t rows, int64_t columns)
 {
-    return split == 1 && b->dtype == a->dtype && sgk_kernel_fits(&b->kernel, c->device) && a->batch == 1 && operands_in_boxes(c, a) && out_in_boxes(a);
+    return ceil_div(rows, b->rows) * ceil_div(columns, b->bn) <= clusters_at_once(b->split, multiprocessors);
 }
 
-/* Clusters of two tiles. */
-static int64_t twin_down(const struct twin_build *b, int64_t rows) { return ceil_div(rows, b->across ? b->rows : 2 * b->rows); }
-static int64_t twin_across(const struct twin_build *b, int64_t columns) { return ceil_div(columns, b->across ? 2 * b->bn : b->bn); }
+/* The row of a table that this kernel is, or NULL. */
+#define ROW(builds, choice) \
+    ((uintptr_t)(choice).kernel - (uintptr_t)(builds) < sizeof(builds) ? (void *)(choice).kernel : NULL)
 
-/* Whether all run at once. */
-static bool twin_fits(const struct twin_build *b, int multiprocessors, int64_t rows, int64_t columns)
+/* A build's tile, the blocks of a cluster, and what a multiprocessor has of them at a time. */
+typedef struct { int rows, columns, slabs, cluster, resident; } linear_tile;
+
+static linear_tile tile_of(linear_choice choice)
 {
-    return twin_down(b, rows) * twin_across(b, columns) <= multiprocessors / 2;
+    const struct wgmma_build *w = ROW(wgmma_builds, choice);
+    const struct wide_build  *x = ROW(wide_builds, choice);
+    const struct share_build *q = ROW(share_builds, choice);
+    if (w) return (linear_tile){ w->swap ? w->bn : w->rows, w->swap ? w->rows : w->bn, w->slabs, choice.split, w->resident };
+    if (x) return (linear_tile){ WIDE_ROWS, x->bn, 1, 1, 1 };
+    if (q) return (linear_tile){ q->rows, q->bn, q->slabs, q->split, 1 };
+    return (linear_tile){ 0, 0, 0, 0, 0 };
+}
+
+/*
+ * The parts of the GPU (GPCs). An H200 gives each as many blocks as the others: blocks in the order of their numbers, clusters in turn. What the blocks of a part
+ * read at about the same time comes to it once.
+ */
+enum { GPU_PARTS = 8 };
+
+/* How many rows of both operands the parts read in all while the first clusters run, where tiles go down in bands of so many. */
+static int64_t rows_read(const linear_tile *t, int64_t down, int64_t across, int64_t clusters, int64_t band)
+{
+    int64_t sum = 0;
+    for (int part = 0; part < GPU_PARTS; ++part) {
+        int64_t       downs[160], acrosses[160], rows = 0, columns = 0;
+        const bool    in_turn = t->cluster > 1;
+        const int64_t end     = in_turn ? clusters : clusters * (part + 1) / GPU_PARTS;
+        for (int64_t id = in_turn ? part : clusters * part / GPU_PARTS; id < end; id += in_turn ? GPU_PARTS : 1) {
+            const int64_t top = id / (band * across) * band, rest = id % (band * across), high = least(band, down - top), y = top + rest % high, x = rest / high;
+            int64_t       i = 0;
+            while (i < rows && downs[i] != y) ++i;
+            if (i == rows) downs[rows++] = y;
+            for (i = 0; i < columns && acrosses[i] != x;) ++i;
+            if (i == columns) acrosses[columns++] = x;
+        }
+        sum += rows * t->rows + columns * t->columns;
+    }
+    return sum * t->cluster;                    /* its blocks have each another part of K */
+}
+
+/* The band of tiles of input with the least to read; of those the weight's where that is the first operand. */
+static int band_of(const linear_tile *t, int64_t rows, int64_t columns, int multiprocessors)
+{
+    const int64_t down = ceil_div(rows, t->rows), across = ceil_div(columns, t->columns), clusters = least(down * across, least(160, (int64_t)clusters_at_once(t->cluster, multiprocessors) * t->resident));
+    int           best   = 1;
+    int64_t       fewest = INT64_MAX;
+    for (int band = 1; band <= 16 && band <= down; ++band) {
+        const int64_t read = rows_read(t, down, across, clusters, band);
+        if (read < fewest) best = band, fewest = read;
+    }
+    return best;
 }
 
 /* `batch` matrices of `rows` rows, in boxes of `width` x `height` elements; a row or a matrix alone has any stride. */
@@ -359,6 +404,10 @@ static sgk_tensor_map boxes(const struct linear_args *a, const void *data, int64
         .promotion = SGK_PROMOTE_256,
     };
 }
+
+/* Rows of a box for tiles of so many: no more than there are. And the bytes of two such boxes, LINEAR_WGMMA_DEPTH wide. */
+static int box_rows(int tile, int64_t rows) { return (int)least(tile, rows); }
+static int slab_bytes(const struct linear_args *a, int rows, int columns) { return (box_rows(rows, a->rows) + box_rows(columns, a->columns)) * LINEAR_WGMMA_DEPTH * 2; }
 
 /* Pieces of a column to L2 in advance: a quarter of 7168. */
 enum { FEW_AHEAD = 224 };
@@ -408,16 +457,17 @@ static sgk_status launch_wgmma(const struct wgmma_build *b, const linear_call *c
         .first_tiles  = b->swap || b->lean ? across : down,
         .second_tiles = b->swap ? down : across,
         .tiles        = (int32_t)(across * (b->lean ? 1 : down) * a->batch),
-        .band         = 8,
+        .band         = choice.band,
         .parts        = parts,
         .share        = steps / split,
         .rest         = steps % split,
         .split        = split,
         .pieces       = wgmma_pieces(b, split),
         .by_tma       = out_in_boxes(a),
+        .stage_bytes  = b->slabs * (b->swap ? slab_bytes(a, b->bn, b->rows) : slab_bytes(a, b->rows, b->bn)),
     };
-    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->bn : b->rows);
-    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->swap ? b->rows : b->bn);
+    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, box_rows(b->swap ? b->bn : b->rows, a->rows));
+    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, box_rows(b->swap ? b->rows : b->bn, a->columns));
     const sgk_tensor_map out    = boxes(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, b->swap ? 64 : chunk, b->swap ? chunk : 64);
     SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, b->swap ? &w.second : &w.first));
     SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, b->swap ? &w.first : &w.second));
@@ -447,15 +497,16 @@ static sgk_status launch_wide(const struct wide_build *b, const linear_call *c, 
         .l            = *a,
         .first_tiles  = (int32_t)ceil_div(a->rows, WIDE_ROWS),
         .second_tiles = (int32_t)ceil_div(a->columns, b->bn),
-        .band         = 16,
+        .band         = choice.band,
         .parts        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH),
         .share        = (int32_t)pairs(a) / choice.split,
         .rest         = (int32_t)pairs(a) % choice.split,
         .split        = choice.split,
+        .stage_bytes  = slab_bytes(a, WIDE_ROWS, b->bn),
     };
     w.tiles                     = (int32_t)(w.first_tiles * w.second_tiles * a->batch);
-    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, WIDE_ROWS);
-    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->bn);
+    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, box_rows(WIDE_ROWS, a->rows));
+    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, box_rows(b->bn, a->columns));
     const sgk_tensor_map out    = boxes(a, a->out, a->columns, a->rows, a->out_stride, a->out_batch, 64, 64);
     SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, &w.first));
     SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, &w.second));
@@ -472,55 +523,30 @@ static sgk_status launch_wide(const struct wide_build *b, const linear_call *c, 
 
 static sgk_status launch_share(const struct share_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
 {
-    const int                steps = (int)ceil_div(a->depth, LINEAR_WGMMA_DEPTH), most = (b->bn / 8 + b->split - 1) / b->split;
+    const int                steps = (int)ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs), most = (b->bn / 8 + b->split - 1) / b->split;
     struct linear_wgmma_args w = {
         .l            = *a,
-        .first_tiles  = (int32_t)ceil_div(a->rows, WIDE_ROWS),
+        .first_tiles  = (int32_t)ceil_div(a->rows, b->rows),
         .second_tiles = (int32_t)ceil_div(a->columns, b->bn),
+        .band         = choice.band,
         .share        = steps / b->split,
         .rest         = steps % b->split,
+        .stage_bytes  = b->slabs * slab_bytes(a, b->rows, b->bn),
     };
-    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, WIDE_ROWS);
-    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->bn);
+    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, box_rows(b->rows, a->rows));
+    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, box_rows(b->bn, a->columns));
     SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, &w.first));
     SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, &w.second));
     const sgk_launch shape = {
         .grid          = { w.first_tiles * ceil_div(a->columns, b->bn) * b->split },
-        .block         = { 384 },
-        .shared_memory = (unsigned)(b->stages * ((WIDE_ROWS + b->bn) * 128 + 16) + (b->split - 1) * most * 256 * 16 + 8),
-        .cluster       = (unsigned)b->split,
+        .block         = { 2 * b->rows + 128 },
+        .shared_memory = (unsigned)(b->stages * (b->slabs * (b->rows + b->bn) * 128 + 16) + (b->split - 1) * most * 2 * b->rows * 16 + 8),
+        .cluster       = b->split > 1 ? (unsigned)b->split : 0,
         .alone         = !a->early,
     };
     if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
     return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
 }
-
-static sgk_status launch_twin(const struct twin_build *b, const linear_call *c, linear_choice choice, const struct linear_args *a)
-{
-    struct linear_wgmma_args w = {
-        .l            = *a,
-        .first_tiles  = (int32_t)twin_down(b, a->rows),
-        .second_tiles = (int32_t)twin_across(b, a->columns),
-        .parts        = (int32_t)ceil_div(a->depth, LINEAR_WGMMA_DEPTH),
-    };
-    const sgk_tensor_map input  = boxes(a, a->input, a->depth, a->rows, a->input_stride, a->input_batch, LINEAR_WGMMA_DEPTH, b->across ? b->rows / 2 : b->rows);
-    const sgk_tensor_map weight = boxes(a, a->weight, a->depth, a->columns, a->weight_stride, a->weight_batch, LINEAR_WGMMA_DEPTH, b->across ? b->bn : b->bn / 2);
-    SGK_TRY(sgk_cuda_tensor_map(c->op, "input", &input, &w.first));
-    SGK_TRY(sgk_cuda_tensor_map(c->op, "weight", &weight, &w.second));
-    const sgk_launch shape = {
-        .grid          = { (int64_t)w.first_tiles * w.second_tiles * 2 },
-        .block         = { 288 },
-        .shared_memory = (unsigned)(b->stages * ((b->rows + b->bn) * 128 + 16)),
-        .cluster       = 2,
-        .alone         = !a->early,
-    };
-    if (sgk_log_wanted(c->exec)) sgk_log(c->exec, "%s: cuda, %s %s %s%s", c->op, b->kernel.file, b->kernel.entry, b->kernel.defines, c->why);
-    return sgk_cuda_launch(c->op, choice.kernel, &shape, c->ordinal, c->exec, &w, sizeof w);
-}
-
-/* The row of a table that this kernel is, or NULL. */
-#define ROW(builds, choice) \
-    ((uintptr_t)(choice).kernel - (uintptr_t)(builds) < sizeof(builds) ? (void *)(choice).kernel : NULL)
 
 /* Whether the build takes the shape; if so, and `run`, it runs. */
 static bool takes(const linear_call *c, linear_choice choice, const struct linear_args *a, bool run, sgk_status *status)
@@ -533,7 +559,6 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     const struct wgmma_build  *w     = ROW(wgmma_builds, choice);
     const struct wide_build   *x     = ROW(wide_builds, choice);
     const struct share_build  *q     = ROW(share_builds, choice);
-    const struct twin_build   *d     = ROW(twin_builds, choice);
     const struct simt_build   *f     = ROW(simt_builds, choice);
     const bool                 legal = v ? vector_takes(v, c, a, choice.split) : s ? stream_takes(s, c, a, choice.split)
                                                                              : h   ? few_takes(h, c, a, choice.split)
@@ -542,7 +567,6 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
                                                                              : w   ? wgmma_takes(w, c, a, choice.split)
                                                                              : x   ? wide_takes(x, c, a, choice.split)
                                                                              : q   ? share_takes(q, c, a, choice.split)
-                                                                             : d   ? twin_takes(d, c, a, choice.split)
                                                                                    : f && simt_takes(f, c, a, choice.split);
     if (!legal || !run) return legal;
     if (v) *status = launch(c, choice, ceil_div(a->columns, v->share > 1 ? 2 : 8), v->share > 1 ? v->share : 4, 0, a);
@@ -556,7 +580,6 @@ static bool takes(const linear_call *c, linear_choice choice, const struct linea
     if (w) *status = launch_wgmma(w, c, choice, a);
     if (x) *status = launch_wide(x, c, choice, a);
     if (q) *status = launch_share(q, c, choice, a);
-    if (d) *status = launch_twin(d, c, choice, a);
     if (f) *status = launch(c, choice, tiles(a, 64, 64), 4, 0, a);
     return true;
 }
@@ -573,7 +596,7 @@ static linear_choice choose_simt(const linear_call *c, const struct linear_args 
     const int64_t blocks = batch_invariant ? ceil_div(a->columns, 64) : tiles(a, 64, 64) * a->batch;
     int           split  = 1;
     while (simt_takes(s, c, a, 2 * split) && 2 * split * blocks <= 4 * c->device->multiprocessors && a->depth >= 512 * split) split *= 2;
-    return (linear_choice){ &s->kernel, split };
+    return (linear_choice){ .kernel = &s->kernel, .split = split };
 }
 
 /* Results in f32 of long sums: chains on the matrix units, which cut what they add, are no longer than 1024. To 8192 cuBLASLt has one chain, too. */
@@ -587,8 +610,6 @@ static bool in_shares(linear_choice choice, const struct linear_args *a, int sha
 {
     const struct wgmma_build *w = ROW(wgmma_builds, choice);
     const struct share_build *q = ROW(share_builds, choice);
-    const struct twin_build  *d = ROW(twin_builds, choice);
-    if (d) return shares == 1 && d->rows == 128 && !in_chains(a);
     if (q) return q->split == shares && !in_chains(a) && (shares == 1 || ceil_div(a->depth, LINEAR_WGMMA_DEPTH) % (2 * shares) == 0);
     if (ROW(wide_builds, choice)) return choice.split == shares && !in_chains(a);
     return w && choice.split == shares && (w->chain > 0) == in_chains(a) && (w->slabs <= 2 || shares == 1 || pairs(a) % (2 * shares) == 0);
@@ -597,8 +618,8 @@ static bool in_shares(linear_choice choice, const struct linear_args *a, int sha
 static linear_choice choose_vector(const linear_call *c, const struct linear_args *a)
 {
     for (size_t i = 0; i < COUNT(vector_builds); ++i)
-        if (vector_builds[i].share == 1 && vector_takes(&vector_builds[i], c, a, 1)) return (linear_choice){ &vector_builds[i].kernel, 1 };
-    return (linear_choice){ NULL, 1 };
+        if (vector_builds[i].share == 1 && vector_takes(&vector_builds[i], c, a, 1)) return (linear_choice){ .kernel = &vector_builds[i].kernel, .split = 1 };
+    return (linear_choice){ .split = 1 };
 }
 
 /*
@@ -607,7 +628,7 @@ static linear_choice choose_vector(const linear_call *c, const struct linear_arg
  */
 static linear_choice choose_stream(const linear_call *c, const struct linear_args *a)
 {
-    linear_choice best       = { NULL, 1 };
+    linear_choice best       = { .split = 1 };
     double        least_time = 0;
     for (size_t i = 0; i < COUNT(stream_builds); ++i) {
         struct stream_build *b = &stream_builds[i];
@@ -617,7 +638,7 @@ static linear_choice choose_stream(const linear_call *c, const struct linear_arg
             const double slabs = (double)ceil_div(ceil_div(a->depth, 64), split) * (double)ceil_div(blocks, c->device->multiprocessors);
             const double block = slabs * 128 * (double)(b->columns + least(a->rows, b->rows)) / 40, all = 2.0 * (double)(a->batch * a->columns * a->depth) / 4300;
             const double time = (block > all ? block + all / 8 : all + block / 8) + (split > 1 ? 400 : 0);
-            if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, split }, least_time = time;
+            if (!best.kernel || time < least_time) best = (linear_choice){ .kernel = &b->kernel, .split = split }, least_time = time;
         }
     }
     return best;
@@ -638,17 +659,17 @@ static linear_choice choose_few(const linear_call *c, const struct linear_args *
 {
     if (3 * ceil_div(a->columns, LINEAR_FEW_COLUMNS) >= c->device->multiprocessors && a->depth >= 2048) {
         for (size_t i = 0; i < COUNT(few_builds); ++i)
-            if (few_takes(&few_builds[i], c, a, 1) && few_fits(&few_builds[i], c, a)) return (linear_choice){ &few_builds[i].kernel, 1 };
+            if (few_takes(&few_builds[i], c, a, 1) && few_fits(&few_builds[i], c, a)) return (linear_choice){ .kernel = &few_builds[i].kernel, .split = 1 };
         for (size_t i = 0; i < COUNT(pair_builds); ++i)
-            if (pair_takes(&pair_builds[i], c, a, 1) && pair_fits(c, a)) return (linear_choice){ &pair_builds[i].kernel, 1 };
+            if (pair_takes(&pair_builds[i], c, a, 1) && pair_fits(c, a)) return (linear_choice){ .kernel = &pair_builds[i].kernel, .split = 1 };
     }
-    return (linear_choice){ NULL, 1 };
+    return (linear_choice){ .split = 1 };
 }
 
 /* The tile with the least work on the busiest multiprocessor. The batch-invariant choice is among those that walk K in one chain, or in equal ones. */
 static linear_choice choose_mma(const linear_call *c, const struct linear_args *a, bool batch_invariant)
 {
-    linear_choice best       = { NULL, 1 };
+    linear_choice best       = { .split = 1 };
     double        least_time = 0;
     for (size_t i = 0; i < COUNT(mma_builds); ++i) {
         struct mma_build *b = &mma_builds[i];
@@ -659,95 +680,146 @@ static linear_choice choose_mma(const linear_call *c, const struct linear_args *
     return best;
 }
 
-/* Blocks that are one full round, and hardly any of them on what is not there. */
-static bool one_round(int multiprocessors, int64_t blocks, int area, const struct linear_args *a)
+/* Builds by what distinguishes them, whatever their order. */
+#define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
+#define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
+#define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
+#define W(swap, behind, resident, rows, bn, split) \
+    (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
+#define F(rows, warps)               (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
+#define L(resident, rows, bn, split) (UINT32_C(6) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
+#define P(rows)                      (UINT32_C(7) << 28 | (uint32_t)(rows))
+#define X(bn, split)                 (UINT32_C(8) << 28 | (uint32_t)(bn) << 8 | (uint32_t)(split))
+#define H(bn, split)                 (UINT32_C(9) << 28 | (uint32_t)(bn) << 8 | (uint32_t)(split))
+#define O(rows, bn)                  (UINT32_C(10) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn))
+
+static uint32_t token_of(linear_choice choice)
 {
-    return blocks <= multiprocessors && 11 * blocks >= 10 * multiprocessors && 10 * a->rows * a->columns * a->batch >= 9 * blocks * area;
+    const struct vector_build *v = ROW(vector_builds, choice);
+    const struct stream_build *s = ROW(stream_builds, choice);
+    const struct few_build    *h = ROW(few_builds, choice);
+    const struct pair_build   *p = ROW(pair_builds, choice);
+    const struct mma_build    *m = ROW(mma_builds, choice);
+    const struct wgmma_build  *w = ROW(wgmma_builds, choice);
+    const struct wide_build   *x = ROW(wide_builds, choice);
+    const struct share_build  *q = ROW(share_builds, choice);
+    return v   ? V(v->rows, v->share)
+           : s ? S(s->columns, s->rows, s->stages, choice.split)
+           : h ? F(h->rows, h->warps)
+           : p ? P(p->rows)
+           : m ? M(m->bm, m->bn)
+           : w ? w->lean ? L(w->resident, w->rows, w->bn, choice.split) : W(w->swap, w->behind, w->resident, w->rows, w->bn, choice.split)
+           : x ? X(x->bn, choice.split)
+           : q ? q->split == 1 ? O(q->rows, q->bn) : H(q->bn, q->split)
+               : 0;
 }
 
 /*
- * Many rows, K from 2048 on, and tiles that are one full round: what was measured 4 to 18 % faster than what the model below chooses. From 2048 rows on
- * that are pairs of tiles; those of 64 x 64 read the most for their products, so K must not be long; of 64 x 128 and 128 x 64, as many, the first is for
- * squares; 64 x 96 is the table's alone. Fewer rows are 2 to 9 % faster by the same tiles on their own.
+ * Whether hardly any of a tile would be empty, and the GPU has room for what must run at one time. A call whose K is in shares whatever its rows (`fixed`)
+ * may have several rounds of them.
  */
-static linear_choice choose_round(const linear_call *c, const struct linear_args *a, int shares)
+static bool sensible(linear_choice choice, int64_t rows, int64_t columns, int64_t depth, int multiprocessors, bool fixed)
 {
-    const int multiprocessors = c->device->multiprocessors;
-    if (a->rows < 1024 || a->depth < 2048) return (linear_choice){ NULL, 1 };
-    for (size_t i = 0; i < COUNT(wgmma_builds) && a->rows < 2048; ++i) {
-        struct wgmma_build *b      = &wgmma_builds[i];
-        const linear_choice choice = { &b->kernel, 1 };
-        if (b->lean || b->chain || !(b->swap ? b->rows == 64 && b->bn == 128 : b->bn == 96) || !wgmma_takes(b, c, a, 1) || in_chains(a) || (shares && !in_shares(choice, a, shares))) continue;
-        const int64_t blocks = ceil_div(b->swap ? a->columns : a->rows, b->rows) * ceil_div(b->swap ? a->rows : a->columns, b->bn) * a->batch;
-        if (one_round(multiprocessors, blocks, b->rows * b->bn, a)) return choice;
+    const struct wgmma_build *w = ROW(wgmma_builds, choice);
+    const struct share_build *q = ROW(share_builds, choice);
+    if (ROW(wide_builds, choice)) return 2 * rows > WIDE_ROWS;
+    if (q) return 2 * rows > q->rows && share_fits(q, multiprocessors, rows, columns);
+    if (!w) return false;
+    const int64_t down = ceil_div(w->swap ? columns : rows, w->rows), across = ceil_div(w->swap ? rows : columns, w->bn);
+    if (w->swap ? w->bn >= 2 * rows && w->bn > 16 : 2 * rows <= w->rows) return false;
+    if (w->lean && (w->swap ? across : down) > (w->bn < 128 ? 4 : 1)) return false;
+    return fixed || choice.split == 1 || (down * across * choice.split <= (int64_t)w->resident * multiprocessors && depth >= (int64_t)choice.split * 256);
+}
+
+/* Near what rows_read() gives of the best band, for one part. */
+static double part_rows(const linear_tile *t, int64_t rows, int64_t columns, int64_t clusters)
+{
+    const double down = (double)ceil_div(rows, t->rows), across = (double)ceil_div(columns, t->columns), each = (double)clusters / GPU_PARTS;
+    double       fewest = INFINITY;
+    for (int band = 1; band <= 16 && band <= down; ++band) {
+        const double wide = each / band < 1 ? 1 : each / band < across ? each / band
+                                                                       : across,
+                     high = each / wide, read = high * t->rows + wide * t->columns;
+        if (read < fewest) fewest = read;
     }
-    for (size_t i = 0; i < COUNT(twin_builds) && a->rows >= 2048; ++i) {
-        struct twin_build  *b      = &twin_builds[i];
-        const linear_choice choice = { &b->kernel, 1 };
-        if (!twin_takes(b, c, a, 1) || !twin_fits(b, multiprocessors, a->rows, a->columns) || (shares && !in_shares(choice, a, shares))) continue;
-        if (b->rows == 64 && (b->bn == 64 ? a->depth > 3072 : b->bn == 96 || a->columns < a->rows)) continue;
-        if (one_round(multiprocessors, 2 * twin_down(b, a->rows) * twin_across(b, a->columns), b->rows * b->bn, a)) return choice;
-    }
-    return (linear_choice){ NULL, 1 };
+    return fewest * t->cluster;
+}
+
+bool linear_work(linear_choice choice, int64_t rows, int64_t columns, int64_t depth, int64_t batch, int multiprocessors, double work[LINEAR_WORK])
+{
+    const linear_tile t = tile_of(choice);
+    if (!t.rows) return false;
+    const int     shares   = t.cluster;
+    const int64_t clusters = ceil_div(rows, t.rows) * ceil_div(columns, t.columns) * batch, room = (int64_t)clusters_at_once(t.cluster, multiprocessors) * t.resident;
+    const int64_t rounds = ceil_div(clusters, room), slabs = ceil_div(ceil_div(depth, LINEAR_WGMMA_DEPTH * t.slabs), shares) * t.slabs;
+    work[0] = 1;
+    work[1] = (double)(rounds - 1);
+    work[2] = (double)(rounds * slabs);
+    work[3] = work[2] * part_rows(&t, rows, columns, least(clusters, room)) / 1000;
+    work[4] = 2.0 * (double)batch * ((double)(rows + columns) * (double)depth + (double)rows * (double)columns) / 4000;
+    return true;
+}
+
+static const struct cost {
+    uint32_t token;
+    int32_t  begin, round, slab, rows, memory, error;   /* nanoseconds; the last two in thousandths */
+} costs[] = {
+#include "gemm_costs.def"
+};
+
+static const struct cost *cost_of(linear_choice choice)
+{
+    if (choice.split > 2) choice.split = 2;     /* several */
+    const uint32_t token = token_of(choice);
+    for (size_t i = 0; i < COUNT(costs); ++i)
+        if (costs[i].token == token) return &costs[i];
+    return NULL;
+}
+
+bool linear_has_cost(linear_choice choice) { return !tile_of(choice).rows || cost_of(choice); }
+
+/*
+ * Nanoseconds that the build takes by what was measured of it, but no less than memory, and as much more as such times are wrong by: of two that seem alike, the
+ * one that is known better.
+ */
+static double expected(linear_choice choice, const struct linear_args *a, int multiprocessors)
+{
+    const struct cost *cost = cost_of(choice);
+    double             w[LINEAR_WORK];
+    if (!cost) return INFINITY;
+    linear_work(choice, a->rows, a->columns, a->depth, a->batch, multiprocessors, w);
+    const double busy   = cost->begin + w[1] * cost->round + w[2] * cost->slab + w[3] * cost->rows + w[4] * cost->memory / 1000;
+    const double memory = w[4] + 2200, less = busy < memory ? busy : memory, more = busy < memory ? memory : busy, part = less / more;
+    return more * (1 + part * part * part * part * part * part / 6) * (1 + cost->error * 1e-3);        /* near the root of the sum of sixth powers */
 }
 
 /*
- * The tile and the shares of K with the least time by a model fitted to measurements on an H200: the busiest multiprocessor's slabs, each as
- * long as the matrix units or its reads from L2 take, against the time that memory takes; in nanoseconds. Clusters of 3 and more blocks do
- * not fill every part of the GPU. Where the kernel of wide tiles takes the call, the other one's wide tiles need not be looked at, and its
- * 128x128 ends as late as it does beside them; 136 and 176 columns gain in short runs alone, so they must save a round. Where the kernel whose
- * tiles share K takes the call, no other need cut it. `shares`: only what gives the bits of so many shares of K, so where they are few narrow tiles have
- * to fill the GPU; 0: any. Tiles that are one full round come first.
+ * The tile and the shares of K with the least time by costs that sgk-check --costs measured. `shares`: only what gives the bits of so many shares of K; 0:
+ * any.
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, int shares)
 {
-    linear_choice best            = choose_round(c, a, shares);
-    double        least_time      = 0;
-    const int     multiprocessors = c->device->multiprocessors;
-    const int64_t rows = a->rows, batch = a->batch;
-    if (best.kernel) return best;
-    const double memory = 2.0 * (double)batch * ((double)rows * (double)a->depth + (double)a->columns * (double)(a->depth + rows)) / 4100;
-    for (size_t i = 0; i < COUNT(wide_builds) && rows > WIDE_ROWS; ++i) {
-        struct wide_build  *b      = &wide_builds[i];
-        const linear_choice choice = { &b->kernel, b->shares ? shares : 1 };
-        if (!wide_takes(b, c, a, choice.split) || (shares && !in_shares(choice, a, shares))) continue;
-        const double rounds = (double)ceil_div(ceil_div(rows, WIDE_ROWS) * ceil_div(a->columns, b->bn) * batch, multiprocessors);
-        const double busy   = rounds * ((double)ceil_div(a->depth, LINEAR_WGMMA_DEPTH) * (b->bn * 2.75 + 8) + 2500 + 400 * (choice.split - 1));
-        const double time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) * (b->bn % 32 ? 1.03 : 1);
-        if (!best.kernel || time < least_time) best = choice, least_time = time;
-    }
-    const bool wide   = best.kernel != NULL;
-    bool       shared = false;
-    for (size_t i = 0; i < COUNT(share_builds) && rows > WIDE_ROWS; ++i) {
-        struct share_build *b = &share_builds[i];
-        if (!share_takes(b, c, a, 1) || !share_fits(b, c, a) || (shares && !in_shares((linear_choice){ &b->kernel, 1 }, a, shares))) continue;
-        const double blocks = (double)(tiles(a, WIDE_ROWS, b->bn) * b->split), steps = (double)ceil_div(ceil_div(a->depth, LINEAR_WGMMA_DEPTH), b->split);
-        const double multiply = b->bn * 2.2 + 8, read = blocks * (WIDE_ROWS + b->bn) * 128 / 11800;
-        const double busy = steps * (multiply > read ? multiply : read) + 2300 + 250 * b->split + 18 * b->bn;
-        const double time = busy > memory ? busy + memory / 4 : memory + busy / 4;
-        if (!best.kernel || time < least_time) best = (linear_choice){ &b->kernel, 1 }, least_time = time;
-        shared = true;
-    }
-    for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
-        struct wgmma_build *b      = &wgmma_builds[i];
-        const bool          narrow = !b->swap && b->bn < 128;
-        if (!wgmma_takes(b, c, a, 1) || (b->behind && b->bn < 256) || (b->resident > 1 && !shares) || (narrow && !(shares && rows <= 512)) || (b->chain > 0) != in_chains(a)) continue;
-        if (b->swap && b->bn == 128 && b->lean != (rows <= 128)) continue;
-        if (b->swap ? (b->bn >= 2 * rows && b->bn > 16) || (b->bn * (shares && b->bn >= 64 ? 4 : 1) < rows && b->bn < 128) : rows <= 64) continue;
-        const int64_t all      = ceil_div(b->swap ? a->columns : rows, b->rows) * ceil_div(b->swap ? rows : a->columns, b->bn) * batch;
-        const int64_t steps    = ceil_div(a->depth, LINEAR_WGMMA_DEPTH * b->slabs);
-        const double  multiply = b->rows * b->bn / 32 / 1.4, read = (b->rows + b->bn) * 128 / 95.0, slab = multiply > read ? multiply : read;
-        for (int split = shares ? shares : 1; split <= (shares ? shares : 4) && split <= steps; ++split) {
-            const linear_choice choice = { &b->kernel, split };
-            if (!shares && split > 1 && all * split > (split > 2 ? multiprocessors * 3 / 4 : multiprocessors)) break;
-            if (!wgmma_takes(b, c, a, split) || (wide && split == 1 && !b->swap && !narrow) || (shared && split > 1) || (shares && !in_shares(choice, a, shares)) || (wide && split > 1 && !shares && all * split > multiprocessors)) continue;
-            const int64_t rounds = ceil_div(all * split, multiprocessors);
-            const int     end    = wide && split == 1 && b->rows * b->bn == 128 * 128 ? 1700 : 800;
-            const double  busy   = (double)rounds * ((double)(ceil_div(steps, split) * b->slabs) * slab + end);
-            const double  time   = (busy > memory ? busy + memory / 8 : memory + busy / 8) + (split > 1 ? (double)(rounds * (500 + b->rows * b->bn / 6)) : 0);
-            if (!best.kernel || time < least_time) best = choice, least_time = time;
-        }
-    }
+    static const struct {
+        void  *rows;
+        size_t count, row_size;
+    } tables[] = {
+        { wide_builds, COUNT(wide_builds), sizeof *wide_builds },
+        { share_builds, COUNT(share_builds), sizeof *share_builds },
+        { wgmma_builds, COUNT(wgmma_builds), sizeof *wgmma_builds },
+    };
+    linear_choice best       = { .split = 1 };
+    double        least_time = 0;
+    for (size_t t = 0; t < COUNT(tables); ++t)
+        for (size_t i = 0; i < tables[t].count; ++i)
+            for (int split = 1; split <= 8; ++split) {
+                if (split > 1 && tables[t].rows == share_builds) break;
+                const linear_choice       choice = { .kernel = (sgk_kernel *)((char *)tables[t].rows + i * tables[t].row_size), .split = split };
+                const struct wgmma_build *w      = ROW(wgmma_builds, choice);
+                if (!takes(c, choice, a, false, NULL) || !sensible(choice, a->rows, a->columns, a->depth, c->device->multiprocessors, shares > 0)) continue;
+                if (shares ? !in_shares(choice, a, shares) : (w && (w->chain > 0) != in_chains(a)) || (ROW(wide_builds, choice) && split > 1)) continue;
+                const double time = expected(choice, a, c->device->multiprocessors);
+                if (!best.kernel || time < least_time) best = choice, least_time = time;
+            }
     return best;
 }
 
@@ -765,19 +837,6 @@ static int invariant_shares(const linear_call *c, const struct linear_args *a)
 
 /* ---- what was measured: gemm_table.def ---------------------------------------------------------------------------------------- */
 
-/* Builds by what distinguishes them, whatever their order. */
-#define S(columns, rows, stages, split) (UINT32_C(1) << 28 | (uint32_t)(columns) << 20 | (uint32_t)(rows) << 14 | (uint32_t)(stages) << 8 | (uint32_t)(split))
-#define V(rows, share)                  (UINT32_C(2) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(share))
-#define M(bm, bn)                       (UINT32_C(3) << 28 | (uint32_t)(bm) << 10 | (uint32_t)(bn))
-#define W(swap, behind, resident, rows, bn, split) \
-    (UINT32_C(4) << 28 | (uint32_t)(swap) << 27 | (uint32_t)(behind) << 25 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
-#define F(rows, warps)               (UINT32_C(5) << 28 | (uint32_t)(rows) << 8 | (uint32_t)(warps))
-#define L(resident, rows, bn, split) (UINT32_C(6) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn) << 7 | (uint32_t)(resident) << 5 | (uint32_t)(split))
-#define P(rows)                      (UINT32_C(7) << 28 | (uint32_t)(rows))
-#define X(bn)                        (UINT32_C(8) << 28 | (uint32_t)(bn))
-#define H(bn, split)                 (UINT32_C(9) << 28 | (uint32_t)(bn) << 8 | (uint32_t)(split))
-#define D(rows, bn)                  (UINT32_C(10) << 28 | (uint32_t)(rows) << 16 | (uint32_t)(bn))
-
 const char *linear_token(linear_choice choice, char *text, size_t size)
 {
     const struct vector_build *v = ROW(vector_builds, choice);
@@ -788,7 +847,6 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
     const struct wide_build   *x = ROW(wide_builds, choice);
     const struct share_build  *q = ROW(share_builds, choice);
-    const struct twin_build   *d = ROW(twin_builds, choice);
     if (v) snprintf(text, size, "V(%d, %d)", v->rows, v->share);
     else if (s) snprintf(text, size, "S(%d, %d, %d, %d)", s->columns, s->rows, s->stages, choice.split);
     else if (h) snprintf(text, size, "F(%d, %d)", h->rows, h->warps);
@@ -796,37 +854,39 @@ const char *linear_token(linear_choice choice, char *text, size_t size)
     else if (p) snprintf(text, size, "P(%d)", p->rows);
     else if (w && w->lean) snprintf(text, size, "L(%d, %d, %d, %d)", w->resident, w->rows, w->bn, choice.split);
     else if (w) snprintf(text, size, "W(%d, %d, %d, %d, %d, %d)", w->swap, w->behind, w->resident, w->rows, w->bn, choice.split);
-    else if (x) snprintf(text, size, "X(%d)", x->bn);
-    else if (q) snprintf(text, size, "H(%d, %d)", q->bn, q->split);
-    else if (d) snprintf(text, size, "D(%d, %d)", d->rows, d->bn);
+    else if (x) snprintf(text, size, "X(%d, %d)", x->bn, choice.split);
+    else if (q) snprintf(text, size, q->split == 1 ? "O(%d, %d)" : "H(%d, %d)", q->split == 1 ? q->rows : q->bn, q->split == 1 ? q->bn : q->split);
     else snprintf(text, size, "0");
     return text;
 }
 
-static sgk_kernel *kernel_of(uint32_t token, sgk_dtype dtype)
+/* The kernel of a token of the table, and its shares of K. */
+static linear_choice choice_of(uint32_t token, sgk_dtype dtype)
 {
-    const int split = (int)(token & 31);
-    for (size_t i = 0; i < COUNT(stream_builds); ++i)
-        if (stream_builds[i].dtype == dtype && token == S(stream_builds[i].columns, stream_builds[i].rows, stream_builds[i].stages, split)) return &stream_builds[i].kernel;
-    for (size_t i = 0; i < COUNT(wgmma_builds); ++i) {
-        const struct wgmma_build *w = &wgmma_builds[i];
-        if (w->dtype == dtype && w->chain == 0 && token == (w->lean ? L(w->resident, w->rows, w->bn, split) : W(w->swap, w->behind, w->resident, w->rows, w->bn, split))) return &wgmma_builds[i].kernel;
-    }
-    for (size_t i = 0; i < COUNT(vector_builds); ++i)
-        if (vector_builds[i].dtype == dtype && token == V(vector_builds[i].rows, vector_builds[i].share)) return &vector_builds[i].kernel;
-    for (size_t i = 0; i < COUNT(few_builds); ++i)
-        if (few_builds[i].dtype == dtype && token == F(few_builds[i].rows, few_builds[i].warps)) return &few_builds[i].kernel;
-    for (size_t i = 0; i < COUNT(pair_builds); ++i)
-        if (pair_builds[i].dtype == dtype && token == P(pair_builds[i].rows)) return &pair_builds[i].kernel;
-    for (size_t i = 0; i < COUNT(wide_builds); ++i)
-        if (wide_builds[i].dtype == dtype && !wide_builds[i].shares && token == X(wide_builds[i].bn)) return &wide_builds[i].kernel;
-    for (size_t i = 0; i < COUNT(share_builds); ++i)
-        if (share_builds[i].dtype == dtype && token == H(share_builds[i].bn, share_builds[i].split)) return &share_builds[i].kernel;
-    for (size_t i = 0; i < COUNT(twin_builds); ++i)
-        if (twin_builds[i].dtype == dtype && token == D(twin_builds[i].rows, twin_builds[i].bn)) return &twin_builds[i].kernel;
-    for (size_t i = 0; i < COUNT(mma_builds); ++i)
-        if (mma_builds[i].dtype == dtype && mma_builds[i].chain == 0 && token == M(mma_builds[i].bm, mma_builds[i].bn)) return &mma_builds[i].kernel;
-    return NULL;
+    static const struct {
+        void  *rows;
+        size_t count, row_size, dtype;
+    } tables[] = {
+#define TABLE(builds) { builds, COUNT(builds), sizeof *builds, offsetof(__typeof__(*builds), dtype) }
+        TABLE(stream_builds),
+        TABLE(wgmma_builds),
+        TABLE(vector_builds),
+        TABLE(few_builds),
+        TABLE(pair_builds),
+        TABLE(mma_builds),
+#undef TABLE
+    };
+    const uint32_t kind  = token >> 28;
+    const int      split = kind == 1 || kind == 4 || kind == 6 ? (int)(token & 31) : 1;
+    for (size_t t = 0; t < COUNT(tables); ++t)
+        for (size_t i = 0; i < tables[t].count; ++i) {
+            char *const               row    = (char *)tables[t].rows + i * tables[t].row_size;
+            const linear_choice       choice = { .kernel = (sgk_kernel *)row, .split = split };
+            const struct wgmma_build *w      = ROW(wgmma_builds, choice);
+            const struct mma_build   *m      = ROW(mma_builds, choice);
+            if (*(sgk_dtype *)(row + tables[t].dtype) == dtype && token_of(choice) == token && !(w && w->chain) && !(m && m->chain)) return choice;
+        }
+    return (linear_choice){ .split = 1 };
 }
 
 static const int table_rows[] = LINEAR_TABLE_ROWS;
@@ -846,36 +906,31 @@ static linear_choice with_chains(linear_choice choice)
     for (size_t i = 0; i < COUNT(wgmma_builds) && w; ++i) {
         struct wgmma_build *b = &wgmma_builds[i];
         if (b->chain > 0 && b->dtype == w->dtype && b->swap == w->swap && b->lean == w->lean && b->resident == w->resident && b->rows == w->rows && b->bn == w->bn)
-            return (linear_choice){ &b->kernel, choice.split };
+            return (linear_choice){ .kernel = &b->kernel, .split = choice.split };
     }
-    return (linear_choice){ NULL, 1 };
+    return (linear_choice){ .split = 1 };
 }
 
 /*
- * What was fastest at the next larger M of the table, for the same N and K; up to 128 rows also for an N and a K that are together less than a
- * fifth away. Above, whole tiles of rows decide, and M must have as many as the table's. Beyond 512 rows what is fastest in a short run is not
- * so in a long one, which power limits: there the model knows better. NULL: the table does not know.
+ * For few rows, what was fastest at the next larger M of the table, for the same N and K or those that are together less than a fifth away. NULL: the table does
+ * not know.
  */
 static linear_choice choose_measured(const linear_call *c, const struct linear_args *a)
 {
-    linear_choice choice = { NULL, 1 };
+    linear_choice choice = { .split = 1 };
     if (a->dtype == SGK_F32 || a->batch != 1 || c->device->arch != SGK_ARCH_90A || c->device->multiprocessors != 132) return choice;
     size_t r = 0;
     while (r < COUNT(table_rows) && table_rows[r] < a->rows) ++r;
-    if (a->rows > 512 || r == COUNT(table_rows) || (a->rows > 128 && ceil_div(a->rows, 64) != ceil_div(table_rows[r], 64))) return choice;
-    const double least_apart = a->rows > 128 ? 1 : 1.2;
-    double       nearest     = least_apart;
-    uint32_t     token       = 0;
+    if (r == COUNT(table_rows)) return choice;
+    double   nearest = 1.2;
+    uint32_t token   = 0;
     for (size_t i = 0; i < COUNT(measured); ++i) {
-        const double by = measured[i].columns == a->columns && measured[i].depth == a->depth ? 1 : apart(measured[i].columns, a->columns) * apart(measured[i].depth, a->depth);
+        const double by = apart(measured[i].columns, a->columns) * apart(measured[i].depth, a->depth);
         if (by <= nearest && measured[i].choice[r]) nearest = by, token = measured[i].choice[r];
     }
-    choice.kernel                   = token ? kernel_of(token, a->dtype) : NULL;
-    choice.split                    = (token >> 28 == 1 || token >> 28 == 4 || token >> 28 == 6) ? (int)(token & 31) : 1;
-    const struct few_build   *few   = ROW(few_builds, choice);
-    const struct share_build *share = ROW(share_builds, choice);
-    const struct twin_build  *twin  = ROW(twin_builds, choice);
-    if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a)) || (share && !share_fits(share, c, a)) || (twin && !twin_fits(twin, c->device->multiprocessors, a->rows, a->columns))) {          /* it is for the neighbour's columns, not for these */
+    if (token) choice = choice_of(token, a->dtype);
+    const struct few_build *few = ROW(few_builds, choice);
+    if ((few && !few_fits(few, c, a)) || (ROW(pair_builds, choice) && !pair_fits(c, a))) {          /* it is for the neighbour's columns, not for these */
         choice = choose_few(c, a);
         if (!choice.kernel) choice = choose_wgmma(c, a, 0);
     }
@@ -893,24 +948,13 @@ bool linear_sensible(linear_choice choice, int64_t rows, int64_t columns, int64_
     const struct pair_build   *p = ROW(pair_builds, choice);
     const struct mma_build    *m = ROW(mma_builds, choice);
     const struct wgmma_build  *w = ROW(wgmma_builds, choice);
-    const struct wide_build   *x = ROW(wide_builds, choice);
-    const struct share_build  *q = ROW(share_builds, choice);
-    const struct twin_build   *d = ROW(twin_builds, choice);
-    if ((m && m->chain > 0) || (w && w->chain > 0) || (x && x->shares)) return false;
-    if (x) return rows > WIDE_ROWS / 2;
-    if (q) return rows > WIDE_ROWS / 2 && ceil_div(rows, WIDE_ROWS) * ceil_div(columns, q->bn) * q->split <= MULTIPROCESSORS;
-    if (d) return rows > d->rows / 2 && twin_fits(d, MULTIPROCESSORS, rows, columns);
+    if ((m && m->chain > 0) || (w && w->chain > 0)) return false;
     if (v) return rows > v->rows / 2 && columns < 100000;
     if (h) return (h->rows < 2 * rows || h->rows == 8) && ceil_div(columns, LINEAR_FEW_COLUMNS) <= 4 * MULTIPROCESSORS;
     if (p) return (p->rows < 2 * rows || p->rows == 8) && ceil_div(columns, LINEAR_PAIR_COLUMNS) <= 4 * MULTIPROCESSORS;
     if (s) return (s->rows < 2 * rows || s->rows == 8) && (choice.split == 1 || ceil_div(columns, s->columns) * choice.split <= MULTIPROCESSORS);
     if (m) return rows > m->bm / 2 && rows <= 2 * m->bm && rows <= 64;
-    if (!w) return false;
-    const int64_t down = ceil_div(w->swap ? columns : rows, w->rows), across = ceil_div(w->swap ? rows : columns, w->bn);
-    if (w->swap && (w->bn >= 2 * rows && w->bn > 16)) return false;
-    if (w->lean && (w->swap ? across : down) > (w->bn < 128 ? 4 : 1)) return false;
-    if (!w->swap && 2 * rows <= w->rows) return false;
-    return choice.split == 1 || (down * across * choice.split <= w->resident * MULTIPROCESSORS && depth >= (int64_t)choice.split * 256);
+    return sensible(choice, rows, columns, depth, MULTIPROCESSORS, false);
 }
 
 bool linear_same_bits(linear_choice choice, sgk_dtype dtype, sgk_dtype out_dtype, int64_t depth, int shares)
@@ -926,6 +970,21 @@ bool linear_takes(linear_choice choice, sgk_dtype dtype, sgk_dtype out_dtype, in
     const struct linear_args a = { .rows = rows, .columns = columns, .depth = depth, .out_stride = columns, .input_stride = depth, .weight_stride = depth, .dtype = dtype, .out_dtype = out_dtype, .batch = 1 };
     const linear_call        c = { .op = "linear", .why = "", .device = device, .pieces = sgk_in_pieces(NULL, depth, dtype) };
     return takes(&c, choice, &a, false, NULL);
+}
+
+/* Of the first operand of the kernel's instructions, which its bands are of. */
+static void set_band(linear_choice *choice, const struct linear_args *a, int multiprocessors)
+{
+    const struct wgmma_build *w = ROW(wgmma_builds, *choice);
+    linear_tile               t = tile_of(*choice);
+    if (!t.rows) return;
+    if (w && w->swap) {
+        const int rows = t.rows;
+        t.rows = t.columns, t.columns = rows;
+        choice->band = band_of(&t, a->columns, a->rows, multiprocessors);
+    } else {
+        choice->band = band_of(&t, a->rows, a->columns, multiprocessors);
+    }
 }
 
 /* All that a choice depends on. */
@@ -947,7 +1006,7 @@ static linear_choice *remembered(const linear_shape *shape)
     const size_t   i    = hash >> 58;
     if (memcmp(&memory[i].shape, shape, sizeof *shape)) {
         memory[i].shape  = *shape;
-        memory[i].choice = (linear_choice){ NULL, 1 };
+        memory[i].choice = (linear_choice){ .split = 1 };
     }
     return &memory[i].choice;
 }
@@ -962,7 +1021,9 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
                                   (a->batch == 1 || (sgk_in_pieces(NULL, a->input_batch, a->dtype) && sgk_in_pieces(NULL, a->weight_batch, a->dtype)));
     sgk_status status           = SGK_OK;
     if (linear_forced.kernel) {
-        SGK_REQUIRE(takes(&c, linear_forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
+        linear_choice forced = linear_forced;
+        set_band(&forced, a, device->multiprocessors);
+        SGK_REQUIRE(takes(&c, forced, a, true, &status), SGK_UNSUPPORTED, "%s: the build asked for does not take this shape", op);
         return status;
     }
     const linear_shape shape  = { a->rows, a->columns, a->depth, a->batch, a->input_stride, a->weight_stride, a->input_batch, a->weight_batch,
@@ -983,6 +1044,7 @@ sgk_status linear_on_gpu(const char *op, const struct linear_args *a, int ordina
         if (!choice.kernel) choice = choose_mma(&c, a, batch_invariant);
         if (!choice.kernel) choice = choose_simt(&c, a, batch_invariant);
     }
+    set_band(&choice, a, device->multiprocessors);
     *memory = choice;
     SGK_REQUIRE(takes(&c, choice, a, true, &status), SGK_FAILED, "%s: the build chosen does not take this shape", op);
     return status;

@@ -1,12 +1,13 @@
 /*
- * out = input weight^T for many rows whose tiles are few for the GPU, on the matrix units of sm_90a: a cluster of SPLIT blocks has one tile of 128 x BN, and
- * each block a share of K and, of the tile's columns, its own. One warpgroup starts the copies (TMA) and two multiply (wgmma), a ring of slabs of 64 in K
- * between them.
+ * out = input weight^T for many rows whose tiles are few for the GPU, on the matrix units of sm_90a: a cluster of SPLIT blocks has one tile of ROWS x BN, and
+ * each block a share of K and, of the tile's columns, its own. Of a block alone a warpgroup starts the copies (TMA) and one for 64 rows multiplies (wgmma), a
+ * ring of slabs of 64 in K between them.
  *
  *   T        f16 or bf16
+ *   ROWS     of a tile: 64 or 128
  *   BN       columns of a tile: a multiple of 16
- *   STAGES   slabs in the ring
- *   SPLIT    blocks of a cluster
+ *   STAGES   parts of the ring, of SLABS slabs each
+ *   SPLIT    blocks of a cluster; 1: a block has a tile to itself, and all of K
  *
  * Threads send their sums to the thread with the same number of the block whose columns they are; own sums stay in registers. Shares are added in their
  * order.
@@ -14,8 +15,8 @@
  * Rows of input, weight and out must be 16-byte aligned, K and N multiples of 8, out in the kernel's format. M K + N K elements read, each once a tile that
  * needs it (from L2), 2 M N K operations: bound by the matrix units, or by L2 where tiles are small.
  *
- * Shared memory: slabs [STAGES] of input [128][64], weight [BN][64]; sums from other blocks [SPLIT - 1][MOST][256] times four; barriers [STAGES], full and
- * then empty ones, and the one of the sums.
+ * Shared memory: slabs [STAGES][SLABS] of input [ROWS][64], weight [BN][64]; sums from other blocks [SPLIT - 1][MOST][2 ROWS] times four; barriers [STAGES], full
+ * and then empty ones, and the one of the sums.
  */
 #include "barrier.cuh"
 #include "cluster_push.cuh"
@@ -26,17 +27,17 @@
 #include "tma.cuh"
 #include "wgmma.cuh"
 
-#define GROUPS      2                                  /* warpgroups that multiply */
-#define ROWS        (64 * GROUPS)
+#define GROUPS      (ROWS / 64)                        /* warpgroups that multiply */
 #define MULTIPLIERS (128 * GROUPS)                     /* threads */
 #define INPUT_BYTES (ROWS * 128)
-#define STAGE_BYTES (INPUT_BYTES + BN * 128)
+#define SLAB_BYTES  (INPUT_BYTES + BN * 128)
+#define STAGE_BYTES (SLABS * SLAB_BYTES)
 #define PIECES      (BN / 8)                           /* of 8 columns: a thread has four sums of one */
 #define MOST        ((PIECES + SPLIT - 1) / SPLIT)     /* that a block owns; the last one may have fewer */
 #define INBOX       (STAGES * STAGE_BYTES)
 #define BARRIERS    (INBOX + (SPLIT - 1) * MOST * MULTIPLIERS * 16)
 
-#if SPLIT < 2 || PIECES <= (SPLIT - 1) * MOST
+#if ROWS % 64 || BN % 16 || SPLIT < 1 || PIECES <= (SPLIT - 1) * MOST
 #error "the macros do not fit each other"
 #endif
 
@@ -102,8 +103,10 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_share(
 {
     extern __shared__ __align__(1024) uint8_t memory[];
     const uint32_t                            base = uniform(shared_address(memory)), full = base + BARRIERS, empty = full + STAGES * 8, received = empty + STAGES * 8;
-    const int                                 group = (int)uniform(threadIdx.x / 128), t = threadIdx.x % 128, rank = (int)cluster_rank();
-    const int                                 number = cluster_number(), m = number % a.first_tiles * ROWS, n = number / a.first_tiles * BN;
+    const int                                 group = (int)uniform(threadIdx.x / 128), t = threadIdx.x % 128, rank = SPLIT > 1 ? (int)cluster_rank() : 0;
+    const int                                 number  = SPLIT > 1 ? cluster_number() : (int)blockIdx.x;
+    const int                                 in_band = a.band * a.second_tiles, top = number / in_band * a.band, rest = number % in_band, high = a.first_tiles - top < a.band ? a.first_tiles - top : a.band;
+    const int                                 m = (int)tma_inside((top + rest % high) * ROWS, ROWS, a.l.rows), n = (int)tma_inside(rest / high * BN, BN, a.l.columns);
     const int                                 from = rank * a.share + (rank < a.rest ? rank : a.rest), to = from + a.share + (rank < a.rest);
 
     if (threadIdx.x == MULTIPLIERS) {
@@ -113,7 +116,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_share(
         mbarrier_expect(received, (uint32_t)((SPLIT - 1) * own * MULTIPLIERS * 16));
     }
     __syncwarp();
-    cluster_begin();                            /* its barriers are there */
+    if (SPLIT > 1) cluster_begin();             /* its barriers are there */
     if (group < GROUPS) {
         named_sync(1, MULTIPLIERS + 32);
     } else if (t < 32) {                        /* the first copies need not wait for anybody */
@@ -133,9 +136,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_share(
             for (int k = from; k < to; ++k, advance(&p)) {
                 const uint32_t input = base + p.stage * STAGE_BYTES, arrived = full + p.stage * 8;
                 mbarrier_wait(empty + p.stage * 8, p.lap ^ 1);
-                mbarrier_expect(arrived, STAGE_BYTES);
-                tma_load2(input, &a.first, k * 64, m, arrived);
-                tma_load2(input + INPUT_BYTES, &a.second, k * 64, n, arrived);
+                mbarrier_expect(arrived, a.stage_bytes);
+                #pragma unroll
+                for (int s = 0; s < SLABS; ++s) {
+                    const int x = (k * SLABS + s) * 64;
+                    tma_load2(input + s * SLAB_BYTES, &a.first, x, m, arrived);
+                    tma_load2(input + s * SLAB_BYTES + INPUT_BYTES, &a.second, x, n, arrived);
+                }
             }
         }
     } else {
@@ -153,7 +160,10 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_share(
             mbarrier_wait(full + next.stage * 8, next.lap);
             wgmma_fence();
             #pragma unroll
-            for (int i = 0; i < 4; ++i) wgmma(d, x + i * WGMMA_STEP, y + i * WGMMA_STEP, k > from || i > 0, (const T *)0);
+            for (int i = 0; i < 4 * SLABS; ++i) {
+                const int step = i / 4 * (SLAB_BYTES / 16) + i % 4 * WGMMA_STEP;
+                wgmma(d, x + step, y + step, k > from || i > 0, (const T *)0);
+            }
             wgmma_commit();
             if (k > from) {
                 wgmma_wait(1);
@@ -166,11 +176,13 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, 1) void linear_share(
         wgmma_pin(d);
 
         const uint32_t inbox = base + INBOX + threadIdx.x * 16;
-        cluster_await();
-        #pragma unroll
-        for (int r = 0; r < SPLIT; ++r)
-            if (rank == r) send(d, r, inbox, received);
-        mbarrier_wait_published(received, 0);
+        if (SPLIT > 1) {
+            cluster_await();
+            #pragma unroll
+            for (int r = 0; r < SPLIT; ++r)
+                if (rank == r) send(d, r, inbox, received);
+            mbarrier_wait_published(received, 0);
+        }
         #pragma unroll
         for (int r = 0; r < SPLIT; ++r)
             if (rank == r) add_and_put(&a.l, d, r, inbox, m, n);

@@ -65,13 +65,14 @@ DEVICE corner tile(const linear_wgmma_args *a, int id)
     int product = 0;
 #if LEAN
     if (a->l.batch > 1) product = id / a->first_tiles, id %= a->first_tiles;
-    const int64_t first = (int64_t)id * (SWAP ? ROWS : BN), second = (int64_t)blockIdx.y * (SWAP ? BN : ROWS);
-    return corner{ second, first, product };
+    const int64_t n = tma_inside((int64_t)id * (SWAP ? ROWS : BN), SWAP ? ROWS : BN, a->l.columns), m = tma_inside((int64_t)blockIdx.y * (SWAP ? BN : ROWS), SWAP ? BN : ROWS, a->l.rows);
+    return corner{ m, n, product };
 #else
     if (a->l.batch > 1) product = id / (a->first_tiles * a->second_tiles), id %= a->first_tiles * a->second_tiles;
     const int     in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
-    const int     high  = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
-    const int64_t first = (int64_t)(top + rest % high) * ROWS, second = (int64_t)(rest / high) * BN;
+    const int     high   = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
+    const int64_t first  = tma_inside((int64_t)(top + rest % high) * ROWS, ROWS, SWAP ? a->l.columns : a->l.rows);
+    const int64_t second = tma_inside((int64_t)(rest / high) * BN, BN, SWAP ? a->l.rows : a->l.columns);
     return SWAP ? corner{ second, first, product } : corner{ first, second, product };
 #endif
 }
@@ -339,7 +340,7 @@ extern "C" __global__ __launch_bounds__(MULTIPLIERS + 128, RESIDENT) void linear
                 for (int k = from; k < to; ++k, advance(a.stages, &stage, &lap)) {
                     const uint32_t arrived = shared_address(&full[stage]);
                     mbarrier_wait(shared_address(&empty[stage]), lap ^ 1);
-                    mbarrier_expect(arrived, STAGE_BYTES);
+                    mbarrier_expect(arrived, a.stage_bytes);
                     #pragma unroll
                     for (int s = 0; s < SLABS; ++s) {
                         const uint32_t slab = base + stage * STAGE_BYTES + s * SLAB_BYTES;

@@ -49,7 +49,7 @@ DEVICE corner tile(const linear_wgmma_args *a, int id)
     if (a->l.batch > 1) product = id / (a->first_tiles * a->second_tiles), id %= a->first_tiles * a->second_tiles;
     const int in_band = a->band * a->second_tiles, top = id / in_band * a->band, rest = id % in_band;
     const int high = a->first_tiles - top < a->band ? a->first_tiles - top : a->band;
-    return { (top + rest % high) * ROWS, rest / high * BN, product };
+    return { (int)tma_inside((top + rest % high) * ROWS, ROWS, a->l.rows), (int)tma_inside(rest / high * BN, BN, a->l.columns), product };
 }
 
 /* One thread. */
@@ -61,7 +61,7 @@ DEVICE void copy_operands(const linear_wgmma_args *a, uint32_t base, uint32_t fu
         for (int k = 0; k < a->parts; ++k, advance(&p)) {
             const uint32_t input = base + p.stage * STAGE_BYTES, weight = input + INPUT_BYTES, arrived = full + p.stage * 8;
             mbarrier_wait(empty + p.stage * 8, p.lap ^ 1);
-            mbarrier_expect(arrived, STAGE_BYTES);
+            mbarrier_expect(arrived, a->stage_bytes);
             if (a->l.batch > 1) {
                 tma_load3(input, &a->first, k * 64, at.m, at.product, arrived);
                 tma_load3(weight, &a->second, k * 64, at.n, at.product, arrived);
