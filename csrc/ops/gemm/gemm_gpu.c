@@ -760,6 +760,12 @@ bool linear_work(linear_choice choice, int64_t rows, int64_t columns, int64_t de
     return true;
 }
 
+static bool several_rounds(linear_choice choice, const struct linear_args *a, int multiprocessors)
+{
+    double work[LINEAR_WORK];
+    return linear_work(choice, a->rows, a->columns, a->depth, a->batch, multiprocessors, work) && work[1] > 0;
+}
+
 static const struct cost {
     uint32_t token;
     int32_t  begin, round, slab, rows, memory, error;   /* nanoseconds; the last two in thousandths */
@@ -779,8 +785,9 @@ static const struct cost *cost_of(linear_choice choice)
 bool linear_has_cost(linear_choice choice) { return !tile_of(choice).rows || cost_of(choice); }
 
 /*
- * Nanoseconds that the build takes by what was measured of it, but no less than memory, and as much more as such times are wrong by: of two that seem alike, the
- * one that is known better.
+ * Nanoseconds that the build takes by what was measured of it, but no less than memory, and in a single round as much more as such times are wrong by: of two
+ * that seem alike, the one that is known better. The costs are those of short runs. In long ones power limits calls of several rounds: there wide tiles, which
+ * read less, gain, and 136 and 176 columns are worth it only where they save a round.
  */
 static double expected(linear_choice choice, const struct linear_args *a, int multiprocessors)
 {
@@ -790,12 +797,15 @@ static double expected(linear_choice choice, const struct linear_args *a, int mu
     linear_work(choice, a->rows, a->columns, a->depth, a->batch, multiprocessors, w);
     const double busy   = cost->begin + w[1] * cost->round + w[2] * cost->slab + w[3] * cost->rows + w[4] * cost->memory / 1000;
     const double memory = w[4] + 2200, less = busy < memory ? busy : memory, more = busy < memory ? memory : busy, part = less / more;
-    return more * (1 + part * part * part * part * part * part / 6) * (1 + cost->error * 1e-3);        /* near the root of the sum of sixth powers */
+    const double time = more * (1 + part * part * part * part * part * part / 6);          /* near the root of the sum of sixth powers */
+    if (w[1] == 0) return time * (1 + cost->error * 1e-3);
+    const int columns = tile_of(choice).columns;
+    return time * (1 + (256 - columns) / 12800.0 + (columns % 32 ? 0.03 : 0));
 }
 
 /*
  * The tile and the shares of K with the least time by costs that sgk-check --costs measured. `shares`: only what gives the bits of so many shares of K; 0:
- * any.
+ * any. Where gemm_wide.cu takes a call of several rounds, the same tiles of gemm_wgmma.cu need not be looked at.
  */
 static linear_choice choose_wgmma(const linear_call *c, const struct linear_args *a, int shares)
 {
@@ -817,6 +827,7 @@ static linear_choice choose_wgmma(const linear_call *c, const struct linear_args
                 const struct wgmma_build *w      = ROW(wgmma_builds, choice);
                 if (!takes(c, choice, a, false, NULL) || !sensible(choice, a->rows, a->columns, a->depth, c->device->multiprocessors, shares > 0)) continue;
                 if (shares ? !in_shares(choice, a, shares) : (w && (w->chain > 0) != in_chains(a)) || (ROW(wide_builds, choice) && split > 1)) continue;
+                if (w && !w->lean && w->rows * w->bn >= 128 * 128 && ROW(wide_builds, best) && several_rounds(choice, a, c->device->multiprocessors)) continue;
                 const double time = expected(choice, a, c->device->multiprocessors);
                 if (!best.kernel || time < least_time) best = choice, least_time = time;
             }
