@@ -77,6 +77,17 @@ attend = lambda *table: flash_attn_with_kvcache(q, pages, pages, cache_seqlens=i
 refused("flash_attn: page_table[0, 1] is -1, expected a page from 0 to 3", lambda: attend(0, -1, 1, -1))
 assert torch.equal(attend(0, 3, 1, -1), attend(0, 3, 1, 2))         # a page that no length reaches may be anything
 
+pool, new, table, slots = random(9, 2, 16), random(2, 2, 16), index(*range(8)).view(2, 4), index(7, 9, dtype=torch.int64)
+answer, lengths = torch.zeros(2, 4, 16, device=device), index(3, 5, dtype=torch.int64)
+decode = lambda: torch.ops.sgl_kernel.decode_attention_cpu(
+    q[:, 0], pool, pool.clone(), answer, new, new, slots, torch.empty(2, 4, 1, 17, device=device), table, index(1, 0, dtype=torch.int64), lengths, 0.25, 0.0, False, 0, None, None)
+refused("decode_attention: seq_lens[1] is 5, expected 0 to 4", decode, pool, answer)
+lengths[1] = 4
+refused("decode_attention: loc[1] is 9, expected 0 to 8", decode, pool, answer)
+slots[1] = 8
+decode()
+assert torch.equal(pool[[7, 8]], new) and answer.any()
+
 rows, gathered = random(4, 8), torch.full((2, 8), 7.0, device=device)
 gather = lambda *sources: torch.ops.sgl_kernel.shuffle_rows(rows, index(*sources), gathered)
 refused("shuffle_rows: dst2src_map[1] is 4, expected 0 to 3", lambda: gather(0, 4), gathered)

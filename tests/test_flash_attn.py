@@ -424,6 +424,39 @@ def test_extend_attention_cpu(device, heads, kv_heads, dim, dim_v, options):
         assert_close(out[new].cpu(), want, dtype)
 
 
+POOL_DECODE = {"loc": 6, "req_to_token": 8, "req_pool_indices": 9, "seq_lens": 10, "encoder_lens": 15}
+POOL_EXTEND = {"req_to_token": 6, "req_pool_indices": 7, "seq_lens": 8, "extend_seq_lens": 9, "extend_start_loc": 10, "encoder_lens": 16}
+
+
+@pytest.mark.parametrize("op, name", [(op, name) for op, names in (("decode", POOL_DECODE), ("extend", POOL_EXTEND)) for name in names])
+@pytest.mark.parametrize("bad", [-1, 64, 2**63 - 1, -2**63])
+def test_refused_pool_indices(op, name, bad):
+    """Two requests in a pool of 64 slots whose table has 8 columns; what is wrong is the second one's."""
+    cache, table, lengths = torch.randn(64, 2, 16), torch.arange(24).view(3, 8), torch.tensor([3, 4])
+    rest = [0.25, 0.0, False, 0, torch.tensor([1, 2]), None]
+    if op == "decode":
+        new, wrong = torch.randn(2, 2, 16), POOL_DECODE[name]
+        arguments = [torch.randn(2, 4, 16), cache, cache.clone(), torch.zeros(2, 4, 16), new, new, torch.tensor([40, 50]), torch.empty(2, 4, 1, 17),
+                     table, torch.tensor([2, 0]), lengths, *rest]
+    else:
+        new, wrong = torch.randn(5, 2, 16), POOL_EXTEND[name]
+        arguments = [torch.randn(5, 4, 16), new, new, torch.zeros(5, 4, 16), cache, cache.clone(), table, torch.tensor([2, 0]), lengths,
+                     torch.tensor([2, 3]), torch.tensor([0, 2]), 3, *rest]
+    call = getattr(torch.ops.sgl_kernel, f"{op}_attention_cpu")
+    call(*arguments)
+    arguments[wrong] = arguments[wrong].clone()
+    if name == "req_to_token":
+        arguments[wrong][0, 2:] = bad
+        place = r"\[0, [23]\]"
+    else:
+        arguments[wrong][1] = bad
+        place = r"\[1\]"
+    before = [t.clone() if isinstance(t, torch.Tensor) else None for t in arguments]
+    with pytest.raises(RuntimeError, match=f"^{op}_attention: {name}{place} is {bad}, expected "):
+        call(*arguments)
+    assert all(torch.equal(t, b) for t, b in zip(arguments, before) if b is not None and t.is_floating_point() and t.ndim == 3)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_flash_attn_varlen_func_operator(device, causal):
     """The operator of the CPU list, which aligns the first query with the first key."""

@@ -16,35 +16,31 @@ enum { PLACES = 4096 };                                 /* as in attention_pool.
 
 /* ---- index tensors ------------------------------------------------------------------------------------------------ */
 
-static sgk_status check_length(const char *op, const char *what, int32_t b, int64_t length, int64_t most)
+static sgk_status check_within(const char *op, const char *name, int32_t b, int64_t found, int64_t least, int64_t most)
 {
-    SGK_REQUIRE(length >= 0 && length <= most, SGK_BAD_ARG, "%s: %s gives sequence %d a length of %lld, expected 0 to %lld", op, what, b, (long long)length, (long long)most);
+    SGK_REQUIRE(found >= least && found <= most, SGK_BAD_ARG, "%s: %s[%d] is %lld, expected %lld to %lld", op, name, b, (long long)found, (long long)least, (long long)most);
     return SGK_OK;
 }
 
+/* Each number is bounded before another is added to it. */
 static sgk_status check_sequence(const char *op, const struct attention_pool_args *a, int64_t max_len_extend, int32_t b)
 {
-    const int64_t row = a->req_pool_indices[b];
-    SGK_REQUIRE(row >= 0 && row < a->rows, SGK_BAD_ARG, "%s: req_pool_indices[%d] is %lld, expected 0 to %d", op, b, (long long)row, a->rows - 1);
-    if (a->encoder_lens) SGK_TRY(check_length(op, "encoder_lens", b, a->encoder_lens[b], a->width));
-    if (!a->cross) {
-        const int64_t fresh = a->extend_seq_lens ? pool_index(a->extend_seq_lens, b, a->wide) : 0, before = a->seq_lens[b] - fresh;
-        if (a->extend_seq_lens) SGK_TRY(check_length(op, "extend_seq_lens", b, fresh, max_len_extend));
-        SGK_TRY(check_length(op, "seq_lens", b, before, a->unread ? 0 : a->width - (a->encoder_lens ? a->encoder_lens[b] : 0)));
-    }
+    const int64_t fresh = a->extend_seq_lens ? pool_index(a->extend_seq_lens, b, a->wide) : 0;
+    SGK_TRY(check_within(op, "req_pool_indices", b, a->req_pool_indices[b], 0, a->rows - 1));
+    if (a->encoder_lens) SGK_TRY(check_within(op, "encoder_lens", b, a->encoder_lens[b], 0, a->width));
+    if (a->extend_seq_lens) SGK_TRY(check_within(op, "extend_seq_lens", b, fresh, 0, max_len_extend < a->total ? max_len_extend : a->total));
+    if (!a->cross) SGK_TRY(check_within(op, "seq_lens", b, a->seq_lens[b], fresh, fresh + (a->unread ? 0 : a->width - (a->encoder_lens ? a->encoder_lens[b] : 0))));
     if (a->extend_seq_lens) {
-        const int64_t start = pool_index(a->extend_start_loc, b, a->wide), end = start + pool_index(a->extend_seq_lens, b, a->wide);
-        const int64_t after = b + 1 < a->batch ? pool_index(a->extend_start_loc, b + 1, a->wide) : end;
-        SGK_TRY(check_length(op, "extend_seq_lens", b, end - start, max_len_extend));
-        SGK_REQUIRE(start >= 0 && end <= a->total && end == after, SGK_BAD_ARG, "%s: extend_start_loc and extend_seq_lens give sequence %d rows %lld to %lld, expected rows up to %d that the next one's follow",
-                    op, b, (long long)start, (long long)end - 1, a->total - 1);
+        const int64_t start = pool_index(a->extend_start_loc, b, a->wide);
+        SGK_TRY(check_within(op, "extend_start_loc", b, start, 0, a->total - fresh));
+        const int64_t end = start + fresh, after = b + 1 < a->batch ? pool_index(a->extend_start_loc, b + 1, a->wide) : end;
+        SGK_REQUIRE(end == after, SGK_BAD_ARG, "%s: extend_start_loc[%d] is %lld, expected %lld, where the rows of sequence %d end", op, b + 1, (long long)after, (long long)end, b);
     }
     const struct pool_sequence s = pool_sequence_of(a, b);
     for (int64_t j = 0; j < s.keys; ++j)
         SGK_REQUIRE(pool_slot(a, &s, j) >= 0, SGK_BAD_ARG, "%s: req_to_token[%lld, %lld] is %lld, expected 0 to %lld", op, (long long)s.row, (long long)(s.first + j),
                     (long long)pool_index(a->req_to_token, s.row * a->req_stride + s.first + j, a->wide), (long long)a->slots - 1);
-    if (a->key)
-        SGK_REQUIRE(a->loc[b] >= 0 && a->loc[b] < a->slots, SGK_BAD_ARG, "%s: loc[%d] is %lld, expected 0 to %lld", op, b, (long long)a->loc[b], (long long)a->slots - 1);
+    if (a->key) SGK_TRY(check_within(op, "loc", b, a->loc[b], 0, a->slots - 1));
     return SGK_OK;
 }
 
@@ -137,6 +133,7 @@ static sgk_status run(attention_call *c, struct attention_pool_args *a, const DL
     SGK_REQUIRE(dim >= 1 && dim <= ATTENTION_MOST_DIM, SGK_BAD_ARG, "%s: the queries have head size %lld, expected 1 to %d", c->op, dim, ATTENTION_MOST_DIM);
     SGK_REQUIRE(dim_v >= 1 && dim_v <= ATTENTION_MOST_DIM_V, SGK_BAD_ARG, "%s: the values have head size %lld, expected 1 to %d", c->op, dim_v, ATTENTION_MOST_DIM_V);
 
+    a->batch = (int32_t)SGK_DIM(m, 'B'), a->size = (int32_t)sgk_dtype_size(m->dtype);
     sgk_indices host;
     SGK_TRY(sgk_indices_read(&host, c->op, m->device, tensors, 7, c->exec));
     if (host.known) {
@@ -150,11 +147,10 @@ static sgk_status run(attention_call *c, struct attention_pool_args *a, const DL
     x->k = sgk_data(k), x->v = sgk_data(v);
     x->k_batch_stride = x->k_row_stride = sgk_stride(k, 0), x->k_head_stride = sgk_stride(k, 1);
     x->v_batch_stride = x->v_row_stride = sgk_stride(v, 0), x->v_head_stride = sgk_stride(v, 1);
-    x->batch = (int32_t)SGK_DIM(m, 'B'), x->heads = (int32_t)heads, x->kv_heads = (int32_t)kv_heads, x->group = kv_heads ? (int32_t)(heads / kv_heads) : 0;
+    x->batch = a->batch, x->heads = (int32_t)heads, x->kv_heads = (int32_t)kv_heads, x->group = kv_heads ? (int32_t)(heads / kv_heads) : 0;
     x->dim = (int32_t)dim, x->dim_v = (int32_t)dim_v;
     x->kv_batches = (int32_t)a->slots, x->page_size = 1, x->page_table_stride = a->width, x->max_k = a->width;
     x->chunk = 0, x->dtype = x->out_dtype = m->dtype, x->empty_lse = -INFINITY, x->splits = 1;
-    a->batch = x->batch, a->size = (int32_t)sgk_dtype_size(m->dtype);
     if (!sgk_on_gpu(m)) return run_on_cpu(c, a);
     c->prepare = prepare_cuda, c->prepare_args = a, c->prepare_bytes = x->batch ? place(a, NULL) : 0;
     if (!x->batch) c->prepare = NULL;
