@@ -232,7 +232,7 @@ static const struct {
     { "letter", "N D", "D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 1, { 5 }, { 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second has size 5 in dimension 0, expected 4 from [D]" },
     { "letter of size 0", "N D", "N", { 2, { 0, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 1, { 1 }, { 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second has size 1 in dimension 0, expected 0 from [N]" },
     { "format", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLInt, 64, 1 }, .device = HERE }, { 0 }, false, "op: first has dtype i64, expected f32" },
-    { "unknown format", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLComplex, 64, 1 }, .device = HERE }, { 0 }, false, "op: first has dtype DLPack code 5 with 64 bits" },
+    { "unknown format", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLComplex, 64, 1 }, .device = HERE }, { 0 }, false, "op: first has dtype complex64, expected f32" },
     { "lanes", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = { kDLFloat, 32, 2 }, .device = HERE }, { 0 }, false, "op: first has dtype" },
     { "device", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { (DLDeviceType)8, 0 } }, { 0 }, false, "op: first is on a device of DLPack type 8, expected the CPU or a CUDA device" },
     { "two devices", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = { kDLCUDA, 1 }, .at = 1024 }, false, "op: second is on CUDA device 1, expected the CPU like first" },
@@ -248,6 +248,7 @@ static const struct {
     { "alignment", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 2 }, { 0 }, false, "expected a multiple of its element size 4" },
     { "folded", "*N D", "N D", { 3, { 2, 3, 4 }, { 15, 5, 1 }, .dtype = F32, .device = HERE }, { 2, { 6, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, NULL },
     { "not foldable", "*N D", NULL, { 3, { 2, 3, 4 }, { 16, 5, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has leading dimensions that are not evenly spaced in memory" },
+    { "folded, empty", "*N D", NULL, { 3, { 0, 3, 0 }, { 9, 7, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
     { "too few to fold", "*N D", NULL, { 0, { 0 }, { 0 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has 0 dimensions, expected at least 1" },
     { "rows in one place", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 0, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second is written and has several elements in one place" },
     { "rows that meet", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 3, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second is written and has several elements in one place" },
@@ -366,6 +367,9 @@ static void check_errors(void)
     memset(long_text, 'x', sizeof long_text);
     long_text[sizeof long_text - 1] = 0;
     check_that(sgk_error(SGK_FAILED, "%s", long_text) == SGK_FAILED && strlen(sgk_last_error()) > 500, "a long message is lost");
+    for (size_t i = 0; i + 1 < sizeof long_text; ++i) long_text[i] = i % 2 ? '\xa9' : '\xc3';      /* é */
+    sgk_error(SGK_FAILED, "%s", long_text);
+    check_that(strlen(sgk_last_error()) > 500 && strlen(sgk_last_error()) % 2 == 0, "a message is cut inside a character");
     check_done(0, 0);
 }
 

@@ -189,7 +189,7 @@ def test_leak_test_notices():
     (lambda: ops.shaped(X, 1, torch.complex64), "shaped: dtype is a dtype that no operator makes (torch's code 9), expected a float or an integer"),
     (lambda: ops.shaped(X, -1), "shaped: result 0 would have size -1 in dimension 0, expected a size that memory can hold"),
     (lambda: ops.shaped(X, 2**62), "shaped: result 0 would have size 4611686018427387904 in dimension 0, expected a size that memory can hold"),
-    (lambda: ops.shaped(X.to(torch.int16), 1), "shaped: x has dtype DLPack code 0 with 16 bits, expected one of this library's number formats"),
+    (lambda: ops.shaped(X.to(torch.int16), 1), "shaped: x has dtype i16, expected one of this library's number formats"),
     (lambda: ops.fail(V, None, [], "", -4), "fail: status is -4, as asked for"),
 ])
 def test_error_text(call, message):

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("sgl_kernel")
 
+from samples import SAMPLES
 from sgl_kernel import lightning_attention_decode
 from sgl_kernel.sparse_flash_attn import convert_vertical_slash_indexes, convert_vertical_slash_indexes_mergehead, sparse_attn_func, sparse_attn_varlen_func
 
@@ -107,6 +108,14 @@ def test_vertical_and_slash_cover_what_they_name(device):
             r = i // 64
             seen = {j for o in offsets[0, 0, r, : blocks[0, 0, r]].tolist() for j in range(o, o + 64)} | set(indices[0, 0, r, : columns[0, 0, r]].tolist())
             assert {i - s for s in slash if s <= i} | {v for v in vertical[: 3 if merged else 4] if v <= i} <= seen
+
+
+@pytest.mark.parametrize("context_size", [-1, 2**31, 2**63 - 1])
+def test_refused_context_size(context_size):
+    arguments = SAMPLES["convert_vertical_slash_indexes"](2, "cpu")
+    arguments[8] = context_size
+    with pytest.raises(RuntimeError, match=f"^convert_vertical_slash_indexes: context_size is {context_size}, expected 0 to 2147483647$"):
+        torch.ops.sgl_kernel.convert_vertical_slash_indexes(*arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

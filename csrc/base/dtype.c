@@ -1,4 +1,5 @@
 #include "base/dtype.h"
+#include <stdio.h>
 #include <string.h>
 
 _Static_assert(sizeof(DLDataType) == 4, "DLDataType has gaps");
@@ -24,4 +25,14 @@ int sgk_dtype_of(DLDataType type)
     for (int i = 0; i < SGK_DTYPES; ++i)
         if (!memcmp(&sgk_dtypes[i].dl, &type, sizeof type)) return i;       /* 4 bytes without gaps: one comparison */
     return -1;
+}
+
+const char *sgk_dtype_text(DLDataType type, char text[SGK_DTYPE_TEXT])
+{
+    static const char *const kinds[] = { [kDLInt] = "i", [kDLUInt] = "u", [kDLFloat] = "f", [kDLBfloat] = "bf", [kDLComplex] = "complex" };
+    const int                ours    = sgk_dtype_of(type);
+    if (ours >= 0) snprintf(text, SGK_DTYPE_TEXT, "%s", sgk_dtypes[ours].name);
+    else if (type.lanes == 1 && type.code < sizeof kinds / sizeof *kinds && kinds[type.code]) snprintf(text, SGK_DTYPE_TEXT, "%s%d", kinds[type.code], type.bits);
+    else snprintf(text, SGK_DTYPE_TEXT, "DLPack code %d with %d bits", type.code, type.bits);
+    return text;
 }

@@ -15,6 +15,10 @@ extern const sgk_dtype_info sgk_dtypes[SGK_DTYPES];
 /* -1 when the format is none of ours. */
 int sgk_dtype_of(DLDataType type);
 
+/* What a message calls a format, ours or not: "f32", "i16", "complex64". */
+enum { SGK_DTYPE_TEXT = 48 };
+const char *sgk_dtype_text(DLDataType type, char text[SGK_DTYPE_TEXT]);
+
 static inline int sgk_dtype_size(sgk_dtype t) { return sgk_dtypes[t].size; }
 
 #endif

@@ -31,9 +31,12 @@ int64_t sgk_fold_stride(const DLTensor *t, int inner)
     return 0;
 }
 
+/* No elements lie anywhere: whatever their strides are. */
 static bool folds(const DLTensor *t, int inner)
 {
     int64_t expected = -1;
+    for (int d = 0; d < t->ndim; ++d)
+        if (t->shape[d] == 0) return true;
     for (int d = t->ndim - inner - 1; d >= 0; --d) {
         if (t->shape[d] == 1) continue;
         if (expected >= 0 && sgk_stride(t, d) != expected) return false;
@@ -54,11 +57,8 @@ static const char *dtype_list(unsigned dtypes, char *text, size_t size)
 
 static sgk_status refuse_dtype(const sgk_match *m, const DLTensor *t, const char *name, unsigned dtypes)
 {
-    char      wanted[80], found[48];
-    const int dtype = sgk_dtype_of(t->dtype);
-    if (dtype >= 0) snprintf(found, sizeof found, "%s", sgk_dtypes[dtype].name);
-    else snprintf(found, sizeof found, "DLPack code %d with %d bits", t->dtype.code, t->dtype.bits);
-    return sgk_error(SGK_BAD_ARG, "%s: %s has dtype %s, expected %s", m->op, name, found, dtype_list(dtypes, wanted, sizeof wanted));
+    char wanted[80], found[SGK_DTYPE_TEXT];
+    return sgk_error(SGK_BAD_ARG, "%s: %s has dtype %s, expected %s", m->op, name, sgk_dtype_text(t->dtype, found), dtype_list(dtypes, wanted, sizeof wanted));
 }
 
 static const char *device_name(DLDevice d, char text[32])

@@ -197,9 +197,10 @@ int torch_dtype_of(torch_frame *f, int argument)
 {
     const DLTensor *t     = f->given[argument];
     const int       dtype = t ? sgk_dtype_of(t->dtype) : -1;
+    char            text[SGK_DTYPE_TEXT];
     if (t && dtype < 0)
-        refuse(f, SGK_BAD_ARG, "%s: %s has dtype DLPack code %d with %d bits, expected one of this library's number formats", f->op->name,
-               name_of(&f->op->schema.arg[argument], -1).text, t->dtype.code, t->dtype.bits);
+        refuse(f, SGK_BAD_ARG, "%s: %s has dtype %s, expected one of this library's number formats", f->op->name, name_of(&f->op->schema.arg[argument], -1).text,
+               sgk_dtype_text(t->dtype, text));
     return dtype;
 }
 

@@ -44,7 +44,8 @@ sgk_status sgk_convert_vertical_slash_indexes(const DLTensor *block_count, const
                 vertical_indices_count ? "vertical_indices_count" : "slash_indices_count");
     SGK_REQUIRE(block_size_M >= 1 && block_size_M <= 65536, SGK_BAD_ARG, "%s: block_size_M is %lld, expected 1 to 65536", m.op, (long long)block_size_M);
     SGK_REQUIRE(block_size_N >= 1 && block_size_N <= 65536, SGK_BAD_ARG, "%s: block_size_N is %lld, expected 1 to 65536", m.op, (long long)block_size_N);
-    const long long blocks = context_size < 0 ? -1 : ((long long)context_size + block_size_M - 1) / block_size_M;
+    SGK_REQUIRE(context_size >= 0 && context_size <= INT32_MAX, SGK_BAD_ARG, "%s: context_size is %lld, expected 0 to 2147483647", m.op, (long long)context_size);
+    const long long blocks = (context_size + block_size_M - 1) / block_size_M;
     SGK_REQUIRE(SGK_DIM(&m, 'R') == blocks, SGK_BAD_ARG, "%s: block_count has size %lld in dimension 2, expected %lld, context_size over block_size_M", m.op, (long long)SGK_DIM(&m, 'R'), blocks);
     SGK_NO_SCRATCH(exec);
 
