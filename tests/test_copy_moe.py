@@ -2,6 +2,7 @@
 import pytest
 
 torch = pytest.importorskip("torch")
+import sgl_kernel  # noqa: E402
 from sgl_kernel import apply_shuffle_mul_sum, concat_mla_absorb_q, concat_mla_k, copy_to_gpu_no_ce, downcast_fp8, moe_sum, moe_sum_reduce, shuffle_rows  # noqa: E402
 
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 6e-4, torch.bfloat16: 4e-3}     # relative l2: one rounding
@@ -74,6 +75,13 @@ def test_downcast_fp8(device, dtype, flat):
         assert torch.equal(out.view(20, 2, 72).view(torch.uint8), wanted)
 
 
+def test_downcast_fp8_refuses(device):
+    k, out = random(2, 3, 8, dtype=torch.float16, device=device), torch.zeros(4, 3, 7, dtype=torch.uint8, device=device)
+    one = torch.ones(1, device=device)
+    with pytest.raises(ValueError, match=r"downcast_fp8: k_out has shape \[4, 3, 7\], expected rows like k, \[2, 3, 8\]"):
+        downcast_fp8(k, k, out, out.clone(), one, one, torch.arange(2, device=device))
+
+
 @pytest.mark.parametrize("dtype", [*FORMATS, torch.float8_e4m3fn, torch.uint8], ids=str)
 @pytest.mark.parametrize("columns", [1, 24, 4096])
 def test_shuffle_rows(device, dtype, columns):
@@ -118,3 +126,13 @@ def test_moe_sum(device, dtype, tokens, topk, columns):
     assert_near(out, 2.5 * x.double().sum(1), dtype)
     moe_sum_reduce(x, out)
     assert (out == 0).all()
+
+
+def test_hadamard_of_any_layout(device):
+    x = random(3, 5, 64, dtype=torch.float32, device=device)
+    h = torch.ones(1, 1, device=device)
+    while h.shape[0] < 64:
+        h = torch.cat((torch.cat((h, h), 1), torch.cat((h, -h), 1)))
+    for form in (x, x[0, 0], x[:, 0], x.transpose(0, 1), x.transpose(1, 2).contiguous().transpose(1, 2), x[:0], x[..., :0]):
+        wanted = form @ h[:form.shape[-1], :form.shape[-1]]
+        torch.testing.assert_close(sgl_kernel.hadamard_transform(form), wanted, atol=1e-4, rtol=1e-4)

@@ -139,6 +139,26 @@ def test_lists(device):
         sgl_kernel.cublas_grouped_gemm(inputs, weights, outputs, torch.float16)
 
 
+def test_what_is_added_has_the_shape_of_the_result(device):
+    a, b, d = random(3, 48, device=device), random(8, 48, device=device), torch.zeros(3, 8, device=device)
+    for c in (random(1, 8, device=device), random(3, 1, device=device)):
+        with pytest.raises(ValueError, match=r"c is \[\d, \d\] and d \[3, 8\] of torch.float32, expected one shape"):
+            deep_gemm.bf16_gemm_nt(a, b, d, c)
+    assert not d.any()
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda s: deep_gemm.transform_sf_into_required_layout(s, 6, 300, (1, 128)), r"sf is \[5, 3\] of torch.float32, expected \[6, 3\] of torch.float32"),
+    (lambda s: deep_gemm.transform_sf_into_required_layout(s.half(), 5, 300, (1, 128)), r"sf is \[5, 3\] of torch.float16, expected \[5, 3\] of"),
+    (lambda s: deep_gemm.transform_sf_into_required_layout(s, 5, 300, (1, 128, 128)), "is_sfa is None, expected it with a recipe of three"),
+    (lambda s: deep_gemm.transform_sf_into_required_layout(s, 5, 300, (1, 64)), r"recipe is \(1, 64\), expected 1 or 128 rows by 128"),
+    (lambda s: deep_gemm.get_tma_aligned_size(5, 0), "element_size is 0, expected 1, 2, 4, 8 or 16"),
+])
+def test_refused_layouts(call, words):
+    with pytest.raises(AssertionError, match=words):
+        call(scales(5, 3, device="cpu"))
+
+
 def test_layouts(device):
     s = scales(5, 3, device=device)
     t = deep_gemm.get_mn_major_tma_aligned_tensor(s)

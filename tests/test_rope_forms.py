@@ -145,3 +145,19 @@ def test_modules_take_offsets(device):
     expected = plain(positions + 3, query, key)
     for got, wanted in zip(ours.forward_cuda(positions, query.clone(), key.clone(), offsets=torch.tensor(3, device=device)), expected):
         close(got, wanted)
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_apply_rope_of_no_tokens(device, tokens):
+    """An engine's idle rank has none."""
+    query, key = torch.randn(tokens, 128, device=device), torch.randn(tokens, 64, device=device)
+    buffers = [torch.zeros(9, 64, device=device) for _ in range(2)]
+    where = torch.arange(tokens, device=device)
+    fused = sgl_kernel.FusedSetKVBufferArg(key.clone(), *buffers, None, None, where)
+    rotate = torch.compile(sgl_kernel.apply_rope_with_cos_sin_cache_inplace, fullgraph=True, dynamic=True, backend="aot_eager")
+    rotate(where, query, key, 32, table(9, 32, device, torch.float32), fused_set_kv_buffer_arg=fused)
+    assert torch.equal(buffers[0][:tokens], key)
+    sgl_kernel.apply_rope_with_cos_sin_cache_inplace(where, query, key, 32, table(9, 32, device, torch.float32), fused_set_kv_buffer_arg=fused)
+    for size in (0, -1, 48):
+        with pytest.raises(ValueError, match=f"query has rows of 128, expected a multiple of head_size, {size}"):
+            sgl_kernel.apply_rope_with_cos_sin_cache_inplace(where, query, key, size, table(9, 32, device, torch.float32))

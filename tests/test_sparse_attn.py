@@ -118,6 +118,12 @@ def test_refused_context_size(context_size):
         torch.ops.sgl_kernel.convert_vertical_slash_indexes(*arguments)
 
 
+@pytest.mark.parametrize("context_size, block_size_M", [(-1, 64), (130, 0)])
+def test_refused_sizes_of_lists(context_size, block_size_M):
+    with pytest.raises(ValueError, match=f"context_size is {context_size} and block_size_M {block_size_M}, expected at least 0 and 1"):
+        convert_vertical_slash_indexes(*SAMPLES["convert_vertical_slash_indexes"](2, "cpu")[4:8], context_size, block_size_M, 64)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("dim, dim_v", [(32, 64), (96, 96), (64, 33)])
 def test_lightning(device, dtype, dim, dim_v):

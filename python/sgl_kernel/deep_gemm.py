@@ -33,7 +33,8 @@ def align(x: int, y: int) -> int:
 def set_num_sms(num_sms: int) -> None:
     """Remembered for get_num_sms; products use the whole GPU."""
     global _num_sms
-    assert 0 < num_sms <= torch.cuda.get_device_properties("cuda").multi_processor_count
+    most = torch.cuda.get_device_properties("cuda").multi_processor_count
+    assert 0 < num_sms <= most, f"set_num_sms: num_sms is {num_sms}, expected 1 to {most}"
     _num_sms = num_sms
 
 
@@ -86,7 +87,7 @@ def get_theoretical_mk_alignment_for_contiguous_layout(expected_m: Optional[int]
 
 
 def get_tma_aligned_size(x: int, element_size: int) -> int:
-    assert 16 % element_size == 0
+    assert element_size in (1, 2, 4, 8, 16), f"get_tma_aligned_size: element_size is {element_size}, expected 1, 2, 4, 8 or 16"
     return align(x, 16 // element_size)
 
 
@@ -121,13 +122,15 @@ def transform_sf_into_required_layout(
 ) -> torch.Tensor:
     """What DeepGEMM wants on sm_90: scales of single rows as get_mn_major_tma_aligned_tensor gives them, those of blocks as they are."""
     if len(recipe) == 3:
-        assert is_sfa is not None
+        assert is_sfa is not None, f"transform_sf_into_required_layout: is_sfa is None, expected it with a recipe of three, {recipe}"
         rows, block = recipe[0 if is_sfa else 1], recipe[2]
     else:
-        assert is_sfa is None
+        assert is_sfa is None, f"transform_sf_into_required_layout: is_sfa is {is_sfa}, expected None with a recipe of two, {recipe}"
         rows, block = recipe
-    assert sf.dtype == torch.float32 and block == 128 and rows in (1, 128)
-    assert tuple(sf.shape) == (() if num_groups is None else (num_groups,)) + (ceil_div(mn, rows), ceil_div(k, block))
+    assert block == 128 and rows in (1, 128), f"transform_sf_into_required_layout: recipe is {recipe}, expected 1 or 128 rows by 128"
+    wanted = [*(() if num_groups is None else (num_groups,)), ceil_div(mn, rows), ceil_div(k, block)]
+    assert sf.dtype == torch.float32 and list(sf.shape) == wanted, (
+        f"transform_sf_into_required_layout: sf is {list(sf.shape)} of {sf.dtype}, expected {wanted} of torch.float32")
     return get_mn_major_tma_aligned_tensor(sf) if rows == 1 else sf
 
 
@@ -145,6 +148,8 @@ def _product_plus(d, c, product):
     if c is None:
         product(d)
         return
+    if c.shape != d.shape or not d.dtype.is_floating_point:
+        raise ValueError(f"deep_gemm: c is {list(c.shape)} and d {list(d.shape)} of {d.dtype}, expected one shape and a float format")
     sums = torch.empty(d.shape, dtype=torch.float32, device=d.device)
     product(sums)
     d.copy_(sums.add_(c))

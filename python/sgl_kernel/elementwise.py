@@ -1,6 +1,7 @@
 """Norms, activations, rotary embedding, concatenations and small copies."""
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Optional
@@ -235,8 +236,15 @@ def downcast_fp8(
     loc: torch.Tensor, mult: int = 1, offset: int = 0,
 ) -> None:
     """k_out[loc * mult + offset] = e4m3(k / k_scale), saturating; the same for v."""
-    k_out, v_out = (out.view(out.shape[0], *k.shape[1:]) for out in (k_out, v_out))
-    _downcast_fp8(k, v, k_out, v_out, k_scale, v_scale, loc, mult, offset)
+    _downcast_fp8(k, v, _rows_like(k, "k_out", k_out), _rows_like(k, "v_out", v_out), k_scale, v_scale, loc, mult, offset)
+
+
+def _rows_like(k, name, out):
+    if math.prod(out.shape[1:]) != math.prod(k.shape[1:]):
+        raise ValueError(f"downcast_fp8: {name} has shape {list(out.shape)}, expected rows like k, {list(k.shape)}")
+    return out.view(out.shape[:1] + k.shape[1:])
+
+
 @dataclass
 class FusedSetKVBufferArg:
     """Where apply_rope_with_cos_sin_cache_inplace stores keys and values: k_buffer[cache_loc] = rotated key, v_buffer[cache_loc] = value.
@@ -259,8 +267,11 @@ def apply_rope_with_cos_sin_cache_inplace(
     if cos_sin_cache.dtype != torch.float32:
         raise ValueError("cos_sin_cache should be float32")
 
-    def heads(x):
-        return x.view(x.shape[0], -1, head_size)
+    def heads(name, x):
+        width = math.prod(x.shape[1:])
+        if head_size < 1 or width % head_size != 0:
+            raise ValueError(f"apply_rope_with_cos_sin_cache_inplace: {name} has rows of {width}, expected a multiple of head_size, {head_size}")
+        return x.view(x.shape[0], width // head_size, head_size)
 
     fused = fused_set_kv_buffer_arg
     value = k_buffer = v_buffer = cache_loc = None
@@ -268,10 +279,11 @@ def apply_rope_with_cos_sin_cache_inplace(
         assert fused.k_scale is None, "k_scale is not supported"
         assert fused.v_scale is None, "v_scale is not supported"
         assert fused.cache_loc.dtype == torch.int64, f"cache_loc is {fused.cache_loc.dtype}, expected torch.int64"
-        value, k_buffer, v_buffer, cache_loc = heads(fused.value), heads(fused.k_buffer), heads(fused.v_buffer), fused.cache_loc
+        value, k_buffer, v_buffer = heads("value", fused.value), heads("k_buffer", fused.k_buffer), heads("v_buffer", fused.v_buffer)
+        cache_loc = fused.cache_loc
     if enable_pdl is None:
         enable_pdl = fused is not None and _pdl(None, query)
-    query, key = heads(query), heads(key)
+    query, key = heads("query", query), heads("key", key)
     _apply_rope(query, key, query, key, cos_sin_cache, positions.long(), not is_neox, enable_pdl, value, k_buffer, v_buffer, cache_loc)
 
 

@@ -21,7 +21,7 @@ def _transform_fake(x, scale):
 
 def _of_any_layout(transform, x, scale):
     """The operator takes rows that are dense and evenly spaced."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.unsqueeze(0).flatten(0, -2)
     if rows.stride(-1) != 1:
         rows = rows.contiguous()
     return transform(rows, scale).view(x.shape)

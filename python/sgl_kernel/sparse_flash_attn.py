@@ -38,6 +38,8 @@ def convert_vertical_slash_indexes_mergehead(
 
 
 def _lists(make, vertical_indexes, slash_indexes, context_size, block_size_M):
+    if context_size < 0 or block_size_M < 1:
+        raise ValueError(f"convert_vertical_slash_indexes: context_size is {context_size} and block_size_M {block_size_M}, expected at least 0 and 1")
     batch, heads, rows = *vertical_indexes.shape[:2], (context_size + block_size_M - 1) // block_size_M
     shapes = (batch, heads, rows), (batch, heads, rows, slash_indexes.shape[2]), (batch, heads, rows), (batch, heads, rows, vertical_indexes.shape[2])
     return tuple(make(shape, dtype=torch.int32, device=vertical_indexes.device) for shape in shapes)
