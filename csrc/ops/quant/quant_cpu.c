@@ -257,12 +257,13 @@ SGK_INLINE void store_scale(const struct quant_groups_args *a, int64_t place, in
 /* `count` groups at from[at], numbers j to j + count - 1 of a row; all their scales are found before any is encoded, so that none waits for the other. */
 enum { TOGETHER = 8 };
 typedef struct {
-    const void  *from, *soon;                           /* soon: what is asked for while it is looked up, or NULL */
+    const void  *from, *soon;                           /* soon: what is asked for while it is encoded, or NULL */
     uint8_t     *q;
     int64_t      at, place, j;
     int          count;
-    bool         looked_up;
+    bool         found_scales;                          /* it is looked up, or with `turns` encoded times reciprocals */
     lookup_batch found;
+    float        by[TOGETHER];
 } batch;
 
 #if defined(__AVX512VBMI__)
@@ -285,30 +286,59 @@ static __attribute__((noinline)) void batch_look_up(bool stream, const struct qu
 }
 /*
  * i8 of version 1, where a scale is 1 / 127 of the largest, rounded: times its reciprocal. Quotients nearer to a whole number than a rounding are those that are one, and
- * that of the largest, which comes out as 127 or just below; so the reciprocal is chosen that gives the same of it. False where that does not hold.
+ * that of the largest, which comes out as 127 or just below; so the reciprocal is chosen that gives the same of it.
  */
-static __attribute__((noinline)) bool batch_reciprocals(const struct quant_groups_args *a, const batch *b, struct quant_scaling *k)
+SGK_INLINE bool turns_reciprocals(const struct quant_groups_args *a)
+{
+    return a->code == SGK_I8 && a->version == 1 && !a->ue8m0 && !a->clamps && a->group % 32 == 0 && a->group > 0;
+}
+/* Finds the scales and reciprocals of a batch; false where one of the largest is tiny, or no number. */
+static __attribute__((noinline)) bool batch_turn(const struct quant_groups_args *a, batch *b)
 {
     enum { LEAST = 32 << 7,
            ABOVE = 224 << 7 };             /* of bf16: reciprocals are normal numbers */
-    if (!b->count || a->code != SGK_I8 || a->version != 1 || a->ue8m0 || a->clamps || a->group % 32 || !a->group) return false;
-    const __m256i bits = lookup_most((const uint16_t *)b->from + b->at, a->group, b->count);
-    const __m256  most = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)), one = _mm256_set1_ps(1), end = _mm256_set1_ps(127);
+    const uint16_t *x    = (const uint16_t *)b->from + b->at;
+    const __m256i   bits = a->group == 128 ? lookup_most(x, 128, b->count) : lookup_most(x, a->group, b->count);
+    const __m256    most = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)), one = _mm256_set1_ps(1), end = _mm256_set1_ps(127);
     if (_mm256_cmpge_epu32_mask(_mm256_sub_epi32(bits, _mm256_set1_epi32(LEAST)), _mm256_set1_epi32(ABOVE - LEAST)) |
         _mm256_cmp_ps_mask(most, _mm256_set1_ps(a->eps), _CMP_NGE_UQ)) return false;
     const __m256 s = _mm256_div_ps(most, end), turned = _mm256_div_ps(one, s), tiny = _mm256_set1_ps(0x1p-22f);
-    const __m256 by = _mm256_mul_ps(turned, _mm256_mask_sub_ps(_mm256_add_ps(one, tiny), _mm256_cmp_ps_mask(_mm256_div_ps(most, s), end, _CMP_LT_OQ), one, tiny));
-    float        scale[TOGETHER], times[TOGETHER];
-    _mm256_storeu_ps(scale, s), _mm256_storeu_ps(times, by);
-    for (int g = 0; g < TOGETHER; ++g) k[g] = (struct quant_scaling){ .s = scale[g], .by = times[g] };
+    _mm256_storeu_ps(b->found.scale, s);
+    _mm256_storeu_ps(b->by, _mm256_mul_ps(turned, _mm256_mask_sub_ps(_mm256_add_ps(one, tiny), _mm256_cmp_ps_mask(_mm256_div_ps(most, s), end, _CMP_LT_OQ), one, tiny)));
     return true;
 }
-#else
-SGK_INLINE bool batch_reciprocals(const struct quant_groups_args *a, const batch *b, struct quant_scaling *k)
+SGK_INLINE void turned_groups(bool stream, int64_t group, const batch *b)
 {
-    (void)a, (void)b, (void)k;
+    const uint16_t *soon = b->soon;
+    for (int g = 0; g < b->count; ++g) {
+        const code_scale k    = { b->by[g], -128, 127, false, CODES_WITHIN, false };
+        const int64_t    from = b->at + g * group;
+        uint8_t         *q    = b->q + g * group;
+        int64_t          i    = 0;
+        for (; i + 64 <= group; i += 64) {
+            if (soon) __builtin_prefetch(soon), __builtin_prefetch(soon + 32), soon += 64;
+            codes_64(SGK_BF16, SGK_I8, stream, &k, q + i, b->from, from + i);
+        }
+        if (i < group) codes_run(SGK_BF16, SGK_I8, false, &k, q + i, b->from, from + i, group - i);
+    }
+}
+static __attribute__((noinline)) void batch_encode_turned(bool stream, int64_t group, const batch *b)
+{
+    if (stream) group == 128 ? turned_groups(true, 128, b) : turned_groups(true, group, b);
+    else group == 128 ? turned_groups(false, 128, b) : turned_groups(false, group, b);
+}
+#else
+SGK_INLINE bool turns_reciprocals(const struct quant_groups_args *a)
+{
+    (void)a;
     return false;
 }
+SGK_INLINE bool batch_turn(const struct quant_groups_args *a, batch *b)
+{
+    (void)a, (void)b;
+    return false;
+}
+SGK_INLINE void batch_encode_turned(bool stream, int64_t group, const batch *b) { (void)stream, (void)group, (void)b; }
 SGK_INLINE bool batches_look_up(const struct quant_groups_args *a)
 {
     (void)a;
@@ -323,13 +353,17 @@ SGK_INLINE void batch_look_up(bool stream, const struct quant_groups_args *a, co
 #endif
 
 /* A batch begins before the one ahead of it ends. */
-SGK_INLINE void batch_begin(const struct quant_groups_args *a, bool may_look_up, batch *b) { b->looked_up = may_look_up && batch_find(a, b); }
-SGK_INLINE void batch_end(sgk_dtype t, bool stream, const struct quant_groups_args *a, const batch *b)
+SGK_INLINE void batch_begin(bool turns, const struct quant_groups_args *a, bool may_look_up, batch *b)
+{
+    b->found_scales = turns ? batch_turn(a, b) : may_look_up && batch_find(a, b);
+}
+SGK_INLINE void batch_end(sgk_dtype t, bool turns, bool stream, const struct quant_groups_args *a, const batch *b)
 {
     struct quant_scaling scaling[TOGETHER];
     bool                 finite[TOGETHER];
-    if (t == SGK_BF16 && b->looked_up) {
-        batch_look_up(stream, a, b);
+    if (t == SGK_BF16 && b->found_scales) {
+        if (turns) batch_encode_turned(stream, a->group, b);
+        else batch_look_up(stream, a, b);
         if (!a->ue8m0 && a->s_column == 1) {
             memcpy((float *)a->s + b->place + b->j, b->found.scale, (size_t)b->count * sizeof(float));
             return;
@@ -337,22 +371,19 @@ SGK_INLINE void batch_end(sgk_dtype t, bool stream, const struct quant_groups_ar
         for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, (struct quant_scaling){ .s = b->found.scale[g], .exponent = b->found.exponent[g] });
         return;
     }
-    if (t == SGK_BF16 && batch_reciprocals(a, b, scaling)) {
-        for (int g = 0; g < b->count; ++g) finite[g] = true;
-    } else {
-        for (int g = 0; g < b->count; ++g) scaling[g] = quant_group_scaling(amax_run(t, b->from, b->at + g * a->group, a->group, &finite[g]), a);
-    }
+    for (int g = 0; g < b->count; ++g) scaling[g] = quant_group_scaling(amax_run(t, b->from, b->at + g * a->group, a->group, &finite[g]), a);
     for (int g = 0; g < b->count; ++g) encode_scaled(t, stream, finite[g], a, &scaling[g], b->q + g * a->group, b->from, b->at + g * a->group, a->group);
     for (int g = 0; g < b->count; ++g) store_scale(a, b->place, b->j + g, scaling[g]);
 }
 
 enum { FUSED = 128 };                                       /* elements of a fused group at most */
-SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t begin, int64_t end)
+/* `turns`: what turns_reciprocals() is true of. */
+SGK_INLINE void groups(sgk_dtype t, bool turns, const struct quant_groups_args *a, int64_t begin, int64_t end)
 {
     enum { AHEAD  = 2048,                               /* elements that are asked for in time, in the row or in the next one */
            EVENLY = 4096 };                             /* by what looks up codes: it does so a batch later */
     const int64_t      dim = a->groups * a->group, far = AHEAD < dim ? AHEAD : dim, further = EVENLY < dim ? EVENLY : dim;
-    const bool         lines = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0, may_look_up = batches_look_up(a);
+    const bool         lines = ((int64_t)(uintptr_t)a->q | a->q_stride | a->group) % 64 == 0, may_look_up = !turns && batches_look_up(a);
     const bool         stream = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     _Alignas(64) float values[2][TOGETHER * FUSED];
     batch              batches[2] = { { .count = 0 }, { .count = 0 } };
@@ -371,23 +402,24 @@ SGK_INLINE void groups(sgk_dtype t, const struct quant_groups_args *a, int64_t b
             b->q    = a->q + row * a->q_stride + j * a->group;
             b->from = a->fuse ? (const void *)values[now] : a->input, b->at = a->fuse ? 0 : x;
             if (a->fuse) fuse(t, values[now], a->input, x, x + dim, count * a->group, ahead);
-            batch_begin(a, may_look_up, b);
+            batch_begin(turns, a, may_look_up, b);
             b->soon = NULL;
-            if (!a->fuse && b->looked_up) b->soon = (const uint16_t *)a->input + x + (j * a->group + further < dim ? further : further - dim + a->input_stride);
+            if (!a->fuse && b->found_scales) b->soon = (const uint16_t *)a->input + x + (j * a->group + further < dim ? further : further - dim + a->input_stride);
             else if (!a->fuse) ask_for(t, a->input, x + ahead, count * a->group);
-            batch_end(t, stream, a, &batches[!now]);
+            batch_end(t, turns, stream, a, &batches[!now]);
         }
     }
-    batch_end(t, stream, a, &batches[!now]);
+    batch_end(t, turns, stream, a, &batches[!now]);
     if (stream) vf_stream_end();
 }
 
 void SGK_CPU_FN(quant_groups)(const void *args, int64_t begin, int64_t end)
 {
     const struct quant_groups_args *a = args;
-    if (a->dtype == SGK_F32) groups(SGK_F32, a, begin, end);
-    else if (a->dtype == SGK_F16) groups(SGK_F16, a, begin, end);
-    else groups(SGK_BF16, a, begin, end);
+    if (a->dtype == SGK_F32) groups(SGK_F32, false, a, begin, end);
+    else if (a->dtype == SGK_F16) groups(SGK_F16, false, a, begin, end);
+    else if (turns_reciprocals(a)) groups(SGK_BF16, true, a, begin, end);
+    else groups(SGK_BF16, false, a, begin, end);
 }
 
 /* ---- groups of a norm ---- */
@@ -455,9 +487,9 @@ SGK_INLINE void norm_short_groups(sgk_dtype t, bool flushed, bool add, bool stre
         count    = a->groups - j < most ? a->groups - j : most;
         b->from = kept->normed[kept->now], b->soon = NULL, b->q = a->q + row * a->q_stride + j * a->group, b->at = 0, b->place = row * a->s_row, b->j = j, b->count = (int)count;
         normalise(t, flushed, add, true, n, kept->normed[kept->now], row, j * a->group, count * a->group, scale);
-        batch_begin(a, may_look_up, b);
+        batch_begin(false, a, may_look_up, b);
         kept->now = !kept->now;
-        if (j) batch_end(t, stream, a, &kept->batches[kept->now]);
+        if (j) batch_end(t, false, stream, a, &kept->batches[kept->now]);
     }
 }
 
@@ -490,7 +522,7 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool flushed, bool add, const struct quan
     const bool                      stream      = lines && sgk_cpu_streams(a->q, a->rows, dim, 1);
     const bool                      may_look_up = batches_look_up(a);
     norm_batches                    kept;
-    kept.now = 0, kept.batches[0].count = kept.batches[1].count = 0, kept.batches[1].looked_up = false;
+    kept.now = 0, kept.batches[0].count = kept.batches[1].count = 0, kept.batches[1].found_scales = false;
     for (int64_t row = begin; row < end; ++row) {
         vf      sum[4] = { vf_zero(), vf_zero(), vf_zero(), vf_zero() };
         int64_t d      = 0;
@@ -505,11 +537,11 @@ SGK_INLINE void norm_rows(sgk_dtype t, bool flushed, bool add, const struct quan
             sum[0]     = vf_fma(x, x, sum[0]);
         }
         const vf scale = vf_set(1 / sqrtf(vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3]))) / (float)dim + n->eps));
-        batch_end(t, stream, a, &kept.batches[!kept.now]);
+        batch_end(t, false, stream, a, &kept.batches[!kept.now]);
         if (a->group > KEPT) norm_long_groups(t, add, n, row, scale);
         else norm_short_groups(t, flushed, add, stream, may_look_up, n, row, scale, &kept);
     }
-    batch_end(t, stream, a, &kept.batches[!kept.now]);
+    batch_end(t, false, stream, a, &kept.batches[!kept.now]);
     if (stream) vf_stream_end();
 }
 
