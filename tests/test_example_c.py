@@ -9,14 +9,17 @@ import pytest
 from sgl_kernel import _library, get_include
 
 SOURCE = Path(__file__).parents[1] / "examples" / "c" / "rmsnorm.c"
-COMPILER = os.environ.get("CC", "cc").split()
+COMPILERS = {"c11": os.environ.get("CC", "cc").split(), "c++17": os.environ.get("CXX", "c++").split()}
 
 
-@pytest.mark.skipif(not shutil.which(COMPILER[0]), reason="no C compiler")
+@pytest.mark.parametrize("standard", COMPILERS)
 @pytest.mark.skipif("norm" in _library.families_left_out, reason="this build leaves the norm family out")
-def test_rmsnorm(tmp_path):
+def test_rmsnorm(tmp_path, standard):
+    compiler, language = COMPILERS[standard], "c" if standard == "c11" else "c++"
+    if not shutil.which(compiler[0]):
+        pytest.skip(f"no {compiler[0]}")
     folder, program = _library.path.parent, tmp_path / "rmsnorm"
-    subprocess.run([*COMPILER, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{get_include()}", SOURCE, f"-L{folder}", "-lsgl_kernel",
+    subprocess.run([*compiler, f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{get_include()}", "-x", language, SOURCE, "-x", "none", f"-L{folder}", "-lsgl_kernel",
                     f"-Wl,-rpath,{folder}", "-ldl", "-lm", "-o", program], check=True)
     run = subprocess.run([program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -1,5 +1,5 @@
 /*
- * One operator without Python and without torch: on the CPU, and on the first GPU where a driver is found.
+ * C11, and C++17 as well. One operator without Python and without torch: on the CPU, and on the first GPU where a driver is found.
  *
  *   cc -std=c11 -Iinclude examples/c/rmsnorm.c -Lbuild -lsgl_kernel -Wl,-rpath,$PWD/build -ldl -lm -o build/rmsnorm && build/rmsnorm
  */
@@ -13,11 +13,14 @@
 enum { ROWS = 4,
        DIM  = 256 };
 
+static const DLDevice cpu = { kDLCPU, 0 }, gpu = { kDLCUDA, 0 };
+
 static float input[ROWS][DIM], weight[DIM], on_cpu[ROWS][DIM], on_gpu[ROWS][DIM];
 
 static DLTensor tensor(void *data, DLDevice device, int ndim, int64_t *shape)
 {
-    return (DLTensor){ .data = data, .device = device, .ndim = ndim, .dtype = { kDLFloat, 32, 1 }, .shape = shape };
+    DLTensor t = { data, device, ndim, { kDLFloat, 32, 1 }, shape, NULL, 0 };       /* no strides: dense */
+    return t;
 }
 
 /* output = rmsnorm(input) with all three tensors on one device. */
@@ -76,7 +79,7 @@ static sgk_status run_on_gpu(void)
     }
     cu.to_device(x, input, sizeof input);
     cu.to_device(w, weight, sizeof weight);
-    const sgk_status status = run((DLDevice){ kDLCUDA, 0 }, out, x, w);
+    const sgk_status status = run(gpu, out, x, w);
     cu.to_host(on_gpu, out, sizeof on_gpu);         /* waits for the kernel: both are on the default stream */
     cu.release(x), cu.release(w), cu.release(out);
     return status;
@@ -90,7 +93,7 @@ int main(void)
     }
 
     printf("SGL Kernel %s\n", sgk_version());
-    if (run((DLDevice){ kDLCPU, 0 }, on_cpu, input, weight) != SGK_OK) {
+    if (run(cpu, on_cpu, input, weight) != SGK_OK) {
         fprintf(stderr, "%s\n", sgk_last_error());
         return 1;
     }
@@ -98,8 +101,8 @@ int main(void)
 
     /* What a mistake looks like: a weight of the wrong length. */
     int64_t        matrix[] = { ROWS, DIM }, wrong[] = { DIM - 1 };
-    const DLTensor in = tensor(input, (DLDevice){ kDLCPU, 0 }, 2, matrix), bad = tensor(weight, (DLDevice){ kDLCPU, 0 }, 1, wrong);
-    const DLTensor out = tensor(on_cpu, (DLDevice){ kDLCPU, 0 }, 2, matrix);
+    const DLTensor in = tensor(input, cpu, 2, matrix), bad = tensor(weight, cpu, 1, wrong);
+    const DLTensor out = tensor(on_cpu, cpu, 2, matrix);
     if (sgk_rmsnorm(&out, &in, &bad, 1e-6, NULL) != SGK_OK) printf("refused: %s\n", sgk_last_error());
 
     if (!find_driver()) {

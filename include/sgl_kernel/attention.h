@@ -43,7 +43,8 @@ typedef struct sgk_flash_attn_options {
     int64_t sm_margin;                  /* multiprocessors that kernels which fill the GPU leave to others */
 } sgk_flash_attn_options;
 
-#define SGK_FLASH_ATTN_OPTIONS_INIT { .size = sizeof(sgk_flash_attn_options), .max_seqlen_q = -1, .max_seqlen_k = -1, .window_size_left = -1, .window_size_right = -1, .rotary_interleaved = true }
+#define SGK_FLASH_ATTN_OPTIONS_INIT { sizeof(sgk_flash_attn_options), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+                                      -1, -1, 0, false, -1, -1, 0, 0, true, 0, false, 0 }
 
 /**
  * out[i] = sum_j p_ij v[j],   p_ij = exp(s_ij - softmax_lse[i]),   s_ij = softmax_scale * (q[i] . k[j] + q_v[i] . v[j]),
@@ -110,7 +111,7 @@ typedef struct sgk_attention_pool_options {
     const DLTensor *sinks;                  /* [H], f32 | f16 | bf16, may be NULL */
 } sgk_attention_pool_options;
 
-#define SGK_ATTENTION_POOL_OPTIONS_INIT { .size = sizeof(sgk_attention_pool_options), .sm_scale = 1 }
+#define SGK_ATTENTION_POOL_OPTIONS_INIT { sizeof(sgk_attention_pool_options), 1, 0, false, 0, NULL, NULL }
 
 /**
  * Attention of one new token a sequence to a pool of keys and values: token p of sequence b lies in slot
@@ -170,7 +171,7 @@ typedef struct sgk_sparse_attention_options {
     double          p_dropout;              /* not supported: 0 */
 } sgk_sparse_attention_options;
 
-#define SGK_SPARSE_ATTENTION_OPTIONS_INIT { .size = sizeof(sgk_sparse_attention_options), .max_seqlen_q = -1, .max_seqlen_k = -1 }
+#define SGK_SPARSE_ATTENTION_OPTIONS_INIT { sizeof(sgk_sparse_attention_options), NULL, NULL, NULL, -1, -1, 0, false, 0, NULL, 0 }
 
 /**
  * Attention in which queries 64 r .. 64 r + 63 of a sequence and head see the keys that list r names: for each of its first block_count
