@@ -73,6 +73,17 @@ def test_bench(tmp_path):
     assert os.path.getsize(picture) > 5000
 
 
+@pytest.mark.parametrize("options, words", [
+    (["--only=nonsense", "--level=ref"], "sgl-kernel: no case to time on this machine: nonsense, --level ref; `sgl-kernel info` names all operators"),
+    (["--level=nonsense"], "sgk-check: --level=nonsense is none of "),
+    (["--json=/no/such/folder/bench.json"], "sgl-kernel: /no/such/folder/bench.json cannot be written"),
+    (["--plot=/"], "sgl-kernel: / cannot be written"),
+])
+def test_bench_refuses(options, words):
+    result = sgl_kernel_command("bench", *options)
+    assert result.returncode and result.stderr.startswith(words) and len(result.stderr.splitlines()) == 1, result.stderr
+
+
 @pytest.mark.skipif(not sgl_kernel._ops.torch.cuda.is_available(), reason="needs a GPU")
 def test_bench_of_the_gpu_in_turns(tmp_path):
     rows = []

@@ -117,6 +117,8 @@ def info(arguments):
         sys.exit(f"sgl-kernel: nothing to ask: {asked} with --shape {arguments.shape}; linear takes three sizes, rows, columns and depth" if arguments.shape else
                  f"sgl-kernel: no case of an operator has {asked} in its name; `sgl-kernel info` names all operators")
     if code != 0:
+        if code == 2:           # a wrong option, about which sgk-check has said a sentence
+            sys.exit(code)
         sys.exit("\n".join([f"sgl-kernel: sgk-check ended with code {code}; run `sgl-kernel check` for its report", *failures]))
     facts = {
         "CPU level": f"{found['cpu']}, {found['threads']} threads",
@@ -202,7 +204,16 @@ def torch_ceilings(device):
     return f"--ceilings={device}:{copy:.6g},{read:.6g},{matrix:.6g}"
 
 
+def writable(path):
+    """Asked before minutes of timing, not after them."""
+    folder = Path(path).resolve().parent
+    if Path(path).is_dir() or not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        sys.exit(f"sgl-kernel: {path} cannot be written")
+
+
 def bench(arguments):
+    for path in filter(None, (arguments.json, arguments.plot)):
+        writable(path)
     with Progress("timing") as progress:
         options = ["--bench", *[f"--only={name}" for name in arguments.only], *[f"--level={level}" for level in arguments.level]]
         devices = {"cuda" if level == "cuda" else "cpu" for level in arguments.level} or {"cpu", "cuda"}
@@ -213,6 +224,11 @@ def bench(arguments):
         options += filter(None, map(torch_ceilings, sorted(devices)))
         code, found = run_check(options, progress)
     rows = found.get("rows", [])
+    if not found:               # sgk-check has said why
+        return code
+    if not rows and not found["failures"]:
+        asked = [*arguments.only, *[f"--level {level}" for level in arguments.level], *([f"--from {arguments.least}"] if arguments.least else [])]
+        sys.exit(f"sgl-kernel: no case to time on this machine: {', '.join(asked)}; `sgl-kernel info` names all operators")
     keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
     columns = [(COLUMNS[key][0], "left" if COLUMNS[key][1] is str else "right") for key in keys]
     print_table(columns, [["" if row.get(key) is None else COLUMNS[key][1](row[key]) for key in keys] for row in rows],
