@@ -248,7 +248,6 @@ static const struct {
     { "alignment", "N D", NULL, { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 2 }, { 0 }, false, "expected a multiple of its element size 4" },
     { "folded", "*N D", "N D", { 3, { 2, 3, 4 }, { 15, 5, 1 }, .dtype = F32, .device = HERE }, { 2, { 6, 4 }, { 4, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, NULL },
     { "not foldable", "*N D", NULL, { 3, { 2, 3, 4 }, { 16, 5, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has leading dimensions that are not evenly spaced in memory" },
-    { "folded, empty", "*N D", NULL, { 3, { 0, 3, 0 }, { 9, 7, 1 }, .dtype = F32, .device = HERE }, { 0 }, false, NULL },
     { "too few to fold", "*N D", NULL, { 0, { 0 }, { 0 }, .dtype = F32, .device = HERE }, { 0 }, false, "op: first has 0 dimensions, expected at least 1" },
     { "rows in one place", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 0, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second is written and has several elements in one place" },
     { "rows that meet", "N D", "N D", { 2, { 3, 4 }, { 4, 1 }, .dtype = F32, .device = HERE }, { 2, { 3, 4 }, { 3, 1 }, .dtype = F32, .device = HERE, .at = 1024 }, false, "op: second is written and has several elements in one place" },

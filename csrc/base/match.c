@@ -31,12 +31,9 @@ int64_t sgk_fold_stride(const DLTensor *t, int inner)
     return 0;
 }
 
-/* No elements lie anywhere: whatever their strides are. */
 static bool folds(const DLTensor *t, int inner)
 {
     int64_t expected = -1;
-    for (int d = 0; d < t->ndim; ++d)
-        if (t->shape[d] == 0) return true;
     for (int d = t->ndim - inner - 1; d >= 0; --d) {
         if (t->shape[d] == 1) continue;
         if (expected >= 0 && sgk_stride(t, d) != expected) return false;
